@@ -1,0 +1,60 @@
+"""autotune: finds which layers of a pretrained network to change, and how, under a budget."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.adapt import adapted as adapted
+    from autotune.api import Best as Best
+    from autotune.api import Study as Study
+    from autotune.api import resume as resume
+    from autotune.api import search as search
+    from autotune.artifact import detach as detach
+    from autotune.artifact import load_adapted as load_adapted
+    from autotune.backbones import load_backbone as load_backbone
+    from autotune.backbones.inputs import InputDescription as InputDescription
+    from autotune.budget import Budget as Budget
+    from autotune.budget import Cost as Cost
+    from autotune.deltas.base import Delta as Delta
+    from autotune.errors import AutotuneError as AutotuneError
+    from autotune.plan import Choice as Choice
+    from autotune.plan import Plan as Plan
+    from autotune.problem import Problem as Problem
+    from autotune.tasks import load_task as load_task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AutotuneError": "errors",
+    "Best": "api",
+    "Budget": "budget",
+    "Choice": "plan",
+    "Cost": "budget",
+    "Delta": "deltas.base",
+    "InputDescription": "backbones.inputs",
+    "Plan": "plan",
+    "Problem": "problem",
+    "Study": "api",
+    "adapted": "adapt",
+    "detach": "artifact",
+    "load_adapted": "artifact",
+    "load_backbone": "backbones",
+    "load_task": "tasks",
+    "resume": "api",
+    "search": "api",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the facade, imported when they are first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'autotune' has no attribute {name!r}")
+    return getattr(import_module(f"autotune.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,152 @@
+"""A network is changed so that it can be changed back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.units import Unit, is_norm
+from autotune.budget import Cost
+from autotune.candidates import load_method, plan_cost
+from autotune.deltas.base import Delta, Site, sites
+from autotune.plan import Plan
+
+
+class Deltas:
+    """The deltas of one plan on one network, in depth order."""
+
+    def __init__(self, network: nn.Module, units: Iterable[Unit], plan: Plan, *, seed: int) -> None:
+        tuned = [unit for unit in units if unit.name in plan.choices]
+        if lost := set(plan.choices) - {unit.name for unit in tuned}:
+            raise KeyError(f"The network has no units {sorted(lost)}.")
+        self.network = network
+        self.sites = sites(network, tuned)
+        self.predicted = plan_cost(self.sites, plan)
+        self.by_place: dict[tuple[str, str], Delta] = {}
+        self._flags = [(p, p.requires_grad) for p in network.parameters()]
+        self._modes = [(m, m.training) for m in network.modules()]
+        network.requires_grad_(False)
+        network.eval()
+        for unit in tuned:
+            self._attach(self.sites[unit.name], plan, seed)
+
+    def _attach(self, site: Site, plan: Plan, seed: int) -> None:
+        for method in plan[site.name].methods:
+            delta = load_method(method.name)(**dict(method.options))
+            with seeded(seed, site.name, method.name):
+                delta.attach(site)
+            self.by_place[site.name, method.name] = delta
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What trains, the head not included."""
+        return [p for delta in self.by_place.values() for p in delta.parameters()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored: `UNIT/METHOD/NAME` → tensor."""
+        return {
+            f"{unit}/{method}/{name}": tensor
+            for (unit, method), delta in self.by_place.items()
+            for name, tensor in delta.tensors().items()
+        }
+
+    def cost(self) -> Cost:
+        """What really trains and is stored, counted on the tensors themselves."""
+        stored = self.tensors().values()
+        return Cost(
+            sum(p.numel() for p in self.parameters()),
+            sum(t.numel() for t in stored),
+            sum(t.numel() * t.element_size() for t in stored),
+        )
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the values that `tensors` once gave."""
+        for (unit, method), delta in self.by_place.items():
+            prefix = f"{unit}/{method}/"
+            mine = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            delta.load(mine)
+
+    def train(self) -> None:
+        """Training mode for tuned units alone, without their normalisation statistics."""
+        for site in self.sites.values():
+            for module in _inside(self.network, site):
+                module.train(not is_norm(module) and not isinstance(module, _STATISTICS))
+
+    def detach(self) -> None:
+        """Everything as it was before: parameter objects, classes, flags and modes."""
+        for delta in reversed(self.by_place.values()):
+            delta.detach()
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+        for module, mode in self._modes:
+            module.training = mode
+
+    def merge(self) -> None:
+        """Write the tuned tensors into the network itself, then detach."""
+        slots = [slot for site in self.sites.values() for slot in site.slots]
+        tuned = [slot.tensor.detach().clone() for slot in slots]
+        self.detach()
+        with torch.no_grad():
+            for slot, tensor in zip(slots, tuned, strict=True):
+                slot.tensor.copy_(tensor)
+
+
+_STATISTICS = (nn.modules.batchnorm._NormBase,)
+
+
+@contextmanager
+def adapted(
+    network: nn.Module, units: Iterable[Unit], plan: Plan, *, seed: int = 0
+) -> Iterator[Deltas]:
+    """The network with the plan's deltas on; afterwards everything is what it was before."""
+    deltas = Deltas(network, units, plan, seed=seed)
+    try:
+        yield deltas
+    finally:
+        deltas.detach()
+
+
+@contextmanager
+def seeded(seed: int, *names: str) -> Iterator[None]:
+    """Random numbers that depend on the seed and the names alone; torch's own state is kept."""
+    text = ":".join([str(seed), *names])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
+        yield
+
+
+@contextmanager
+def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.Module]:
+    """`module` in the place of the one at `path`, which comes back afterwards."""
+    parent_path, _, name = path.rpartition(".")
+    parent = network.get_submodule(parent_path)
+    before = parent._modules[name]
+    parent._modules[name] = module
+    try:
+        yield module
+    finally:
+        parent._modules[name] = before
+
+
+@contextmanager
+def buffers_of(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """The named buffers with other values, which come back afterwards."""
+    mine = {name: network.get_buffer(name) for name in values}
+    before = {name: buffer.clone() for name, buffer in mine.items()}
+    try:
+        for name, buffer in mine.items():
+            buffer.copy_(values[name])
+        yield
+    finally:
+        for name, buffer in mine.items():
+            buffer.copy_(before[name])
+
+
+def _inside(network: nn.Module, site: Site) -> list[nn.Module]:
+    try:
+        return list(network.get_submodule(site.name).modules())
+    except AttributeError:
+        return site.layers()

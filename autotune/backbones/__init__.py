@@ -1,0 +1,48 @@
+"""Backbones: pretrained networks by name, each source a file and a line of this table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.errors import UnknownName, unknown
+from autotune.registry import Registry
+
+if TYPE_CHECKING:
+    from autotune.backbones.base import Backbone
+    from autotune.backbones.inputs import InputDescription
+
+SOURCES = Registry(
+    "backbone source",
+    {
+        "builtin": "autotune.backbones.digits:load",
+        "torchvision": "autotune.backbones.torchvision:load",
+        "python": "autotune.backbones.python:load",
+    },
+    reserved={
+        "timm": "Build the network in a python: source, python:FILE:FUNCTION.",
+        "hf": "Build the network in a python: source, python:FILE:FUNCTION.",
+    },
+)
+
+
+def load_backbone(
+    source: str,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    input: InputDescription | None = None,
+    shapes_only: bool = False,
+) -> Backbone:
+    """The backbone named `KIND:REST`; `shapes_only` may leave the weights on the meta device.
+
+    Raises `UnknownName` for an unknown kind or name, `BackboneError` for weights that don't fit.
+    """
+    kind, colon, rest = source.partition(":")
+    if not colon:
+        known = [f"{name}:..." for name in SOURCES.names()]
+        raise UnknownName(unknown("backbone", source, [*known, "builtin:digits"]))
+    load = SOURCES.load(kind)
+    backbone: Backbone = load(
+        rest, weights=weights, head=head, input=input, shapes_only=shapes_only
+    )
+    return backbone

@@ -1,0 +1,128 @@
+"""A pretrained network with what autotune must know of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.inputs import InputDescription
+from autotune.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network, its head, and what it takes as input."""
+
+    network: nn.Module
+    """Returns logits (n, classes), float."""
+
+    source: str
+    """How it was named: `torchvision:resnet50`, `python:net.py:make`, `object`."""
+
+    family: str
+    """Name of the search space that fits it when the user names none."""
+
+    head: str
+    """Path of the task layer in `network`: a Linear or a convolution."""
+
+    input: InputDescription | None = None
+    """None for a `python:` source without `--input`: the task's own arrays decide."""
+
+    fingerprint: str = ""
+    """Digest of the tensors as loaded, the head left out; empty on the meta device."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the network, its head left out."""
+        prefix = self.head + "."
+        state = self.network.state_dict()
+        return {name: t for name, t in state.items() if not name.startswith(prefix)}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Each parameter once, the head's left out, in the order of registration."""
+        prefix = self.head + "."
+        named = self.network.named_parameters()
+        return {name: p for name, p in named if not name.startswith(prefix)}
+
+
+def describe(
+    network: nn.Module,
+    *,
+    source: str,
+    family: str,
+    head: str | None = None,
+    input: InputDescription | None = None,
+) -> Backbone:
+    """The backbone around `network`, with its head found and its fingerprint taken.
+
+    Raises `BackboneError` for a network without parameters or without a last layer to replace.
+    """
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise BackboneError(f"A backbone must be a torch.nn.Module, {source} gave a {kind}.")
+    found = _checked(network, head) if head else find_head(network)
+    backbone = Backbone(network, source, family, found, input)
+    return Backbone(network, source, family, found, input, fingerprint(backbone.tensors()))
+
+
+def find_head(network: nn.Module) -> str:
+    """Path of the last layer with parameters, which must be a Linear or a convolution."""
+    owners = [
+        (path, module)
+        for path, module in network.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    if not owners:
+        raise BackboneError("A backbone must have parameters, this network has none.")
+    path, layer = owners[-1]
+    if path and isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return path
+    raise BackboneError(
+        f"A head must be a Linear or Conv2d inside the network; the last layer is "
+        f"{path or 'the network itself'!r}, a {type(layer).__name__}. Name it with --head."
+    )
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes, dtypes and values; empty when there are no values (meta)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_meta:
+            return ""
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def new_head(old: nn.Module, classes: int) -> nn.Module:
+    """A fresh layer of the old head's kind with `classes` outputs, same dtype and device."""
+    where: dict[str, Any] = {"dtype": old.weight.dtype, "device": old.weight.device}
+    if isinstance(old, nn.Linear):
+        return nn.Linear(old.in_features, classes, old.bias is not None, **where)
+    assert isinstance(old, nn.Conv2d)
+    return nn.Conv2d(
+        old.in_channels,
+        classes,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        **where,
+    )
+
+
+def _checked(network: nn.Module, head: str) -> str:
+    try:
+        layer = network.get_submodule(head)
+    except AttributeError as error:
+        raise BackboneError(f"The network has no layer {head!r}. Name another --head.") from error
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return head
+    raise BackboneError(
+        f"A head must be a Linear or Conv2d, {head!r} is a {type(layer).__name__}. "
+        "Name another --head."
+    )

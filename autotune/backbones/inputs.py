@@ -1,0 +1,95 @@
+"""What a backbone takes as input: pictures of some size and scale, or plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autotune.errors import ConfigError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class InputDescription:
+    """Pictures (`size`, `channels`, `mean`, `std`) or, with `shape` and `dtype` alone, arrays."""
+
+    size: tuple[int, int] | None = None
+    """Height and width in pixels."""
+
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Pictures of uint8 become (x / 255 - mean) / std, one number a channel."""
+
+    resize: int | None = None
+    """Length of the shorter side before the centre is cut out; `size` itself when None."""
+
+    interpolation: str = "bilinear"
+
+    shape: tuple[int, ...] | None = None
+    """Shape of one example, for inputs that are no pictures."""
+
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.shape is None):
+            raise ConfigError("An input description needs 'size' (pictures) or 'shape' (arrays).")
+        if self.size is not None and len({len(self.mean), len(self.std), self.channels}) > 1:
+            raise ConfigError(
+                f"An input description needs one mean and std a channel, got {self.channels} "
+                f"channels, {len(self.mean)} means and {len(self.std)} stds."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise ConfigError(f"Interpolation must be one of {known}, got {self.interpolation!r}.")
+
+    @property
+    def is_picture(self) -> bool:
+        return self.size is not None
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example as the network sees it, without the batch."""
+        if self.size is not None:
+            return (self.channels, *self.size)
+        assert self.shape is not None
+        return self.shape
+
+    def example(self, n: int = 2) -> Tensor:
+        """A batch of zeros that the network can take, (n, *example_shape)."""
+        return torch.zeros(n, *self.example_shape, dtype=getattr(torch, self.dtype))
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """uint8 (n, channels, height, width) → float32 of the same shape."""
+        mean = torch.tensor(self.mean).view(-1, 1, 1)
+        std = torch.tensor(self.std).view(-1, 1, 1)
+        return pictures.float().div_(255).sub_(mean).div_(std)
+
+    def to_json(self) -> dict[str, Any]:
+        """Only the keys that mean something for this kind of input."""
+        if self.is_picture:
+            return {k: v for k, v in asdict(self).items() if k not in ("shape", "dtype")}
+        return {"shape": self.shape, "dtype": self.dtype}
+
+
+def read_input(data: object, *, source: str) -> InputDescription:
+    """A mapping with the keys of `InputDescription`; `size` may be one number."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"An input description must be a mapping with 'size', {source} is not.")
+    known = set(InputDescription.__dataclass_fields__)
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(
+            f"{source} has unknown keys: {', '.join(map(str, unknown))}. "
+            f"Known: {', '.join(sorted(known))}."
+        )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    if isinstance(values.get("size"), int):
+        values["size"] = (values["size"],) * 2
+    try:
+        return InputDescription(**values)
+    except TypeError as error:
+        raise ConfigError(f"{source} is no input description: {error}.") from error

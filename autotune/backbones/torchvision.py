@@ -1,0 +1,91 @@
+"""`torchvision:NAME`: torchvision's classifiers, with their published weights or the user's."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from autotune.backbones.base import Backbone, describe
+from autotune.backbones.inputs import InputDescription
+from autotune.backbones.weights import read_weights, load_weights
+from autotune.errors import BackboneError, UnknownName, unknown
+from autotune.torchvision import import_torchvision
+
+FAMILIES = ("resnet",)
+"""Space files by the start of torchvision's names; any other network takes `any`."""
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    input: InputDescription | None = None,
+    shapes_only: bool = False,
+) -> Backbone:
+    """A torchvision classifier.
+
+    Without `weights` the published ones are downloaded by torchvision itself; `none` leaves the
+    network at random; a file is read by `read_weights`.
+    """
+    models = import_torchvision().models
+    if name not in models.list_models(module=models):
+        raise UnknownName(unknown("torchvision backbone", name, models.list_models(module=models)))
+    published = models.get_model_weights(name).DEFAULT
+    return describe(
+        _network(models, name, published, weights, shapes_only),
+        source=f"torchvision:{name}",
+        family=next((f for f in FAMILIES if name.startswith(f)), "any"),
+        head=head,
+        input=input or _described(published),
+    )
+
+
+def _network(models: Any, name: str, published: Any, weights: str | None, shapes: bool) -> nn.Module:
+    if shapes:
+        with torch.device("meta"):
+            return _built(models, name)
+    if weights == "none":
+        return _built(models, name)
+    if weights is not None:
+        state = read_weights(weights)
+        return load_weights(_built(models, name), state, source=weights)
+    return load_weights(_built(models, name), _downloaded(name, published), source=str(published))
+
+
+def _built(models: Any, name: str) -> nn.Module:
+    options = {"aux_logits": False, "init_weights": False} if name in _WITH_AUXILIARY else {}
+    network: nn.Module = models.get_model(name, weights=None, **options)
+    return network
+
+
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
+
+
+def _downloaded(name: str, published: Any) -> dict[str, torch.Tensor]:
+    try:
+        state: dict[str, torch.Tensor] = published.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        raise BackboneError(
+            f"The weights of torchvision:{name} must be downloaded, which failed ({error}). "
+            "Give a file with --weights FILE.safetensors, or --weights none for random ones."
+        ) from error
+    return state
+
+
+def _described(published: Any) -> InputDescription:
+    preset = published.transforms()
+    crop, resize = preset.crop_size[0], preset.resize_size[0]
+    return InputDescription(
+        size=(crop, crop),
+        channels=len(preset.mean),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        resize=resize,
+        interpolation=preset.interpolation.value,
+    )

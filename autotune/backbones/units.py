@@ -1,0 +1,156 @@
+"""Units: a network's parameters cut into named, depth-ordered parts that a plan decides on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from autotune.backbones.base import Backbone
+from autotune.errors import SpaceError
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Smallest part that a plan decides on."""
+
+    name: str
+    parameters: tuple[str, ...]
+    """Their names in the network, in the order of registration; tied ones once."""
+
+    def layers(self) -> tuple[str, ...]:
+        """Paths of the modules that own the parameters, each once."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+
+
+@dataclass(frozen=True)
+class Match:
+    """How much of the network one pattern of a layer-group table matched."""
+
+    pattern: str
+    expression: str
+    units: int
+    modules: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Units:
+    """All units of a backbone in depth order, and the match table."""
+
+    units: tuple[Unit, ...]
+    matches: tuple[Match, ...]
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self.units)
+
+    def __getitem__(self, name: str) -> Unit:
+        return next(unit for unit in self.units if unit.name == name)
+
+
+def find_units(
+    backbone: Backbone, patterns: Mapping[str, str] | str, *, granularity: str = "block"
+) -> Units:
+    """Units by a layer-group table or, where it is the word `tree`, by the module tree.
+
+    Raises `SpaceError` for a pattern that matches nothing and for parameters that none matches.
+    """
+    if isinstance(patterns, str):
+        return _from_tree(backbone, by_layer=granularity == "layer")
+    sizes = {name: p.numel() for name, p in backbone.parameters().items()}
+    pattern_of = {name: _first_match(name, patterns) for name in sizes}
+    _refuse_gaps(pattern_of, patterns)
+    grouped = _group((unit, name) for name, (_, unit) in pattern_of.items())
+    return Units(grouped, tuple(_match(p, e, pattern_of, sizes) for p, e in patterns.items()))
+
+
+def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
+    for pattern, expression in patterns.items():
+        if found := re.match(expression, name):
+            return pattern, (found[1] if found.re.groups else pattern)
+    return "", ""
+
+
+def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:
+    used = {pattern for pattern, _ in pattern_of.values()}
+    for pattern, expression in patterns.items():
+        if pattern not in used:
+            raise SpaceError(
+                f"Every pattern must match a parameter, {pattern!r} ({expression}) matches none. "
+                "Mend it, or choose another --space."
+            )
+    if missed := [name for name, (pattern, _) in pattern_of.items() if not pattern]:
+        raise SpaceError(
+            f"Every parameter must be in a unit, {len(missed)} are in none, first {missed[0]!r}. "
+            "Add a pattern, or choose another --space."
+        )
+
+
+def _group(pairs: Iterable[tuple[str, str]]) -> tuple[Unit, ...]:
+    names: dict[str, list[str]] = {}
+    for unit, parameter in pairs:
+        names.setdefault(unit, []).append(parameter)
+    return tuple(Unit(unit, tuple(parameters)) for unit, parameters in names.items())
+
+
+def _match(
+    pattern: str, expression: str, pattern_of: Mapping[str, tuple[str, str]], sizes: Mapping[str, int]
+) -> Match:
+    mine = {name: unit for name, (p, unit) in pattern_of.items() if p == pattern}
+    modules = {name.rpartition(".")[0] for name in mine}
+    total = sum(sizes[name] for name in mine)
+    return Match(pattern, expression, len(set(mine.values())), len(modules), total)
+
+
+def _from_tree(backbone: Backbone, *, by_layer: bool) -> Units:
+    parameters = backbone.parameters()
+    total = sum(p.numel() for p in parameters.values())
+    modules = dict(backbone.network.named_modules())
+    pairs: list[tuple[str, str]] = []
+    for name in parameters:
+        owner = name.rpartition(".")[0]
+        unit = (owner or name) if by_layer else _block_of(name, modules, total)
+        if pairs and not by_layer and _continues(pairs[-1][0], unit, modules):
+            unit = pairs[-1][0]
+        pairs.append((unit, name))
+    units = _group(pairs)
+    layers = {name.rpartition(".")[0] for name in parameters}
+    return Units(units, (Match("tree", "module tree", len(units), len(layers), total),))
+
+
+def _block_of(name: str, modules: Mapping[str, nn.Module], total: int) -> str:
+    """The outermost module above a parameter that is no container and not most of the network."""
+    parts = name.split(".")[:-1]
+    for depth in range(1, len(parts) + 1):
+        path = ".".join(parts[:depth])
+        if not _is_opened(modules[path], total):
+            return path
+    return name
+
+
+def _is_opened(module: nn.Module, total: int) -> bool:
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return True
+    return not _is_lone(module) and 2 * sum(p.numel() for p in module.parameters()) > total
+
+
+def _is_lone(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _continues(before: str, unit: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether `unit` is a lone norm right behind the lone layer `before`, its sibling."""
+    if before == unit or before.rpartition(".")[0] != unit.rpartition(".")[0]:
+        return False
+    if before not in modules or unit not in modules:
+        return False
+    lone = _is_lone(modules[before]) and _is_lone(modules[unit])
+    return lone and is_norm(modules[unit])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a layer normalises: its class says so, and its parameters are vectors."""
+    vectors = all(p.ndim == 1 for p in module.parameters(recurse=False))
+    return vectors and "norm" in type(module).__name__.lower()

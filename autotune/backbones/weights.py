@@ -1,0 +1,81 @@
+"""Weights from a file of the user's: safetensors, or a `.pth` read with `weights_only=True`."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from autotune.backbones.base import find_head
+from autotune.errors import BackboneError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def read_weights(file: str) -> dict[str, Tensor]:
+    """The tensors of a weights file; `BackboneError` for a missing, damaged or foreign one."""
+    path = Path(file)
+    if path.suffix not in SUFFIXES:
+        raise BackboneError(
+            f"Weights must be a {', '.join(SUFFIXES)} file, got {file!r}. Save a state dict as one."
+        )
+    if not path.is_file():
+        raise BackboneError(f"A weights file must exist, {file!r} does not. Check --weights.")
+    try:
+        state = _read(path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"A weights file must hold tensors alone, {file!r} does not read as that ({reason}). "
+            "Save network.state_dict(), best as .safetensors."
+        ) from error
+    return _tensors(state, file)
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], *, source: str) -> nn.Module:
+    """Copy `state` into the network, which may keep its own head; returns the network.
+
+    Tensors in half precision are widened to the network's own dtype.
+    Raises `BackboneError`, naming the first keys, when others are missing, extra or misshaped.
+    """
+    own = network.state_dict()
+    head = find_head(network) + "."
+    misshaped = {k for k in state if k in own and state[k].shape != own[k].shape}
+    foreign_head = {k for k in misshaped if k.startswith(head)}
+    missing = [k for k in own if k not in state and not _is_optional(k, head)]
+    extra = [k for k in state if k not in own and not k.startswith(head)]
+    wrong = sorted(misshaped - foreign_head)
+    faults = {"lacks": missing, "has beside them": extra, "has other shapes for": wrong}
+    for said, keys in faults.items():
+        if keys:
+            raise BackboneError(
+                f"Weights must match the network; {source} {said} {len(keys)} of its tensors, "
+                f"first {', '.join(keys[:3])}. Check --backbone and --weights."
+            )
+    kept = {k: t for k, t in state.items() if k in own and k not in foreign_head}
+    network.load_state_dict(kept, strict=False)
+    return network
+
+
+def _is_optional(key: str, head: str) -> bool:
+    return key.startswith(head) or key.endswith(".num_batches_tracked")
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _tensors(state: object, file: str) -> dict[str, Tensor]:
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if isinstance(state, dict) and state and all(isinstance(t, Tensor) for t in state.values()):
+        return {str(name).removeprefix("module."): t for name, t in state.items()}
+    raise BackboneError(
+        f"A weights file must hold a state dict, {file!r} does not. Save network.state_dict()."
+    )

@@ -1,0 +1,14 @@
+"""Backends: where jobs run. Each owns the loop and asks a source for jobs."""
+
+from __future__ import annotations
+
+from autotune.registry import Registry
+
+BACKENDS = Registry(
+    "backend",
+    {
+        "inline": "autotune.backends.inline:InlineBackend",
+        "processes": "autotune.backends.processes:ProcessBackend",
+    },
+    reserved={"ray": "Use --workers N for processes on this machine."},
+)

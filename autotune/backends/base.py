@@ -1,0 +1,87 @@
+"""What a backend is, and whom it asks for jobs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from autotune.trial import Decision, Engine, Failure, Job, Progress
+
+
+class Source(Protocol):
+    """Gives jobs and takes what becomes of them: a study's driver, or a list."""
+
+    def next_job(self) -> Job | None: ...
+
+    def report(self, job: Job, progress: Progress) -> Decision: ...
+
+    def finish(self, job: Job) -> None: ...
+
+    def fail(self, job: Job, failure: Failure) -> None: ...
+
+    def lost(self, job: Job) -> None: ...
+
+
+class Backend(ABC):
+    """Runs a source's jobs until it has none and all have ended.
+
+    Law: every job is finished, failed or lost exactly once; after `Decision.STOP` it runs no
+    further epoch.
+    """
+
+    @abstractmethod
+    def run(self, source: Source) -> None:
+        """Run every job of the source."""
+
+    def close(self) -> None:
+        """End what the backend keeps between runs."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class JobList:
+    """Some jobs beside the study's trials; `results` has each one's last progress or failure."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.waiting = list(jobs)
+        self.results: dict[str, Progress | Failure] = {}
+        self._last: dict[str, Progress] = {}
+
+    def next_job(self) -> Job | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def report(self, job: Job, progress: Progress) -> Decision:
+        self._last[job.name] = progress
+        return Decision.CONTINUE
+
+    def finish(self, job: Job) -> None:
+        self.results[job.name] = self._last[job.name]
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        self.results[job.name] = failure
+
+    def lost(self, job: Job) -> None:
+        self.results[job.name] = Failure("WorkerError", "its worker died")
+
+
+def told(engine: Engine, job: Job) -> Iterator[Progress | Failure]:
+    """The engine's progress and, when it raises, the failure as the last."""
+    try:
+        yield from engine(job)
+    except Exception as error:
+        yield Failure.of(error)
+
+
+def deliver(source: Source, job: Job, progresses: Iterator[Progress | Failure]) -> Any:
+    """Pass a job's progress to its source until it ends or is stopped."""
+    for progress in progresses:
+        if isinstance(progress, Failure):
+            return source.fail(job, progress)
+        if source.report(job, progress) is Decision.STOP:
+            break
+    return source.finish(job)

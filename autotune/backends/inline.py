@@ -1,0 +1,20 @@
+"""`inline`: jobs run one after the other in this process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from autotune.backends.base import Backend, Source, deliver, told
+from autotune.trial import Engine
+
+
+class InlineBackend(Backend):
+    """One job at a time, on the driver's own engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def run(self, source: Source) -> None:
+        while (job := source.next_job()) is not None:
+            with closing(told(self.engine, job)) as progresses:
+                deliver(source, job, progresses)

@@ -1,0 +1,141 @@
+"""`processes`: jobs run in worker processes of this machine, which keep the engine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from autotune.backends.base import Backend, Source, told
+from autotune.errors import WorkerError
+from autotune.trial import Decision, Engine, Failure, Job, Progress
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    job: Job | None = None
+
+    def send(self, message: Any) -> None:
+        try:
+            self.pipe.send(message)
+        except OSError:
+            pass
+
+
+class ProcessBackend(Backend):
+    """`workers` processes, each with its own copy of the engine, unpickled once.
+
+    `ready` is called in a worker before the engine is unpickled: it imports the user's sources
+    and sets the number of threads. A worker that dies gives its job back and is replaced.
+    """
+
+    def __init__(self, engine: Engine, workers: int, ready: Callable[[], None]) -> None:
+        self.content = pickle.dumps(engine)
+        self.ready = ready
+        self.workers = [self._start() for _ in range(workers)]
+
+    def run(self, source: Source) -> None:
+        self._hand_out(source)
+        while busy := [worker for worker in self.workers if worker.job is not None]:
+            for pipe in wait([worker.pipe for worker in busy]):
+                worker = next(w for w in busy if w.pipe is pipe)
+                self._hear(worker, source)
+            self._hand_out(source)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.pipe.close()
+        for worker in self.workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _hand_out(self, source: Source) -> None:
+        for worker in self.workers:
+            if worker.job is None and (job := source.next_job()) is not None:
+                worker.job = job
+                worker.send(job)
+
+    def _hear(self, worker: _Worker, source: Source) -> None:
+        job = worker.job
+        assert job is not None
+        try:
+            message: Progress | Failure | WorkerError | None = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._replace(worker, source, job)
+            return
+        if isinstance(message, WorkerError):
+            raise message
+        if isinstance(message, Progress):
+            worker.send(source.report(job, message))
+            return
+        worker.job = None
+        if isinstance(message, Failure):
+            source.fail(job, message)
+        else:
+            source.finish(job)
+
+    def _replace(self, worker: _Worker, source: Source, job: Job) -> None:
+        worker.process.join(timeout=5)
+        self.workers[self.workers.index(worker)] = self._start()
+        worker.pipe.close()
+        source.lost(job)
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        arguments = (theirs, self.ready, self.content)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, mine)
+
+
+def _work(pipe: Connection, ready: Callable[[], None], content: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    try:
+        ready()
+        engine: Engine = pickle.loads(content)
+    except Exception as error:
+        pipe.send(
+            WorkerError(
+                f"A worker must load the engine, which failed ({type(error).__name__}: {error}). "
+                "Networks and data given as objects must come from a module; or use --workers 1."
+            )
+        )
+        return
+    try:
+        while True:
+            _run(pipe, engine, pipe.recv())
+    except (EOFError, OSError):
+        return
+
+
+def _run(pipe: Connection, engine: Engine, job: Job) -> None:
+    with closing(told(engine, job)) as progresses:
+        for progress in progresses:
+            pipe.send(progress)
+            if isinstance(progress, Failure):
+                return
+            if pipe.recv() is Decision.STOP:
+                break
+    pipe.send(None)
+
+
+def _end_with_driver() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

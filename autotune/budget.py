@@ -1,0 +1,113 @@
+"""What a choice costs, and the limit on what a plan may cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+
+from autotune.errors import BudgetError
+
+
+class Measure(Enum):
+    """What a budget counts."""
+
+    PARAMETERS = "parameters"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one choice or plan trains and stores. Costs add up."""
+
+    parameters: int = 0
+    """Trainable parameters."""
+
+    stored: int = 0
+    """Values in the delta file: trained parameters, indices and buffers."""
+
+    bytes: int = 0
+    """Bytes of these values as stored, the file's header not counted."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters + other.parameters,
+            self.stored + other.stored,
+            self.bytes + other.bytes,
+        )
+
+    def __getitem__(self, measure: Measure) -> int:
+        return self.parameters if measure is Measure.PARAMETERS else self.bytes
+
+
+FORMS = "Write it as 1%, 0.5%, 50k, 1.5M, 2000, 0.5MB or 300kB."
+_NUMBER = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<suffix>%|k|M|kB|MB)?")
+_FACTORS = {None: 1, "k": 10**3, "M": 10**6, "kB": 10**3, "MB": 10**6}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hard limit on the cost of a plan: a cap, not a target."""
+
+    limit: int
+    """Largest cost that fits."""
+
+    total: int
+    """The whole backbone in the same measure, its old head not counted."""
+
+    measure: Measure = Measure.PARAMETERS
+    """What is counted: trainable parameters, or bytes of the delta file's tensors."""
+
+    text: str = ""
+    """The budget as the user wrote it."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise BudgetError(
+                f"A budget must allow at least one of its {self.measure.value}, "
+                f"got {self.text or self.limit!r} of {self.total:,}. Raise it."
+            )
+
+    @classmethod
+    def parse(cls, text: str, total: Cost) -> Budget:
+        """Read `1%` (of the backbone's parameters), `50k`, `2000` or `0.5MB` (10^6 bytes).
+
+        Raises `BudgetError` for anything else, for 0, for negatives and for more than 100 %.
+        """
+        number, suffix = _read(text)
+        measure = Measure.BYTES if suffix in ("kB", "MB") else Measure.PARAMETERS
+        if suffix == "%":
+            limit = int(number * total[measure] / 100)
+        else:
+            limit = int(number * _FACTORS[suffix])
+        return cls(limit=limit, total=total[measure], measure=measure, text=text.strip())
+
+    def fits(self, cost: Cost) -> bool:
+        """Whether a plan of this cost may run."""
+        return cost[self.measure] <= self.limit
+
+    def share(self, cost: Cost) -> float:
+        """Part of the limit that `cost` uses, in percent."""
+        return 100 * cost[self.measure] / self.limit
+
+
+def check_text(text: str) -> str:
+    """`text` itself when it reads as a budget of some backbone; `BudgetError` otherwise."""
+    _read(text)
+    return text
+
+
+def _read(text: str) -> tuple[Decimal, str | None]:
+    written = text.strip()
+    if written.startswith("-"):
+        raise BudgetError(f"A budget must be positive, got {text!r}. {FORMS}")
+    match = _NUMBER.fullmatch(written)
+    if match is None:
+        raise BudgetError(f"A budget is a number with an optional unit, got {text!r}. {FORMS}")
+    number, suffix = Decimal(match["number"]), match["suffix"]
+    if number == 0:
+        raise BudgetError(f"A budget must be more than zero, got {text!r}. {FORMS}")
+    if suffix == "%" and number > 100:
+        raise BudgetError(f"A budget is at most 100 % of the backbone, got {text!r}. {FORMS}")
+    return number, suffix

@@ -1,0 +1,331 @@
+"""The engine: a job's plan is attached, trained and evaluated, and told epoch by epoch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from autotune.adapt import Deltas, exchanged, seeded
+from autotune.artifact import Artifact, from_bytes, to_bytes, tuned
+from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.inputs import InputDescription
+from autotune.backbones.units import Units
+from autotune.data import batches, normalised
+from autotune.errors import AutotuneError, TrialError
+from autotune.events import tell
+from autotune.preparation import estimate_statistics
+from autotune.tasks.base import Part, Task
+from autotune.training import Epoch, Fit, Group, Recipe, evaluate
+from autotune.trial import Job, Progress
+
+
+@dataclass
+class _Network:
+    """What one job trains: a callable with its parameter groups."""
+
+    forward: nn.Module
+    head: nn.Module
+    deltas: Deltas
+    features: bool
+    """Whether `forward` is the head alone, on cached features."""
+
+
+class Engine:
+    """Runs jobs on one backbone and one task, each from the backbone's own weights.
+
+    The network belongs to the engine until `close`, which puts everything back.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        units: Units,
+        task: Task,
+        recipe: Recipe,
+        *,
+        input: InputDescription | None,
+        folds: int = 0,
+        seed: int = 0,
+        keep_head: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert task.val is not None and task.test is not None
+        self.backbone, self.units, self.recipe, self.input = backbone, units, recipe, input
+        self.task = replace(
+            task,
+            train=normalised(task.train, input),
+            val=normalised(task.val, input),
+            test=normalised(task.test, input),
+        )
+        self.folds = self.task.folds(folds, seed) if folds else []
+        self.both = self.task.selectable() if folds else self.task.train
+        self.keep_head = keep_head
+        self.about = dict(about or {})
+        self.prepared: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}
+        self._features: dict[int, tuple[Part, Part]] = {}
+        self._has_features: bool | None = None
+        self.to(recipe.device)
+
+    def to(self, device: str) -> None:
+        """Move the network; layers in channels-last order on a GPU."""
+        self.recipe = replace(self.recipe, device=device)
+        self.backbone.network.to(device)
+        if device != "cpu":
+            self.backbone.network.to(memory_format=torch.channels_last)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Normalisation statistics of the training inputs; the network is left as it is."""
+        return estimate_statistics(
+            self.backbone.network, self.task.train, input=self.input, device=self._device
+        )
+
+    def prepare(self, buffers: Mapping[str, Tensor]) -> None:
+        """From now on the backbone has these buffers; none of them means as it was loaded."""
+        self._restore()
+        self._features.clear()
+        self.prepared = dict(buffers)
+        for name, value in buffers.items():
+            mine = self.backbone.network.get_buffer(name)
+            self._originals[name] = mine.clone()
+            mine.copy_(value)
+
+    def close(self) -> None:
+        """The network as it was given."""
+        self._restore()
+        self._features.clear()
+        self.backbone.network.to("cpu")
+
+    def __call__(self, job: Job) -> Iterator[Progress]:
+        """Run a job; the last progress has the delta file. Raises `TrialError` when it fails."""
+        try:
+            if self.folds and not job.whole:
+                yield from self._by_fold(job)
+            elif job.whole:
+                yield from self._by_epoch(job, self.both, self.both)
+            else:
+                assert self.task.val is not None
+                yield from self._by_epoch(job, self.task.train, self.task.val)
+        except AutotuneError as error:
+            raise TrialError(f"{job.name} ({job.plan}): {error}") from error
+
+    def test(self, content: bytes) -> dict[str, float]:
+        """Metrics of a delta file on the test part, and `n`."""
+        assert self.task.test is not None
+        return self.measure(content, self.task.test)
+
+    def measure(self, content: bytes, part: Part) -> dict[str, float]:
+        """Metrics of a delta file on any part, and `n`."""
+        artifact = from_bytes(content, "the delta file")
+        self._restore()
+        try:
+            with tuned(self.backbone, artifact) as network:
+                metrics = evaluate(network, part, self.recipe, input=self.input)
+        finally:
+            self.prepare(self.prepared)
+        return {**metrics, "n": len(part)}
+
+    # one job
+
+    def _by_epoch(self, job: Job, train: Part, val: Part) -> Iterator[Progress]:
+        with ExitStack() as stack:
+            built = self._build(stack, job)
+            fit = Fit(
+                built.forward,
+                self._groups(built, job),
+                self.recipe,
+                seed=job.seed,
+                weight_decay=job.hyperparameters.get("weight_decay", 0.0),
+                input=None if built.features else self.input,
+            )
+            if job.checkpoint:
+                yield self._resume(job, fit, built)
+            if built.features:
+                train, val = self._featured(train), self._featured(val)
+            for epoch in fit.epochs(train, val):
+                yield self._progress(job, fit, built, epoch)
+
+    def _by_fold(self, job: Job) -> Iterator[Progress]:
+        values = _fold_values(job.checkpoint)
+        if values:
+            yield self._fold_progress(values)
+        for train, val in self.folds[len(values) :]:
+            *_, last = self._by_epoch(replace(job, checkpoint=None), train, val)
+            values.append(dict(last.metrics))
+            yield self._fold_progress(values)
+
+    def _fold_progress(self, values: list[dict[str, float]]) -> Progress:
+        means = {key: sum(v[key] for v in values) / len(values) for key in values[0]}
+        state = save_tensors({"none": torch.zeros(1)}, {"folds": json.dumps(values)})
+        return Progress(len(values), means[self.recipe.metric], means, state)
+
+    def _build(self, stack: ExitStack, job: Job) -> _Network:
+        network = self.backbone.network
+        old = network.get_submodule(self.backbone.head)
+        with seeded(job.seed, "head"):
+            head = self._head(old)
+        stack.enter_context(exchanged(network, self.backbone.head, head))
+        deltas = Deltas(network, self.units, job.plan, seed=job.seed)
+        stack.callback(deltas.detach)
+        head.requires_grad_(True)
+        head.train()
+        deltas.train()
+        if deltas.cost() != deltas.predicted:
+            raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
+        alone = not job.plan.choices and self.recipe.augment == "none" and self._splits_at_head()
+        return _Network(head if alone else network, head, deltas, alone)
+
+    def _head(self, old: nn.Module) -> nn.Module:
+        classes = len(self.task.classes)
+        if self.keep_head and len(old.weight) == classes:  # type: ignore[arg-type]
+            return copy.deepcopy(old)
+        return new_head(old, classes)
+
+    def _groups(self, built: _Network, job: Job) -> list[Group]:
+        rates = job.hyperparameters
+        methods = [
+            Group(f"{unit} {method}", list(delta.parameters()), rates[f"lr:{method}"])
+            for (unit, method), delta in built.deltas.by_place.items()
+        ]
+        return [*methods, Group("the head", list(built.head.parameters()), rates["lr:head"])]
+
+    # what is told
+
+    def _progress(self, job: Job, fit: Fit, built: _Network, epoch: Epoch) -> Progress:
+        metrics = dict(epoch.metrics)
+        done = epoch.number == self.recipe.epochs
+        header = {"step": epoch.number, "metrics": metrics}
+        return Progress(
+            step=epoch.number,
+            value=metrics[self.recipe.metric],
+            metrics=metrics,
+            checkpoint=_checkpoint(fit, built, header) if job.number >= 0 else b"",
+            artifact=self._artifact(job, built, metrics) if done else None,
+        )
+
+    def _resume(self, job: Job, fit: Fit, built: _Network) -> Progress:
+        assert job.checkpoint is not None
+        tensors = load_tensors(job.checkpoint)
+        header = _header(job.checkpoint)["progress"]
+        built.deltas.load(_of(tensors, "delta"))
+        built.head.load_state_dict(_of(tensors, "head"))
+        fit.restore(_of(tensors, "optimizer"), header["step"])
+        epoch = Epoch(header["step"], 0.0, header["metrics"])
+        return self._progress(job, fit, built, epoch)
+
+    def _artifact(self, job: Job, built: _Network, metrics: Mapping[str, float]) -> bytes:
+        tuned_units = tuple(unit for unit in self.units if unit.name in job.plan.choices)
+        header = {
+            "input": self.input.to_json() if self.input else None,
+            "cost": asdict(built.deltas.predicted),
+            "metrics": {"val": dict(metrics)},
+            "task": {"source": self.task.source, "classes": self.task.classes},
+            "about": {
+                **self.about,
+                "head": self.backbone.head,
+                "seed": job.seed,
+                "hyperparameters": dict(job.hyperparameters),
+                "trial": job.number,
+            },
+        }
+        tensors = {
+            **_prefixed("delta", built.deltas.tensors()),
+            **_prefixed("head", built.head.state_dict()),
+            **_prefixed("buffer", self.prepared),
+        }
+        artifact = Artifact(job.plan, tuned_units, self.backbone.fingerprint, _plain(tensors), header)
+        return to_bytes(artifact)
+
+    # cached features of the frozen network
+
+    def _splits_at_head(self) -> bool:
+        """Whether the network is its head behind everything else, so that features are enough."""
+        if self._has_features is None:
+            network, path = self.backbone.network, self.backbone.head
+            network.eval()
+            inputs, _ = next(batches(self.task.train, 4, input=self.input, device=self._device))
+            with torch.no_grad(), _Tap(network.get_submodule(path)) as tap:
+                whole = network(inputs)
+                again = network.get_submodule(path)(tap.inputs[-1])
+            self._has_features = len(tap.inputs) == 1 and torch.equal(whole, again)
+            if not self._has_features:
+                tell("features", f"Something follows {path}: the linear probe runs uncached.")
+        return self._has_features
+
+    @torch.no_grad()
+    def _featured(self, part: Part) -> Part:
+        if id(part) not in self._features:
+            network = self.backbone.network
+            network.eval()
+            with _Tap(network.get_submodule(self.backbone.head)) as tap:
+                size = 2 * self.recipe.batch_size
+                for inputs, _ in batches(part, size, input=self.input, device=self._device):
+                    network(inputs)
+            self._features[id(part)] = part, Part(torch.cat(tap.inputs), part.labels)
+        return self._features[id(part)][1]
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.recipe.device)
+
+    def _restore(self) -> None:
+        for name, value in self._originals.items():
+            self.backbone.network.get_buffer(name).copy_(value)
+        self._originals.clear()
+
+
+class _Tap:
+    """Keeps what goes into a layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.inputs = layer, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> _Tap:
+        self.handle = self.layer.register_forward_pre_hook(
+            lambda _, inputs: self.inputs.append(inputs[0].detach())
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+
+def _checkpoint(fit: Fit, built: _Network, header: Mapping[str, Any]) -> bytes:
+    tensors = {
+        **_prefixed("delta", built.deltas.tensors()),
+        **_prefixed("head", built.head.state_dict()),
+        **_prefixed("optimizer", fit.state()),
+    }
+    return save_tensors(_plain(tensors), {"progress": json.dumps(header)})
+
+
+def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _of(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    prefix = kind + "/"
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    return {key: json.loads(value) for key, value in metadata.items()}
+
+
+def _fold_values(checkpoint: bytes | None) -> list[dict[str, float]]:
+    return list(_header(checkpoint)["folds"]) if checkpoint else []

@@ -1,0 +1,154 @@
+"""The end of a search: finalists over seeds, the winner, and the one look at the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import Any
+
+from autotune.backends.base import Backend
+from autotune.errors import TrialError
+from autotune.events import tell
+from autotune.files import write_whole
+from autotune.plan import Plan
+from autotune.records import TrialRecord
+from autotune.references import PROBE, Test, best_of, deliver_whole
+from autotune.study import Driver
+from autotune.trial import Job, used
+
+
+def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
+    """Three, two, one; then `best/` and the stage `final`.
+
+    The best three plans have the study's seed already; the best two of them run again with
+    seed + 1, the best of these with seed + 2. Where the winner's mean does not beat the linear
+    probe on validation, the answer is the empty plan.
+    """
+    winner = _winner(driver, backend)
+    probe = driver.attribute(f"reference:{PROBE}")
+    if winner is None and probe is None:
+        raise TrialError("No trial was completed, so there is nothing to choose. See log.jsonl.")
+    if winner is None or (probe is not None and _mean(driver, winner) <= probe["value"]):
+        _deliver_probe(driver, backend, test, probe)
+    else:
+        _deliver(driver, backend, test, winner)
+
+
+def _winner(driver: Driver, backend: Backend) -> TrialRecord | None:
+    finalists = best_plans(driver.ranked(), 3)
+    two, seed = finalists[:2], driver.setting.seed
+    for record in two:
+        _repeat(driver, backend, record, seed + 1)
+    best = max(two, key=lambda r: (_mean(driver, r, 2), -r.rank()[1]), default=None)
+    if best is not None:
+        _repeat(driver, backend, best, seed + 2)
+    return best
+
+
+def best_plans(ranked: list[TrialRecord], n: int) -> list[TrialRecord]:
+    """The best trial of each of the best `n` plans."""
+    first: dict[str, TrialRecord] = {}
+    for record in ranked:
+        first.setdefault(record.plan.digest, record)
+    return list(first.values())[:n]
+
+
+def seed_values(driver: Driver, record: TrialRecord) -> dict[int, float]:
+    """Seed → value on validation of a trial and its repeats."""
+    assert record.value is not None
+    values = {driver.setting.seed: record.value}
+    for name, repeat in driver.attributes("repeat").items():
+        number, _, seed = name.partition(":")
+        if int(number) == record.number:
+            values[int(seed)] = repeat["value"]
+    return values
+
+
+def _mean(driver: Driver, record: TrialRecord, n_seeds: int | None = None) -> float:
+    by_seed = sorted(seed_values(driver, record).items())
+    return mean(value for _, value in by_seed[:n_seeds])
+
+
+def _job(record: TrialRecord, seed: int) -> Job:
+    hyperparameters = used(record.plan, record.hyperparameters)
+    return Job(f"repeat {record.number} seed {seed}", record.plan, hyperparameters, seed)
+
+
+def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) -> None:
+    name = f"repeat:{record.number}:{seed}"
+    if driver.attribute(name) is not None:
+        return
+    job, last, seconds = best_of([_job(record, seed)], backend)
+    if last.artifact is not None:
+        write_whole(driver.folder.delta(record.number, seed), last.artifact)
+    driver.record(name, {"value": last.value, "metrics": dict(last.metrics), "seconds": seconds})
+    tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
+
+
+def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) -> None:
+    values = seed_values(driver, winner)
+    own = driver.setting.seed
+    files = {seed: _file(driver, backend, winner, seed) for seed in values}
+    tests = {seed: dict(test(content)) for seed, content in files.items()}
+    driver.folder.put_best(files[own], winner.plan.to_json())
+    found = _final(driver, winner.plan, winner.number, winner.value, tests[own])
+    found["metrics"] = dict(winner.metrics)
+    found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
+    found["values"] = _spread(values)
+    found["tests"] = _spread({s: t[_metric(t, driver)] for s, t in tests.items()})
+    driver.record("stage:final", found)
+
+
+def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:
+    job = Job("empty plan", Plan(), probe["hyperparameters"], driver.setting.seed)
+    _, last, _ = best_of([job], backend)
+    content = last.artifact or deliver_whole(job, backend)
+    driver.folder.put_best(content, Plan().to_json())
+    found = _final(driver, Plan(), None, probe["value"], probe["test"])
+    found["metrics"] = probe["metrics"]
+    found["hyperparameters"] = probe["hyperparameters"]
+    driver.record("stage:final", found)
+    tell("empty", "No plan beats the linear probe on validation: the answer is the empty plan.")
+
+
+def _final(
+    driver: Driver, plan: Plan, number: int | None, value: float | None, test: Mapping[str, float]
+) -> dict[str, Any]:
+    cost = driver.problem.cost(plan)
+    return {
+        "number": number,
+        "plan": plan.to_json(),
+        "label": str(plan),
+        "value": value,
+        "cost": asdict(cost),
+        "test": dict(test),
+        "empty": not plan.choices,
+    }
+
+
+def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> bytes:
+    """The winner's delta file with this seed; trained again where none was kept."""
+    repeat = None if seed == driver.setting.seed else seed
+    path = driver.folder.delta(winner.number, repeat)
+    if (content := driver.folder.read(path)) is not None:
+        return content
+    job = _job(winner, seed)
+    _, last, _ = best_of([job], backend)
+    content = last.artifact or deliver_whole(job, backend)
+    write_whole(path, content)
+    return content
+
+
+def _metric(test: Mapping[str, float], driver: Driver) -> str:
+    metric = driver.attribute("identity")["metric"]
+    return metric if metric in test else "accuracy"
+
+
+def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
+    values = list(by_seed.values())
+    return {
+        "seeds": {str(seed): value for seed, value in by_seed.items()},
+        "mean": mean(values),
+        "std": stdev(values) if len(values) > 1 else 0.0,
+    }

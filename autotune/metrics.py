@@ -1,0 +1,29 @@
+"""What is measured on a part, by torchmetrics."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
+
+
+def measure(logits: Tensor, labels: Tensor, metric: str) -> dict[str, float]:
+    """`loss`, `accuracy` and the metric that is maximised, from logits (n, classes), labels (n,).
+
+    Balanced accuracy, F1 and AUROC are means over classes, each class counting alike.
+    """
+    from torchmetrics.functional import classification as tm
+
+    classes = logits.shape[1]
+    measured = {
+        "loss": float(F.cross_entropy(logits.float(), labels)),
+        "accuracy": float(tm.multiclass_accuracy(logits, labels, classes, average="micro")),
+    }
+    if metric == "balanced_accuracy":
+        measured[metric] = float(tm.multiclass_accuracy(logits, labels, classes, average="macro"))
+    elif metric == "f1":
+        measured[metric] = float(tm.multiclass_f1_score(logits, labels, classes, average="macro"))
+    elif metric == "auroc":
+        measured[metric] = float(tm.multiclass_auroc(logits.float(), labels, classes))
+    return measured

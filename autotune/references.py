@@ -1,0 +1,144 @@
+"""References: what a user would have done without a search, run with every search."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from autotune.backends.base import Backend, JobList
+from autotune.budget import Cost
+from autotune.errors import TrialError
+from autotune.events import tell, warn
+from autotune.plan import FROZEN, Choice, Plan
+from autotune.problem import Problem
+from autotune.strategies.base import Grids, seed_of
+from autotune.study import Driver
+from autotune.trial import Failure, Job, Progress
+
+Test = Callable[[bytes], Mapping[str, float]]
+"""Metrics of a delta file on the test part."""
+
+PROBE = "probe"
+
+
+def reference_plans(problem: Problem, seed: int) -> dict[str, Plan]:
+    """Name → plan: linear probe, uniform low rank, one random placement at equal budget."""
+    plans = {PROBE: Plan(), "uniform": uniform_lowrank(problem)}
+    plans["random"] = random_placement(problem, seed)
+    if not plans["uniform"].choices:
+        warn("The space has no low-rank choice that fits, so there is no uniform reference.")
+        del plans["uniform"]
+    return plans
+
+
+def uniform_lowrank(problem: Problem) -> Plan:
+    """The same rank in every unit as far as the budget goes, raised rank by rank.
+
+    Within a rank the cheapest units come first, so that as many as possible have it.
+    """
+    ranks = sorted({rank for u in problem.units for rank in _lowrank(problem, u)})
+    plan: dict[str, Choice] = {}
+    for rank in ranks:
+        offers = [(u, c) for u in problem.units if (c := _lowrank(problem, u).get(rank))]
+        for unit, choice in sorted(offers, key=lambda offer: problem.price(*offer)):
+            raised = {**plan, unit: choice}
+            if problem.fits(Plan(raised)):
+                plan = raised
+    return Plan(plan)
+
+
+def random_placement(problem: Problem, seed: int) -> Plan:
+    """Units in random order, each with a random choice that still fits, until nothing fits."""
+    draw = random.Random(seed_of(seed, "random placement"))
+    room, plan = problem.room, {}
+    for unit in draw.sample(problem.units, len(problem.units)):
+        choices = problem.choices[unit]
+        fitting = [c for c in choices if c != FROZEN and problem.price(unit, c) <= room]
+        if fitting:
+            plan[unit] = draw.choice(fitting)
+            room -= problem.price(unit, plan[unit])
+    return Plan(plan)
+
+
+def run_references(driver: Driver, backend: Backend, test: Test) -> None:
+    """Run what is not yet recorded; each is the best on validation of three learning rates."""
+    setting = driver.setting
+    for name, plan in reference_plans(driver.problem, setting.seed).items():
+        if driver.attribute(f"reference:{name}") is None:
+            probe = driver.attribute(f"reference:{PROBE}")
+            head = probe["hyperparameters"]["lr:head"] if probe else None
+            rates = three_rates(setting.grids, plan, head)
+            found = run_reference(name, plan, rates, setting.seed, backend, test)
+            cost = driver.problem.cost(plan)
+            fits = driver.problem.fits(plan)
+            driver.record(f"reference:{name}", {**found, "cost": asdict(cost), "fits": fits})
+
+
+def run_reference(
+    name: str,
+    plan: Plan,
+    rates: list[dict[str, float]],
+    seed: int,
+    backend: Backend,
+    test: Test,
+) -> dict[str, Any]:
+    """The record of one reference: its value, test, plan, hyperparameters and seconds."""
+    jobs = [Job(f"reference {name} {i}", plan, r, seed) for i, r in enumerate(rates)]
+    job, best, seconds = best_of(jobs, backend)
+    artifact = best.artifact or deliver_whole(job, backend)
+    tell("reference", f"reference {name}: {best.value:.4f} on validation", name=name, value=best.value)
+    return {
+        "value": best.value,
+        "metrics": dict(best.metrics),
+        "test": dict(test(artifact)),
+        "cost": asdict(Cost()),
+        "fits": True,
+        "plan": plan.to_json(),
+        "label": str(plan),
+        "hyperparameters": dict(job.hyperparameters),
+        "seconds": seconds,
+    }
+
+
+def three_rates(grids: Grids, plan: Plan, head: float | None) -> list[dict[str, float]]:
+    """Lowest, middle and highest rate of every method together; the head's stays once known."""
+    decay = {"weight_decay": grids["weight_decay"][0]}
+    found = []
+    for at in (0.0, 0.5, 1.0):
+        rates = {f"lr:{m}": _at(grids[f"lr:{m}"], at) for m in plan.methods()}
+        found.append({"lr:head": head or _at(grids["lr:head"], at), **rates, **decay})
+    return list({str(rates): rates for rates in found}.values())
+
+
+def best_of(jobs: list[Job], backend: Backend) -> tuple[Job, Progress, float]:
+    """The job with the best value on validation, its last progress, and the seconds of all."""
+    began, listed = time.monotonic(), JobList(jobs)
+    backend.run(listed)
+    ended = [(job, listed.results[job.name]) for job in jobs]
+    finished = [(job, r) for job, r in ended if isinstance(r, Progress)]
+    if not finished:
+        failure = ended[0][1]
+        assert isinstance(failure, Failure)
+        raise TrialError(f"{jobs[0].name} failed with every learning rate: {failure.text}")
+    job, best = max(finished, key=lambda pair: pair[1].value)
+    return job, best, time.monotonic() - began
+
+
+def deliver_whole(job: Job, backend: Backend) -> bytes:
+    """The delta file of a job that was scored by folds: trained once more on all of them."""
+    whole = Job(f"{job.name} whole", job.plan, job.hyperparameters, job.seed, whole=True)
+    _, progress, _ = best_of([whole], backend)
+    assert progress.artifact is not None
+    return progress.artifact
+
+
+def _lowrank(problem: Problem, unit: str) -> dict[int, Choice]:
+    alone = [c for c in problem.choices[unit] if c.names == ("lowrank",)]
+    return {int(dict(c.methods[0].options)["rank"]): c for c in alone}
+
+
+def _at(grid: tuple[float, ...], part: float) -> float:
+    return sorted(grid)[round(part * (len(grid) - 1))]

@@ -1,0 +1,119 @@
+"""The run folder: where everything about one search lies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import RunError
+from autotune.events import fields_of
+from autotune.files import write_whole
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, and its small files. Only the driver writes."""
+
+    path: Path
+
+    @classmethod
+    def new(cls, out: str | None, task: str) -> RunFolder:
+        """A folder that is not there yet: the named one, or `runs/TASK`, `runs/TASK-2`, …
+
+        Raises `RunError` when the named folder exists.
+        """
+        if out is not None:
+            if Path(out).exists():
+                raise RunError(
+                    f"A search needs a new folder, {out!r} exists. Name another with --out, or "
+                    f"go on with: autotune resume {out}"
+                )
+            return cls(Path(out))
+        name = task.rpartition(":")[2] if task.startswith("builtin:") else Path(task.partition(":")[2]).stem
+        names = (f"{name or 'task'}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10**6))))
+        return cls(next(p for n in names if not (p := Path("runs") / n).exists()))
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of a run; `RunError` when there is none."""
+        folder = cls(Path(path))
+        if not folder.config.is_file():
+            raise RunError(f"A run folder has a config.yaml, {str(path)!r} has none. Check the path.")
+        return folder
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def lease(self) -> Path:
+        return self.path / "lease.json"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def prepared(self) -> Path:
+        return self.path / "prepared.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best" / "delta.safetensors"
+
+    def checkpoint(self, number: int) -> Path:
+        return self._trial(number) / "checkpoint.safetensors"
+
+    def delta(self, number: int, seed: int | None = None) -> Path:
+        """A trial's delta file; with a seed, that of its repeat."""
+        name = "delta" if seed is None else f"delta-seed-{seed}"
+        return self._trial(number) / f"{name}.safetensors"
+
+    def read(self, file: Path) -> bytes | None:
+        """A file's content, None when it is not there."""
+        return file.read_bytes() if file.is_file() else None
+
+    def drop_checkpoint(self, number: int) -> None:
+        """Remove a trial's checkpoint, and its folder when that is all it had."""
+        self.checkpoint(number).unlink(missing_ok=True)
+        folder = self._trial(number)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def keep_only(self, numbers: set[int]) -> None:
+        """Remove the trial folders that are not among `numbers`."""
+        root = self.path / "trials"
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.name.isdigit() and int(folder.name) not in numbers:
+                shutil.rmtree(folder)
+
+    def put_best(self, delta: bytes, plan: str) -> None:
+        """Write `best/`: the plan first, so that a delta file there is always complete."""
+        write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
+        write_whole(self.best, delta)
+
+    def _trial(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:04}"
+
+
+class EventLog(logging.Handler):
+    """Appends what the package tells to `log.jsonl`, one event a line."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self.stream = (folder.path / "log.jsonl").open("a", buffering=1)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = fields_of(record)
+        if fields is not None:
+            line = {"time": time.time(), "text": record.getMessage(), **fields}
+            self.stream.write(json.dumps(line, default=str) + "\n")
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()

@@ -1,0 +1,83 @@
+"""`python:` sources: the only code of others that runs, because the user names it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autotune.errors import BackboneError, TaskError, UnknownName, unknown
+
+_ERRORS = {"backbone": BackboneError, "task": TaskError}
+
+
+def call_source(name: str, *, what: str) -> Any:
+    """What `MODULE-or-FILE:FUNCTION` returns, called without arguments.
+
+    `what` is `backbone` or `task`; a file or function that is missing or raises becomes its error.
+    """
+    place, colon, function = name.rpartition(":")
+    if not colon or not place or not function:
+        raise UnknownName(
+            f"A python: {what} is written python:MODULE-or-FILE:FUNCTION, got python:{name}."
+        )
+    module = _module(place, what)
+    make = getattr(module, function, None)
+    if not callable(make):
+        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise UnknownName(unknown(f"function in {place}", function, known))
+    try:
+        return make()
+    except Exception as error:
+        raise _ERRORS[what](
+            f"python:{name} must return a {what}, it raised {type(error).__name__}: {error}. "
+            "Call it by itself to see more."
+        ) from error
+
+
+def import_sources(places: Sequence[str]) -> None:
+    """Import the modules or files of `python:` sources again, in a worker process."""
+    for place in places:
+        _module(place, "backbone")
+
+
+def _module(place: str, what: str) -> ModuleType:
+    try:
+        return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    except _ERRORS[what]:
+        raise
+    except FileNotFoundError as error:
+        raise _ERRORS[what](f"A python: source must exist, {place!r} does not.") from error
+    except Exception as error:
+        raise _ERRORS[what](
+            f"python:{place} must import, it raised {type(error).__name__}: {error}."
+        ) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    resolved = path.resolve(strict=True)
+    name = f"autotune_source_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, resolved)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return import_module(name)

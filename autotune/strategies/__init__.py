@@ -1,0 +1,16 @@
+"""Strategies: who proposes plans. Each is an Optuna sampler, its file, and a line of this table."""
+
+from __future__ import annotations
+
+from autotune.registry import Registry
+
+_LATER = "Use tpe or random."
+
+STRATEGIES = Registry(
+    "strategy",
+    {
+        "tpe": "autotune.strategies.tpe:tpe",
+        "random": "autotune.strategies.random:random",
+    },
+    reserved=dict.fromkeys(("policy", "greedy", "proxy", "gp", "nsga2", "qmc", "bruteforce"), _LATER),
+)

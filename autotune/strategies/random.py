@@ -1,0 +1,13 @@
+"""`random`: a choice for every unit at random, decoded onto the budget."""
+
+from __future__ import annotations
+
+from optuna.samplers import RandomSampler
+
+from autotune.problem import Problem
+from autotune.strategies.base import BudgetedSampler, Grids
+
+
+def random(problem: Problem, grids: Grids, *, seed: int, workers: int = 1) -> BudgetedSampler:
+    """Uniform over every unit's labels and every grid."""
+    return BudgetedSampler(RandomSampler, problem, grids, seed=seed)

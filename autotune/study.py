@@ -1,0 +1,368 @@
+"""The study: all trials of one search, in one Optuna study that this driver alone writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
+
+from autotune.errors import RunError
+from autotune.events import tell, warn
+from autotune.files import write_whole
+from autotune.lease import Lease
+from autotune.plan import Plan
+from autotune.problem import Problem
+from autotune.records import (
+    TrialRecord,
+    problem_from_json,
+    problem_to_json,
+    read_trial,
+    same_training,
+)
+from autotune.run import RunFolder
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import Grids, hyperparameters_of, plan_of, search_space
+from autotune.trial import Decision, Failure, Job, Progress
+
+NAME = "autotune"
+REPEATS_IN_A_ROW = 3
+"""After so many answers from the record a random plan is proposed."""
+
+KEPT = 5
+"""Delta files of so many best trials stay in the run folder."""
+
+ATTEMPTS = 3
+"""A trial whose worker dies is started so often before it counts as failed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What drives a study beside its problem."""
+
+    strategy: str
+    seed: int
+    steps: int
+    """Epochs of a full trial; folds, where plans are scored by folds."""
+
+    grids: Grids
+    workers: int = 1
+    prune: bool = True
+    keep: str = "best"
+    """Delta files that stay: those of the `best` five trials, or of `all`."""
+
+
+@dataclass
+class _Live:
+    """A trial that is running now."""
+
+    trial: Trial
+    job: Job
+    began: float
+    last: Progress | None = None
+    pruned: bool = False
+
+
+class Records:
+    """Reading a study: its trials, stages and references. Nothing is written."""
+
+    def __init__(self, folder: RunFolder, storage: str | None) -> None:
+        self.folder = folder
+        self.storage = open_storage(folder, storage)
+        self.study = _load(self.storage, storage or str(folder.database))
+        self.problem = problem_from_json(self.attribute("problem"))
+
+    def attribute(self, name: str) -> Any:
+        """The JSON value of an attribute of the study, None when it is not written."""
+        return self.study.user_attrs.get(name)
+
+    def attributes(self, prefix: str) -> dict[str, Any]:
+        """The JSON values of all attributes `PREFIX:…`, the prefix taken off."""
+        named = self.study.user_attrs.items()
+        start = prefix + ":"
+        return {k.removeprefix(start): v for k, v in named if k.startswith(start)}
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """All trials whose plan is known, in the order of their numbers."""
+        stored = self.study.get_trials(deepcopy=False)
+        return [r for t in stored if (r := read_trial(self.problem, t)) is not None]
+
+    def ranked(self) -> list[TrialRecord]:
+        """Complete trials, the best first, each training once."""
+        complete = [r for r in self.trials if r.is_complete and r.repeat_of is None]
+        return sorted(complete, key=TrialRecord.rank)
+
+
+class Driver(Records):
+    """Driving a study: asks, reports, tells; the three calls of a backend.
+
+    Only ever made inside the lease: `with Lease(...)`.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        storage: str | None,
+        setting: Setting,
+        lease: Lease,
+        *,
+        trials: int,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(folder, storage)
+        self.setting, self.lease, self.goal, self.deadline = setting, lease, trials, deadline
+        self.space = search_space(self.problem, setting.grids)
+        self.live: dict[int, _Live] = {}
+        self.repeats = 0
+        self.study.pruner = _pruner(setting)
+        self._clean()
+
+    # the three calls of a backend, and the two for what goes wrong
+
+    def next_job(self) -> Job | None:
+        """The next trial to be run: an unfinished one first; None when there is none."""
+        while True:
+            self.lease.check()
+            trial = self._unfinished() or self._asked()
+            if trial is None:
+                return None
+            if (job := self._started(trial)) is not None:
+                return job
+
+    def report(self, job: Job, progress: Progress) -> Decision:
+        """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt:
+            return Decision.STOP
+        live.last = progress
+        if progress.step not in self._curve(live.trial):
+            if progress.step < self.setting.steps:
+                write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
+            live.trial.report(progress.value, progress.step)
+            tell(
+                "progress-of-trial",
+                f"{job.name}: {progress.step}/{self.setting.steps} {progress.value:.4f}",
+                number=job.number,
+                step=progress.step,
+                steps=self.setting.steps,
+                value=progress.value,
+            )
+        live.pruned = progress.step < self.setting.steps and live.trial.should_prune()
+        return Decision.STOP if live.pruned else Decision.CONTINUE
+
+    def finish(self, job: Job) -> None:
+        """The job ended by itself or was stopped: complete or pruned."""
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt or live.last is None:
+            return
+        state = TrialState.PRUNED if live.pruned else TrialState.COMPLETE
+        if state is TrialState.COMPLETE and live.last.artifact is not None:
+            write_whole(self.folder.delta(job.number), live.last.artifact)
+        self._end(live, state, live.last.metrics)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        """The job raised."""
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt:
+            return
+        warn(f"{job.name} failed: {failure.type}: {failure.text}", number=job.number)
+        self._end(live, TrialState.FAIL, {}, error=f"{failure.type}: {failure.text}")
+
+    def lost(self, job: Job) -> None:
+        """The job's worker died: it is started again from its last checkpoint, but not for ever."""
+        live = self.live.pop(job.number, None)
+        if live is None:
+            return
+        if job.attempt + 1 >= ATTEMPTS:
+            self.live[job.number] = live
+            self.fail(job, Failure("WorkerError", f"its worker died {ATTEMPTS} times"))
+        else:
+            warn(f"The worker of {job.name} died; it goes on in another.", number=job.number)
+
+    # what else is recorded
+
+    def record(self, name: str, value: Any) -> None:
+        """Write an attribute of the study, once, when what it tells of has ended."""
+        self.lease.check()
+        self.study.set_user_attr(name, value)
+
+    # inside
+
+    def _unfinished(self) -> Trial | None:
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if frozen.number not in self.live:
+                self.study.sampler = self._sampler(frozen.number)
+                study_id = self.storage.get_study_id_from_name(NAME)
+                at = self.storage.get_trial_id_from_study_id_trial_number(study_id, frozen.number)
+                return Trial(self.study, at)
+        return None
+
+    def _asked(self) -> Trial | None:
+        number = len(self.study.get_trials(deepcopy=False))
+        if number >= self.goal or (self.deadline and time.time() >= self.deadline):
+            return None
+        self.study.sampler = self._sampler(number)
+        return self.study.ask(self.space)
+
+    def _started(self, trial: Trial) -> Job | None:
+        """The job of a trial whose parameters are all written; None when the record answers it."""
+        for name, distribution in self.space.items():
+            trial.suggest_categorical(name, distribution.choices)
+        self._note_proposal(trial)
+        plan = plan_of(self.problem, trial.params)
+        assert self.problem.fits(plan), "decode lets nothing over the budget through"
+        hyperparameters = hyperparameters_of(trial.params)
+        twin = self._twin(plan, hyperparameters)
+        if twin is not None:
+            self._answer(trial, twin)
+            return None
+        attempt = trial.user_attrs.get("attempt", -1) + 1
+        trial.set_user_attr("attempt", attempt)
+        job = Job(
+            name=f"trial {trial.number}",
+            plan=plan,
+            hyperparameters=hyperparameters,
+            seed=self.setting.seed,
+            number=trial.number,
+            attempt=attempt,
+            checkpoint=self.folder.read(self.folder.checkpoint(trial.number)),
+        )
+        self.live[trial.number] = _Live(trial, job, time.monotonic())
+        tell("start", f"{job.name}: {plan}", number=trial.number, plan=str(plan))
+        return job
+
+    def _note_proposal(self, trial: Trial) -> None:
+        proposed = getattr(self.study.sampler, "proposed", {})
+        if proposed and "proposed" not in trial.user_attrs:
+            trial.set_user_attr("proposed", proposed)
+
+    def _twin(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
+        key = same_training(plan, hyperparameters)
+        for record in self.trials:
+            if record.state.is_finished() and record.repeat_of is None and record.key == key:
+                return record
+        return None
+
+    def _answer(self, trial: Trial, twin: TrialRecord) -> None:
+        for step, value in enumerate(twin.curve, 1):
+            if step not in self._curve(trial):
+                trial.report(value, step)
+        record = {
+            "metrics": dict(twin.metrics),
+            "seconds": 0.0,
+            "error": twin.error,
+            "repeat_of": twin.number,
+        }
+        trial.set_user_attr("record", record)
+        self.study.tell(trial.number, twin.value, state=twin.state)
+        self.repeats += 1
+        tell(
+            "repeat",
+            f"trial {trial.number} repeats trial {twin.number} and is answered from the record.",
+            number=trial.number,
+            repeat_of=twin.number,
+        )
+
+    def _end(
+        self, live: _Live, state: TrialState, metrics: Mapping[str, float], *, error: str = ""
+    ) -> None:
+        number = live.job.number
+        seconds = time.monotonic() - live.began
+        record = {
+            "metrics": dict(metrics),
+            "curve": list(self._curve(live.trial).values()),
+            "seconds": seconds,
+            "error": error,
+        }
+        live.trial.set_user_attr("record", record)
+        value = live.last.value if state is TrialState.COMPLETE and live.last else None
+        self.study.tell(number, value, state=state)
+        del self.live[number]
+        self.folder.drop_checkpoint(number)
+        self._clean()
+        cost = self.problem.cost(live.job.plan)
+        shown = "" if live.last is None else f" {live.last.value:.4f}"
+        tell(
+            "end",
+            f"{live.job.name}: {state.name.lower()}{shown}, {cost.parameters:,} parameters",
+            number=number,
+            state=state.name.lower(),
+            value=value,
+            cost=cost.parameters,
+            plan=str(live.job.plan),
+            seconds=seconds,
+        )
+
+    def _clean(self) -> None:
+        """Only the best trials, the running ones and those to be gone on with keep files."""
+        unfinished = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        kept = None if self.setting.keep == "all" else KEPT
+        best = {record.number for record in self.ranked()[:kept]}
+        self.folder.keep_only(best | {trial.number for trial in unfinished})
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The strategy's sampler, or a random one after three repeats in a row."""
+        before = {r.number: r.repeat_of is not None for r in self.trials if r.number < number}
+        last = [before.get(number - i - 1, False) for i in range(REPEATS_IN_A_ROW)]
+        strategy = "random" if all(last) else self.setting.strategy
+        make: Callable[..., BaseSampler] = STRATEGIES.load(strategy)
+        grids, workers = self.setting.grids, self.setting.workers
+        return make(self.problem, grids, seed=self.setting.seed, workers=workers)
+
+    def _curve(self, trial: Trial) -> dict[int, float]:
+        stored = self.study.get_trials(deepcopy=False)[trial.number]
+        return dict(sorted(stored.intermediate_values.items()))
+
+
+def create(folder: RunFolder, storage: str | None, problem: Problem, identity: Any) -> None:
+    """A new study with its problem, and with what it may be resumed on.
+
+    Raises `RunError` when the storage has a study already.
+    """
+    try:
+        study = optuna.create_study(
+            storage=open_storage(folder, storage), study_name=NAME, direction="maximize"
+        )
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise RunError(
+            f"A storage holds one study, {storage} has one already. Resume it, or name another."
+        ) from error
+    study.set_user_attr("identity", identity)
+    study.set_user_attr("problem", problem_to_json(problem))
+
+
+def open_storage(folder: RunFolder, storage: str | None) -> optuna.storages.BaseStorage:
+    """The run folder's SQLite file, or the storage named by a URL; `RunError` if unreachable."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if storage is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{folder.database}"
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise RunError(f"A storage must be reachable, {url!r} is not ({first}).") from error
+
+
+def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
+    try:
+        return optuna.load_study(study_name=NAME, storage=storage)
+    except KeyError as error:
+        raise RunError(f"A run has a study, {where} holds none. Search again.") from error
+
+
+def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
+    if not setting.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=max(1, setting.steps // 4), reduction_factor=2, bootstrap_count=0
+    )

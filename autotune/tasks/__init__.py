@@ -1,0 +1,40 @@
+"""Tasks: labelled data by name, each source a file and a line of this table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.errors import UnknownName, unknown
+from autotune.registry import Registry
+
+if TYPE_CHECKING:
+    from autotune.backbones.inputs import InputDescription
+    from autotune.tasks.base import Task
+
+SOURCES = Registry(
+    "task source",
+    {
+        "builtin": "autotune.tasks.digits:load",
+        "npz": "autotune.tasks.npz:load",
+        "imagefolder": "autotune.tasks.imagefolder:load",
+        "python": "autotune.tasks.python:load",
+    },
+    reserved={
+        "csv": "Write an npz: file, or a python: source.",
+        "jsonl": "Write an npz: file, or a python: source.",
+        "torchvision": "Use imagefolder:DIR, npz:FILE or python:FILE:FUNCTION.",
+    },
+)
+
+
+def load_task(source: str, input: InputDescription | None) -> Task:
+    """The task named `KIND:REST`, its pictures in the size that `input` describes.
+
+    Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
+    """
+    kind, colon, rest = source.partition(":")
+    if not colon:
+        known = [f"{name}:..." for name in SOURCES.names()]
+        raise UnknownName(unknown("task", source, [*known, "builtin:digits"]))
+    task: Task = SOURCES.load(kind)(rest, input)
+    return task

@@ -1,0 +1,171 @@
+"""A task: labelled examples in three parts that are cut once and never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotune.errors import TaskError
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Examples with labels. Inputs are a tensor, or a sequence that decodes one at a time."""
+
+    inputs: Tensor | Sequence[Tensor]
+    """(n, ...) float32 or int64 as the network takes them, or uint8 pictures
+    (n, channels, height, width); a sequence gives one such example per index."""
+
+    labels: Labels
+    """(n,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[Any]) -> Part:
+        """Only these rows, in this order."""
+        if isinstance(self.inputs, Tensor):
+            return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows])
+        return Part(Rows(self.inputs, rows), self.labels[rows])
+
+    def first(self) -> Tensor:
+        """One example, to see its shape and dtype."""
+        return self.inputs[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Sequence[Tensor]):
+    """Some rows of a sequence of examples."""
+
+    inputs: Sequence[Tensor]
+    rows: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.inputs[self.rows[at]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A labelled data set; parts that its source lacks are None until `split` cuts them."""
+
+    source: str
+    train: Part
+    val: Part | None
+    test: Part | None
+    classes: tuple[str, ...]
+
+    def split(self, seed: int) -> Task:
+        """All three parts: test is 20 % of all, validation 20 % of the rest, cut by class.
+
+        Raises `TaskError` when a class would be missing from a part, or when there is one class.
+        """
+        if len(self.classes) < 2:
+            raise TaskError(f"A task must have at least two classes, {self.source} has one.")
+        train, val, test = self.train, self.val, self.test
+        if test is None:
+            train, test = _cut(train, seed, self.source)
+        if val is None:
+            train, val = _cut(train, seed, self.source)
+        whole = replace(self, train=train, val=val, test=test)
+        whole._refuse_gaps()
+        return whole
+
+    def folds(self, k: int, seed: int) -> list[tuple[Part, Part]]:
+        """(train, validation) of k folds over train and validation together, cut by class."""
+        from sklearn.model_selection import StratifiedKFold
+
+        both = self.selectable()
+        cutter = StratifiedKFold(k, shuffle=True, random_state=seed)
+        if (fewest := int(np.bincount(both.labels).min())) < k:
+            raise TaskError(
+                f"Every class needs at least one example a fold; --folds {k} but the smallest "
+                f"class of {self.source} has {fewest}. Use fewer folds."
+            )
+        rows = cutter.split(np.zeros(len(both)), both.labels)
+        return [(both.take(train), both.take(val)) for train, val in rows]
+
+    def selectable(self) -> Part:
+        """Train and validation together."""
+        assert self.val is not None
+        return join(self.train, self.val)
+
+    def digest(self) -> str:
+        """Digest over the labels and, where they are in memory, the inputs of all parts."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.val, self.test):
+            if part is not None:
+                digest.update(part.labels.tobytes())
+                if isinstance(part.inputs, Tensor):
+                    digest.update(part.inputs.contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def _refuse_gaps(self) -> None:
+        for name, part in (("train", self.train), ("val", self.val), ("test", self.test)):
+            assert part is not None
+            counts = np.bincount(part.labels, minlength=len(self.classes))
+            if (counts == 0).any():
+                lost = self.classes[int(np.flatnonzero(counts == 0)[0])]
+                raise TaskError(
+                    f"Every part needs every class, the {name} part of {self.source} has no "
+                    f"example of {lost!r}. Add examples or leave the class out."
+                )
+
+
+def join(first: Part, second: Part) -> Part:
+    """Both parts, one behind the other."""
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
+        return Part(torch.cat([first.inputs, second.inputs]), labels)
+    return Part(_Chain(first.inputs, second.inputs), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain(Sequence[Tensor]):
+    first: Any
+    second: Any
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, at: Any) -> Any:
+        n = len(self.first)
+        return self.first[at] if at < n else self.second[at - n]
+
+
+def encode(labels: Sequence[Any], *, known: Sequence[Any], source: str) -> Labels:
+    """Labels as numbers 0 … classes-1 in the order of `known`."""
+    number = {label: i for i, label in enumerate(known)}
+    if strange := [label for label in labels if label not in number]:
+        raise TaskError(
+            f"Every label must occur in the training part; {source} has {strange[0]!r} elsewhere. "
+            "Add training examples of it or leave it out."
+        )
+    return np.array([number[label] for label in labels], np.int64)
+
+
+def _cut(part: Part, seed: int, source: str) -> tuple[Part, Part]:
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(part))
+    try:
+        rest, cut = train_test_split(
+            rows, test_size=0.2, stratify=part.labels, random_state=seed
+        )
+    except ValueError as error:
+        raise TaskError(
+            f"A part of 20 % with every class must be cut from {len(part)} examples of {source}, "
+            f"which cannot be done ({error}). Add examples, or give the parts yourself."
+        ) from error
+    return part.take(np.sort(rest)), part.take(np.sort(cut))

@@ -1,0 +1,50 @@
+"""`builtin:digits…`: the half of the digits that the backbone never saw, under a shift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from autotune.backbones.inputs import InputDescription
+from autotune.digits import Pictures, halves
+from autotune.errors import UnknownName, unknown
+from autotune.tasks.base import Part, Task
+
+
+def _noise(x: Pictures) -> Pictures:
+    noise = np.random.default_rng(0).normal(0, 0.5, x.shape)
+    return (x + noise).astype(np.float32)
+
+
+def _contrast(x: Pictures) -> Pictures:
+    """Less contrast and a background that brightens from left to right."""
+    ramp = np.linspace(0, 1, x.shape[-1], dtype=np.float32)
+    return (0.3 * x + 0.7 * ramp).astype(np.float32)
+
+
+def _rotated(x: Pictures) -> Pictures:
+    return np.ascontiguousarray(np.rot90(x, axes=(2, 3)))
+
+
+def _inverted(x: Pictures) -> Pictures:
+    return (1 - x).astype(np.float32)
+
+
+SHIFTS: dict[str, Callable[[Pictures], Pictures]] = {
+    "digits": _inverted,
+    "digits-inverted": _inverted,
+    "digits-noise": _noise,
+    "digits-contrast": _contrast,
+    "digits-rotated": _rotated,
+}
+
+
+def load(name: str, input: InputDescription | None) -> Task:
+    """Pictures (n, 1, 8, 8) float32 in about 0..1, ten classes, without parts of their own."""
+    if name not in SHIFTS:
+        raise UnknownName(unknown("builtin task", name, SHIFTS))
+    _, (x, y) = halves()
+    part = Part(torch.from_numpy(SHIFTS[name](x)), y)
+    return Task(f"builtin:{name}", part, None, None, tuple(map(str, range(10))))

@@ -1,0 +1,108 @@
+"""`imagefolder:DIR`: a folder a class, or such folders inside `train`, `val` and `test`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from autotune.backbones.inputs import InputDescription
+from autotune.errors import TaskError
+from autotune.tasks.base import Part, Task, encode
+
+SUFFIXES = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
+IN_MEMORY = 2**30
+"""Up to so many bytes of decoded pictures are kept; more are decoded anew in loader processes."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def load(name: str, input: InputDescription | None) -> Task:
+    """Pictures in the size of `input`; classes are the names of the folders, sorted."""
+    root = Path(name)
+    if not root.is_dir():
+        raise TaskError(f"An imagefolder: task must be a folder, {name!r} is none.")
+    if input is None or not input.is_picture:
+        raise TaskError(
+            "A folder of pictures needs a backbone whose picture size is known. "
+            "Describe it with --input FILE (size, channels, mean, std)."
+        )
+    split = (root / "train").is_dir()
+    classes = _classes(root / "train" if split else root)
+    train = _part(root / "train" if split else root, classes, input)
+    val = _part(root / "val", classes, input) if split and (root / "val").is_dir() else None
+    test = _part(root / "test", classes, input) if split and (root / "test").is_dir() else None
+    return Task(f"imagefolder:{name}", train, val, test, tuple(classes))
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Sequence[Tensor]):
+    """Picture files that are decoded when they are looked at: uint8 (channels, height, width)."""
+
+    files: tuple[Path, ...]
+    input: InputDescription
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, at: Any) -> Any:
+        return decode_picture(self.files[at], self.input)
+
+
+def decode_picture(file: Path, input: InputDescription) -> Tensor:
+    """uint8 (channels, height, width): shorter side to `resize`, then the centre of `size`."""
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("L" if input.channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise TaskError(f"Every picture must decode, {str(file)!r} does not ({error}).") from error
+    assert input.size is not None
+    pixels = np.asarray(_fitted(picture, input.size, input), np.uint8)
+    return torch.from_numpy(pixels.reshape(*input.size, input.channels).transpose(2, 0, 1).copy())
+
+
+def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:
+    height, width = size
+    scale = max((input.resize or min(size)) / min(picture.size), height / picture.height, width / picture.width)
+    resized = picture.resize(
+        (round(picture.width * scale), round(picture.height * scale)),
+        _RESAMPLING[input.interpolation],
+    )
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return resized.crop((left, top, left + width, top + height))
+
+
+def _classes(folder: Path) -> list[str]:
+    found = sorted(d.name for d in folder.iterdir() if d.is_dir() and _files(d))
+    if not found:
+        raise TaskError(f"A picture folder needs a folder a class with pictures, {folder} has none.")
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+
+
+def _part(folder: Path, classes: list[str], input: InputDescription) -> Part:
+    by_class = {d.name: _files(d) for d in sorted(folder.iterdir()) if d.is_dir()}
+    labels = [label for label, files in by_class.items() for _ in files]
+    pictures = Pictures(tuple(f for files in by_class.values() for f in files), input)
+    return Part(_kept(pictures), encode(labels, known=classes, source=str(folder)))
+
+
+def _kept(pictures: Pictures) -> Tensor | Sequence[Tensor]:
+    assert pictures.input.size is not None
+    height, width = pictures.input.size
+    if len(pictures) * height * width * pictures.input.channels > IN_MEMORY:
+        return pictures
+    return torch.stack([pictures[i] for i in range(len(pictures))])

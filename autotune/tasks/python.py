@@ -1,0 +1,80 @@
+"""`python:MODULE-or-FILE:FUNCTION`, and data sets given as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autotune.backbones.inputs import InputDescription
+from autotune.errors import TaskError
+from autotune.source import call_source
+from autotune.tasks.base import Part, Task, encode
+from autotune.tasks.npz import as_inputs
+
+FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and maybe 'val', 'test'."
+
+
+def load(name: str, input: InputDescription | None) -> Task:
+    """What the named function returns: anything that `as_task` takes."""
+    return as_task(call_source(name, what="task"), f"python:{name}", input)
+
+
+def as_task(given: Any, source: str, input: InputDescription | None) -> Task:
+    """A task from a `Task`, a data set, two or three of them, or a mapping of them.
+
+    A data set is a pair of arrays (inputs, labels), or a torch `Dataset` of (input, label).
+    """
+    if isinstance(given, Task):
+        return given
+    sets = _by_part(given)
+    pairs = {part: _pair(data, f"{part} of {source}") for part, data in sets.items()}
+    classes = sorted({*pairs["train"][1]})
+    parts = {
+        part: Part(_inputs(x, input, f"{part} of {source}"), encode(y, known=classes, source=source))
+        for part, (x, y) in pairs.items()
+    }
+    names = tuple(map(str, classes))
+    return Task(source, parts["train"], parts.get("val"), parts.get("test"), names)
+
+
+def _by_part(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        if "train" not in given or set(given) - {"train", "val", "test"}:
+            raise TaskError(f"A task's parts are train, val, test; got {sorted(given)}. {FORMS}")
+        return {part: data for part, data in given.items() if data is not None}
+    if isinstance(given, (tuple, list)) and not _is_pair(given):
+        if len(given) not in (2, 3):
+            raise TaskError(f"A task has two or three data sets, got {len(given)}. {FORMS}")
+        return dict(zip(("train", "test") if len(given) == 2 else ("train", "val", "test"), given, strict=True))
+    return {"train": given}
+
+
+def _is_pair(given: Sequence[Any]) -> bool:
+    """Whether it is (inputs, labels) and not (train, test)."""
+    return len(given) == 2 and all(hasattr(x, "shape") or hasattr(x, "dtype") for x in given)
+
+
+def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        x, y = data
+        if len(x) != len(y) or not len(y):
+            raise TaskError(f"Inputs and labels must be as many, {where} has {len(x)} and {len(y)}.")
+        return x, np.asarray(y).reshape(-1).tolist()
+    try:
+        examples = [data[i] for i in range(len(data))]
+        inputs = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in examples])
+        return inputs, [int(label) for _, label in examples]
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise TaskError(
+            f"A data set must give (input, label) with inputs of one shape, {where} does not "
+            f"({error}). {FORMS}"
+        ) from error
+
+
+def _inputs(x: Any, input: InputDescription | None, where: str) -> Tensor:
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    return as_inputs(array, input, where)

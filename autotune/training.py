@@ -1,0 +1,200 @@
+"""Training and evaluation: AdamW on a cosine, one learning rate a method, frozen means frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.backbones.inputs import InputDescription
+from autotune.data import batches, generator_of, shuffled
+from autotune.errors import TrialError
+from autotune.metrics import measure
+from autotune.tasks.base import Part
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every trial of a study trains."""
+
+    epochs: int = 15
+    batch_size: int = 32
+    augment: str = "none"
+    metric: str = "accuracy"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a learning rate."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What one epoch reached."""
+
+    number: int
+    """From 1."""
+
+    loss: float
+    """Mean training loss."""
+
+    metrics: Mapping[str, float]
+    """On the validation part."""
+
+
+class Fit:
+    """One training run, epoch by epoch; between epochs it can be saved and gone on with."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        groups: Sequence[Group],
+        recipe: Recipe,
+        *,
+        seed: int,
+        weight_decay: float,
+        input: InputDescription | None = None,
+    ) -> None:
+        self.network, self.recipe, self.seed, self.input = network, recipe, seed, input
+        self.groups = [group for group in groups if group.parameters]
+        self.device = torch.device(recipe.device)
+        self.optimizer = torch.optim.AdamW(_by_decay(self.groups, weight_decay))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.done = 0
+
+    def epochs(self, train: Part, val: Part) -> Iterator[Epoch]:
+        """Train to the end of the recipe; `TrialError` for a NaN or a tensor without gradient."""
+        while self.done < self.recipe.epochs:
+            loss = self._epoch(train)
+            self.done += 1
+            self._check(loss, steps=self.done * _steps(train, self.recipe))
+            metrics = evaluate(self.network, val, self.recipe, input=self.input)
+            yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts of the optimizer, by position."""
+        states = self.optimizer.state_dict()["state"]
+        return {f"{i}/{key}": torch.as_tensor(v) for i, s in states.items() for key, v in s.items()}
+
+    def restore(self, state: Mapping[str, Tensor], done: int) -> None:
+        """Go on behind epoch `done` with what `state` once gave."""
+        restored: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            position, _, key = name.partition("/")
+            restored.setdefault(int(position), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": restored, "param_groups": groups})
+        self.done = done
+
+    def _epoch(self, train: Part) -> float:
+        generator = generator_of(self.seed, self.done)
+        steps, total = _steps(train, self.recipe), torch.zeros((), device=self.device)
+        given = shuffled(
+            train,
+            self.recipe.batch_size,
+            generator,
+            input=self.input,
+            device=self.device,
+            augment=self.recipe.augment,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.initial_seed()))
+            for step, (inputs, labels) in enumerate(given):
+                self._set_rates((self.done + step / steps) / self.recipe.epochs)
+                total += self._step(inputs, labels) * len(labels)
+        return float(total) / len(train)
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self.device):
+            loss = F.cross_entropy(self.network(inputs), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _set_rates(self, part_done: float) -> None:
+        factor = 0.5 * (1 + math.cos(math.pi * part_done))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _check(self, loss: float, *, steps: int) -> None:
+        if not math.isfinite(loss):
+            raise TrialError(f"A trial must keep finite losses, epoch {self.done} gave {loss}.")
+        for group in self.groups if steps > 1 else ():
+            for parameter in group.parameters:
+                moments = self.optimizer.state.get(parameter, {})
+                if not moments or not moments["exp_avg_sq"].any():
+                    raise TrialError(
+                        f"Every trained tensor must get a gradient, one of {group.name} with shape "
+                        f"{tuple(parameter.shape)} got none. The network does not use it."
+                    )
+
+
+def evaluate(
+    network: Callable[[Tensor], Tensor],
+    part: Part,
+    recipe: Recipe,
+    *,
+    input: InputDescription | None = None,
+) -> dict[str, float]:
+    """Metrics on a part with evaluation transforms; modules are put back into their modes."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        logits, labels = predict(network, part, recipe, input=input)
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+    return measure(logits, labels, recipe.metric)
+
+
+@torch.inference_mode()
+def predict(
+    network: Callable[[Tensor], Tensor],
+    part: Part,
+    recipe: Recipe,
+    *,
+    input: InputDescription | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(logits (n, classes) float32, labels (n,)) in the order of the part."""
+    device = torch.device(recipe.device)
+    logits, labels = [], []
+    for inputs, targets in batches(part, 2 * recipe.batch_size, input=input, device=device):
+        with autocast(device):
+            logits.append(network(inputs).float())
+        labels.append(targets)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def autocast(device: torch.device) -> Any:
+    """bfloat16 where a GPU multiplies; nothing on the CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; norms, biases and gates (vectors) do not."""
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            chosen = [p for p in group.parameters if (p.ndim > 1) == decays]
+            if chosen:
+                split.append(
+                    {"params": chosen, "lr": group.rate, "weight_decay": decay if decays else 0.0}
+                )
+    return split
+
+
+def _steps(part: Part, recipe: Recipe) -> int:
+    return math.ceil(len(part) / recipe.batch_size)
