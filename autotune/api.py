@@ -103,6 +103,12 @@ class Study:
         return self._records.trials
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the search began with and may not change: fingerprint, data, settings."""
+        found: dict[str, Any] = self._records.attribute("identity")
+        return found
+
+    @property
     def references(self) -> dict[str, Any]:
         """Name → `value`, `test`, `cost` and more of every reference that has run."""
         return self._records.attributes("reference")

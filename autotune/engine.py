@@ -255,8 +255,9 @@ class Engine:
             inputs, _ = next(batches(self.task.train, 4, input=self.input, device=self._device))
             with torch.no_grad(), _Tap(network.get_submodule(path)) as tap:
                 whole = network(inputs)
-                again = network.get_submodule(path)(tap.inputs[-1])
-            self._has_features = len(tap.inputs) == 1 and torch.equal(whole, again)
+            with torch.no_grad():
+                again = network.get_submodule(path)(tap.inputs[0]) if len(tap.inputs) == 1 else None
+            self._has_features = again is not None and torch.equal(whole, again)
             if not self._has_features:
                 tell("features", f"Something follows {path}: the linear probe runs uncached.")
         return self._has_features

@@ -97,6 +97,11 @@ class Delta(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
+    def changes(cls, site: Site, **options: Option) -> list[Slot]:
+        """The slots whose tensor, once merged, may differ from the backbone's."""
+
+    @classmethod
+    @abstractmethod
     def count(cls, site: Site, **options: Option) -> Cost:
         """Cost at this site from shapes and dtypes alone; zero where the method finds no place."""
 
@@ -153,15 +158,15 @@ class Parametrized(Delta):
         self._undo: list[Callable[[], None]] = []
 
     @abstractmethod
-    def part(self, slot: Slot) -> nn.Module | None:
-        """The module that maps the frozen tensor to the tuned one; None leaves it alone."""
+    def part(self, slot: Slot) -> nn.Module:
+        """The module that maps the frozen tensor of a slot to the tuned one."""
 
     def attach(self, site: Site) -> None:
-        for slot in site.slots:
-            if (part := self.part(slot)) is not None:
-                self.parts[slot.name.replace(".", "/")] = part
-                for module, attribute in slot.owners:
-                    self._undo.append(_parametrize(module, attribute, part))
+        for slot in self.changes(site):
+            part = self.part(slot)
+            self.parts[slot.name.replace(".", "/")] = part
+            for module, attribute in slot.owners:
+                self._undo.append(_parametrize(module, attribute, part))
 
     def detach(self) -> None:
         while self._undo:

@@ -29,13 +29,17 @@ class LowRank(Parametrized):
         self.rank = rank
 
     @classmethod
+    def changes(cls, site: Site, rank: Option = 1) -> list[Slot]:
+        return [slot for slot in site.slots if slot.is_matrix()]
+
+    @classmethod
     def count(cls, site: Site, rank: Option = 1) -> Cost:
-        kernels = [slot.tensor for slot in site.slots if slot.is_matrix()]
+        kernels = [slot.tensor for slot in cls.changes(site)]
         sizes = [(_rank(k, int(rank)) * (len(k) + k[0].numel()), k.dtype) for k in kernels]
         return sum((cost_of(n, dtype) for n, dtype in sizes), Cost())
 
-    def part(self, slot: Slot) -> nn.Module | None:
-        return _LowRank(slot.tensor, self.rank) if slot.is_matrix() else None
+    def part(self, slot: Slot) -> nn.Module:
+        return _LowRank(slot.tensor, self.rank)
 
 
 class _LowRank(nn.Module):

@@ -14,18 +14,16 @@ class Scale(Parametrized):
     paper = "SSF (arXiv 2210.08823)"
 
     @classmethod
+    def changes(cls, site: Site) -> list[Slot]:
+        return [s for s in site.slots if s.is_bias() or s.is_matrix() or s.is_norm()]
+
+    @classmethod
     def count(cls, site: Site) -> Cost:
-        chosen = [slot.tensor for slot in site.slots if _takes(slot)]
+        chosen = [slot.tensor for slot in cls.changes(site)]
         return sum((cost_of(len(t), t.dtype) for t in chosen), Cost())
 
-    def part(self, slot: Slot) -> nn.Module | None:
-        if not _takes(slot):
-            return None
+    def part(self, slot: Slot) -> nn.Module:
         return _Shift(slot.tensor) if slot.is_bias() else _Gain(slot.tensor)
-
-
-def _takes(slot: Slot) -> bool:
-    return slot.is_bias() or slot.is_matrix() or slot.is_norm()
 
 
 class _Gain(nn.Module):

@@ -36,12 +36,16 @@ class Subtune(Delta):
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     @classmethod
+    def changes(cls, site: Site, what: Option = "all") -> list[Slot]:
+        return list(filter(_WHAT[str(what)], site.slots))
+
+    @classmethod
     def count(cls, site: Site, what: Option = "all") -> Cost:
-        chosen = [slot.tensor for slot in site.slots if _WHAT[str(what)](slot)]
+        chosen = [slot.tensor for slot in cls.changes(site, what)]
         return sum((cost_of(t.numel(), t.dtype) for t in chosen), Cost())
 
     def attach(self, site: Site) -> None:
-        for slot in filter(_WHAT[self.what], site.slots):
+        for slot in self.changes(site, self.what):
             copy = nn.Parameter(slot.tensor.detach().clone())
             self.parts[slot.name.replace(".", "/")] = copy
             for module, attribute in slot.owners:

@@ -1,0 +1,135 @@
+"""`autotune status`, `units`, `inspect`, `list` and `doctor`: looking, nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from autotune.cli.app import AsJson, app, show_json
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(help="The run folder.")], as_json: AsJson = False
+) -> None:
+    """Where a search stands, also while it runs.
+
+    Example: autotune status runs/digits --json
+    """
+    from autotune.api import Study
+    from autotune.cli.tables import print_status
+
+    found = Study(run).status()
+    show_json(found) if as_json else print_status(found)
+
+
+@app.command()
+def units(
+    backbone: Annotated[str, typer.Option(help="As for search.")] = "builtin:digits",
+    budget: Annotated[str, typer.Option(help="As for search.")] = "1%",
+    space: Annotated[str | None, typer.Option(help="As for search.")] = None,
+    granularity: Annotated[str, typer.Option(help="block or layer.")] = "block",
+    head: Annotated[str | None, typer.Option(help="As for search.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The units of a backbone, what each may take at which cost, and what the patterns matched.
+
+    Example: autotune units --backbone torchvision:resnet50 --budget 1%
+    """
+    from autotune.cli.tables import print_units, units_to_json
+    from autotune.config import read_settings
+
+    given = {"backbone": backbone, "budget": budget, "granularity": granularity}
+    settings = read_settings({**given, "space": space, "head": head})
+    found = units_to_json(settings)
+    show_json(found) if as_json else print_units(found)
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="A delta.safetensors, or a run folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """What a delta file says of itself; no backbone is loaded and nothing of it is executed.
+
+    Example: autotune inspect runs/digits/best/delta.safetensors
+    """
+    from pathlib import Path
+
+    from autotune.artifact import read_header
+
+    path = Path(file)
+    header = read_header(path / "best" / "delta.safetensors" if path.is_dir() else path)
+    if as_json:
+        show_json(header)
+        return
+    for key, value in header.items():
+        if key != "tensors":
+            typer.echo(f"{key}: {value}")
+    for name, (dtype, *shape) in header["tensors"].items():
+        typer.echo(f"  {name} {dtype} {'×'.join(map(str, shape))}")
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="backbones, tasks, methods, strategies, spaces or metrics; all if left out."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Names that can be given to search.
+
+    Example: autotune list methods
+    """
+    from autotune.errors import UnknownName, unknown
+
+    tables = _names()
+    if kind is not None and kind not in tables:
+        raise UnknownName(unknown("list", kind, tables))
+    chosen = tables if kind is None else {kind: tables[kind]}
+    if as_json:
+        show_json(chosen)
+        return
+    for name, names in chosen.items():
+        typer.echo(f"{name}: {', '.join(names)}")
+
+
+def _names() -> dict[str, list[str]]:
+    from autotune.backbones import SOURCES as BACKBONES
+    from autotune.config import space_names
+    from autotune.deltas import METHODS
+    from autotune.strategies import STRATEGIES
+    from autotune.tasks import SOURCES as TASKS
+
+    shifts = ["", "-inverted", "-noise", "-contrast", "-rotated"]
+    return {
+        "backbones": ["builtin:digits", *(f"{s}:…" for s in BACKBONES.names() if s != "builtin")],
+        "tasks": [
+            *(f"builtin:digits{shift}" for shift in shifts),
+            *(f"{s}:…" for s in TASKS.names() if s != "builtin"),
+        ],
+        "methods": list(METHODS.names()),
+        "strategies": list(STRATEGIES.names()),
+        "spaces": list(space_names()),
+        "metrics": ["accuracy", "balanced_accuracy", "f1", "auroc"],
+    }
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed, which devices there are, whether torchvision fits torch and Ray starts.
+
+    Example: autotune doctor
+    """
+    from autotune.doctor import examine
+
+    found: dict[str, Any] = examine()
+    if as_json:
+        show_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value}")
+    if not found["healthy"]:
+        raise typer.Exit(1)

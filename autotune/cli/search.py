@@ -1,0 +1,206 @@
+"""`autotune search` and `autotune resume`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.app import AsJson, app, show_json
+
+if TYPE_CHECKING:
+    from autotune.api import Study
+
+What = Annotated[str | None, typer.Option(metavar="SOURCE")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
+_WHAT, _HOW, _WHERE = "What is tuned", "How it is searched and trained", "Where it runs and writes"
+
+
+def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+@app.command()
+def search(
+    context: typer.Context,
+    backbone: Annotated[
+        str | None,
+        _option(
+            "--backbone",
+            help="builtin:digits, torchvision:NAME or python:MODULE-or-FILE:FUNCTION.",
+            panel=_WHAT,
+            metavar="SOURCE",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _option("--weights", help="A .safetensors or .pth file.", panel=_WHAT, metavar="FILE"),
+    ] = None,
+    head: Annotated[
+        str | None,
+        _option("--head", help="The task layer, if it is not the last.", panel=_WHAT, metavar="PATH"),
+    ] = None,
+    keep_head: Annotated[
+        bool | None,
+        _option("--keep-head", help="Start from the old head where it fits.", panel=_WHAT),
+    ] = None,
+    input: Annotated[
+        str | None,
+        _option(
+            "--input",
+            help="YAML with size, channels, mean, std (or shape, dtype).",
+            panel=_WHAT,
+            metavar="FILE",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        _option(
+            "--task",
+            help="builtin:digits, imagefolder:DIR, npz:FILE or python:…:FUNCTION.",
+            panel=_WHAT,
+            metavar="SOURCE",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        _option(
+            "--budget",
+            help="1%, 0.5%, 50k, 1.5M, 2000 parameters; 0.5MB, 300kB of delta file.",
+            panel=_WHAT,
+            metavar="LIMIT",
+        ),
+    ] = None,
+    count_head: Annotated[
+        bool | None, _option("--count-head", help="The task's head counts too.", panel=_WHAT)
+    ] = None,
+    space: Annotated[
+        str | None,
+        _option("--space", help="A search space by name, or a YAML file.", panel=_WHAT, metavar="SPACE"),
+    ] = None,
+    granularity: Annotated[
+        str | None, _option("--granularity", help="Units: block or layer.", panel=_WHAT)
+    ] = None,
+    bnstats: Annotated[
+        str | None,
+        _option("--bnstats", help="Re-estimate normalisation statistics: auto, on, off.", panel=_WHAT),
+    ] = None,
+    strategy: Annotated[
+        str | None, _option("--strategy", help="Who proposes plans: tpe, random.", panel=_HOW)
+    ] = None,
+    trials: Annotated[int | None, _option("--trials", help="How many plans.", panel=_HOW)] = None,
+    timeout: Annotated[
+        float | None,
+        _option("--timeout", help="No new trial after so many seconds.", panel=_HOW, metavar="SECONDS"),
+    ] = None,
+    epochs: Annotated[int | None, _option("--epochs", help="Epochs of a trial.", panel=_HOW)] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", help="Examples a step.", panel=_HOW)] = None,
+    augment: Annotated[
+        str | None, _option("--augment", help="In training: none, flip, crop+flip.", panel=_HOW)
+    ] = None,
+    metric: Annotated[
+        str | None,
+        _option(
+            "--metric", help="accuracy, balanced_accuracy, f1 or auroc is maximised.", panel=_HOW
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, _option("--folds", help="Score plans by so many folds.", panel=_HOW)
+    ] = None,
+    no_prune: Annotated[
+        bool | None, _option("--no-prune", help="Train every plan to the end.", panel=_HOW)
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", help="Of splits, plans and training.", panel=_HOW)] = None,
+    no_references: Annotated[
+        bool | None,
+        _option("--no-references", help="Leave out what the result is compared with.", panel=_HOW),
+    ] = None,
+    workers: Annotated[
+        int | None, _option("--workers", help="Processes on this machine.", panel=_WHERE)
+    ] = None,
+    device: Annotated[
+        str | None, _option("--device", help="auto, cpu, cuda, cuda:1 …", panel=_WHERE)
+    ] = None,
+    out: Annotated[
+        str | None, _option("--out", help="A new run folder.", panel=_WHERE, metavar="DIR")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        _option("--storage", help="An Optuna storage instead of the folder's.", panel=_WHERE, metavar="URL"),
+    ] = None,
+    keep: Annotated[
+        str | None, _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE)
+    ] = None,
+    config: Annotated[
+        str | None,
+        _option("--config", help="YAML with these settings; options override it.", panel=_WHERE, metavar="FILE"),
+    ] = None,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Show what would happen and write nothing.", panel=_WHERE)
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search where and how to tune a backbone for a task, within a budget.
+
+    Example: autotune search --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
+    """
+    from autotune.cli.live import watching
+    from autotune.config import read_settings
+
+    beside = {"config", "dry_run", "quiet", "as_json", "no_prune", "no_references"}
+    given = {k: v for k, v in context.params.items() if k not in beside and v is not None}
+    if no_prune:
+        given["prune"] = False
+    if no_references:
+        given["references"] = False
+    settings = read_settings(given, file=config)
+    with watching(settings.trials, quiet=quiet or as_json):
+        if dry_run:
+            _dry_run(settings, as_json)
+            return
+        from autotune.api import search as run_search
+
+        values = settings.model_dump()
+        study = run_search(values.pop("backbone"), values.pop("task"), values.pop("budget"), **values)
+    _show_result(study, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="The run folder.")],
+    trials: Annotated[int | None, typer.Option(help="The total, counting those that ran.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until no new trial starts.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an interrupted search, or with more trials.
+
+    Example: autotune resume runs/digits --trials 40
+    """
+    from autotune.cli.live import watching
+    from autotune.config import read_settings
+    from autotune.run import RunFolder
+
+    folder = RunFolder.existing(run)
+    total = trials or read_settings({}, file=str(folder.config)).trials
+    with watching(total, quiet=quiet or as_json):
+        from autotune.api import resume as go_on
+
+        study = go_on(run, trials=trials, timeout=timeout, workers=workers, device=device)
+    _show_result(study, as_json)
+
+
+def _dry_run(settings: Any, as_json: bool) -> None:
+    from autotune.cli.tables import print_plan_of_search, search_to_json
+
+    found = search_to_json(settings)
+    show_json(found) if as_json else print_plan_of_search(found)
+
+
+def _show_result(study: Study, as_json: bool) -> None:
+    from autotune.cli.tables import print_result
+
+    show_json(study.status()) if as_json else print_result(study.status())

@@ -1,0 +1,219 @@
+"""Tables of the command line, and the plain values that they and `--json` show."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from autotune.config import Settings
+
+NAMES = {
+    "probe": "linear probe",
+    "uniform": "uniform low rank",
+    "random": "random placement",
+}
+
+
+def console() -> Console:
+    """Standard output; wide enough for a table when it is not a terminal."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=max(out.width, 120))
+
+
+def print_result(status: dict[str, Any]) -> None:
+    """The answer of a search beside its references, and what to type next."""
+    out, final = console(), status["final"]
+    out.print(_result_table(status))
+    if final["empty"]:
+        out.print("No plan beats the linear probe on validation: nothing but the head is trained.")
+    else:
+        out.print(f"Plan: {final['label']}", soft_wrap=True, markup=False)
+        _print_spread(out, final)
+    _print_cost(out, status)
+    run = status["run"]
+    for line in (
+        f"autotune evaluate {run}                       # the same test again, in a new process",
+        f"autotune export {run} --format mask -o mask.json",
+        f"autotune predict {run} PICTURE",
+    ):
+        out.print("  " + line, soft_wrap=True, markup=False)
+
+
+def _result_table(status: dict[str, Any]) -> Table:
+    budget, final = status["budget"], status["final"]
+    unit = "parameters" if budget["measure"] == "parameters" else "bytes"
+    table = Table(title=f"Budget {budget['text']}: {budget['limit']:,} of {budget['total']:,} {unit}")
+    for name in ("method", f"cost ({unit})", "% of budget", "validation", "test", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    metric = status["test"]["metric"] if status["test"] else "accuracy"
+    for name, found in status["references"].items():
+        shown = NAMES.get(name, name.replace("probe", "linear probe"))
+        table.add_row(*_row(shown, found, budget, metric, found["seconds"]))
+    table.add_section()
+    chosen = "empty plan" if final["empty"] else f"autotune (trial {final['number']})"
+    table.add_row(*_row(chosen, final, budget, metric, status["seconds"]), style="bold")
+    return table
+
+
+def _row(
+    name: str, found: dict[str, Any], budget: dict[str, Any], metric: str, seconds: float
+) -> list[str]:
+    cost = found["cost"][budget["measure"]]
+    over = "" if found.get("fits", True) else " (over)"
+    return [
+        name,
+        f"{cost:,}{over}",
+        f"{100 * cost / budget['limit']:.1f}",
+        f"{found['value']:.4f}",
+        f"{found['test'][metric]:.4f}",
+        f"{seconds:.1f}",
+    ]
+
+
+def _print_spread(out: Console, final: dict[str, Any]) -> None:
+    values, tests = final["values"], final["tests"]
+    n = len(values["seeds"])
+    out.print(
+        f"Over {n} seeds: validation {values['mean']:.4f} ± {values['std']:.4f}, "
+        f"test {tests['mean']:.4f} ± {tests['std']:.4f}."
+    )
+
+
+def _print_cost(out: Console, status: dict[str, Any]) -> None:
+    states = ", ".join(f"{n} {state}" for state, n in status["trials"].items())
+    repeats = f" {status['repeats']} answered from the record." if status["repeats"] else ""
+    out.print(f"Trials: {states}.{repeats}")
+    full = status["full_finetuning_seconds"]
+    if full:
+        share = status["seconds"] / full
+        out.print(
+            f"The search took {status['seconds']:.0f} s, {share:.1f} × one full fine-tuning "
+            f"(about {full:.0f} s, from timed steps)."
+        )
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """Where a run stands."""
+    out = console()
+    states = ", ".join(f"{n} {state}" for state, n in status["trials"].items()) or "no trials yet"
+    out.print(f"{status['run']}: {status['state']}, {states} of {status['asked']} trials")
+    if status["final"]:
+        out.print(_result_table(status))
+        return
+    if best := status["best"]:
+        out.print(f"Best so far: trial {best['number']}, validation {best['value']:.4f}", markup=False)
+        out.print(f"Plan: {best['label']}", markup=False, soft_wrap=True)
+    if status["state"] == "interrupted":
+        out.print(f"Go on with: autotune resume {status['run']}")
+
+
+def units_to_json(settings: Settings) -> dict[str, Any]:
+    """Units, choices and costs of a backbone, from shapes alone."""
+    from autotune.api import find_backbone, find_choices, parse_budget
+
+    backbone = find_backbone(settings, settings.backbone, shapes_only=True)
+    space, units, candidates = find_choices(settings, backbone)
+    budget = parse_budget(settings, backbone)
+    sizes = {name: p.numel() for name, p in backbone.parameters().items()}
+    return {
+        "backbone": backbone.source,
+        "space": space.family,
+        "granularity": settings.granularity,
+        "total": sum(sizes.values()),
+        "budget": {
+            "limit": budget.limit,
+            "total": budget.total,
+            "measure": budget.measure.value,
+            "text": budget.text,
+        },
+        "units": [
+            {
+                "name": unit.name,
+                "parameters": sum(sizes[name] for name in unit.parameters),
+                "choices": [
+                    {"label": c.label, **asdict(cost), "fits": budget.fits(cost)}
+                    for c, cost in candidates[unit.name].items()
+                ],
+            }
+            for unit in units
+        ],
+        "matches": [asdict(match) for match in units.matches],
+    }
+
+
+def print_units(found: dict[str, Any]) -> None:
+    """The table of units with their choices, and the match table."""
+    out, budget = console(), found["budget"]
+    unit = budget["measure"]
+    out.print(
+        f"{found['backbone']}: {found['total']:,} parameters without its head. Budget "
+        f"{budget['text']} = {budget['limit']:,} {unit}. Space: {found['space']}, {found['granularity']}s."
+    )
+    table = Table("unit", "parameters", f"choices that fit, with their {unit}", "too large")
+    table.columns[1].justify = "right"
+    for row in found["units"]:
+        fits = ", ".join(f"{c['label']} {c[unit]:,}" for c in row["choices"] if c["fits"])
+        large = ", ".join(f"{c['label']} {c[unit]:,}" for c in row["choices"] if not c["fits"])
+        table.add_row(row["name"], f"{row['parameters']:,}", fits, large)
+    out.print(table)
+    matches = Table("pattern", "expression", "units", "modules", "parameters", title="What matched")
+    for m in found["matches"]:
+        numbers = (f"{m[key]:,}" for key in ("units", "modules", "parameters"))
+        matches.add_row(m["pattern"], m["expression"].replace("[", "\\["), *numbers)
+    out.print(matches)
+
+
+def search_to_json(settings: Settings) -> dict[str, Any]:
+    """What a search would do: units, references, data, memory and time; nothing is written."""
+    from autotune.api import head_cost, prepare_search, time_search
+    from autotune.references import reference_plans
+
+    setup = prepare_search(settings, settings.backbone, settings.task)
+    try:
+        problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
+        plans = reference_plans(problem, settings.seed)
+        seconds = time_search(setup)
+        trainings = settings.trials + 3 * (len(plans) - 1) + 3 if settings.references else settings.trials + 3
+        parts = {
+            "train": len(setup.task.train),
+            "val": len(setup.task.val or ()),
+            "test": len(setup.task.test or ()),
+        }
+        return {
+            **units_to_json(settings),
+            "task": {"source": setup.task.source, "classes": len(setup.task.classes), **parts},
+            "references": {
+                name: {"plan": str(plan), **asdict(problem.cost(plan))} for name, plan in plans.items()
+            },
+            "memory_bytes": seconds.memory,
+            "full_finetuning_seconds": seconds.full,
+            "at_most_seconds": trainings * (settings.folds or 1) * seconds.full / settings.workers,
+        }
+    finally:
+        setup.engine.close()
+
+
+def print_plan_of_search(found: dict[str, Any]) -> None:
+    """The dry run."""
+    out, task = console(), found["task"]
+    print_units(found)
+    out.print(
+        f"{task['source']}: {task['classes']} classes, {task['train']} training, {task['val']} "
+        f"validation and {task['test']} test examples."
+    )
+    for name, reference in found["references"].items():
+        out.print(
+            f"Reference {NAMES.get(name, name)}: {reference['parameters']:,} parameters, "
+            f"{reference['plan']}",
+            markup=False,
+            soft_wrap=True,
+        )
+    out.print(
+        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; the search "
+        f"at most about {found['at_most_seconds']:.0f} s, less what pruning saves. Memory so far: "
+        f"{found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
+    )
