@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autotune.backbones.units import Unit, is_norm
 from autotune.budget import Cost
 from autotune.candidates import load_method, plan_cost
-from autotune.deltas.base import Delta, Site, sites
+from autotune.deltas.base import Site, sites
 from autotune.plan import Plan
 
 
@@ -26,20 +26,23 @@ class Deltas:
         self.network = network
         self.sites = sites(network, tuned)
         self.predicted = plan_cost(self.sites, plan)
-        self.by_place: dict[tuple[str, str], Delta] = {}
+        self.by_place = {
+            (unit.name, method.name): load_method(method.name)(**dict(method.options))
+            for unit in tuned
+            for method in plan[unit.name].methods
+        }
+        self._trained = [m for unit in tuned for m in _modules(network, self.sites[unit.name])]
         self._flags = [(p, p.requires_grad) for p in network.parameters()]
         self._modes = [(m, m.training) for m in network.modules()]
         network.requires_grad_(False)
         network.eval()
-        for unit in tuned:
-            self._attach(self.sites[unit.name], plan, seed)
-
-    def _attach(self, site: Site, plan: Plan, seed: int) -> None:
-        for method in plan[site.name].methods:
-            delta = load_method(method.name)(**dict(method.options))
-            with seeded(seed, site.name, method.name):
-                delta.attach(site)
-            self.by_place[site.name, method.name] = delta
+        try:
+            for place, delta in self.by_place.items():
+                with seeded(seed, *place):
+                    delta.attach(self.sites[place[0]])
+        except BaseException:
+            self.detach()
+            raise
 
     def parameters(self) -> list[nn.Parameter]:
         """What trains, the head not included."""
@@ -71,9 +74,8 @@ class Deltas:
 
     def train(self) -> None:
         """Training mode for tuned units alone, without their normalisation statistics."""
-        for site in self.sites.values():
-            for module in _inside(self.network, site):
-                module.train(not is_norm(module) and not isinstance(module, _STATISTICS))
+        for module in self._trained:
+            module.training = not is_norm(module) and not isinstance(module, _STATISTICS)
 
     def detach(self) -> None:
         """Everything as it was before: parameter objects, classes, flags and modes."""
@@ -145,8 +147,9 @@ def buffers_of(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
             buffer.copy_(before[name])
 
 
-def _inside(network: nn.Module, site: Site) -> list[nn.Module]:
-    try:
-        return list(network.get_submodule(site.name).modules())
-    except AttributeError:
-        return site.layers()
+def _modules(network: nn.Module, site: Site) -> list[nn.Module]:
+    """The module that the unit is, dropout included; or its layers alone, where it is none."""
+    mine, prefix = {slot.name for slot in site.slots}, site.name + "."
+    inside = {name for name, _ in network.named_parameters() if name.startswith(prefix)}
+    is_module = bool(inside) and inside <= mine
+    return list(network.get_submodule(site.name).modules()) if is_module else site.layers()

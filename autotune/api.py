@@ -291,9 +291,7 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
     if isinstance(backbone, Backbone):
         return backbone
     if isinstance(backbone, nn.Module):
-        return describe(
-            backbone, source=OBJECT, family="any", head=settings.head, input=described
-        )
+        return describe(backbone, source=OBJECT, family="any", head=settings.head, input=described)
     return load_backbone(
         backbone,
         weights=settings.weights,
@@ -303,9 +301,7 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
     )
 
 
-def find_choices(
-    settings: Settings, backbone: Backbone
-) -> tuple[SearchSpace, Units, Candidates]:
+def find_choices(settings: Settings, backbone: Backbone) -> tuple[SearchSpace, Units, Candidates]:
     """The search space, the units that it cuts, and what each may take at which cost."""
     space = load_space(settings.space or backbone.family)
     patterns = getattr(space.units, settings.granularity)
@@ -351,7 +347,6 @@ def time_search(setup: Setup) -> Estimate:
 
 
 def _begin(folder: RunFolder, setup: Setup, began: float) -> None:
-    folder.path.mkdir(parents=True)
     buffers, stages = _settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
     problem = setup.problem(fixed + _buffer_cost(buffers))
@@ -408,7 +403,8 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)
     if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
-        tell("stage", "Trials", stage="trials", total=settings.trials)
+        limit = driver.problem.budget.limit
+        tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
         backend.run(driver)
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)
@@ -445,9 +441,7 @@ def _settle_preparation(setup: Setup) -> tuple[dict[str, torch.Tensor], dict[str
     return (buffers if way == "on" else {}), _prepared(way, why, probes, setup)
 
 
-def _prepared(
-    way: str, why: str, probes: Mapping[str, Any], setup: Setup | None
-) -> dict[str, Any]:
+def _prepared(way: str, why: str, probes: Mapping[str, Any], setup: Setup | None) -> dict[str, Any]:
     values = {name: probe["value"] for name, probe in probes.items()}
     stages = {"stage:preparation": {"bnstats": way, "why": why, "probe": values}}
     if setup is not None and setup.settings.references:
@@ -462,7 +456,8 @@ def _probe(setup: Setup, buffers: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     engine.prepare(buffers)
     rates = three_rates(setup.grids, Plan(), None)
     with InlineBackend(engine) as backend:
-        return run_reference(PROBE, Plan(), rates, setup.settings.seed, backend, engine.test)
+        name = f"{PROBE} with{'' if buffers else 'out'} new statistics"
+        return run_reference(name, Plan(), rates, setup.settings.seed, backend, engine.test)
 
 
 def _buffer_cost(buffers: Mapping[str, torch.Tensor]) -> Cost:
@@ -597,7 +592,9 @@ def _name(given: Any) -> str:
 
 def _about(settings: Settings, task: Task) -> dict[str, Any]:
     return {
-        "versions": {name: _version(name) for name in ("autotune", "torch", "torchvision", "optuna")},
+        "versions": {
+            name: _version(name) for name in ("autotune", "torch", "torchvision", "optuna")
+        },
         "python": platform.python_version(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "backbone": settings.backbone,

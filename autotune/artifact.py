@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -78,7 +77,14 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         )
     except ArtifactError:
         raise
-    except (SafetensorError, AutotuneError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        SafetensorError,
+        AutotuneError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ArtifactError(
             f"A delta file must be what autotune wrote, {source} is not ({type(error).__name__}: "
             f"{error}). Take the file from its run folder again."
@@ -105,11 +111,15 @@ def read_header(path: Path | str) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"A delta file must be safetensors, {path} is not ({error}).") from error
+        raise ArtifactError(
+            f"A delta file must be safetensors, {path} is not ({error})."
+        ) from error
 
 
 @contextmanager
-def tuned(backbone: Backbone, artifact: Artifact, *, source: str = "the artifact") -> Iterator[nn.Module]:
+def tuned(
+    backbone: Backbone, artifact: Artifact, *, source: str = "the artifact"
+) -> Iterator[nn.Module]:
     """The backbone's network with the artifact on: deltas, head and prepared buffers, in eval mode.
 
     Afterwards everything is what it was. Raises `ArtifactError` for another backbone's artifact.
@@ -123,7 +133,7 @@ def tuned(backbone: Backbone, artifact: Artifact, *, source: str = "the artifact
     with ExitStack() as stack:
         try:
             _put_on(stack, backbone, artifact)
-        except (KeyError, RuntimeError, AttributeError, AutotuneError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ArtifactError(
                 f"The tensors of {source} do not fit its own plan ({error}). The file is damaged."
             ) from error
@@ -165,7 +175,9 @@ def load_adapted(model: nn.Module | Backbone, path: Path | str) -> nn.Module:
         assert isinstance(model, nn.Module)
         backbone = describe(model, source="the model", family="any", head=head)
     if id(backbone.network) in _ATTACHED:
-        raise ArtifactError("A model carries one delta at a time. Call autotune.detach(model) first.")
+        raise ArtifactError(
+            "A model carries one delta at a time. Call autotune.detach(model) first."
+        )
     stack = ExitStack()
     network = stack.enter_context(tuned(backbone, artifact, source=str(path)))
     _ATTACHED[id(network)] = stack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 
 from autotune.errors import BudgetError
 
@@ -98,14 +98,14 @@ def check_text(text: str) -> str:
     return text
 
 
-def _read(text: str) -> tuple[Decimal, str | None]:
+def _read(text: str) -> tuple[Fraction, str | None]:
     written = text.strip()
     if written.startswith("-"):
         raise BudgetError(f"A budget must be positive, got {text!r}. {FORMS}")
     match = _NUMBER.fullmatch(written)
     if match is None:
         raise BudgetError(f"A budget is a number with an optional unit, got {text!r}. {FORMS}")
-    number, suffix = Decimal(match["number"]), match["suffix"]
+    number, suffix = Fraction(match["number"]), match["suffix"]
     if number == 0:
         raise BudgetError(f"A budget must be more than zero, got {text!r}. {FORMS}")
     if suffix == "%" and number > 100:

@@ -24,7 +24,9 @@ def space_choices(space: SearchSpace) -> list[Choice]:
             choices.append(_choice(combination))
         except AutotuneError as error:
             faults.append(str(error))
-    missing = sorted({n for c in choices for n in (*c.names, "head")} - set(space.hyperparameters.lr))
+    missing = sorted(
+        {n for c in choices for n in (*c.names, "head")} - set(space.hyperparameters.lr)
+    )
     faults += [f"hyperparameters.lr has no rates for {name}" for name in missing]
     if faults:
         raise SpaceError(f"The space {space.family!r}: {'; '.join(dict.fromkeys(faults))}")

@@ -119,7 +119,9 @@ def _mapping(path: Path, what: str) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"A {what} file must be YAML, {str(path)!r} is not ({reason}).") from error
+        raise ConfigError(
+            f"A {what} file must be YAML, {str(path)!r} is not ({reason})."
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is none.")
     return data

@@ -65,9 +65,12 @@ def _in_order(
         num_workers=LOADERS,
         pin_memory=device.type == "cuda",
     )
-    for pictures, rows in loader:
-        inputs = input.normalise(pictures) if input is not None else pictures
-        yield inputs.to(device), labels[rows].to(device)
+    try:
+        for pictures, rows in loader:
+            inputs = input.normalise(pictures) if input is not None else pictures
+            yield inputs.to(device), labels[rows].to(device)
+    except TaskError as error:  # a loader process puts its traceback in front of the line
+        raise TaskError(str(error).strip().rpartition("TaskError: ")[2]) from error
 
 
 class _Indexed(Dataset[tuple[Tensor, int]]):
@@ -113,7 +116,9 @@ def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     padded = torch.nn.functional.pad(x, (most[1], most[1], most[0], most[0]), mode="reflect")
     tops = torch.randint(0, 2 * most[0] + 1, (len(x),), generator=generator).tolist()
     lefts = torch.randint(0, 2 * most[1] + 1, (len(x),), generator=generator).tolist()
-    moved = [p[:, t : t + height, w : w + width] for p, t, w in zip(padded, tops, lefts, strict=True)]
+    moved = [
+        p[:, t : t + height, w : w + width] for p, t, w in zip(padded, tops, lefts, strict=True)
+    ]
     return flip(torch.stack(moved), generator)
 
 

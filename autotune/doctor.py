@@ -27,7 +27,10 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "cores": os.cpu_count(),
-        "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
+        "devices": [
+            "cpu",
+            *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        ],
         **checks,
         "healthy": checks["torchvision fits torch"] == "yes",
     }

@@ -242,7 +242,9 @@ class Engine:
             **_prefixed("head", built.head.state_dict()),
             **_prefixed("buffer", self.prepared),
         }
-        artifact = Artifact(job.plan, tuned_units, self.backbone.fingerprint, _plain(tensors), header)
+        artifact = Artifact(
+            job.plan, tuned_units, self.backbone.fingerprint, _plain(tensors), header
+        )
         return to_bytes(artifact)
 
     # cached features of the frozen network
@@ -292,7 +294,7 @@ class _Tap:
 
     def __enter__(self) -> _Tap:
         self.handle = self.layer.register_forward_pre_hook(
-            lambda _, inputs: self.inputs.append(inputs[0].detach())
+            lambda _, inputs: self.inputs.extend(x.detach() for x in inputs)
         )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,21 +22,18 @@ def best_plan(problem: Problem, scores: Scores) -> Plan:
     """The plan with the largest sum of scores that fits; the cheapest of equally good ones.
 
     Exact: dynamic programming over the undominated (cost, score) pairs, unit after unit. Pairs
-    that even the fractional relaxation of the remaining units cannot lift to a known plan are
-    dropped (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, section 11.5).
+    that even the fractional relaxation of the remaining units cannot lift to what another pair
+    surely reaches are dropped (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004).
     """
     stages = [_stage(problem, unit, scores) for unit in problem.units]
     bounds = [_Bound(stages[i + 1 :]) for i in range(len(stages))]
     room = max(problem.room, 0)
-    goal = _Bound(stages).reach(room)
+    slack = _slack(stages)
     cost, score, steps = np.zeros(1, np.int64), np.zeros(1), []
     for stage, bound in zip(stages, bounds, strict=True):
-        cost, score, step = _extend(cost, score, stage, bound, room, goal)
+        cost, score, step = _extend(cost, score, stage, bound, room, slack)
         steps.append(step)
     return _trace(problem, steps, int(np.argmax(score)))
-
-
-_ROUNDING = 1e-9
 
 
 class _Stage(NamedTuple):
@@ -55,8 +53,13 @@ def _stage(problem: Problem, unit: str, scores: Scores) -> _Stage:
     return _Stage(cost, score)
 
 
+def _slack(stages: list[_Stage]) -> float:
+    """More than rounding can shift a sum of scores, however much of it cancels out."""
+    return 1e-9 * sum(float(np.abs(stage.score).max()) for stage in stages)
+
+
 def _extend(
-    cost: Integers, score: Floats, stage: _Stage, bound: _Bound, room: int, goal: float
+    cost: Integers, score: Floats, stage: _Stage, bound: _Bound, room: int, slack: float
 ) -> tuple[Integers, Floats, _Step]:
     costs = (cost[:, None] + stage.cost).ravel()
     totals = (score[:, None] + stage.score).ravel()
@@ -65,10 +68,12 @@ def _extend(
     best = np.maximum.accumulate(totals[order])
     better = np.concatenate(([True], best[1:] > best[:-1]))
     kept = order[better]
-    slack = _ROUNDING * max(1.0, abs(goal))
-    kept = kept[totals[kept] + bound(room - costs[kept]) >= goal - slack]
+    left = room - costs[kept]
+    reached = np.max(totals[kept] + bound.reach(left))
+    kept = kept[totals[kept] + bound(left) >= reached - slack]
     width = len(stage.cost)
-    return costs[kept], totals[kept], _Step(kept // width, kept % width)
+    step = _Step((kept // width).astype(np.int32), (kept % width).astype(np.int32))
+    return costs[kept], totals[kept], step
 
 
 def _trace(problem: Problem, steps: list[_Step], at: int) -> Plan:
@@ -94,10 +99,10 @@ class _Bound:
     def __call__(self, room: Any) -> Any:
         return self.base + np.interp(room, self.cost, self.score)
 
-    def reach(self, room: int) -> float:
+    def reach(self, room: Integers) -> Floats:
         """A score that whole pieces surely reach."""
-        whole = int(np.searchsorted(self.cost, room, side="right")) - 1
-        return self.base + float(self.score[whole])
+        whole = np.searchsorted(self.cost, room, side="right") - 1
+        return self.base + self.score[whole]
 
 
 def _hull(stage: _Stage) -> tuple[float, list[tuple[float, float]]]:
@@ -107,12 +112,12 @@ def _hull(stage: _Stage) -> tuple[float, list[tuple[float, float]]]:
         if points and score <= points[-1][1]:
             continue
         while points and (
-            points[-1][0] == cost or (len(points) > 1 and _bends_up(points[-2], points[-1], (cost, score)))
+            points[-1][0] == cost
+            or (len(points) > 1 and _bends_up(points[-2], points[-1], (cost, score)))
         ):
             points.pop()
         points.append((cost, score))
-    pairs = zip(points, points[1:], strict=False)
-    return points[0][1], [(b[0] - a[0], b[1] - a[1]) for a, b in pairs]
+    return points[0][1], [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(points)]
 
 
 def _bends_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:

@@ -120,8 +120,16 @@ class Plan:
             raise PlanError(f"Not a plan: {text[:80]!r}. It must be JSON with 'units'.") from error
 
 
-def _choice(methods: list[dict[str, Any]]) -> Choice:
-    return Choice(tuple(Method(m["name"], tuple(m["options"].items())) for m in methods))
+def _choice(methods: Any) -> Choice:
+    if not isinstance(methods, list):
+        raise TypeError("the methods of a unit are a list")
+    return Choice(tuple(_method(**method) for method in methods))
+
+
+def _method(name: Any, options: dict[str, Any]) -> Method:
+    if not isinstance(name, str) or not all(isinstance(v, Option) for v in options.values()):
+        raise TypeError("a method has a name, and options that are numbers or words")
+    return Method(name, tuple(options.items()))
 
 
 def _text(value: Option) -> str:

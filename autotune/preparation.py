@@ -25,8 +25,9 @@ def estimate_statistics(
 ) -> dict[str, Tensor]:
     """Buffer's name → value estimated on `part`; the network itself is left as it was.
 
-    Means and variances are averaged over batches of equal size; everything but the statistics
-    is in evaluation mode. (Adaptive batch normalisation, arXiv 1603.04779.)
+    Means and variances are averaged over batches of about equal size, a small rest left out;
+    everything but the statistics is in evaluation mode. (Adaptive batch normalisation, arXiv
+    1603.04779.)
     """
     layers = _layers(network)
     before = {name: b.clone() for name, b in network.named_buffers()}
@@ -40,7 +41,8 @@ def estimate_statistics(
             layer.train()
         size = math.ceil(len(part) / math.ceil(len(part) / BATCH))
         for inputs, _ in shuffled(part, size, generator_of(0, 0), input=input, device=device):
-            network(inputs)
+            if 2 * len(inputs) >= size:
+                network(inputs)
         return _statistics(network, layers)
     finally:
         for layer, momentum in momenta.items():

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from torch.nn import functional as F
 
 from autotune.adapt import adapted
+from autotune.data import batches
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
-from autotune.data import batches
-from torch.nn import functional as F
 
 TIMED_STEPS = 3
 
@@ -47,7 +47,9 @@ def estimate(engine: Engine) -> Estimate:
 def _step_seconds(engine: Engine, plan: Plan) -> float:
     """Median seconds of a training step with AdamW, after one that is not counted."""
     network, device = engine.backbone.network, torch.device(engine.recipe.device)
-    inputs, _ = next(batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device))
+    inputs, _ = next(
+        batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device)
+    )
     seconds = []
     with adapted(network, engine.units, plan) as deltas:
         optimizer = torch.optim.AdamW(deltas.parameters(), 1e-6)

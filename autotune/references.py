@@ -89,7 +89,12 @@ def run_reference(
     jobs = [Job(f"reference {name} {i}", plan, r, seed) for i, r in enumerate(rates)]
     job, best, seconds = best_of(jobs, backend)
     artifact = best.artifact or deliver_whole(job, backend)
-    tell("reference", f"reference {name}: {best.value:.4f} on validation", name=name, value=best.value)
+    tell(
+        "reference",
+        f"reference {name}: {best.value:.4f} on validation",
+        name=name,
+        value=best.value,
+    )
     return {
         "value": best.value,
         "metrics": dict(best.metrics),

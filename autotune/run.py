@@ -33,8 +33,14 @@ class RunFolder:
                     f"go on with: autotune resume {out}"
                 )
             return cls(Path(out))
-        name = task.rpartition(":")[2] if task.startswith("builtin:") else Path(task.partition(":")[2]).stem
-        names = (f"{name or 'task'}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10**6))))
+        name = (
+            task.rpartition(":")[2]
+            if task.startswith("builtin:")
+            else Path(task.partition(":")[2]).stem
+        )
+        names = (
+            f"{name or 'task'}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10**6)))
+        )
         return cls(next(p for n in names if not (p := Path("runs") / n).exists()))
 
     @classmethod
@@ -42,7 +48,9 @@ class RunFolder:
         """The folder of a run; `RunError` when there is none."""
         folder = cls(Path(path))
         if not folder.config.is_file():
-            raise RunError(f"A run folder has a config.yaml, {str(path)!r} has none. Check the path.")
+            raise RunError(
+                f"A run folder has a config.yaml, {str(path)!r} has none. Check the path."
+            )
         return folder
 
     @property

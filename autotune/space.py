@@ -59,7 +59,9 @@ class SearchSpace(_Strict):
 
     family: str
     units: Units
-    choices: Annotated[list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)]
+    choices: Annotated[
+        list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)
+    ]
     """Each entry is a method with lists of options, or several methods that are taken together."""
 
     hyperparameters: Hyperparameters
@@ -94,7 +96,7 @@ def _said(error: Any) -> str:
         return "this key is not known"
     if error["type"] == "missing":
         return "this key is missing"
-    return f"{error['msg']} (got {error['input']!r})"
+    return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 
 def _expand(entry: dict[str, Options]) -> list[list[tuple[str, dict[str, Option]]]]:

@@ -25,6 +25,7 @@ from autotune.records import (
     same_training,
 )
 from autotune.run import RunFolder
+from autotune.stopping import Halving
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import Grids, hyperparameters_of, plan_of, search_space
 from autotune.trial import Decision, Failure, Job, Progress
@@ -303,10 +304,13 @@ class Driver(Records):
 
     def _clean(self) -> None:
         """Only the best trials, the running ones and those to be gone on with keep files."""
-        unfinished = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        unfinished = {trial.number for trial in running}
         kept = None if self.setting.keep == "all" else KEPT
         best = {record.number for record in self.ranked()[:kept]}
-        self.folder.keep_only(best | {trial.number for trial in unfinished})
+        self.folder.keep_only(best | unfinished)
+        for number in best - unfinished:
+            self.folder.drop_checkpoint(number)
 
     def _sampler(self, number: int) -> BaseSampler:
         """The strategy's sampler, or a random one after three repeats in a row."""
@@ -363,6 +367,4 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
 def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
     if not setting.prune:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=max(1, setting.steps // 4), reduction_factor=2, bootstrap_count=0
-    )
+    return Halving(max(1, setting.steps // 4))

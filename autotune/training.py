@@ -79,6 +79,7 @@ class Fit:
             self.done += 1
             self._check(loss, steps=self.done * _steps(train, self.recipe))
             metrics = evaluate(self.network, val, self.recipe, input=self.input)
+            self._check_finite(metrics["loss"])
             yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
 
     def state(self) -> dict[str, Tensor]:
@@ -128,8 +129,7 @@ class Fit:
             group["lr"] = rate * factor
 
     def _check(self, loss: float, *, steps: int) -> None:
-        if not math.isfinite(loss):
-            raise TrialError(f"A trial must keep finite losses, epoch {self.done} gave {loss}.")
+        self._check_finite(loss)
         for group in self.groups if steps > 1 else ():
             for parameter in group.parameters:
                 moments = self.optimizer.state.get(parameter, {})
@@ -138,6 +138,10 @@ class Fit:
                         f"Every trained tensor must get a gradient, one of {group.name} with shape "
                         f"{tuple(parameter.shape)} got none. The network does not use it."
                     )
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrialError(f"A trial must keep finite losses, epoch {self.done} gave {loss}.")
 
 
 def evaluate(

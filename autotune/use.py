@@ -82,7 +82,11 @@ def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Pa
         raise TaskError(f"What is predicted must exist, {str(path)!r} does not.")
     if path.suffix == ".npy":
         return _array(path, input)
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = (
+        sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+        if path.is_dir()
+        else [path]
+    )
     if not files:
         raise TaskError(f"A folder must hold pictures, {str(path)!r} has none.")
     if input is None or not input.is_picture:
@@ -96,7 +100,9 @@ def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise TaskError(f"An .npy file must hold a plain array, {path} does not ({error}).") from error
+        raise TaskError(
+            f"An .npy file must hold a plain array, {path} does not ({error})."
+        ) from error
     inputs = as_inputs(array, input, str(path))
     if input is not None and tuple(inputs.shape[1:]) != input.example_shape:
         if tuple(inputs.shape) != input.example_shape:
@@ -106,4 +112,6 @@ def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]
         inputs = inputs[None]
     if inputs.dtype == torch.uint8 and input is not None:
         inputs = input.normalise(inputs)
-    return [f"{path}[{i}]" for i in range(len(inputs))], Part(inputs, np.zeros(len(inputs), np.int64))
+    return [f"{path}[{i}]" for i in range(len(inputs))], Part(
+        inputs, np.zeros(len(inputs), np.int64)
+    )

@@ -39,7 +39,7 @@ def load(
     if weights == "none" or shapes_only:
         pass
     elif weights is not None:
-        network = load_weights(network, read_weights(weights), source=weights)
+        network = load_weights(network, read_weights(weights), source=weights, head=head)
     else:
         network.load_state_dict(_pretrained())
     return describe(

@@ -20,5 +20,5 @@ def load(
     network = call_source(name, what="backbone")
     if weights not in (None, "none") and not shapes_only:
         assert weights is not None
-        network = load_weights(network, read_weights(weights), source=weights)
+        network = load_weights(network, read_weights(weights), source=weights, head=head)
     return describe(network, source=f"python:{name}", family="any", head=head, input=input)

@@ -10,7 +10,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.weights import read_weights, load_weights
+from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.torchvision import import_torchvision
 
@@ -36,7 +36,7 @@ def load(
         raise UnknownName(unknown("torchvision backbone", name, models.list_models(module=models)))
     published = models.get_model_weights(name).DEFAULT
     return describe(
-        _network(models, name, published, weights, shapes_only),
+        _network(models, name, published, weights, head, shapes_only),
         source=f"torchvision:{name}",
         family=next((f for f in FAMILIES if name.startswith(f)), "any"),
         head=head,
@@ -44,16 +44,19 @@ def load(
     )
 
 
-def _network(models: Any, name: str, published: Any, weights: str | None, shapes: bool) -> nn.Module:
-    if shapes:
+def _network(
+    models: Any, name: str, published: Any, weights: str | None, head: str | None, shapes: bool
+) -> nn.Module:
+    if shapes and not name.startswith(_READ_TENSORS):
         with torch.device("meta"):
             return _built(models, name)
-    if weights == "none":
+    if weights == "none" or shapes:
         return _built(models, name)
     if weights is not None:
         state = read_weights(weights)
-        return load_weights(_built(models, name), state, source=weights)
-    return load_weights(_built(models, name), _downloaded(name, published), source=str(published))
+        return load_weights(_built(models, name), state, source=weights, head=head)
+    state = _downloaded(name, published)
+    return load_weights(_built(models, name), state, source=str(published), head=head)
 
 
 def _built(models: Any, name: str) -> nn.Module:
@@ -63,6 +66,7 @@ def _built(models: Any, name: str) -> nn.Module:
 
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
+_READ_TENSORS = ("regnet",)  # while they are built, so that the meta device will not do
 
 
 def _downloaded(name: str, published: Any) -> dict[str, torch.Tensor]:

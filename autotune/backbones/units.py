@@ -96,7 +96,10 @@ def _group(pairs: Iterable[tuple[str, str]]) -> tuple[Unit, ...]:
 
 
 def _match(
-    pattern: str, expression: str, pattern_of: Mapping[str, tuple[str, str]], sizes: Mapping[str, int]
+    pattern: str,
+    expression: str,
+    pattern_of: Mapping[str, tuple[str, str]],
+    sizes: Mapping[str, int],
 ) -> Match:
     mine = {name: unit for name, (p, unit) in pattern_of.items() if p == pattern}
     modules = {name.rpartition(".")[0] for name in mine}

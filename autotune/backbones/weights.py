@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ def read_weights(file: str) -> dict[str, Tensor]:
         raise BackboneError(f"A weights file must exist, {file!r} does not. Check --weights.")
     try:
         state = _read(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
             f"A weights file must hold tensors alone, {file!r} does not read as that ({reason}). "
@@ -36,14 +38,23 @@ def read_weights(file: str) -> dict[str, Tensor]:
     return _tensors(state, file)
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor], *, source: str) -> nn.Module:
+_DAMAGE = (
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError, AttributeError),
+    *(SafetensorError, pickle.UnpicklingError, struct.error),
+)
+
+
+def load_weights(
+    network: nn.Module, state: dict[str, Tensor], *, source: str, head: str | None = None
+) -> nn.Module:
     """Copy `state` into the network, which may keep its own head; returns the network.
 
     Tensors in half precision are widened to the network's own dtype.
     Raises `BackboneError`, naming the first keys, when others are missing, extra or misshaped.
     """
     own = network.state_dict()
-    head = find_head(network) + "."
+    state = _unwrapped(state, own)
+    head = (head or find_head(network)) + "."
     misshaped = {k for k in state if k in own and state[k].shape != own[k].shape}
     foreign_head = {k for k in misshaped if k.startswith(head)}
     missing = [k for k in own if k not in state and not _is_optional(k, head)]
@@ -61,6 +72,13 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], *, source: str) -
     return network
 
 
+def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the `module.` of data-parallel training, unless the network has such names."""
+    if any(name in own for name in state):
+        return state
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
 def _is_optional(key: str, head: str) -> bool:
     return key.startswith(head) or key.endswith(".num_batches_tracked")
 
@@ -75,7 +93,7 @@ def _tensors(state: object, file: str) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if isinstance(state, dict) and state and all(isinstance(t, Tensor) for t in state.values()):
-        return {str(name).removeprefix("module."): t for name, t in state.items()}
+        return {str(name): t for name, t in state.items()}
     raise BackboneError(
         f"A weights file must hold a state dict, {file!r} does not. Save network.state_dict()."
     )

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Any
 
-import click
 import typer
 
+from autotune.cli import look, search, use  # noqa: F401  (they register their commands)
+from autotune.cli.common import app
 from autotune.errors import AutotuneError
 
-app = typer.Typer(
-    name="autotune",
-    help="Finds which layers of a pretrained network to change, and how, under a hard budget of "
-    "trainable parameters.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. --debug shows tracebacks.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+_ClickError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Typer brings click along, under a name that is its own affair."""
 
 
 def main() -> None:
@@ -34,11 +24,11 @@ def main() -> None:
     try:
         ended = app(arguments, standalone_mode=False)
         code = ended if isinstance(ended, int) else 0
-    except click.ClickException as error:
-        code = _failed(error.format_message(), error.exit_code, debug)
+    except _ClickError as error:
+        code = _failed(_said(error), error.exit_code, debug)
     except AutotuneError as error:
         code = _failed(str(error), error.exit_code, debug)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = _failed("Interrupted.", 130, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,35 +36,19 @@ def main() -> None:
     sys.exit(code)
 
 
-def show_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+def _said(error: Any) -> str:
+    if not error.format_message():
+        return ""
+    context = getattr(error, "ctx", None)
+    help_of = f"{context.command_path} --help" if context else "autotune --help"
+    return f"{error.format_message().rstrip('.')}. See {help_of}."
 
 
 def _failed(text: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    if not text:
+        return code
     line = " ".join(text.split())
     typer.echo(line if code == 130 else f"autotune: {line}", err=True)
     return code
-
-
-def version(asked: bool) -> None:
-    """`--version`: the version, and nothing else."""
-    if asked:
-        from autotune import __version__
-
-        typer.echo(f"autotune {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-from autotune.cli import look, search, use  # noqa: E402, F401  (they register their commands)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.app import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show_json
 
 
 @app.command()
@@ -75,7 +75,9 @@ def inspect(
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(help="backbones, tasks, methods, strategies, spaces or metrics; all if left out."),
+        typer.Argument(
+            help="backbones, tasks, methods, strategies, spaces or metrics; all if left out."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.app import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show_json
 
 if TYPE_CHECKING:
     from autotune.api import Study
@@ -38,7 +38,9 @@ def search(
     ] = None,
     head: Annotated[
         str | None,
-        _option("--head", help="The task layer, if it is not the last.", panel=_WHAT, metavar="PATH"),
+        _option(
+            "--head", help="The task layer, if it is not the last.", panel=_WHAT, metavar="PATH"
+        ),
     ] = None,
     keep_head: Annotated[
         bool | None,
@@ -76,14 +78,18 @@ def search(
     ] = None,
     space: Annotated[
         str | None,
-        _option("--space", help="A search space by name, or a YAML file.", panel=_WHAT, metavar="SPACE"),
+        _option(
+            "--space", help="A search space by name, or a YAML file.", panel=_WHAT, metavar="SPACE"
+        ),
     ] = None,
     granularity: Annotated[
         str | None, _option("--granularity", help="Units: block or layer.", panel=_WHAT)
     ] = None,
     bnstats: Annotated[
         str | None,
-        _option("--bnstats", help="Re-estimate normalisation statistics: auto, on, off.", panel=_WHAT),
+        _option(
+            "--bnstats", help="Re-estimate normalisation statistics: auto, on, off.", panel=_WHAT
+        ),
     ] = None,
     strategy: Annotated[
         str | None, _option("--strategy", help="Who proposes plans: tpe, random.", panel=_HOW)
@@ -91,10 +97,16 @@ def search(
     trials: Annotated[int | None, _option("--trials", help="How many plans.", panel=_HOW)] = None,
     timeout: Annotated[
         float | None,
-        _option("--timeout", help="No new trial after so many seconds.", panel=_HOW, metavar="SECONDS"),
+        _option(
+            "--timeout", help="No new trial after so many seconds.", panel=_HOW, metavar="SECONDS"
+        ),
     ] = None,
-    epochs: Annotated[int | None, _option("--epochs", help="Epochs of a trial.", panel=_HOW)] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", help="Examples a step.", panel=_HOW)] = None,
+    epochs: Annotated[
+        int | None, _option("--epochs", help="Epochs of a trial.", panel=_HOW)
+    ] = None,
+    batch_size: Annotated[
+        int | None, _option("--batch-size", help="Examples a step.", panel=_HOW)
+    ] = None,
     augment: Annotated[
         str | None, _option("--augment", help="In training: none, flip, crop+flip.", panel=_HOW)
     ] = None,
@@ -110,7 +122,9 @@ def search(
     no_prune: Annotated[
         bool | None, _option("--no-prune", help="Train every plan to the end.", panel=_HOW)
     ] = None,
-    seed: Annotated[int | None, _option("--seed", help="Of splits, plans and training.", panel=_HOW)] = None,
+    seed: Annotated[
+        int | None, _option("--seed", help="Of splits, plans and training.", panel=_HOW)
+    ] = None,
     no_references: Annotated[
         bool | None,
         _option("--no-references", help="Leave out what the result is compared with.", panel=_HOW),
@@ -126,14 +140,25 @@ def search(
     ] = None,
     storage: Annotated[
         str | None,
-        _option("--storage", help="An Optuna storage instead of the folder's.", panel=_WHERE, metavar="URL"),
+        _option(
+            "--storage",
+            help="An Optuna storage instead of the folder's.",
+            panel=_WHERE,
+            metavar="URL",
+        ),
     ] = None,
     keep: Annotated[
-        str | None, _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE)
+        str | None,
+        _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE),
     ] = None,
     config: Annotated[
         str | None,
-        _option("--config", help="YAML with these settings; options override it.", panel=_WHERE, metavar="FILE"),
+        _option(
+            "--config",
+            help="YAML with these settings; options override it.",
+            panel=_WHERE,
+            metavar="FILE",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, _option("--dry-run", help="Show what would happen and write nothing.", panel=_WHERE)
@@ -162,7 +187,9 @@ def search(
         from autotune.api import search as run_search
 
         values = settings.model_dump()
-        study = run_search(values.pop("backbone"), values.pop("task"), values.pop("budget"), **values)
+        study = run_search(
+            values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
+        )
     _show_result(study, as_json)
 
 
@@ -170,7 +197,9 @@ def search(
 def resume(
     run: Annotated[str, typer.Argument(help="The run folder.")],
     trials: Annotated[int | None, typer.Option(help="The total, counting those that ran.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until no new trial starts.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds until no new trial starts.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
     quiet: Quiet = False,

@@ -46,7 +46,9 @@ def print_result(status: dict[str, Any]) -> None:
 def _result_table(status: dict[str, Any]) -> Table:
     budget, final = status["budget"], status["final"]
     unit = "parameters" if budget["measure"] == "parameters" else "bytes"
-    table = Table(title=f"Budget {budget['text']}: {budget['limit']:,} of {budget['total']:,} {unit}")
+    table = Table(
+        title=f"Budget {budget['text']}: {budget['limit']:,} of {budget['total']:,} {unit}"
+    )
     for name in ("method", f"cost ({unit})", "% of budget", "validation", "test", "seconds"):
         table.add_column(name, justify="left" if name == "method" else "right")
     metric = status["test"]["metric"] if status["test"] else "accuracy"
@@ -105,7 +107,9 @@ def print_status(status: dict[str, Any]) -> None:
         out.print(_result_table(status))
         return
     if best := status["best"]:
-        out.print(f"Best so far: trial {best['number']}, validation {best['value']:.4f}", markup=False)
+        out.print(
+            f"Best so far: trial {best['number']}, validation {best['value']:.4f}", markup=False
+        )
         out.print(f"Plan: {best['label']}", markup=False, soft_wrap=True)
     if status["state"] == "interrupted":
         out.print(f"Go on with: autotune resume {status['run']}")
@@ -177,7 +181,11 @@ def search_to_json(settings: Settings) -> dict[str, Any]:
         problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
         plans = reference_plans(problem, settings.seed)
         seconds = time_search(setup)
-        trainings = settings.trials + 3 * (len(plans) - 1) + 3 if settings.references else settings.trials + 3
+        trainings = (
+            settings.trials + 3 * (len(plans) - 1) + 3
+            if settings.references
+            else settings.trials + 3
+        )
         parts = {
             "train": len(setup.task.train),
             "val": len(setup.task.val or ()),
@@ -187,7 +195,8 @@ def search_to_json(settings: Settings) -> dict[str, Any]:
             **units_to_json(settings),
             "task": {"source": setup.task.source, "classes": len(setup.task.classes), **parts},
             "references": {
-                name: {"plan": str(plan), **asdict(problem.cost(plan))} for name, plan in plans.items()
+                name: {"plan": str(plan), **asdict(problem.cost(plan))}
+                for name, plan in plans.items()
             },
             "memory_bytes": seconds.memory,
             "full_finetuning_seconds": seconds.full,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.app import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show_json
 
 Run = Annotated[str, typer.Argument(help="The run folder.")]
 

@@ -12,5 +12,7 @@ STRATEGIES = Registry(
         "tpe": "autotune.strategies.tpe:tpe",
         "random": "autotune.strategies.random:random",
     },
-    reserved=dict.fromkeys(("policy", "greedy", "proxy", "gp", "nsga2", "qmc", "bruteforce"), _LATER),
+    reserved=dict.fromkeys(
+        ("policy", "greedy", "proxy", "gp", "nsga2", "qmc", "bruteforce"), _LATER
+    ),
 )

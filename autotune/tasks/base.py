@@ -160,9 +160,7 @@ def _cut(part: Part, seed: int, source: str) -> tuple[Part, Part]:
 
     rows = np.arange(len(part))
     try:
-        rest, cut = train_test_split(
-            rows, test_size=0.2, stratify=part.labels, random_state=seed
-        )
+        rest, cut = train_test_split(rows, test_size=0.2, stratify=part.labels, random_state=seed)
     except ValueError as error:
         raise TaskError(
             f"A part of 20 % with every class must be cut from {len(part)} examples of {source}, "

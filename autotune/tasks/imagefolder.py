@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
@@ -64,7 +64,7 @@ def decode_picture(file: Path, input: InputDescription) -> Tensor:
     try:
         with Image.open(file) as opened:
             picture = opened.convert("L" if input.channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise TaskError(f"Every picture must decode, {str(file)!r} does not ({error}).") from error
     assert input.size is not None
     pixels = np.asarray(_fitted(picture, input.size, input), np.uint8)
@@ -73,7 +73,11 @@ def decode_picture(file: Path, input: InputDescription) -> Tensor:
 
 def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:
     height, width = size
-    scale = max((input.resize or min(size)) / min(picture.size), height / picture.height, width / picture.width)
+    scale = max(
+        (input.resize or min(size)) / min(picture.size),
+        height / picture.height,
+        width / picture.width,
+    )
     resized = picture.resize(
         (round(picture.width * scale), round(picture.height * scale)),
         _RESAMPLING[input.interpolation],
@@ -85,8 +89,12 @@ def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription
 def _classes(folder: Path) -> list[str]:
     found = sorted(d.name for d in folder.iterdir() if d.is_dir() and _files(d))
     if not found:
-        raise TaskError(f"A picture folder needs a folder a class with pictures, {folder} has none.")
+        raise _no_pictures(folder)
     return found
+
+
+def _no_pictures(folder: Path) -> TaskError:
+    return TaskError(f"A picture folder needs a folder a class with pictures, {folder} has none.")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -97,6 +105,8 @@ def _part(folder: Path, classes: list[str], input: InputDescription) -> Part:
     by_class = {d.name: _files(d) for d in sorted(folder.iterdir()) if d.is_dir()}
     labels = [label for label, files in by_class.items() for _ in files]
     pictures = Pictures(tuple(f for files in by_class.values() for f in files), input)
+    if not pictures:
+        raise _no_pictures(folder)
     return Part(_kept(pictures), encode(labels, known=classes, source=str(folder)))
 
 

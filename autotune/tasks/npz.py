@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,22 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise TaskError(f"An npz: task must exist, {str(path)!r} does not.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             known = [f"{xy}_{part}" for part in ("train", "val", "test") for xy in "xy"]
             arrays = {key: stored[key] for key in known if key in stored}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except _DAMAGE as error:
         raise TaskError(
             f"An npz: task must hold plain arrays, {str(path)!r} does not ({error}). "
             "Save it with numpy.savez, without object arrays."
         ) from error
     _refuse_wrong(arrays, str(path))
     return arrays
+
+
+_DAMAGE = (
+    *(ValueError, OSError, EOFError, AttributeError, TypeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def _refuse_wrong(arrays: dict[str, NDArray[Any]], file: str) -> None:
@@ -56,13 +63,15 @@ def _refuse_wrong(arrays: dict[str, NDArray[Any]], file: str) -> None:
             raise TaskError(f"The array {missing} is missing from {file!r}. {ARRAYS}")
         if x.dtype == object or y.dtype == object:
             raise TaskError(f"x_{part} and y_{part} of {file!r} must be plain arrays. {ARRAYS}")
-        if y.ndim != 1 or len(x) != len(y) or not len(y):
+        if x.ndim < 1 or y.ndim != 1 or len(x) != len(y) or not len(y):
             raise TaskError(
                 f"x_{part} and y_{part} must be as many, at least one, and labels (n,); {file!r} "
                 f"has {x.shape} and {y.shape}. {ARRAYS}"
             )
         if y.dtype.kind not in "iuUb":
-            raise TaskError(f"Labels must be integers or strings, y_{part} of {file!r} is {y.dtype}.")
+            raise TaskError(
+                f"Labels must be integers or strings, y_{part} of {file!r} is {y.dtype}."
+            )
 
 
 def _part(

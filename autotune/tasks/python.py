@@ -34,7 +34,9 @@ def as_task(given: Any, source: str, input: InputDescription | None) -> Task:
     pairs = {part: _pair(data, f"{part} of {source}") for part, data in sets.items()}
     classes = sorted({*pairs["train"][1]})
     parts = {
-        part: Part(_inputs(x, input, f"{part} of {source}"), encode(y, known=classes, source=source))
+        part: Part(
+            _inputs(x, input, f"{part} of {source}"), encode(y, known=classes, source=source)
+        )
         for part, (x, y) in pairs.items()
     }
     names = tuple(map(str, classes))
@@ -49,7 +51,13 @@ def _by_part(given: Any) -> dict[str, Any]:
     if isinstance(given, (tuple, list)) and not _is_pair(given):
         if len(given) not in (2, 3):
             raise TaskError(f"A task has two or three data sets, got {len(given)}. {FORMS}")
-        return dict(zip(("train", "test") if len(given) == 2 else ("train", "val", "test"), given, strict=True))
+        return dict(
+            zip(
+                ("train", "test") if len(given) == 2 else ("train", "val", "test"),
+                given,
+                strict=True,
+            )
+        )
     return {"train": given}
 
 
@@ -60,10 +68,7 @@ def _is_pair(given: Sequence[Any]) -> bool:
 
 def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        x, y = data
-        if len(x) != len(y) or not len(y):
-            raise TaskError(f"Inputs and labels must be as many, {where} has {len(x)} and {len(y)}.")
-        return x, np.asarray(y).reshape(-1).tolist()
+        return data[0], _labels(*data, where)
     try:
         examples = [data[i] for i in range(len(data))]
         inputs = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in examples])
@@ -75,6 +80,19 @@ def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
         ) from error
 
 
+def _labels(x: Any, y: Any, where: str) -> list[Any]:
+    try:
+        n, labels = len(x), np.asarray(y).reshape(-1).tolist()
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"Inputs and labels must be arrays, {where} are not ({error}).") from error
+    if n != len(labels) or not n:
+        raise TaskError(f"Inputs and labels must be as many, {where} has {n} and {len(labels)}.")
+    return labels
+
+
 def _inputs(x: Any, input: InputDescription | None, where: str) -> Tensor:
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    try:
+        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"Inputs must be arrays, {where} are not ({error}).") from error
     return as_inputs(array, input, where)

@@ -1,0 +1,43 @@
+"""What all commands share: the application that they register on, and JSON output."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version as installed
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="autotune",
+    help="Finds which layers of a pretrained network to change, and how, under a hard budget of "
+    "trainable parameters.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. --debug shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def version(asked: bool) -> None:
+    """`--version`: the version, and nothing else."""
+    if asked:
+        typer.echo(f"autotune {installed('autotune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,74 @@
+"""The CIFAR-10 ResNet-20 under a corruption, at 1 %: needs the data that `AUTOTUNE_DATA` names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from first_search import ROWS, accuracies
+from results import spread, table, write_section
+
+import autotune
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_task(file: Path, corruption: str, severity: int, n_train: int) -> None:
+    """An .npz of uint8 pictures (n, 32, 32, 3): a class-balanced start of train, val and test."""
+    folder = Path(os.environ["AUTOTUNE_DATA"])
+    sys.path.insert(0, str(folder))
+    from corrupt import corrupt
+
+    with np.load(folder / "cifar10.npz") as stored:
+        arrays = {}
+        for seed, (part, n) in enumerate((("train", n_train), ("val", 1000), ("test", 2000))):
+            pictures = stored[f"{part}_x"][:n]
+            arrays[f"x_{part}"] = corrupt(pictures, corruption, severity, seed)
+            arrays[f"y_{part}"] = stored[f"{part}_y"][:n]
+    np.savez(file, **arrays)
+
+
+def searched(task: Path, seed: int, **settings: Any) -> dict[str, Any]:
+    study = autotune.search(
+        f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
+        f"npz:{task}",
+        "1%",
+        weights=str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
+        input=str(ROOT / "examples" / "cifar_input.yaml"),
+        space="resnet",
+        seed=seed,
+        **settings,
+    )
+    return study.status()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corruption", default="gaussian_noise")
+    parser.add_argument("--severity", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    if "AUTOTUNE_DATA" not in os.environ:
+        sys.exit("AUTOTUNE_DATA must name the folder with resnet20.safetensors and cifar10.npz.")
+    with TemporaryDirectory() as folder:
+        task = Path(folder) / "task.npz"
+        write_task(task, given.corruption, given.severity, 1000)
+        found = [searched(task, s, out=f"{folder}/run-{s}") for s in range(given.seeds)]
+    tests = [accuracies(status) for status in found]
+    rows = [[row, spread([test[row] for test in tests])] for row in ROWS]
+    plans = "\n".join(f"- seed {s}: {one['best']['label']}" for s, one in enumerate(found))
+    costs = ", ".join(f"{one['best']['cost']['parameters']:,}" for one in found)
+    share = spread([s["seconds"] / s["full_finetuning_seconds"] for s in found], scale=1)
+    title = f"ResNet-20, {given.corruption} {given.severity}, 1 %"
+    limit = found[0]["budget"]["limit"]
+    text = f"{table(['method', 'test accuracy, %'], rows)}\n\nPlans ({costs} of {limit:,} parameters), search cost {share} × one full fine-tuning:\n\n{plans}"
+    write_section(title, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Writes a benchmark's section of RESULTS.md: date, machine, versions, command, table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PACKAGES = ("autotune", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
+
+
+def write_section(title: str, text: str) -> None:
+    """Put `text` under `## title`, in the place of what stood there before."""
+    section = f"## {title}\n\n{_provenance()}\n\n{text.strip()}\n\n"
+    old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n\n"
+    found = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
+    new = found.sub(lambda _: section, old) if found.search(old) else old + section
+    RESULTS.write_text(new.rstrip() + "\n")
+    print(section)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; numbers are given as text."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: list[float], *, scale: float = 100, digits: int = 1) -> str:
+    """Mean ± standard deviation, in percent by default."""
+    scaled = [scale * value for value in values]
+    if len(scaled) == 1:
+        return f"{scaled[0]:.{digits}f}"
+    return f"{mean(scaled):.{digits}f} ± {stdev(scaled):.{digits}f}"
+
+
+def _provenance() -> str:
+    import torch
+
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    command = " ".join(["python", *sys.argv])
+    return (
+        f"{date.today()}, {os.cpu_count()} cores ({platform.machine()}), {card}, "
+        f"Python {platform.python_version()}, {versions}.\n`{command}`"
+    )

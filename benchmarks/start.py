@@ -1,0 +1,52 @@
+"""How long commands take before they do anything, beside the bare imports, in alternation."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from results import table, write_section
+
+AUTOTUNE = str(Path(sys.executable).parent / "autotune")
+PYTHON = sys.executable
+PAIRS = {
+    "autotune --help": (
+        [AUTOTUNE, "--help"],
+        [PYTHON, "-c", "import typer"],
+        0.2,
+    ),
+    "autotune units --backbone torchvision:resnet50 --budget 1%": (
+        [AUTOTUNE, "units", "--backbone", "torchvision:resnet50", "--budget", "1%"],
+        [PYTHON, "-c", "import torch, torchvision"],
+        2.0,
+    ),
+}
+
+
+def seconds(command: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    repeats = parser.parse_args().repeats
+    rows = []
+    for name, (command, bare, limit) in PAIRS.items():
+        seconds(command), seconds(bare)
+        pairs = [(seconds(command), seconds(bare)) for _ in range(repeats)]
+        ours, theirs = (median(column) for column in zip(*pairs, strict=True))
+        above = median(a - b for a, b in pairs)
+        rows.append([f"`{name}`", f"{ours:.2f}", f"{theirs:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
+    header = ["command", "seconds", "bare imports", "median difference", "at most"]
+    write_section("Start", table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

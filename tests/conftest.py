@@ -1,0 +1,128 @@
+"""What all tests share: a tiny random backbone, and data where `$AUTOTUNE_DATA` has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autotune.backbones.base import Backbone
+    from autotune.engine import Engine
+    from autotune.tasks.base import Task
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Before torch is imported: small networks gain nothing from threads that wait for each other."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The digits network of the tests is kept apart from the user's, but trained only once."""
+    os.environ.setdefault("AUTOTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real weights and data; tests that need them are left out without `$AUTOTUNE_DATA`."""
+    folder = os.environ.get("AUTOTUNE_DATA")
+    if not folder:
+        pytest.skip("AUTOTUNE_DATA names no folder, so real weights and data are left out")
+    return Path(folder)
+
+
+@pytest.fixture
+def tiny_network() -> nn.Module:
+    """Random, (n, 1, 6, 6) → (n, 3): `conv` and `norm`, `first` and `second`, the head `fc`.
+
+    Both blocks have a convolution, a norm and a dropout; the statistics are not the default ones.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.dropout = nn.Dropout(0.2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.dropout(self.norm(self.conv(x)).tanh())
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+            self.first, self.second, self.fc = Block(), Block(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.second(self.first(self.norm(self.conv(x)))).mean((2, 3)))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Tiny()
+        network(2 * torch.randn(32, 1, 6, 6) + 1)
+    return network
+
+
+@pytest.fixture
+def tiny_backbone(tiny_network: nn.Module) -> Backbone:
+    from autotune.backbones.base import describe
+
+    return describe(tiny_network, source="tiny", family="any")
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> Task:
+    """Three classes of random pictures with means of their own: 97 to train, 25 and 31 beside."""
+    import numpy as np
+    import torch
+
+    from autotune.tasks.base import Part, Task
+
+    labels = np.arange(153) % 3
+    noise = torch.randn(153, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    pictures = noise / 2 + torch.from_numpy(labels).float().view(-1, 1, 1, 1)
+    return Task("tiny", Part(pictures, labels), None, None, ("a", "b", "c")).split(0)
+
+
+@pytest.fixture
+def make_engine(tiny_backbone: Backbone, tiny_task: Task) -> Iterator[Callable[..., Engine]]:
+    """Engines on the tiny backbone, or on what is given instead; closed at the end."""
+    from autotune.backbones.units import find_units
+    from autotune.engine import Engine
+    from autotune.training import Recipe
+
+    made = []
+
+    def make(*, backbone: Any = None, task: Any = None, folds: int = 0, **recipe: Any) -> Engine:
+        chosen = backbone or tiny_backbone
+        options = Recipe(**{"epochs": 3, "batch_size": 16, **recipe})
+        units = find_units(chosen, "tree")
+        given = task or tiny_task
+        made.append(Engine(chosen, units, given, options, input=chosen.input, folds=folds))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+OPT_IN = ("install", "accelerator", "downloads")
+"""Markers that are left out unless they are asked for."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave opt-in tests out; `AUTOTUNE_TESTS=all` takes all but `accelerator` and `downloads`."""
+    wanted = os.environ.get("AUTOTUNE_TESTS", "").split(",")
+    if "all" in wanted:
+        wanted = [*wanted, *(m for m in OPT_IN if m not in ("accelerator", "downloads"))]
+    for item in items:
+        for marker in OPT_IN:
+            if item.get_closest_marker(marker) and marker not in wanted:
+                why = f"{marker} is opt-in: AUTOTUNE_TESTS={marker} (or all)"
+                item.add_marker(pytest.mark.skip(reason=why))

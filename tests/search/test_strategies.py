@@ -1,0 +1,162 @@
+"""The contract of every strategy."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import Trial, TrialState
+
+from autotune.budget import Budget, Cost
+from autotune.errors import NotBuilt, PlanError, UnknownName
+from autotune.plan import Choice
+from autotune.problem import Problem
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import (
+    Grids,
+    hyperparameters_of,
+    plan_of,
+    search_space,
+    seed_of,
+)
+
+
+def study_of(name: str, problem: Problem, grids: Grids, *, seed: int = 0) -> optuna.Study:
+    sampler = STRATEGIES.load(name)(problem, grids, seed=seed)
+    return optuna.create_study(sampler=sampler, direction="maximize")
+
+
+def value_of(trial: Trial) -> float:
+    return seed_of(*sorted(map(str, trial.params.items()))) / 2**32
+
+
+def ran(study: optuna.Study, problem: Problem, grids: Grids, n: int) -> list[Trial]:
+    space = search_space(problem, grids)
+    trials = []
+    for _ in range(n):
+        trials.append(study.ask(space))
+        study.tell(trials[-1], value_of(trials[-1]))
+    return trials
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Up to six units of random widths; the budget lets through anything from nothing to all."""
+    widths = draw(st.lists(st.integers(1, 50), min_size=1, max_size=6))
+    choices = [Choice.of("lowrank", rank=r) for r in (1, 3)] + [Choice.of("scale")]
+    candidates = {
+        f"unit{i}": {c: Cost(n := width * (j + 1), n, n) for j, c in enumerate(choices)}
+        for i, width in enumerate(widths)
+    }
+    return Problem.of(candidates, Budget(draw(st.integers(1, 4 * sum(widths))), 10**6))
+
+
+class StrategyContract:
+    """What holds for every strategy; each fills in its name."""
+
+    name: str
+
+    def test_stays_within_the_budget(self, problem, grids):
+        study = study_of(self.name, problem, grids)
+        plans = [plan_of(problem, t.params) for t in ran(study, problem, grids, 30)]
+        assert all(problem.fits(plan) for plan in plans)
+        assert len({plan.digest for plan in plans}) > 10
+
+    def test_puts_the_whole_space_into_the_parameters(self, problem, grids):
+        study = study_of(self.name, problem, grids)
+        for trial in ran(study, problem, grids, 15):
+            assert trial.params.keys() == search_space(problem, grids).keys()
+            assert hyperparameters_of(trial.params).keys() == grids.keys()
+            assert all(v in grids[k] for k, v in hyperparameters_of(trial.params).items())
+
+    def test_keeps_what_it_proposed_before_decoding(self, problem, grids):
+        study, changed = study_of(self.name, problem, grids), 0
+        for _ in range(15):
+            trial = study.ask(search_space(problem, grids))
+            proposed = study.sampler.proposed
+            assert proposed.keys() == trial.params.keys()
+            changed += proposed != trial.params
+            study.tell(trial, value_of(trial))
+        assert changed, "this budget is too small for most proposals"
+
+    def test_is_a_function_of_the_seed_and_the_told_trials(self, problem, grids):
+        first, second, other = (study_of(self.name, problem, grids, seed=s) for s in (3, 3, 4))
+        params = [[t.params for t in ran(s, problem, grids, 15)] for s in (first, second, other)]
+        assert params[0] == params[1]
+        assert params[0] != params[2]
+
+    def test_proposes_the_same_from_a_copied_record(self, problem, grids):
+        study = study_of(self.name, problem, grids)
+        ran(study, problem, grids, 12)
+        copied = study_of(self.name, problem, grids)
+        copied.add_trials(study.trials)
+        space = search_space(problem, grids)
+        assert copied.ask(space).params == study.ask(space).params
+
+    def test_survives_failed_pruned_and_duplicate_trials(self, problem, grids):
+        study, space = study_of(self.name, problem, grids), search_space(problem, grids)
+        ran(study, problem, grids, 11)
+        study.tell(study.ask(space), state=TrialState.FAIL)
+        study.tell(study.ask(space), state=TrialState.PRUNED)
+        halfway = study.ask(space)
+        halfway.report(0.5, 1)
+        study.tell(halfway, state=TrialState.PRUNED)
+        study.add_trials([study.trials[0]] * 5)
+        assert problem.fits(plan_of(problem, study.ask(space).params))
+
+    def test_a_plan_is_not_asked_for_unit_by_unit(self, problem, grids):
+        sampler = study_of(self.name, problem, grids).sampler
+        trial = optuna.create_study(sampler=sampler).ask()
+        with pytest.raises(PlanError, match="as a whole"):
+            trial.suggest_categorical("unit:late/other", ["frozen", "scale"])
+
+    def test_a_foreign_hyperparameter_may_be_asked_for_beside_the_space(self, problem, grids):
+        trial = study_of(self.name, problem, grids).ask(search_space(problem, grids))
+        assert 0 <= trial.suggest_float("dropout", 0, 0.5) <= 0.5
+
+
+class TestRandom(StrategyContract):
+    name = "random"
+
+
+class TestTpe(StrategyContract):
+    name = "tpe"
+
+    def test_learns_from_the_values(self, problem, grids):
+        """Where rank 4 in one unit is all that counts, it is proposed far more often than not."""
+        found = {}
+        for name in ("tpe", "random"):
+            study, space = study_of(name, problem, grids), search_space(problem, grids)
+            for _ in range(60):
+                trial = study.ask(space)
+                study.tell(trial, float(trial.params["unit:middle"] == "lowrank-4"))
+            found[name] = sum(t.value for t in study.trials[20:])
+        assert found["tpe"] > 2 * found["random"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(problem=problems(), seed=st.integers(0, 2**16))
+def test_stays_within_the_budget_of_any_problem(name, problem, seed):
+    grids = {"lr:head": (0.01, 0.1)}
+    study = study_of(name, problem, grids, seed=seed)
+    for trial in ran(study, problem, grids, 13):
+        assert problem.fits(plan_of(problem, trial.params))
+
+
+def test_a_reserved_strategy_says_that_it_is_not_built():
+    with pytest.raises(NotBuilt, match="'policy' is reserved but not built yet"):
+        STRATEGIES.load("policy")
+
+
+def test_an_unknown_strategy_is_told_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'random'"):
+        STRATEGIES.check("randon")
+
+
+def test_a_unit_without_a_choice_is_no_parameter(grids):
+    """A categorical of one label would only be noise to a sampler."""
+    candidates = {"small": {Choice.of("scale"): Cost(5, 5, 20)}, "large": {}}
+    problem = Problem.of(candidates, Budget(10, 100))
+    assert [k for k in search_space(problem, grids) if k.startswith("unit:")] == ["unit:small"]

@@ -1,0 +1,180 @@
+"""Tasks from folders of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autotune.backbones.inputs import InputDescription
+from autotune.data import batches, generator_of, shuffled
+from autotune.errors import TaskError
+from autotune.tasks import imagefolder, load_task
+
+RGB = InputDescription(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+GREY = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+CPU = torch.device("cpu")
+
+
+def write(folder, n, *, seed, size=(12, 10), mode="RGB", suffix="png"):
+    """`n` random pictures of one class."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    for i in range(n):
+        pixels = draw.integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i}.{suffix}")
+
+
+@pytest.fixture
+def flat(tmp_path):
+    for seed, name in enumerate(("daisy", "rose", "tulip")):
+        write(tmp_path / "flowers" / name, 10, seed=seed)
+    (tmp_path / "flowers" / "empty").mkdir()
+    (tmp_path / "flowers" / "rose" / "notes.txt").write_text("no picture")
+    return tmp_path / "flowers"
+
+
+def test_a_flat_folder_gives_training_pictures_by_class(flat):
+    task = load_task(f"imagefolder:{flat}", RGB)
+    assert task.classes == ("daisy", "rose", "tulip")
+    assert task.train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert (task.train.inputs.dtype, task.train.inputs.shape) == (torch.uint8, (30, 3, 8, 8))
+    assert (task.val, task.test) == (None, None)
+
+
+def test_folders_of_parts_stay_apart(tmp_path):
+    for seed, (part, n) in enumerate({"train": 4, "val": 2, "test": 3}.items()):
+        write(tmp_path / part / "a", n, seed=seed)
+        write(tmp_path / part / "b", n, seed=seed + 9)
+    task = load_task(f"imagefolder:{tmp_path}", RGB)
+    assert [len(p) for p in (task.train, task.val, task.test)] == [8, 4, 6]
+    assert task.classes == ("a", "b")
+
+
+def test_pictures_are_resized_and_cut_from_the_centre(tmp_path):
+    write(tmp_path / "a", 1, seed=0, size=(8, 8))
+    write(tmp_path / "b", 1, seed=0, size=(20, 8))
+    task = load_task(f"imagefolder:{tmp_path}", RGB)
+    small = np.asarray(Image.open(tmp_path / "a" / "0.png")).transpose(2, 0, 1)
+    wide = np.asarray(Image.open(tmp_path / "b" / "0.png")).transpose(2, 0, 1)
+    assert (task.train.inputs[0].numpy() == small).all()
+    assert (task.train.inputs[1].numpy() == wide[:, :, 6:14]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 200), (200, 1), (3, 3), (9, 8)])
+def test_pictures_of_any_shape_get_the_size(tmp_path, size):
+    write(tmp_path / "a", 1, seed=0, size=size)
+    larger = InputDescription(size=(6, 10), resize=12)
+    assert load_task(f"imagefolder:{tmp_path}", larger).train.inputs.shape == (1, 3, 6, 10)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+@pytest.mark.parametrize("input", [RGB, GREY], ids=["rgb", "grey"])
+def test_colours_become_what_the_backbone_takes(tmp_path, mode, input):
+    write(tmp_path / "a", 2, seed=0, mode=mode)
+    inputs = load_task(f"imagefolder:{tmp_path}", input).train.inputs
+    assert inputs.shape == (2, input.channels, 8, 8)
+    assert (inputs[0] != inputs[1]).any()
+    if mode in "L1":
+        assert (inputs == inputs[:, :1]).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "bmp", "webp", "tif", "ppm"])
+def test_common_formats_are_read(tmp_path, suffix):
+    write(tmp_path / "a", 1, seed=0, suffix=suffix)
+    assert len(load_task(f"imagefolder:{tmp_path}", RGB).train) == 1
+
+
+def test_a_broken_picture_is_named(flat):
+    broken = flat / "rose" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(TaskError) as caught:
+        load_task(f"imagefolder:{flat}", RGB)
+    assert str(caught.value).startswith(f"Every picture must decode, {str(broken)!r} does not (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
+def test_a_damaged_picture_is_refused_or_read_but_never_crashes(tmp_path, suffix):
+    write(tmp_path / "a", 1, seed=0, suffix=suffix)
+    file, draw = tmp_path / "a" / f"0.{suffix}", np.random.default_rng(0)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(150):
+        content = bytearray(whole)
+        content[draw.integers(len(whole) if suffix == "png" else 12)] = draw.integers(256)
+        file.write_bytes(content)
+        try:
+            load_task(f"imagefolder:{tmp_path}", RGB)
+        except TaskError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("missing", ["folder", "classes", "pictures", "val"])
+def test_a_folder_without_pictures_is_refused(tmp_path, missing):
+    root = tmp_path / "root"
+    if missing == "classes":
+        root.mkdir()
+    elif missing == "pictures":
+        (root / "train" / "a").mkdir(parents=True)
+    elif missing == "val":
+        write(root / "train" / "a", 1, seed=0)
+        (root / "val" / "a").mkdir(parents=True)
+    said = "must be a folder" if missing == "folder" else "needs a folder a class with pictures"
+    with pytest.raises(TaskError, match=said):
+        load_task(f"imagefolder:{root}", RGB)
+
+
+def test_a_class_that_was_never_trained_is_named(tmp_path):
+    write(tmp_path / "train" / "a", 1, seed=0)
+    write(tmp_path / "test" / "b", 1, seed=1)
+    with pytest.raises(TaskError, match=r"has 'b' elsewhere. Add training examples"):
+        load_task(f"imagefolder:{tmp_path}", RGB)
+
+
+@pytest.mark.parametrize("input", [None, InputDescription(shape=(4,))])
+def test_a_backbone_of_unknown_picture_size_is_refused(flat, input):
+    with pytest.raises(TaskError, match=r"whose picture size is known. Describe it with --input"):
+        load_task(f"imagefolder:{flat}", input)
+
+
+# more pictures than memory
+
+
+def test_loader_processes_give_the_batches_of_memory(flat, monkeypatch):
+    kept = load_task(f"imagefolder:{flat}", RGB).split(0)
+    monkeypatch.setattr(imagefolder, "IN_MEMORY", 0)
+    decoded = load_task(f"imagefolder:{flat}", RGB).split(0)
+    assert not isinstance(decoded.train.inputs, torch.Tensor)
+    inputs = RGB.normalise(kept.train.inputs)
+    found = list(batches(decoded.train, 8, input=RGB, device=CPU))
+    assert [len(x) for x, _ in found] == [8, 8, 3]
+    assert torch.equal(torch.cat([x for x, _ in found]), inputs)
+    assert torch.cat([y for _, y in found]).tolist() == kept.train.labels.tolist()
+
+
+def test_loader_processes_shuffle_as_memory_does(flat, monkeypatch):
+    kept = load_task(f"imagefolder:{flat}", RGB)
+    monkeypatch.setattr(imagefolder, "IN_MEMORY", 0)
+    decoded = load_task(f"imagefolder:{flat}", RGB)
+    options = {"input": RGB, "device": CPU, "augment": "crop+flip"}
+    found = list(shuffled(decoded.train, 16, generator_of(1, 2), **options))
+    kept.train.inputs.copy_(kept.train.inputs)
+    normal = type(kept.train)(RGB.normalise(kept.train.inputs), kept.train.labels)
+    for (x, y), (a, b) in zip(
+        found, shuffled(normal, 16, generator_of(1, 2), **options), strict=True
+    ):
+        assert torch.equal(x, a)
+        assert torch.equal(y, b)
+
+
+def test_a_picture_that_breaks_in_a_loader_process_is_named_in_one_line(flat, monkeypatch):
+    monkeypatch.setattr(imagefolder, "IN_MEMORY", 0)
+    task = load_task(f"imagefolder:{flat}", RGB)
+    (flat / "tulip" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(TaskError) as caught:
+        list(batches(task.train, 8, input=RGB, device=CPU))
+    assert str(caught.value).startswith("Every picture must decode, ")
+    assert "2.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
