@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.units import Unit, is_norm
 from autotune.budget import Cost
-from autotune.candidates import load_method, plan_cost
+from autotune.candidates import new_delta, plan_cost
 from autotune.deltas.base import Site, sites
 from autotune.plan import Plan
 
@@ -27,7 +27,7 @@ class Deltas:
         self.sites = sites(network, tuned)
         self.predicted = plan_cost(self.sites, plan)
         self.by_place = {
-            (unit.name, method.name): load_method(method.name)(**dict(method.options))
+            (unit.name, method.name): new_delta(method)
             for unit in tuned
             for method in plan[unit.name].methods
         }

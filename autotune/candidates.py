@@ -40,14 +40,14 @@ def find_candidates(network: nn.Module, units: Units, space: SearchSpace) -> Can
     return {unit.name: _offered(places[unit.name], choices) for unit in units}
 
 
-def load_method(name: str) -> type[Delta]:
-    """The class of a method; `UnknownName` for one that is in no table."""
-    delta: type[Delta] = METHODS.load(name)
+def new_delta(method: Method) -> Delta:
+    """A delta of this method, not yet attached; `UnknownName` for one that is in no table."""
+    delta: Delta = METHODS.load(method.name)(**dict(method.options))
     return delta
 
 
 def _choice(combination: list[tuple[str, dict[str, Option]]]) -> Choice:
-    methods = [check_method(n, options, load_method(n)) for n, options in combination]
+    methods = [check_method(n, options, METHODS.load(n)) for n, options in combination]
     order = METHODS.names()
     return Choice(tuple(sorted(methods, key=lambda m: order.index(m.name))))
 
@@ -62,7 +62,7 @@ def _offered(site: Site, choices: list[Choice]) -> dict[Choice, Cost]:
 
 
 def _count(site: Site, method: Method) -> Cost:
-    return load_method(method.name).count(site, **dict(method.options))
+    return new_delta(method).count(site)
 
 
 def plan_cost(places: Mapping[str, Site], plan: Plan) -> Cost:

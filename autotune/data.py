@@ -69,8 +69,11 @@ def _in_order(
         for pictures, rows in loader:
             inputs = input.normalise(pictures) if input is not None else pictures
             yield inputs.to(device), labels[rows].to(device)
-    except TaskError as error:  # a loader process puts its traceback in front of the line
-        raise TaskError(str(error).strip().rpartition("TaskError: ")[2]) from error
+    except TaskError as error:
+        # The loader puts its process's traceback in front of the line, and its own keeps the
+        # processes alive until the garbage collector has waited for each of them.
+        line = str(error).strip().rpartition("TaskError: ")[2]
+        raise TaskError(line) from error.with_traceback(None)
 
 
 class _Indexed(Dataset[tuple[Tensor, int]]):

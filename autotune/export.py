@@ -11,7 +11,7 @@ from torch import Tensor
 from autotune.api import Study, find_backbone, find_choices
 from autotune.backbones.base import Backbone
 from autotune.backbones.units import Units
-from autotune.candidates import load_method, plan_cost
+from autotune.candidates import new_delta, plan_cost
 from autotune.deltas.base import Site, sites
 from autotune.errors import RunError
 from autotune.plan import Plan
@@ -44,7 +44,7 @@ def _changed(site: Site, plan: Plan) -> list[str]:
     names = {
         slot.name
         for method in plan[site.name].methods
-        for slot in load_method(method.name).changes(site, **dict(method.options))
+        for slot in new_delta(method).changes(site)
     }
     return [slot.name for slot in site.slots if slot.name in names]
 

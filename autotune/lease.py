@@ -60,7 +60,7 @@ class Lease:
         self._ended = threading.Event()
 
     def __enter__(self) -> Lease:
-        if (owner := self.owner()) is not None and owner.is_alive():
+        if (owner := next((o for o in self._owners() if o.is_alive()), None)) is not None:
             raise LeaseError(f"One driver owns a study; {self.file.parent} is owned by {owner}.")
         self.me = Owner.me()
         self._write()

@@ -211,7 +211,7 @@ class Driver(Records):
         if number >= self.goal or (self.deadline and time.time() >= self.deadline):
             return None
         self.study.sampler = self._sampler(number)
-        return self.study.ask(self.space)
+        return self.study.ask(dict(self.space))
 
     def _started(self, trial: Trial) -> Job | None:
         """The job of a trial whose parameters are all written; None when the record answers it."""

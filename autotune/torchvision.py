@@ -20,4 +20,5 @@ def import_torchvision() -> ModuleType:
             f"failed ({reason}). Install the pair together: "
             "pip install --upgrade torch torchvision."
         ) from error
-    return torchvision
+    module: ModuleType = torchvision
+    return module

@@ -78,7 +78,7 @@ def find_head(network: nn.Module) -> str:
     ]
     if not owners:
         raise BackboneError("A backbone must have parameters, this network has none.")
-    path, layer = owners[-1]
+    path, layer = str(owners[-1][0]), owners[-1][1]
     if path and isinstance(layer, (nn.Linear, nn.Conv2d)):
         return path
     raise BackboneError(
@@ -94,7 +94,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         if tensor.is_meta:
             return ""
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -86,7 +86,7 @@ def read_input(data: object, *, source: str) -> InputDescription:
             f"{source} has unknown keys: {', '.join(map(str, unknown))}. "
             f"Known: {', '.join(sorted(known))}."
         )
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     if isinstance(values.get("size"), int):
         values["size"] = (values["size"],) * 2
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from autotune.trial import Decision, Engine, Failure, Job, Progress
@@ -69,7 +69,7 @@ class JobList:
         self.results[job.name] = Failure("WorkerError", "its worker died")
 
 
-def told(engine: Engine, job: Job) -> Iterator[Progress | Failure]:
+def told(engine: Engine, job: Job) -> Generator[Progress | Failure, None, None]:
     """The engine's progress and, when it raises, the failure as the last."""
     try:
         yield from engine(job)

@@ -13,7 +13,8 @@ from autotune.cli import look, search, use  # noqa: F401  (they register their c
 from autotune.cli.common import app
 from autotune.errors import AutotuneError
 
-_ClickError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_mro: tuple[Any, ...] = typer.BadParameter.__mro__
+_ClickError: type[Exception] = next(c for c in _mro if c.__name__ == "ClickException")
 """Typer brings click along, under a name that is its own affair."""
 
 
@@ -25,7 +26,7 @@ def main() -> None:
         ended = app(arguments, standalone_mode=False)
         code = ended if isinstance(ended, int) else 0
     except _ClickError as error:
-        code = _failed(_said(error), error.exit_code, debug)
+        code = _failed(_said(error), 2, debug)
     except AutotuneError as error:
         code = _failed(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -95,14 +95,12 @@ class Delta(nn.Module, ABC):
 
     mergeable: ClassVar[bool] = True
 
-    @classmethod
     @abstractmethod
-    def changes(cls, site: Site, **options: Option) -> list[Slot]:
+    def changes(self, site: Site) -> list[Slot]:
         """The slots whose tensor, once merged, may differ from the backbone's."""
 
-    @classmethod
     @abstractmethod
-    def count(cls, site: Site, **options: Option) -> Cost:
+    def count(self, site: Site) -> Cost:
         """Cost at this site from shapes and dtypes alone; zero where the method finds no place."""
 
     @abstractmethod
@@ -178,9 +176,9 @@ def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable
     parametrize.register_parametrization(module, attribute, part)
 
     def undo() -> None:
-        stack = module.parametrizations[attribute]  # type: ignore[index, union-attr]
-        if len(stack) > 1:  # type: ignore[arg-type]
-            del stack[-1]  # type: ignore[attr-defined]
+        stack: Any = module.parametrizations
+        if len(stack[attribute]) > 1:
+            del stack[attribute][-1]
             return
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
         module._parameters.update({k: module._parameters.pop(k) for k in order})

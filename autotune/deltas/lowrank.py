@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, Site, Slot, cost_of
 from autotune.errors import PlanError
-from autotune.plan import Option
 
 
 class LowRank(Parametrized):
@@ -28,14 +27,12 @@ class LowRank(Parametrized):
             raise PlanError(f"lowrank needs a rank of at least 1, got {rank!r}.")
         self.rank = rank
 
-    @classmethod
-    def changes(cls, site: Site, rank: Option = 1) -> list[Slot]:
+    def changes(self, site: Site) -> list[Slot]:
         return [slot for slot in site.slots if slot.is_matrix()]
 
-    @classmethod
-    def count(cls, site: Site, rank: Option = 1) -> Cost:
-        kernels = [slot.tensor for slot in cls.changes(site)]
-        sizes = [(_rank(k, int(rank)) * (len(k) + k[0].numel()), k.dtype) for k in kernels]
+    def count(self, site: Site) -> Cost:
+        kernels = [slot.tensor for slot in self.changes(site)]
+        sizes = [(_rank(k, self.rank) * (len(k) + k[0].numel()), k.dtype) for k in kernels]
         return sum((cost_of(n, dtype) for n, dtype in sizes), Cost())
 
     def part(self, slot: Slot) -> nn.Module:

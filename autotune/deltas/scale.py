@@ -13,13 +13,11 @@ class Scale(Parametrized):
 
     paper = "SSF (arXiv 2210.08823)"
 
-    @classmethod
-    def changes(cls, site: Site) -> list[Slot]:
+    def changes(self, site: Site) -> list[Slot]:
         return [s for s in site.slots if s.is_bias() or s.is_matrix() or s.is_norm()]
 
-    @classmethod
-    def count(cls, site: Site) -> Cost:
-        chosen = [slot.tensor for slot in cls.changes(site)]
+    def count(self, site: Site) -> Cost:
+        chosen = [slot.tensor for slot in self.changes(site)]
         return sum((cost_of(len(t), t.dtype) for t in chosen), Cost())
 
     def part(self, slot: Slot) -> nn.Module:

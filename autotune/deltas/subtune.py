@@ -9,7 +9,6 @@ from torch import nn
 from autotune.budget import Cost
 from autotune.deltas.base import Delta, Site, Slot, cost_of
 from autotune.errors import PlanError
-from autotune.plan import Option
 
 _WHAT: dict[str, Callable[[Slot], bool]] = {
     "all": lambda slot: True,
@@ -35,17 +34,15 @@ class Subtune(Delta):
         self.parts = nn.ParameterDict()
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
 
-    @classmethod
-    def changes(cls, site: Site, what: Option = "all") -> list[Slot]:
-        return list(filter(_WHAT[str(what)], site.slots))
+    def changes(self, site: Site) -> list[Slot]:
+        return list(filter(_WHAT[self.what], site.slots))
 
-    @classmethod
-    def count(cls, site: Site, what: Option = "all") -> Cost:
-        chosen = [slot.tensor for slot in cls.changes(site, what)]
+    def count(self, site: Site) -> Cost:
+        chosen = [slot.tensor for slot in self.changes(site)]
         return sum((cost_of(t.numel(), t.dtype) for t in chosen), Cost())
 
     def attach(self, site: Site) -> None:
-        for slot in self.changes(site, self.what):
+        for slot in self.changes(site):
             copy = nn.Parameter(slot.tensor.detach().clone())
             self.parts[slot.name.replace(".", "/")] = copy
             for module, attribute in slot.owners:

@@ -22,7 +22,7 @@ Grids = Mapping[str, tuple[float, ...]]
 Space = dict[str, BaseDistribution]
 
 
-def search_space(problem: Problem, grids: Grids) -> Space:
+def search_space(problem: Problem, grids: Grids) -> dict[str, CategoricalDistribution]:
     """Optuna's view: a categorical per unit over its labels, and one per hyperparameter."""
     units = {
         PREFIX + unit: CategoricalDistribution([c.label for c in problem.choices[unit]])
@@ -59,7 +59,7 @@ class BudgetedSampler(BaseSampler):
         self.proposed: dict[str, Any] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        return self.space
+        return dict(self.space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space

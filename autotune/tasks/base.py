@@ -108,7 +108,7 @@ class Task:
             if part is not None:
                 digest.update(part.labels.tobytes())
                 if isinstance(part.inputs, Tensor):
-                    digest.update(part.inputs.contiguous().view(torch.uint8).numpy())
+                    digest.update(part.inputs.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def _refuse_gaps(self) -> None:

@@ -68,7 +68,8 @@ def _is_pair(given: Sequence[Any]) -> bool:
 
 def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return data[0], _labels(*data, where)
+        x, y = data
+        return x, _labels(x, y, where)
     try:
         examples = [data[i] for i in range(len(data))]
         inputs = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in examples])
@@ -82,7 +83,7 @@ def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
 
 def _labels(x: Any, y: Any, where: str) -> list[Any]:
     try:
-        n, labels = len(x), np.asarray(y).reshape(-1).tolist()
+        n, labels = len(x), list(np.asarray(y).reshape(-1).tolist())
     except (TypeError, ValueError) as error:
         raise TaskError(f"Inputs and labels must be arrays, {where} are not ({error}).") from error
     if n != len(labels) or not n:

@@ -37,7 +37,7 @@ class TestLowRank(DeltaContract):
 def test_counts_both_factors_of_the_kernel(layer, rank, count):
     network = Network(layer)
     site = sites(network, units_of(network))["unit"]
-    assert LowRank.count(site, rank=rank).parameters == count
+    assert LowRank(rank).count(site).parameters == count
 
 
 @pytest.mark.parametrize("rank", [0, -1, True, 1.5, "4"])

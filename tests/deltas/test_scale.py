@@ -37,7 +37,7 @@ def test_scales_channels_and_shifts_biases():
 )
 def test_counts_a_number_a_channel(layer, count):
     network = Network(layer)
-    assert Scale.count(sites(network, units_of(network))["unit"]).parameters == count
+    assert Scale().count(sites(network, units_of(network))["unit"]).parameters == count
 
 
 def test_has_no_options():

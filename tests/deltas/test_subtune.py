@@ -32,7 +32,7 @@ class TestSubtune(DeltaContract):
 def test_trains_the_part_that_is_named(what, count):
     network = Network(Block(4, 6, 2))
     site = sites(network, units_of(network))["unit"]
-    assert Subtune.count(site, what=what).parameters == count
+    assert Subtune(what).count(site).parameters == count
 
 
 def test_tied_weights_count_once_and_stay_tied():
