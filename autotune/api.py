@@ -350,16 +350,14 @@ def _begin(folder: RunFolder, setup: Setup, began: float) -> None:
     buffers, stages = _settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
     problem = setup.problem(fixed + _buffer_cost(buffers))
-    create(folder, setup.settings.storage, problem, _identity(setup))
+    create(folder, setup.settings.storage, problem, {"identity": _identity(setup), **stages})
     if buffers:
         write_whole(folder.prepared, save_tensors(buffers))
     write_whole(folder.config, write_settings(setup.settings))
-    _drive(folder, setup, began, stages)
+    _drive(folder, setup, began)
 
 
-def _drive(
-    folder: RunFolder, setup: Setup, began: float, stages: Mapping[str, Any] | None = None
-) -> None:
+def _drive(folder: RunFolder, setup: Setup, began: float) -> None:
     settings = setup.settings
     records = Records(folder, settings.storage)
     _refuse_other(records.attribute("identity"), _identity(setup), folder)
@@ -381,8 +379,6 @@ def _drive(
             deadline=deadline,
         )
         stack.callback(_note_sitting, driver, began)
-        for name, value in (stages or {}).items():
-            driver.record(name, value)
         try:
             _run(stack, folder, setup, driver)
         except KeyboardInterrupt as error:
@@ -403,6 +399,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)
     if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
+        driver.record("stage:final", None)  # no answer again, until it is chosen among all trials
         limit = driver.problem.budget.limit
         tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
         backend.run(driver)

@@ -15,13 +15,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from autotune.adapt import Deltas, buffers_of, exchanged
-from autotune.backbones.base import Backbone, describe, new_head
+from autotune.backbones.base import Backbone, describe, fingerprint, new_head
 from autotune.backbones.units import Unit
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.plan import Plan
 
 FORMAT = 1
-KEYS = ("format", "plan", "units", "fingerprint", "input", "cost", "metrics", "task", "about")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +54,7 @@ def to_bytes(artifact: Artifact) -> bytes:
         "plan": json.loads(artifact.plan.to_json()),
         "units": {unit.name: unit.parameters for unit in artifact.units},
         "fingerprint": artifact.fingerprint,
+        "digest": fingerprint(artifact.tensors),
         **artifact.header,
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
@@ -68,11 +68,14 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         header = json.loads(content[8 : 8 + length])["__metadata__"]
         read = {key: json.loads(value) for key, value in header.items()}
         _check_format(read.get("format"), source)
+        tensors = load_tensors(content)
+        if read.pop("digest") != fingerprint(tensors):
+            raise ValueError("its tensors are not the ones that were written")
         return Artifact(
             plan=Plan.from_json(json.dumps(read.pop("plan"))),
             units=tuple(Unit(name, tuple(p)) for name, p in read.pop("units").items()),
             fingerprint=read.pop("fingerprint"),
-            tensors=load_tensors(content),
+            tensors=tensors,
             header={key: value for key, value in read.items() if key != "format"},
         )
     except ArtifactError:

@@ -74,6 +74,7 @@ class Engine:
         self._originals: dict[str, Tensor] = {}
         self._features: dict[int, tuple[Part, Part]] = {}
         self._has_features: bool | None = None
+        self._home = next(backbone.network.parameters()).device
         self.to(recipe.device)
 
     def to(self, device: str) -> None:
@@ -103,7 +104,9 @@ class Engine:
         """The network as it was given."""
         self._restore()
         self._features.clear()
-        self.backbone.network.to("cpu")
+        self.backbone.network.to(self._home)
+        if self._home != self._device:
+            self.backbone.network.to(memory_format=torch.contiguous_format)
 
     def __call__(self, job: Job) -> Iterator[Progress]:
         """Run a job; the last progress has the delta file. Raises `TrialError` when it fails."""

@@ -1,4 +1,4 @@
-"""Every error that autotune raises on purpose: one line with the rule, the value and the way out."""
+"""Every error that autotune raises on purpose: one line with rule, value and way out."""
 
 from __future__ import annotations
 

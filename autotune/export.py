@@ -42,9 +42,7 @@ def export_mask(study: Study, backbone: Any = None) -> tuple[dict[str, Any], byt
 
 def _changed(site: Site, plan: Plan) -> list[str]:
     names = {
-        slot.name
-        for method in plan[site.name].methods
-        for slot in new_delta(method).changes(site)
+        slot.name for method in plan[site.name].methods for slot in new_delta(method).changes(site)
     }
     return [slot.name for slot in site.slots if slot.name in names]
 

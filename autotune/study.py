@@ -28,7 +28,7 @@ from autotune.run import RunFolder
 from autotune.stopping import Halving
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import Grids, hyperparameters_of, plan_of, search_space
-from autotune.trial import Decision, Failure, Job, Progress
+from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
 NAME = "autotune"
 REPEATS_IN_A_ROW = 3
@@ -36,9 +36,6 @@ REPEATS_IN_A_ROW = 3
 
 KEPT = 5
 """Delta files of so many best trials stay in the run folder."""
-
-ATTEMPTS = 3
-"""A trial whose worker dies is started so often before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -326,8 +323,10 @@ class Driver(Records):
         return dict(sorted(stored.intermediate_values.items()))
 
 
-def create(folder: RunFolder, storage: str | None, problem: Problem, identity: Any) -> None:
-    """A new study with its problem, and with what it may be resumed on.
+def create(
+    folder: RunFolder, storage: str | None, problem: Problem, attributes: Mapping[str, Any]
+) -> None:
+    """A new study with its problem, what it may be resumed on, and what was done before it.
 
     Raises `RunError` when the storage has a study already.
     """
@@ -337,10 +336,10 @@ def create(folder: RunFolder, storage: str | None, problem: Problem, identity: A
         )
     except optuna.exceptions.DuplicatedStudyError as error:
         raise RunError(
-            f"A storage holds one study, {storage} has one already. Resume it, or name another."
+            f"A storage holds one study, {storage or folder.database} has one already. Resume it, or name another."
         ) from error
-    study.set_user_attr("identity", identity)
-    study.set_user_attr("problem", problem_to_json(problem))
+    for name, value in {**attributes, "problem": problem_to_json(problem)}.items():
+        study.set_user_attr(name, value)
 
 
 def open_storage(folder: RunFolder, storage: str | None) -> optuna.storages.BaseStorage:

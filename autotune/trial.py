@@ -8,6 +8,9 @@ from enum import Enum
 
 from autotune.plan import Plan
 
+ATTEMPTS = 3
+"""A job whose worker dies is started so often before it counts as failed."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -66,8 +66,9 @@ def main() -> None:
     share = spread([s["seconds"] / s["full_finetuning_seconds"] for s in found], scale=1)
     title = f"ResNet-20, {given.corruption} {given.severity}, 1 %"
     limit = found[0]["budget"]["limit"]
-    text = f"{table(['method', 'test accuracy, %'], rows)}\n\nPlans ({costs} of {limit:,} parameters), search cost {share} × one full fine-tuning:\n\n{plans}"
-    write_section(title, text)
+    accuracy = table(["method", "test accuracy, %"], rows)
+    said = f"Plans ({costs} of {limit:,} parameters); search cost {share} × one full fine-tuning:"
+    write_section(title, f"{accuracy}\n\n{said}\n\n{plans}")
 
 
 if __name__ == "__main__":

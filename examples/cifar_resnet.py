@@ -35,9 +35,8 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         for stage, (before, width) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
-            widths = [before] + [width] * blocks
-            pairs = zip(widths, widths[1:], strict=False)
-            self.add_module(f"layer{stage}", nn.Sequential(*(Block(i, o) for i, o in pairs)))
+            more = [Block(width, width) for _ in range(blocks - 1)]
+            self.add_module(f"layer{stage}", nn.Sequential(Block(before, width), *more))
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:

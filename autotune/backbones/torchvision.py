@@ -14,7 +14,7 @@ from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.torchvision import import_torchvision
 
-FAMILIES = ("resnet",)
+FAMILIES = {"resnet": "resnet", "resnext": "resnet", "wide_resnet": "resnet"}
 """Space files by the start of torchvision's names; any other network takes `any`."""
 
 
@@ -38,7 +38,7 @@ def load(
     return describe(
         _network(models, name, published, weights, head, shapes_only),
         source=f"torchvision:{name}",
-        family=next((f for f in FAMILIES if name.startswith(f)), "any"),
+        family=next((f for start, f in FAMILIES.items() if name.startswith(start)), "any"),
         head=head,
         input=input or _described(published),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from autotune.trial import Decision, Engine, Failure, Job, Progress
+from autotune.trial import ATTEMPTS, Decision, Engine, Failure, Job, Progress
 
 
 class Source(Protocol):
@@ -66,7 +67,10 @@ class JobList:
         self.results[job.name] = failure
 
     def lost(self, job: Job) -> None:
-        self.results[job.name] = Failure("WorkerError", "its worker died")
+        if job.attempt + 1 < ATTEMPTS:
+            self.waiting.append(replace(job, attempt=job.attempt + 1))
+        else:
+            self.results[job.name] = Failure("WorkerError", f"its worker died {ATTEMPTS} times")
 
 
 def told(engine: Engine, job: Job) -> Generator[Progress | Failure, None, None]:

@@ -18,6 +18,8 @@ from autotune.backends.base import Backend, Source, told
 from autotune.errors import WorkerError
 from autotune.trial import Decision, Engine, Failure, Job, Progress
 
+_WAY_OUT = "Networks and data given as objects must come from a module; or use --workers 1."
+
 
 @dataclass(eq=False)
 class _Worker:
@@ -40,7 +42,7 @@ class ProcessBackend(Backend):
     """
 
     def __init__(self, engine: Engine, workers: int, ready: Callable[[], None]) -> None:
-        self.content = pickle.dumps(engine)
+        self.content = _pickled(engine)
         self.ready = ready
         self.workers = [self._start() for _ in range(workers)]
 
@@ -102,6 +104,16 @@ class ProcessBackend(Backend):
         return _Worker(process, mine)
 
 
+def _pickled(engine: Engine) -> bytes:
+    try:
+        return pickle.dumps(engine)
+    except Exception as error:
+        raise WorkerError(
+            f"An engine must travel to its workers, which failed ({type(error).__name__}: {error})"
+            f". {_WAY_OUT}"
+        ) from error
+
+
 def _work(pipe: Connection, ready: Callable[[], None], content: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
@@ -112,7 +124,7 @@ def _work(pipe: Connection, ready: Callable[[], None], content: bytes) -> None:
         pipe.send(
             WorkerError(
                 f"A worker must load the engine, which failed ({type(error).__name__}: {error}). "
-                "Networks and data given as objects must come from a module; or use --workers 1."
+                f"{_WAY_OUT}"
             )
         )
         return

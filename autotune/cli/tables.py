@@ -155,7 +155,8 @@ def print_units(found: dict[str, Any]) -> None:
     unit = budget["measure"]
     out.print(
         f"{found['backbone']}: {found['total']:,} parameters without its head. Budget "
-        f"{budget['text']} = {budget['limit']:,} {unit}. Space: {found['space']}, {found['granularity']}s."
+        f"{budget['text']} = {budget['limit']:,} {unit}. "
+        f"Space: {found['space']}, {found['granularity']}s."
     )
     table = Table("unit", "parameters", f"choices that fit, with their {unit}", "too large")
     table.columns[1].justify = "right"
@@ -222,7 +223,7 @@ def print_plan_of_search(found: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     out.print(
-        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; the search "
-        f"at most about {found['at_most_seconds']:.0f} s, less what pruning saves. Memory so far: "
-        f"{found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
+        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; the "
+        f"search at most about {found['at_most_seconds']:.0f} s, less what pruning saves. Memory "
+        f"so far: {found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
     )

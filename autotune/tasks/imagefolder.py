@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
@@ -63,7 +63,8 @@ def decode_picture(file: Path, input: InputDescription) -> Tensor:
     """uint8 (channels, height, width): shorter side to `resize`, then the centre of `size`."""
     try:
         with Image.open(file) as opened:
-            picture = opened.convert("L" if input.channels == 1 else "RGB")
+            upright = ImageOps.exif_transpose(opened)
+            picture = upright.convert("L" if input.channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise TaskError(f"Every picture must decode, {str(file)!r} does not ({error}).") from error
     assert input.size is not None

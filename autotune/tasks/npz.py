@@ -1,4 +1,4 @@
-"""`npz:FILE`: numpy arrays `x_train, y_train` and, where there are, `x_val, y_val, x_test, y_test`."""
+"""`npz:FILE`: numpy arrays `x_train, y_train`, and maybe `x_val, y_val, x_test, y_test`."""
 
 from __future__ import annotations
 
@@ -108,5 +108,6 @@ def _channels_first(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
     if x.ndim == 4 and x.shape[1] in (1, 3):
         return np.ascontiguousarray(x)
     raise TaskError(
-        f"uint8 pictures are (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), {where} is {x.shape}."
+        "uint8 pictures are (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), "
+        f"{where} is {x.shape}."
     )

@@ -79,7 +79,7 @@ def _quick_sqlite() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def _fresh_run(tmp_path_factory: pytest.TempPathFactory, problem: Problem) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("fresh"))
-    create(folder, None, problem, {"metric": "accuracy"})
+    create(folder, None, problem, {"identity": {"metric": "accuracy"}})
     return folder.path
 
 

@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from autotune import study as studies
 from autotune.backends.inline import InlineBackend
 from autotune.errors import RunError
 from autotune.plan import Plan
@@ -20,7 +19,7 @@ from autotune.records import TrialRecord, problem_from_json, problem_to_json
 from autotune.run import RunFolder
 from autotune.strategies.base import plan_of
 from autotune.study import KEPT, REPEATS_IN_A_ROW, Driver, Records, create
-from autotune.trial import Decision, Failure, Job, Progress
+from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
 from .table_engine import STEPS, TableEngine, looked_up
 
@@ -154,7 +153,7 @@ def test_a_trial_whose_worker_always_dies_fails_in_the_end(driving):
         while (job := driver.next_job()) is not None:
             driver.lost(job)
             attempts += 1
-    assert attempts == studies.ATTEMPTS
+    assert attempts == ATTEMPTS
     assert driver.trials[0].error.startswith("WorkerError: its worker died")
 
 
