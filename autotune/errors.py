@@ -74,7 +74,7 @@ class WorkerError(AutotuneError, RuntimeError):
     exit_code = 1
 
 
-class Interrupted(AutotuneError, KeyboardInterrupt):
+class Interrupted(AutotuneError):
     """The user ended the search; what was finished is kept."""
 
     exit_code = 130

@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from autotune.api import Study, find_backbone, find_choices
+from autotune.api import Study
 from autotune.backbones.base import Backbone
 from autotune.backbones.units import Units
 from autotune.candidates import new_delta, plan_cost
 from autotune.deltas.base import Site, sites
 from autotune.errors import RunError
 from autotune.plan import Plan
+from autotune.setup import find_backbone, find_choices
 
 FORMAT = 1
 

@@ -34,6 +34,8 @@ NAME = "autotune"
 REPEATS_IN_A_ROW = 3
 """After so many answers from the record a random plan is proposed."""
 
+_TAKEN = "A storage holds one study, {} has one already. Resume it, or name another."
+
 KEPT = 5
 """Delta files of so many best trials stay in the run folder."""
 
@@ -335,11 +337,15 @@ def create(
             storage=open_storage(folder, storage), study_name=NAME, direction="maximize"
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise RunError(
-            f"A storage holds one study, {storage or folder.database} has one already. Resume it, or name another."
-        ) from error
+        raise RunError(_TAKEN.format(storage or folder.database)) from error
     for name, value in {**attributes, "problem": problem_to_json(problem)}.items():
         study.set_user_attr(name, value)
+
+
+def require_free(folder: RunFolder, storage: str | None) -> None:
+    """Raise `RunError` when a named storage cannot be reached or has a study already."""
+    if storage is not None and NAME in optuna.get_all_study_names(open_storage(folder, storage)):
+        raise RunError(_TAKEN.format(storage))
 
 
 def open_storage(folder: RunFolder, storage: str | None) -> optuna.storages.BaseStorage:

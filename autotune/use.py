@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from autotune.api import OBJECT, Study, find_backbone, prepare_search
+from autotune.api import Study
 from autotune.artifact import Artifact, read_artifact, tuned
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import ConfigError, RunError, TaskError, unknown
+from autotune.setup import OBJECT, find_backbone, prepare_search
 from autotune.tasks.base import Part
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture
 from autotune.tasks.npz import as_inputs
@@ -56,7 +57,7 @@ def predict_path(run: str, path: str, *, device: str = "auto") -> list[dict[str,
 def _tuned_network(
     run: str, device: str
 ) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
-    from autotune.api import choose_device
+    from autotune.setup import choose_device
 
     study = _ended(run)
     backbone = find_backbone(study.settings, study.settings.backbone)

@@ -22,7 +22,7 @@ FLOORS = {
     "network": "backbones deltas tasks adapt candidates data digits engine artifact metrics "
     "preparation profiling source training torchvision",
     "search": "strategies backends lease run records references finalists stopping study",
-    "rim": "config api export use doctor cli",
+    "rim": "config setup sitting api export use doctor cli",
 }
 BELOW = {
     "ground": {"ground"},

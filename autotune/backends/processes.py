@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -28,10 +28,8 @@ class _Worker:
     job: Job | None = None
 
     def send(self, message: Any) -> None:
-        try:
+        with suppress(OSError):
             self.pipe.send(message)
-        except OSError:
-            pass
 
 
 class ProcessBackend(Backend):

@@ -117,7 +117,7 @@ def print_status(status: dict[str, Any]) -> None:
 
 def units_to_json(settings: Settings) -> dict[str, Any]:
     """Units, choices and costs of a backbone, from shapes alone."""
-    from autotune.api import find_backbone, find_choices, parse_budget
+    from autotune.setup import find_backbone, find_choices, parse_budget
 
     backbone = find_backbone(settings, settings.backbone, shapes_only=True)
     space, units, candidates = find_choices(settings, backbone)
@@ -174,8 +174,8 @@ def print_units(found: dict[str, Any]) -> None:
 
 def search_to_json(settings: Settings) -> dict[str, Any]:
     """What a search would do: units, references, data, memory and time; nothing is written."""
-    from autotune.api import head_cost, prepare_search, time_search
     from autotune.references import reference_plans
+    from autotune.setup import head_cost, prepare_search, time_search
 
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:

@@ -1,0 +1,217 @@
+"""A search before its first trial: everything is read, resolved and refused here."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autotune.backbones import load_backbone
+from autotune.backbones.base import Backbone, describe
+from autotune.backbones.units import Units, find_units
+from autotune.budget import Budget, Cost
+from autotune.candidates import find_candidates
+from autotune.config import Settings, load_input, load_space
+from autotune.data import batches, check_fits, infer_input
+from autotune.engine import Engine
+from autotune.errors import (
+    BackboneError,
+    ConfigError,
+    TaskError,
+)
+from autotune.problem import Candidates, Problem, require_room
+from autotune.profiling import Estimate, estimate
+from autotune.space import SearchSpace
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import Grids
+from autotune.tasks import load_task
+from autotune.tasks.base import Task
+from autotune.tasks.python import as_task
+from autotune.training import Recipe
+
+OBJECT = "object"
+"""The name of a backbone or task that was given as a Python object."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A search before its first trial: everything resolved, nothing written."""
+
+    settings: Settings
+    backbone: Backbone
+    task: Task
+    space: SearchSpace
+    units: Units
+    candidates: Candidates
+    engine: Engine
+    grids: Grids
+
+    def problem(self, fixed: Cost = Cost()) -> Problem:
+        """The problem once what is charged whatever the plan is known."""
+        budget = parse_budget(self.settings, self.backbone)
+        problem = Problem.of(self.candidates, budget, fixed=fixed)
+        require_room(problem, self.candidates)
+        return problem
+
+
+def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
+    """Everything that can be refused is refused here, before a run folder is made."""
+    STRATEGIES.check(settings.strategy)
+    device = choose_device(settings.device)
+    found = find_backbone(settings, backbone)
+    data = _find_task(task, found).split(settings.seed)
+    source_input = infer_input(data.train, found.input)
+    for part in (data.train, data.val, data.test):
+        assert part is not None
+        check_fits(part, source_input, data.source)
+    space, units, candidates = find_choices(settings, found)
+    recipe = Recipe(settings.epochs, settings.batch_size, settings.augment, settings.metric, device)
+    if settings.augment != "none" and (source_input is None or not source_input.is_picture):
+        raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")
+    engine = Engine(
+        found,
+        units,
+        data,
+        recipe,
+        input=source_input,
+        folds=settings.folds,
+        seed=settings.seed,
+        keep_head=settings.keep_head,
+        about=_about(settings, data),
+    )
+    _try_forward(engine)
+    lr = space.hyperparameters.lr
+    methods = {name for cs in candidates.values() for c in cs for name in c.names}
+    grids = {f"lr:{m}": tuple(lr[m]) for m in ("head", *sorted(methods))}
+    grids["weight_decay"] = tuple(space.hyperparameters.weight_decay)
+    setup = Setup(settings, found, data, space, units, candidates, engine, grids)
+    setup.problem(head_cost(settings, found, len(data.classes)))
+    return setup
+
+
+def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
+    """The backbone of a source or object, with its input description."""
+    described = load_input(settings.input)
+    if isinstance(backbone, Backbone):
+        return backbone
+    if isinstance(backbone, nn.Module):
+        return describe(backbone, source=OBJECT, family="any", head=settings.head, input=described)
+    return load_backbone(
+        backbone,
+        weights=settings.weights,
+        head=settings.head,
+        input=described,
+        shapes_only=shapes_only,
+    )
+
+
+def find_choices(settings: Settings, backbone: Backbone) -> tuple[SearchSpace, Units, Candidates]:
+    """The search space, the units that it cuts, and what each may take at which cost."""
+    space = load_space(settings.space or backbone.family)
+    patterns = getattr(space.units, settings.granularity)
+    units = find_units(backbone, patterns, granularity=settings.granularity)
+    return space, units, find_candidates(backbone.network, units, space)
+
+
+def parse_budget(settings: Settings, backbone: Backbone) -> Budget:
+    """The budget in numbers: 100 % are the backbone's parameters, its old head not counted."""
+    parameters = backbone.parameters().values()
+    n = sum(p.numel() for p in parameters)
+    total = Cost(n, n, sum(p.numel() * p.element_size() for p in parameters))
+    return Budget.parse(settings.budget, total)
+
+
+def head_cost(settings: Settings, backbone: Backbone, classes: int) -> Cost:
+    """Cost of the task's head where it is counted, else nothing."""
+    if not settings.count_head:
+        return Cost()
+    head = backbone.network.get_submodule(backbone.head)
+    n = sum(p.numel() // len(p) * classes for p in head.parameters())
+    return Cost(n, n, n * next(head.parameters()).element_size())
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where there is one; `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
+    return name
+
+
+def time_search(setup: Setup) -> Estimate:
+    """Seconds of one full fine-tuning and memory, from three timed steps."""
+    return estimate(setup.engine)
+
+
+@contextmanager
+def released(setup: Setup) -> Iterator[Setup]:
+    """The setup, its network given back as it was afterwards."""
+    try:
+        yield setup
+    finally:
+        setup.engine.close()
+
+
+def _try_forward(engine: Engine) -> None:
+    """One small batch through the network, so that what cannot run is said before anything runs."""
+    part, device = engine.task.train, torch.device(engine.recipe.device)
+    small = part.take(np.arange(min(2, len(part))))
+    inputs, _ = next(batches(small, 2, input=engine.input, device=device))
+    network = engine.backbone.network
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            logits = network.eval()(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TaskError(
+            f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
+            f"{str(inputs.dtype).removeprefix('torch.')} each; it raised: {first}. "
+            "Change the examples, or describe the input with --input FILE."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise BackboneError(f"A backbone must return logits (n, classes), this one gives {got}.")
+
+
+def _find_task(task: Any, backbone: Backbone) -> Task:
+    if isinstance(task, str):
+        return load_task(task, backbone.input)
+    return as_task(task, OBJECT, backbone.input)
+
+
+def _about(settings: Settings, task: Task) -> dict[str, Any]:
+    return {
+        "versions": {
+            name: _version(name) for name in ("autotune", "torch", "torchvision", "optuna")
+        },
+        "python": platform.python_version(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "backbone": settings.backbone,
+        "budget": settings.budget,
+        "data": task.digest(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,242 @@
+"""One sitting of a driver: from the lease to the answer, or to the next interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from autotune.artifact import from_bytes, to_bytes
+from autotune.backends.base import Backend
+from autotune.backends.inline import InlineBackend
+from autotune.backends.processes import ProcessBackend
+from autotune.budget import Cost
+from autotune.config import write_settings
+from autotune.errors import (
+    ConfigError,
+    Interrupted,
+    RunError,
+)
+from autotune.events import log, tell
+from autotune.files import write_whole
+from autotune.finalists import run_finalists
+from autotune.lease import Lease
+from autotune.plan import Plan
+from autotune.preparation import has_statistics
+from autotune.profiling import estimate
+from autotune.references import PROBE, run_reference, run_references, three_rates
+from autotune.run import EventLog, RunFolder
+from autotune.setup import Setup, head_cost
+from autotune.source import import_sources
+from autotune.study import Driver, Records, Setting, create
+
+
+def begin(folder: RunFolder, setup: Setup, began: float) -> None:
+    """Prepare the backbone, make the study and the run folder, and drive."""
+    buffers, stages = _settle_preparation(setup)
+    fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
+    problem = setup.problem(fixed + _buffer_cost(buffers))
+    create(folder, setup.settings.storage, problem, {"identity": _identity(setup), **stages})
+    if buffers:
+        write_whole(folder.prepared, save_tensors(buffers))
+    write_whole(folder.config, write_settings(setup.settings))
+    drive(folder, setup, began)
+
+
+def drive(folder: RunFolder, setup: Setup, began: float) -> None:
+    """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost."""
+    settings = setup.settings
+    records = Records(folder, settings.storage)
+    _refuse_other(records.attribute("identity"), _identity(setup), folder)
+    lease = Lease(
+        folder.lease,
+        lambda: records.study.user_attrs.get("lease"),
+        lambda owner: records.study.set_user_attr("lease", owner),
+    )
+    deadline = began + settings.timeout if settings.timeout else None
+    with ExitStack() as stack:
+        stack.enter_context(_listening(folder))
+        stack.enter_context(lease)
+        write_whole(folder.config, write_settings(settings))
+        driver = Driver(
+            folder,
+            settings.storage,
+            _setting(setup),
+            lease,
+            trials=settings.trials,
+            deadline=deadline,
+        )
+        stack.callback(_note_sitting, driver, began)
+        try:
+            _run(stack, folder, setup, driver)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "Interrupted. What was finished is kept; go on with: "
+                f"autotune resume {shlex.quote(str(folder.path))}"
+            ) from error
+
+
+def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    engine, settings = setup.engine, setup.settings
+    if (prepared := folder.read(folder.prepared)) is not None:
+        engine.prepare(load_tensors(prepared))
+    if driver.attribute("stage:estimate") is None:
+        driver.record("stage:estimate", asdict(estimate(engine)))
+    backend = stack.enter_context(_backend(setup))
+    if settings.references:
+        tell("stage", "References", stage="references")
+        run_references(driver, backend, engine.test)
+    if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
+        driver.record("stage:final", None)  # no answer until it is chosen among all trials
+        limit = driver.problem.budget.limit
+        tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
+        backend.run(driver)
+        tell("stage", "Finalists and test", stage="finalists")
+        run_finalists(driver, backend, engine.test)
+    _sign(folder, driver.attribute("stage:final"))
+
+
+def _settle_preparation(setup: Setup) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The prepared buffers (none of them: off), and what to record of it.
+
+    `auto` compares the linear probe with re-estimated normalisation statistics and the one
+    without on validation. The probe of the other way is a reference beside the study's own.
+    """
+    asked, engine = setup.settings.bnstats, setup.engine
+    if not has_statistics(setup.backbone.network):
+        if asked == "on":
+            raise ConfigError(
+                "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
+            )
+        return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
+    tell("stage", "Preparation", stage="preparation")
+    buffers = engine.statistics()
+    if asked != "auto" and not setup.settings.references:
+        why = "as asked"
+        return (buffers if asked == "on" else {}), _prepared(asked, why, {}, None)
+    probes = {way: _probe(setup, buffers if way == "on" else {}) for way in ("off", "on")}
+    better = max(probes, key=lambda way: probes[way]["value"])
+    way = better if asked == "auto" else asked
+    tell(
+        "preparation",
+        f"Normalisation statistics {'re-estimated' if way == 'on' else 'kept'}: the linear probe "
+        f"reaches {probes['on']['value']:.4f} with and {probes['off']['value']:.4f} without.",
+    )
+    why = "better linear probe on validation" if asked == "auto" else "as asked"
+    return (buffers if way == "on" else {}), _prepared(way, why, probes, setup)
+
+
+def _prepared(way: str, why: str, probes: Mapping[str, Any], setup: Setup | None) -> dict[str, Any]:
+    values = {name: probe["value"] for name, probe in probes.items()}
+    stages = {"stage:preparation": {"bnstats": way, "why": why, "probe": values}}
+    if setup is not None and setup.settings.references:
+        other = "off" if way == "on" else "on"
+        stages["reference:" + PROBE] = probes[way]
+        stages[f"reference:{PROBE} (bnstats {other})"] = probes[other]
+    return stages
+
+
+def _probe(setup: Setup, buffers: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    engine = setup.engine
+    engine.prepare(buffers)
+    rates = three_rates(setup.grids, Plan(), None)
+    with InlineBackend(engine) as backend:
+        name = f"{PROBE} with{'' if buffers else 'out'} new statistics"
+        return run_reference(name, Plan(), rates, setup.settings.seed, backend, engine.test)
+
+
+def _buffer_cost(buffers: Mapping[str, torch.Tensor]) -> Cost:
+    """Prepared buffers are stored in the delta file, but nothing trains them."""
+    stored = sum(b.numel() for b in buffers.values())
+    return Cost(0, stored, sum(b.numel() * b.element_size() for b in buffers.values()))
+
+
+def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
+    """Write the test metrics and the seeds' spread into the header of `best/`."""
+    artifact = from_bytes(folder.best.read_bytes(), str(folder.best))
+    metrics = {**artifact.header["metrics"], "test": final["test"]}
+    for name in ("values", "tests"):
+        if name in final:
+            metrics[name] = final[name]
+    signed = replace(artifact, header={**artifact.header, "metrics": metrics})
+    write_whole(folder.best, to_bytes(signed))
+
+
+def _backend(setup: Setup) -> Backend:
+    workers = setup.settings.workers
+    if workers == 1:
+        return InlineBackend(setup.engine)
+    named = (setup.settings.backbone, setup.settings.task)
+    places = [s.split(":", 1)[1].rpartition(":")[0] for s in named if s.startswith("python:")]
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    return ProcessBackend(setup.engine, workers, partial(_ready_worker, places, threads))
+
+
+def _ready_worker(places: list[str], threads: int) -> None:
+    torch.set_num_threads(threads)
+    import_sources(places)
+
+
+def _setting(setup: Setup) -> Setting:
+    settings = setup.settings
+    return Setting(
+        strategy=settings.strategy,
+        seed=settings.seed,
+        steps=settings.folds or settings.epochs,
+        grids=setup.grids,
+        workers=settings.workers,
+        prune=settings.prune,
+        keep=settings.keep,
+    )
+
+
+def _identity(setup: Setup) -> dict[str, Any]:
+    """What must not change between sittings."""
+    space = setup.space.model_dump_json()
+    kept = setup.settings.model_dump(
+        exclude={"trials", "timeout", "workers", "device", "out", "storage", "keep", "references"}
+    )
+    return {
+        "backbone's fingerprint": setup.backbone.fingerprint,
+        "data": setup.task.digest(),
+        "search space": hashlib.sha256(space.encode()).hexdigest()[:16],
+        **kept,
+    }
+
+
+def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
+    differs = [key for key in now if stored.get(key) != now[key]]
+    if differs:
+        raise RunError(
+            f"A run goes on with what it began with; {folder.path} differs in "
+            f"{', '.join(differs)}. Start a new search, or bring the old state back."
+        )
+
+
+def _note_sitting(driver: Driver, began: float) -> None:
+    if not driver.lease.is_lost:
+        driver.record(f"sitting:{began:.3f}", time.time() - began)
+
+
+@contextmanager
+def _listening(folder: RunFolder) -> Iterator[None]:
+    handler, level = EventLog(folder), log.level
+    log.addHandler(handler)
+    log.setLevel(min(logging.INFO, level) if level else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()

@@ -1,0 +1,54 @@
+"""The console script in processes of its own, and one finished search that tests look at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(sys.executable).parent / "autotune"
+
+Done = subprocess.CompletedProcess[str]
+
+
+def autotune(*arguments: object, ok: bool = True) -> Done:
+    """Runs the command to its end; with `ok` it must exit with 0."""
+    command = [str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 or not ok, done.stderr
+    return done
+
+
+def shown(*arguments: object) -> Any:
+    """The JSON that the command prints."""
+    return json.loads(autotune(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small search that ran to its end; tests must not write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "digits"
+    autotune("search", "--trials", 3, "--epochs", 2, "--out", folder)
+    return folder
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: exit code, output and errors."""
+    from autotune.cli.app import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autotune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
