@@ -76,7 +76,8 @@ class Study:
     @property
     def references(self) -> dict[str, Any]:
         """Name → `value`, `test`, `cost` and more of every reference that has run."""
-        return self._records.attributes("reference")
+        found = self._records.attributes("reference")
+        return {name: found[name] for name in sorted(found, key=_place)}
 
     @property
     def final(self) -> dict[str, Any] | None:
@@ -193,6 +194,13 @@ def resume(
 
 def _name(given: Any) -> str:
     return given if isinstance(given, str) else OBJECT
+
+
+def _place(reference: str) -> tuple[int, str]:
+    """The probes first, then what fills the budget evenly, then at random."""
+    first = ("probe", "uniform", "random")
+    kind = reference.partition(" ")[0]
+    return first.index(kind) if kind in first else len(first), reference
 
 
 def _status(study: Study) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[
     _, last, _ = best_of([job], backend)
     content = last.artifact or deliver_whole(job, backend)
     driver.folder.put_best(content, Plan().to_json())
-    found = _final(driver, Plan(), None, probe["value"], probe["test"])
+    found = _final(driver, Plan(), None, last.value, test(content))
     found["metrics"] = probe["metrics"]
     found["hyperparameters"] = probe["hyperparameters"]
     driver.record("stage:final", found)

@@ -89,8 +89,8 @@ def drive(folder: RunFolder, setup: Setup, began: float) -> None:
 
 def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> None:
     engine, settings = setup.engine, setup.settings
-    if (prepared := folder.read(folder.prepared)) is not None:
-        engine.prepare(load_tensors(prepared))
+    prepared = folder.read(folder.prepared)
+    engine.prepare(load_tensors(prepared) if prepared else {})
     if driver.attribute("stage:estimate") is None:
         driver.record("stage:estimate", asdict(estimate(engine)))
     backend = stack.enter_context(_backend(setup))

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from autotune.backbones import load_backbone
+
 SCRIPT = Path(sys.executable).parent / "autotune"
 
 Done = subprocess.CompletedProcess[str]
@@ -27,6 +29,12 @@ def autotune(*arguments: object, ok: bool = True) -> Done:
 def shown(*arguments: object) -> Any:
     """The JSON that the command prints."""
     return json.loads(autotune(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pretrained(_own_cache: None) -> None:
+    """The digits network is in the cache, so that no command says that it trains it."""
+    load_backbone("builtin:digits")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,125 @@
+"""The one call from Python, on a network and a task given as objects."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import autotune
+from autotune.artifact import read_artifact
+from autotune.errors import ConfigError, RunError
+
+Search = Callable[..., autotune.Study]
+
+
+@pytest.fixture
+def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> Search:
+    """A small search on the tiny network; settings can be given."""
+    monkeypatch.setattr("autotune.lease.SETTLE", 0.05)
+
+    def run(name: str = "run", **settings: Any) -> autotune.Study:
+        given = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off", **settings}
+        return autotune.search(tiny_network, tiny_task, out=str(tmp_path / name), **given)
+
+    return run
+
+
+def accuracy(network: Any, part: Any) -> float:
+    with torch.no_grad():
+        return float((network(part.inputs).argmax(1).numpy() == part.labels).mean())
+
+
+@pytest.mark.parametrize("bnstats", ["on", "off", "auto"])
+def test_the_delivered_file_reaches_what_the_study_says(
+    search: Search, tiny_network: Any, tiny_task: Any, bnstats: str
+) -> None:
+    study = search(bnstats=bnstats)
+    tuned = autotune.load_adapted(tiny_network, study.best.artifact)
+    assert accuracy(tuned, tiny_task.test) == pytest.approx(study.best.test["accuracy"])
+    if study.best.number is not None:
+        assert accuracy(tuned, tiny_task.val) == pytest.approx(study.best.value)
+
+
+@pytest.mark.parametrize("bnstats", ["on", "off"])
+def test_statistics_are_in_the_file_when_they_were_estimated_and_only_then(
+    search: Search, bnstats: str
+) -> None:
+    study = search(bnstats=bnstats)
+    buffers = read_artifact(study.best.artifact).part("buffer")
+    assert bool(buffers) == (bnstats == "on")
+    assert study.preparation is not None
+    assert study.preparation["bnstats"] == bnstats
+
+
+def test_the_network_is_given_back_as_it_was(search: Search, tiny_network: Any) -> None:
+    tiny_network.train()
+    tiny_network.first.conv.weight.requires_grad_(False)
+    before = copy.deepcopy(tiny_network)
+    search(bnstats="on")
+    after, state = tiny_network.state_dict(), before.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[name], state[name]) for name in state)
+    flags = [p.requires_grad for p in before.parameters()]
+    assert [p.requires_grad for p in tiny_network.parameters()] == flags
+    modes = [module.training for module in before.modules()]
+    assert [module.training for module in tiny_network.modules()] == modes
+
+
+def test_a_run_from_objects_is_resumed_with_the_same_objects(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder.path
+    with pytest.raises(RunError, match="began from Python objects"):
+        autotune.resume(folder, trials=4)
+    study = autotune.resume(folder, tiny_network, tiny_task, trials=4)
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+    assert study.state == "complete"
+
+
+def test_a_run_is_not_resumed_on_another_network(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder.path
+    with torch.no_grad():
+        tiny_network.first.conv.weight.add_(1)
+    with pytest.raises(RunError, match="backbone's fingerprint"):
+        autotune.resume(folder, tiny_network, tiny_task, trials=4)
+    with pytest.raises(ConfigError, match="may change"):
+        autotune.resume(folder, tiny_network, tiny_task, epochs=4)
+
+
+def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: Search) -> None:
+    study = search(folds=3)
+    complete = [trial for trial in study.trials if trial.is_complete]
+    assert complete
+    assert all(len(trial.curve) == 3 for trial in complete)
+    assert study.best.artifact.is_file()
+    assert study.best.test["n"] == 31
+
+
+def test_a_budget_in_bytes_pays_for_the_prepared_statistics(search: Search) -> None:
+    study = search(budget="1kB", bnstats="on")
+    stored = read_artifact(study.best.artifact).tensors
+    bytes_of = {kind: 0 for kind in ("delta", "buffer", "head")}
+    for name, tensor in stored.items():
+        bytes_of[name.partition("/")[0]] += tensor.numel() * tensor.element_size()
+    assert study.problem.fixed.bytes == bytes_of["buffer"] > 0
+    assert bytes_of["delta"] + bytes_of["buffer"] <= 1000
+
+
+def test_a_counted_head_is_taken_off_the_limit(search: Search) -> None:
+    free, counted = search("free"), search("counted", count_head=True)
+    assert free.problem.budget.limit == counted.problem.budget.limit
+    assert free.problem.room - counted.problem.room == 4 * 3 + 3
+
+
+def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
+    first, second = search("first", trials=4), search("second", trials=4)
+    assert [t.plan for t in first.trials] == [t.plan for t in second.trials]
+    assert [t.value for t in first.trials] == [t.value for t in second.trials]
+    assert first.best.test == second.best.test
