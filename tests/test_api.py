@@ -105,7 +105,7 @@ def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: 
 def test_a_budget_in_bytes_pays_for_the_prepared_statistics(search: Search) -> None:
     study = search(budget="1kB", bnstats="on")
     stored = read_artifact(study.best.artifact).tensors
-    bytes_of = {kind: 0 for kind in ("delta", "buffer", "head")}
+    bytes_of = dict.fromkeys(("delta", "buffer", "head"), 0)
     for name, tensor in stored.items():
         bytes_of[name.partition("/")[0]] += tensor.numel() * tensor.element_size()
     assert study.problem.fixed.bytes == bytes_of["buffer"] > 0
