@@ -34,10 +34,10 @@ class Settings(BaseModel):
     granularity: Literal["block", "layer"] = "block"
     bnstats: Literal["auto", "on", "off"] = "auto"
     strategy: str = "tpe"
-    trials: Count = 16
+    trials: Count = 20
     timeout: Annotated[float, Field(gt=0)] | None = None
     epochs: Count = 10
-    batch_size: Count = 64
+    batch_size: Count = 32
     augment: Literal["none", "flip", "crop+flip"] = "none"
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
     folds: Annotated[int, Field(ge=0)] = 0
