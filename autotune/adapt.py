@@ -115,7 +115,7 @@ def adapted(
 def seeded(seed: int, *names: str) -> Iterator[None]:
     """Random numbers that depend on the seed and the names alone; torch's own state is kept."""
     text = ":".join([str(seed), *names])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
         yield
 

@@ -186,7 +186,11 @@ def resume(
     changed = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**before.model_dump(), **changed})
     with released(
-        prepare_search(settings, backbone or settings.backbone, task or settings.task)
+        prepare_search(
+            settings,
+            settings.backbone if backbone is None else backbone,
+            settings.task if task is None else task,
+        )
     ) as setup:
         drive(folder, setup, began)
     return Study(folder.path)

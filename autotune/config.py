@@ -42,7 +42,7 @@ class Settings(BaseModel):
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
     folds: Annotated[int, Field(ge=0)] = 0
     prune: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = 0
     workers: Count = 1
     device: str = "auto"
     out: str | None = None

@@ -67,7 +67,8 @@ def _in_order(
     )
     try:
         for pictures, rows in loader:
-            inputs = input.normalise(pictures) if input is not None else pictures
+            is_raw = pictures.dtype == torch.uint8
+            inputs = input.normalise(pictures) if input is not None and is_raw else pictures
             yield inputs.to(device), labels[rows].to(device)
     except TaskError as error:
         # The loader puts its process's traceback in front of the line, and its own keeps the

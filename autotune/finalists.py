@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.backends.base import Backend
 from autotune.errors import TrialError
-from autotune.events import tell
+from autotune.events import tell, warn
 from autotune.files import write_whole
 from autotune.plan import Plan
 from autotune.records import TrialRecord
@@ -36,17 +36,20 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
 
 
 def _winner(driver: Driver, backend: Backend) -> TrialRecord | None:
-    finalists = best_plans(driver.ranked(), 3)
-    two, seed = finalists[:2], driver.setting.seed
-    for record in two:
-        _repeat(driver, backend, record, seed + 1)
+    """The best of the best two plans over two seeds; one whose repeat fails is passed over."""
+    finalists, seed = best_plans(driver.ranked()), driver.setting.seed
+    two: list[TrialRecord] = []
+    while len(two) < 2 and finalists:
+        record = finalists.pop(0)
+        if _repeat(driver, backend, record, seed + 1):
+            two.append(record)
     best = max(two, key=lambda r: (_mean(driver, r, 2), -r.rank()[1]), default=None)
     if best is not None:
         _repeat(driver, backend, best, seed + 2)
     return best
 
 
-def best_plans(ranked: list[TrialRecord], n: int) -> list[TrialRecord]:
+def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
     """The best trial of each of the best `n` plans."""
     first: dict[str, TrialRecord] = {}
     for record in ranked:
@@ -75,15 +78,22 @@ def _job(record: TrialRecord, seed: int) -> Job:
     return Job(f"repeat {record.number} seed {seed}", record.plan, hyperparameters, seed)
 
 
-def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) -> None:
+def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) -> bool:
+    """Run a finalist with another seed, unless that is recorded; False when it fails."""
     name = f"repeat:{record.number}:{seed}"
     if driver.attribute(name) is not None:
-        return
-    job, last, seconds = best_of([_job(record, seed)], backend)
+        return True
+    try:
+        job, last, seconds = best_of([_job(record, seed)], backend)
+    except TrialError as error:
+        warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
+        return False
+    driver.lease.check()
     if last.artifact is not None:
         write_whole(driver.folder.delta(record.number, seed), last.artifact)
     driver.record(name, {"value": last.value, "metrics": dict(last.metrics), "seconds": seconds})
     tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
+    return True
 
 
 def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) -> None:
@@ -91,6 +101,7 @@ def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) 
     own = driver.setting.seed
     files = {seed: _file(driver, backend, winner, seed) for seed in values}
     tests = {seed: dict(test(content)) for seed, content in files.items()}
+    driver.lease.check()
     driver.folder.put_best(files[own], winner.plan.to_json())
     found = _final(driver, winner.plan, winner.number, winner.value, tests[own])
     found["metrics"] = dict(winner.metrics)
@@ -102,10 +113,10 @@ def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) 
 
 def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:
     job = Job("empty plan", Plan(), probe["hyperparameters"], driver.setting.seed)
-    _, last, _ = best_of([job], backend)
-    content = last.artifact or deliver_whole(job, backend)
+    content = _delivered(driver, backend, job)
+    driver.lease.check()
     driver.folder.put_best(content, Plan().to_json())
-    found = _final(driver, Plan(), None, last.value, test(content))
+    found = _final(driver, Plan(), None, probe["value"], test(content))
     found["metrics"] = probe["metrics"]
     found["hyperparameters"] = probe["hyperparameters"]
     driver.record("stage:final", found)
@@ -133,11 +144,19 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
     path = driver.folder.delta(winner.number, repeat)
     if (content := driver.folder.read(path)) is not None:
         return content
-    job = _job(winner, seed)
-    _, last, _ = best_of([job], backend)
-    content = last.artifact or deliver_whole(job, backend)
+    content = _delivered(driver, backend, _job(winner, seed))
+    driver.lease.check()
     write_whole(path, content)
     return content
+
+
+def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
+    """The delta file of a job: under folds, of one more training on all of them together."""
+    if driver.setting.folds:
+        return deliver_whole(job, backend)
+    _, last, _ = best_of([job], backend)
+    assert last.artifact is not None
+    return last.artifact
 
 
 def _metric(test: Mapping[str, float], driver: Driver) -> str:

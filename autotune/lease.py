@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import LeaseError
+from autotune.events import warn
 from autotune.files import write_whole
 
 RENEW, STALE, SETTLE = 10.0, 60.0, 1.0
@@ -100,16 +101,23 @@ class Lease:
         return next((str(o) for o in self._owners() if o.token != self.me.token), "")
 
     def _write(self) -> None:
-        self.me = replace(self.me, renewed=time.time())
-        write_whole(self.file, json.dumps(asdict(self.me)))
-        self._write_attribute(asdict(self.me))
+        renewed = replace(self.me, renewed=time.time())
+        write_whole(self.file, json.dumps(asdict(renewed)))
+        self._write_attribute(asdict(renewed))
+        self.me = renewed
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW):
-            if foreign := self._foreign():
-                self._lost = foreign
-                return
-            self._write()
+            try:
+                if foreign := self._foreign():
+                    self._lost = foreign
+                    return
+                self._write()
+            except Exception as error:
+                warn(f"The lease of {self.file.parent} could not be renewed ({error}).")
+                if time.time() - self.me.renewed > STALE:
+                    self._lost = "nobody, as it could not be renewed"
+                    return
 
 
 def holder(file: Path, attribute: Any) -> Owner | None:

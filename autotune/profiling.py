@@ -15,6 +15,7 @@ from autotune.adapt import adapted
 from autotune.data import batches
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
+from autotune.training import autocast
 
 TIMED_STEPS = 3
 
@@ -55,8 +56,9 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
         optimizer = torch.optim.AdamW(deltas.parameters(), 1e-6)
         for _ in range(TIMED_STEPS + 1):
             began = time.perf_counter()
-            logits = network(inputs)
-            loss = F.cross_entropy(logits, logits.argmax(1).detach())
+            with autocast(device):
+                logits = network(inputs)
+                loss = F.cross_entropy(logits, logits.argmax(1).detach())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -68,5 +70,5 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
 
 def _memory(engine: Engine) -> int:
     if engine.recipe.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(engine.recipe.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

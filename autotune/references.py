@@ -71,7 +71,11 @@ def run_references(driver: Driver, backend: Backend, test: Test) -> None:
             probe = driver.attribute(f"reference:{PROBE}")
             head = probe["hyperparameters"]["lr:head"] if probe else None
             rates = three_rates(setting.grids, plan, head)
-            found = run_reference(name, plan, rates, setting.seed, backend, test)
+            try:
+                found = run_reference(name, plan, rates, setting.seed, backend, test)
+            except TrialError as error:
+                warn(f"The reference {name} is left out: {error}", name=name)
+                continue
             cost = driver.problem.cost(plan)
             fits = driver.problem.fits(plan)
             driver.record(f"reference:{name}", {**found, "cost": asdict(cost), "fits": fits})

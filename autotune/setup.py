@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from autotune.adapt import exchanged
 from autotune.backbones import load_backbone
-from autotune.backbones.base import Backbone, describe
+from autotune.backbones.base import Backbone, describe, new_head
 from autotune.backbones.units import Units, find_units
 from autotune.budget import Budget, Cost
 from autotune.candidates import find_candidates
@@ -89,14 +90,23 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         keep_head=settings.keep_head,
         about=_about(settings, data),
     )
-    _try_forward(engine)
-    lr = space.hyperparameters.lr
-    methods = {name for cs in candidates.values() for c in cs for name in c.names}
-    grids = {f"lr:{m}": tuple(lr[m]) for m in ("head", *sorted(methods))}
-    grids["weight_decay"] = tuple(space.hyperparameters.weight_decay)
+    grids = _grids(space, candidates)
     setup = Setup(settings, found, data, space, units, candidates, engine, grids)
-    setup.problem(head_cost(settings, found, len(data.classes)))
+    try:
+        _try_forward(engine)
+        setup.problem(head_cost(settings, found, len(data.classes)))
+    except BaseException:
+        engine.close()
+        raise
     return setup
+
+
+def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
+    """Hyperparameter → values, of the head and of every method that has a place."""
+    lr = space.hyperparameters.lr
+    methods = {name for choices in candidates.values() for c in choices for name in c.names}
+    rates = {f"lr:{m}": tuple(lr[m]) for m in ("head", *sorted(methods))}
+    return {**rates, "weight_decay": tuple(space.hyperparameters.weight_decay)}
 
 
 def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
@@ -167,15 +177,38 @@ def released(setup: Setup) -> Iterator[Setup]:
 
 
 def _try_forward(engine: Engine) -> None:
-    """One small batch through the network, so that what cannot run is said before anything runs."""
+    """One small batch through the network, so that what cannot run is said before anything runs.
+
+    Once with the network's own head, once with one for the task's classes.
+    """
     part, device = engine.task.train, torch.device(engine.recipe.device)
     small = part.take(np.arange(min(2, len(part))))
     inputs, _ = next(batches(small, 2, input=engine.input, device=device))
-    network = engine.backbone.network
+    with _evaluating(engine.backbone.network) as network:
+        logits = _tried(network, inputs)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise BackboneError(
+                f"A backbone must return logits (n, classes), this one gives {got}."
+            )
+        _try_head(engine, inputs)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode and without gradients, its modes put back afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
-            logits = network.eval()(inputs)
+            yield network.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
+    try:
+        return network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TaskError(
@@ -183,12 +216,21 @@ def _try_forward(engine: Engine) -> None:
             f"{str(inputs.dtype).removeprefix('torch.')} each; it raised: {first}. "
             "Change the examples, or describe the input with --input FILE."
         ) from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise BackboneError(f"A backbone must return logits (n, classes), this one gives {got}.")
+
+
+def _try_head(engine: Engine, inputs: torch.Tensor) -> None:
+    network, path, n = engine.backbone.network, engine.backbone.head, len(engine.task.classes)
+    head = new_head(network.get_submodule(path), n)
+    try:
+        with exchanged(network, path, head):
+            got = tuple(network(inputs).shape)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        got = (str(error).splitlines()[0],)
+    if got != (len(inputs), n):
+        raise BackboneError(
+            f"With a head for {n} classes in the place of {path!r} the backbone must give "
+            f"({len(inputs)}, {n}), got {got}. Name the last layer with --head."
+        )
 
 
 def _find_task(task: Any, backbone: Backbone) -> Task:

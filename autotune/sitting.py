@@ -23,12 +23,13 @@ from autotune.backends.inline import InlineBackend
 from autotune.backends.processes import ProcessBackend
 from autotune.budget import Cost
 from autotune.config import write_settings
+from autotune.engine import Engine
 from autotune.errors import (
     ConfigError,
     Interrupted,
     RunError,
 )
-from autotune.events import log, tell
+from autotune.events import log, tell, warn
 from autotune.files import write_whole
 from autotune.finalists import run_finalists
 from autotune.lease import Lease
@@ -92,7 +93,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
     prepared = folder.read(folder.prepared)
     engine.prepare(load_tensors(prepared) if prepared else {})
     if driver.attribute("stage:estimate") is None:
-        driver.record("stage:estimate", asdict(estimate(engine)))
+        driver.record("stage:estimate", _estimated(engine))
     backend = stack.enter_context(_backend(setup))
     if settings.references:
         tell("stage", "References", stage="references")
@@ -105,6 +106,15 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)
     _sign(folder, driver.attribute("stage:final"))
+
+
+def _estimated(engine: Engine) -> dict[str, Any]:
+    """What full fine-tuning would take; nothing where it does not fit into memory."""
+    try:
+        return asdict(estimate(engine))
+    except torch.OutOfMemoryError:
+        warn("Full fine-tuning does not fit into memory, so the search's cost has no unit.")
+        return {"full": None}
 
 
 def _settle_preparation(setup: Setup) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -196,6 +206,7 @@ def _setting(setup: Setup) -> Setting:
         steps=settings.folds or settings.epochs,
         grids=setup.grids,
         workers=settings.workers,
+        folds=settings.folds,
         prune=settings.prune,
         keep=settings.keep,
     )

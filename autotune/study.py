@@ -51,6 +51,7 @@ class Setting:
 
     grids: Grids
     workers: int = 1
+    folds: int = 0
     prune: bool = True
     keep: str = "best"
     """Delta files that stay: those of the `best` five trials, or of `all`."""

@@ -32,6 +32,11 @@ def evaluate_run(run: str, *, part: str = "test", device: str = "auto") -> dict[
     settings = study.settings.model_copy(update={"device": device})
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
+        if setup.task.digest() != study.identity["data"]:
+            raise TaskError(
+                f"The data of {run} must be what it was searched on, {setup.task.source} has "
+                "changed since. Bring it back; another cut would put training examples into test."
+            )
         chosen = getattr(setup.engine.task, part)
         return {"part": part, **setup.engine.measure(study.best.artifact.read_bytes(), chosen)}
     finally:

@@ -123,3 +123,37 @@ def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
     assert [t.plan for t in first.trials] == [t.plan for t in second.trials]
     assert [t.value for t in first.trials] == [t.value for t in second.trials]
     assert first.best.test == second.best.test
+
+
+def test_a_reference_that_fails_is_left_out_and_the_search_goes_on(
+    search: Search, tiny_network: Any
+) -> None:
+    tiny_network.unused = torch.nn.Linear(2, 2)
+    tiny_network.fc, head = torch.nn.Identity(), tiny_network.fc
+    del tiny_network.fc
+    tiny_network.fc = head
+    study = search(trials=6)
+    assert "uniform" not in study.references
+    assert {"probe"} <= set(study.references)
+    assert study.state == "complete"
+
+
+def test_a_head_in_the_wrong_place_is_refused_by_name(search: Search, tiny_network: Any) -> None:
+    tiny_network.fc = torch.nn.Sequential(tiny_network.fc, torch.nn.LayerNorm(3))
+    for parameter in ("weight", "bias"):
+        setattr(tiny_network.fc[1], parameter, None)
+    tiny_network.norm_behind = torch.nn.Identity()
+    tiny_network.fc[0] = torch.nn.Linear(4, 5)
+    with pytest.raises(autotune.AutotuneError, match="LayerNorm|normalized_shape|head"):
+        search()
+
+
+def test_the_network_is_given_back_also_when_the_search_is_refused(
+    search: Search, tiny_network: Any
+) -> None:
+    tiny_network.train()
+    before = copy.deepcopy(tiny_network.state_dict())
+    with pytest.raises(autotune.AutotuneError, match="Raise the budget"):
+        search(budget="1")
+    assert all(torch.equal(t, before[name]) for name, t in tiny_network.state_dict().items())
+    assert tiny_network.training

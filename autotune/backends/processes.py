@@ -96,7 +96,7 @@ class ProcessBackend(Backend):
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         arguments = (theirs, self.ready, self.content)
-        process = context.Process(target=_work, args=arguments, daemon=True)
+        process = context.Process(target=_work, args=arguments)
         process.start()
         theirs.close()
         return _Worker(process, mine)

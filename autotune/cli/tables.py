@@ -28,7 +28,7 @@ def print_result(status: dict[str, Any]) -> None:
     """The answer of a search beside its references, and what to type next."""
     out, final = console(), status["final"]
     out.print(_result_table(status))
-    if final["empty"]:
+    if final["empty"] and final["number"] is None:
         out.print("No plan beats the linear probe on validation: nothing but the head is trained.")
     else:
         out.print(f"Plan: {final['label']}", soft_wrap=True, markup=False)
