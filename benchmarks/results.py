@@ -20,7 +20,7 @@ def write_section(title: str, text: str) -> None:
     section = f"## {title}\n\n{_provenance()}\n\n{text.strip()}\n\n"
     old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n\n"
     found = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
-    new = found.sub(lambda _: section, old) if found.search(old) else old + section
+    new = found.sub(lambda _: section, old) if found.search(old) else f"{old.rstrip()}\n\n{section}"
     RESULTS.write_text(new.rstrip() + "\n")
     print(section)
 
