@@ -196,15 +196,6 @@ def detach(model: nn.Module) -> nn.Module:
     return model
 
 
-def cost_in(artifact_tensors: Mapping[str, Tensor], kind: str) -> dict[str, int]:
-    """Values and bytes of one kind of tensors in a file."""
-    mine = [t for name, t in artifact_tensors.items() if name.startswith(kind + "/")]
-    return {
-        "stored": sum(t.numel() for t in mine),
-        "bytes": sum(t.numel() * t.element_size() for t in mine),
-    }
-
-
 def _check_format(found: object, source: str) -> None:
     if found != FORMAT:
         raise ArtifactError(

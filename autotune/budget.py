@@ -87,10 +87,6 @@ class Budget:
         """Whether a plan of this cost may run."""
         return cost[self.measure] <= self.limit
 
-    def share(self, cost: Cost) -> float:
-        """Part of the limit that `cost` uses, in percent."""
-        return 100 * cost[self.measure] / self.limit
-
 
 def check_text(text: str) -> str:
     """`text` itself when it reads as a budget of some backbone; `BudgetError` otherwise."""

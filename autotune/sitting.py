@@ -18,9 +18,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autotune.artifact import from_bytes, to_bytes
+from autotune.backends import BACKENDS
 from autotune.backends.base import Backend
 from autotune.backends.inline import InlineBackend
-from autotune.backends.processes import ProcessBackend
 from autotune.budget import Cost
 from autotune.config import write_settings
 from autotune.engine import Engine
@@ -185,12 +185,14 @@ def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
 
 def _backend(setup: Setup) -> Backend:
     workers = setup.settings.workers
-    if workers == 1:
-        return InlineBackend(setup.engine)
     named = (setup.settings.backbone, setup.settings.task)
     places = [s.split(":", 1)[1].rpartition(":")[0] for s in named if s.startswith("python:")]
     threads = max(1, (os.cpu_count() or 1) // workers)
-    return ProcessBackend(setup.engine, workers, partial(_ready_worker, places, threads))
+    ready = partial(_ready_worker, places, threads)
+    beside = () if workers == 1 else (workers, ready)
+    make = BACKENDS.load("inline" if workers == 1 else "processes")
+    backend: Backend = make(setup.engine, *beside)
+    return backend
 
 
 def _ready_worker(places: list[str], threads: int) -> None:

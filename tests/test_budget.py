@@ -131,4 +131,3 @@ def test_a_cost_fits_up_to_the_limit_in_the_budgets_own_measure(cost, limit, mea
     budget = Budget(limit, total=10**12, measure=measure)
     counted = cost.parameters if measure is Measure.PARAMETERS else cost.bytes
     assert budget.fits(cost) == (counted <= limit)
-    assert budget.share(cost) == pytest.approx(100 * counted / limit)

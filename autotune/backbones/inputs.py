@@ -59,10 +59,6 @@ class InputDescription:
         assert self.shape is not None
         return self.shape
 
-    def example(self, n: int = 2) -> Tensor:
-        """A batch of zeros that the network can take, (n, *example_shape)."""
-        return torch.zeros(n, *self.example_shape, dtype=getattr(torch, self.dtype))
-
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8 (n, channels, height, width) → float32 of the same shape."""
         mean = torch.tensor(self.mean).view(-1, 1, 1)
