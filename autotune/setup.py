@@ -31,7 +31,6 @@ from autotune.errors import (
     TaskError,
 )
 from autotune.problem import Candidates, Problem, require_room
-from autotune.profiling import Estimate, estimate
 from autotune.space import SearchSpace
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import Grids
@@ -160,11 +159,6 @@ def choose_device(name: str) -> str:
         first = str(error).splitlines()[0]
         raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
     return name
-
-
-def time_search(setup: Setup) -> Estimate:
-    """Seconds of one full fine-tuning and memory, from three timed steps."""
-    return estimate(setup.engine)
 
 
 @contextmanager

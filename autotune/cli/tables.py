@@ -174,14 +174,15 @@ def print_units(found: dict[str, Any]) -> None:
 
 def search_to_json(settings: Settings) -> dict[str, Any]:
     """What a search would do: units, references, data, memory and time; nothing is written."""
+    from autotune.profiling import estimate
     from autotune.references import reference_plans
-    from autotune.setup import head_cost, prepare_search, time_search
+    from autotune.setup import head_cost, prepare_search
 
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
         problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
         plans = reference_plans(problem, settings.seed)
-        seconds = time_search(setup)
+        seconds = estimate(setup.engine)
         trainings = (
             settings.trials + 3 * (len(plans) - 1) + 3
             if settings.references
