@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from autotune.budget import Budget as Budget
     from autotune.budget import Cost as Cost
     from autotune.deltas.base import Delta as Delta
+    from autotune.deltas.base import Parametrized as Parametrized
+    from autotune.deltas.base import Path as Path
+    from autotune.deltas.site import Site as Site
+    from autotune.deltas.site import Slot as Slot
     from autotune.errors import AutotuneError as AutotuneError
     from autotune.plan import Choice as Choice
     from autotune.plan import Plan as Plan
@@ -34,8 +38,12 @@ _HOME = {
     "Cost": "budget",
     "Delta": "deltas.base",
     "InputDescription": "backbones.inputs",
+    "Parametrized": "deltas.base",
+    "Path": "deltas.base",
     "Plan": "plan",
     "Problem": "problem",
+    "Site": "deltas.site",
+    "Slot": "deltas.site",
     "Study": "api",
     "adapted": "adapt",
     "detach": "artifact",

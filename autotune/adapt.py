@@ -9,40 +9,69 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.flow import Flow
+from autotune.backbones.modes import evaluating
 from autotune.backbones.units import Unit, is_norm
 from autotune.budget import Cost
-from autotune.candidates import new_delta, plan_cost
-from autotune.deltas.base import Site, sites
+from autotune.candidates import check_choice, new_delta, plan_cost
+from autotune.deltas.base import Evidence
+from autotune.deltas.site import sites
+from autotune.errors import MergeError
 from autotune.plan import Plan
 
 
 class Deltas:
-    """The deltas of one plan on one network, in depth order."""
+    """The deltas of one plan on one network, in depth order.
 
-    def __init__(self, network: nn.Module, units: Iterable[Unit], plan: Plan, *, seed: int) -> None:
+    `flow` must be known for methods that add paths; with `evidence` deltas look at data before
+    they attach. Raises `PlanError` for methods that may not share a unit, or have no place there.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        units: Iterable[Unit],
+        plan: Plan,
+        *,
+        seed: int,
+        flow: Flow | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
         tuned = [unit for unit in units if unit.name in plan.choices]
         if lost := set(plan.choices) - {unit.name for unit in tuned}:
             raise KeyError(f"The network has no units {sorted(lost)}.")
         self.network = network
-        self.sites = sites(network, tuned)
+        self.sites = sites(network, tuned, flow)
+        for unit in tuned:
+            check_choice(plan[unit.name], self.sites[unit.name])
         self.predicted = plan_cost(self.sites, plan)
         self.by_place = {
             (unit.name, method.name): new_delta(method)
             for unit in tuned
             for method in plan[unit.name].methods
         }
-        self._trained = [m for unit in tuned for m in _modules(network, self.sites[unit.name])]
+        self._trained = [module for site in self.sites.values() for module in site.modules]
         self._flags = [(p, p.requires_grad) for p in network.parameters()]
         self._modes = [(m, m.training) for m in network.modules()]
         network.requires_grad_(False)
         network.eval()
         try:
-            for place, delta in self.by_place.items():
-                with seeded(seed, *place):
-                    delta.attach(self.sites[place[0]])
+            self._start(seed, evidence)
+            self._attach(seed)
         except BaseException:
             self.detach()
             raise
+
+    def _start(self, seed: int, evidence: Evidence | None) -> None:
+        for place, delta in self.by_place.items() if evidence else ():
+            assert evidence is not None
+            with seeded(seed, *place, "start"):
+                delta.start(self.sites[place[0]], evidence)
+
+    def _attach(self, seed: int) -> None:
+        for place, delta in self.by_place.items():
+            with seeded(seed, *place):
+                delta.attach(self.sites[place[0]])
 
     def parameters(self) -> list[nn.Parameter]:
         """What trains, the head not included."""
@@ -73,9 +102,12 @@ class Deltas:
             delta.load(mine)
 
     def train(self) -> None:
-        """Training mode for tuned units alone, without their normalisation statistics."""
+        """Training mode for tuned units alone; normalisation stays frozen but where it adapts."""
         for module in self._trained:
             module.training = not is_norm(module) and not isinstance(module, _STATISTICS)
+        for (unit, _), delta in self.by_place.items():
+            for layer in delta.adapts(self.sites[unit]):
+                layer.training = True
 
     def detach(self) -> None:
         """Everything as it was before: parameter objects, classes, flags and modes."""
@@ -86,14 +118,63 @@ class Deltas:
         for module, mode in self._modes:
             module.training = mode
 
-    def merge(self) -> None:
-        """Write the tuned tensors into the network itself, then detach."""
-        slots = [slot for site in self.sites.values() for slot in site.slots]
-        tuned = [slot.tensor.detach().clone() for slot in slots]
+    def merge(self, inputs: Tensor) -> float:
+        """Write the tuned tensors into the network itself, then detach; the largest difference.
+
+        Raises `MergeError`, everything as before, when a delta cannot be merged, or when on
+        `inputs` (evaluation mode) the merged outputs differ by more than 1e-5 of the largest.
+        """
+        if kept := [f"{m} in {u}" for (u, m), d in self.by_place.items() if not d.mergeable]:
+            raise MergeError(
+                f"A merge needs deltas of weights alone, {', '.join(kept)} adds a path. "
+                "Keep the delta file beside the backbone instead."
+            )
+        together = _output(self.network, inputs)
+        tuned = self._tensors_of_sites()
+        tuned = [(module, name, tensor.detach().clone()) for module, name, tensor in tuned]
         self.detach()
-        with torch.no_grad():
-            for slot, tensor in zip(slots, tuned, strict=True):
-                slot.tensor.copy_(tensor)
+        frozen = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
+        _write(tuned)
+        difference = _difference(_output(self.network, inputs), together)
+        if difference > TOLERANCE:
+            _write(frozen)
+            raise MergeError(
+                f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
+                f"them by {difference:.2g}. Keep the delta file, or use float32."
+            )
+        return difference
+
+    def _tensors_of_sites(self) -> list[tuple[nn.Module, str, Tensor]]:
+        weights = [(*slot.owners[0], slot.tensor) for s in self.sites.values() for slot in s.slots]
+        layers = [layer for site in self.sites.values() for layer in site.modules]
+        buffers = [(m, k, b) for m in layers for k, b in m.named_buffers(recurse=False)]
+        return [*weights, *buffers]
+
+
+TOLERANCE = 1e-5
+"""Largest difference of a merge, relative to the largest output."""
+
+
+def _output(network: nn.Module, inputs: Tensor) -> Tensor:
+    with evaluating(network):
+        output: Tensor = network(inputs)
+    return output
+
+
+def _held(module: nn.Module, name: str) -> Tensor:
+    tensor: Tensor = getattr(module, name)
+    return tensor.detach()
+
+
+def _write(tensors: list[tuple[nn.Module, str, Tensor]]) -> None:
+    with torch.no_grad():
+        for module, name, tensor in tensors:
+            _held(module, name).copy_(tensor)
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    largest = theirs.abs().max().float()
+    return float((ours.float() - theirs.float()).abs().max() / largest.clamp_min(1e-12))
 
 
 _STATISTICS = (nn.modules.batchnorm._NormBase,)
@@ -101,10 +182,15 @@ _STATISTICS = (nn.modules.batchnorm._NormBase,)
 
 @contextmanager
 def adapted(
-    network: nn.Module, units: Iterable[Unit], plan: Plan, *, seed: int = 0
+    network: nn.Module,
+    units: Iterable[Unit],
+    plan: Plan,
+    *,
+    seed: int = 0,
+    flow: Flow | None = None,
 ) -> Iterator[Deltas]:
     """The network with the plan's deltas on; afterwards everything is what it was before."""
-    deltas = Deltas(network, units, plan, seed=seed)
+    deltas = Deltas(network, units, plan, seed=seed, flow=flow)
     try:
         yield deltas
     finally:
@@ -145,11 +231,3 @@ def buffers_of(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
     finally:
         for name, buffer in mine.items():
             buffer.copy_(before[name])
-
-
-def _modules(network: nn.Module, site: Site) -> list[nn.Module]:
-    """The module that the unit is, dropout included; or its layers alone, where it is none."""
-    mine, prefix = {slot.name for slot in site.slots}, site.name + "."
-    inside = {name for name, _ in network.named_parameters() if name.startswith(prefix)}
-    is_module = bool(inside) and inside <= mine
-    return list(network.get_submodule(site.name).modules()) if is_module else site.layers()

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from autotune.adapt import Deltas, buffers_of, exchanged
 from autotune.backbones.base import Backbone, describe, fingerprint, new_head
+from autotune.backbones.flow import Flow, trace
+from autotune.backbones.inputs import read_input
 from autotune.backbones.units import Unit
+from autotune.candidates import new_delta
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.plan import Plan
 
@@ -52,7 +55,8 @@ def to_bytes(artifact: Artifact) -> bytes:
     header = {
         "format": FORMAT,
         "plan": json.loads(artifact.plan.to_json()),
-        "units": {unit.name: unit.parameters for unit in artifact.units},
+        "units": {u.name: u.parameters for u in artifact.units if not u.is_span()},
+        "spans": {u.name: u.levels for u in artifact.units if u.is_span()},
         "fingerprint": artifact.fingerprint,
         "digest": fingerprint(artifact.tensors),
         **artifact.header,
@@ -73,7 +77,10 @@ def from_bytes(content: bytes, source: str) -> Artifact:
             raise ValueError("its tensors are not the ones that were written")
         return Artifact(
             plan=Plan.from_json(json.dumps(read.pop("plan"))),
-            units=tuple(Unit(name, tuple(p)) for name, p in read.pop("units").items()),
+            units=(
+                *(Unit(name, tuple(p)) for name, p in read.pop("units").items()),
+                *(Unit(n, (), tuple(map(tuple, v))) for n, v in read.pop("spans").items()),
+            ),
             fingerprint=read.pop("fingerprint"),
             tensors=tensors,
             header={key: value for key, value in read.items() if key != "format"},
@@ -150,7 +157,8 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> None:
     head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
     head.load_state_dict(values)
     stack.enter_context(exchanged(network, backbone.head, head))
-    deltas = Deltas(network, artifact.units, artifact.plan, seed=0)
+    flow = _flow(network, artifact)
+    deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
     stack.callback(deltas.detach)
     stored = artifact.part("delta")
     if set(stored) != set(deltas.tensors()):
@@ -160,6 +168,14 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> None:
     for parameter in deltas.parameters():
         parameter.requires_grad_(False)
     network.eval()
+
+
+def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:
+    """What passes between modules, where a delta of the plan needs it."""
+    methods = [method for choice in artifact.plan.choices.values() for method in choice.methods]
+    if not any(new_delta(method).on_path for method in methods):
+        return None
+    return trace(network, read_input(artifact.header["input"], source="the artifact"))
 
 
 _ATTACHED: dict[int, ExitStack] = {}

@@ -22,10 +22,15 @@ from autotune.backbones.units import Units
 from autotune.data import batches, normalised
 from autotune.errors import AutotuneError, TrialError
 from autotune.events import tell
+from autotune.evidence import TaskEvidence
+from autotune.plan import Plan
 from autotune.preparation import estimate_statistics
 from autotune.tasks.base import Part, Task
 from autotune.training import Epoch, Fit, Group, Recipe, evaluate
 from autotune.trial import Job, Progress
+
+SCORING_RATE = 0.01
+"""Learning rate of the head that weights are scored with."""
 
 
 @dataclass
@@ -73,6 +78,8 @@ class Engine:
         self.prepared: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
         self._features: dict[int, tuple[Part, Part]] = {}
+        self._found: dict[int, tuple[Part, TaskEvidence]] = {}
+        self.seed = seed
         self._has_features: bool | None = None
         self._home = next(backbone.network.parameters()).device
         self.to(recipe.device)
@@ -93,17 +100,14 @@ class Engine:
     def prepare(self, buffers: Mapping[str, Tensor]) -> None:
         """From now on the backbone has these buffers; none of them means as it was loaded."""
         self._restore()
-        self._features.clear()
+        self._forget()
         self.prepared = dict(buffers)
-        for name, value in buffers.items():
-            mine = self.backbone.network.get_buffer(name)
-            self._originals[name] = mine.clone()
-            mine.copy_(value)
+        self._put_prepared()
 
     def close(self) -> None:
         """The network as it was given."""
         self._restore()
-        self._features.clear()
+        self._forget()
         self.backbone.network.to(self._home)
         if self._home != self._device:
             self.backbone.network.to(memory_format=torch.contiguous_format)
@@ -134,14 +138,14 @@ class Engine:
             with tuned(self.backbone, artifact) as network:
                 metrics = evaluate(network, part, self.recipe, input=self.input)
         finally:
-            self.prepare(self.prepared)
+            self._put_prepared()
         return {**metrics, "n": len(part)}
 
     # one job
 
     def _by_epoch(self, job: Job, train: Part, val: Part) -> Iterator[Progress]:
         with ExitStack() as stack:
-            built = self._build(stack, job)
+            built = self._build(stack, job, train)
             fit = Fit(
                 built.forward,
                 self._groups(built, job),
@@ -171,13 +175,20 @@ class Engine:
         state = save_tensors({"none": torch.zeros(1)}, {"folds": json.dumps(values)})
         return Progress(len(values), means[self.recipe.metric], means, state)
 
-    def _build(self, stack: ExitStack, job: Job) -> _Network:
+    def _build(self, stack: ExitStack, job: Job, train: Part) -> _Network:
         network = self.backbone.network
         old = network.get_submodule(self.backbone.head)
         with seeded(job.seed, "head"):
             head = self._head(old)
         stack.enter_context(exchanged(network, self.backbone.head, head))
-        deltas = Deltas(network, self.units, job.plan, seed=job.seed)
+        deltas = Deltas(
+            network,
+            self.units,
+            job.plan,
+            seed=job.seed,
+            flow=self.units.flow,
+            evidence=None if job.checkpoint else self._evidence(train),
+        )
         stack.callback(deltas.detach)
         head.requires_grad_(True)
         head.train()
@@ -200,6 +211,37 @@ class Engine:
             for (unit, method), delta in built.deltas.by_place.items()
         ]
         return [*methods, Group("the head", list(built.head.parameters()), rates["lr:head"])]
+
+    def _evidence(self, train: Part) -> TaskEvidence:
+        """Of this part alone, so that with folds no validation data is looked at."""
+        if id(train) not in self._found:
+            evidence = TaskEvidence(
+                self.backbone,
+                train,
+                input=self.input,
+                device=self._device,
+                fit_head=lambda: self._fitted_head(train),
+            )
+            self._found[id(train)] = train, evidence
+        return self._found[id(train)][1]
+
+    def _fitted_head(self, train: Part) -> nn.Module:
+        """A head trained on the frozen network, for gradients to describe the network's weights."""
+        job = Job("head for scores", Plan(), {"lr:head": SCORING_RATE}, self.seed)
+        with ExitStack() as stack:
+            built = self._build(stack, job, train)
+            fit = Fit(
+                built.forward,
+                self._groups(built, job),
+                self.recipe,
+                seed=job.seed,
+                weight_decay=0.0,
+                input=None if built.features else self.input,
+            )
+            part = self._featured(train) if built.features else train
+            for _ in fit.epochs(part, part):
+                pass
+            return built.head
 
     # what is told
 
@@ -282,6 +324,17 @@ class Engine:
     @property
     def _device(self) -> torch.device:
         return torch.device(self.recipe.device)
+
+    def _put_prepared(self) -> None:
+        for name, value in self.prepared.items():
+            mine = self.backbone.network.get_buffer(name)
+            self._originals[name] = mine.clone()
+            mine.copy_(value)
+
+    def _forget(self) -> None:
+        """What was found on the network as it is."""
+        self._features.clear()
+        self._found.clear()
 
     def _restore(self) -> None:
         for name, value in self._originals.items():

@@ -20,6 +20,12 @@ class PlanError(AutotuneError, ValueError):
     """A plan, choice or label that does not fit its problem."""
 
 
+class MergeError(AutotuneError, ValueError):
+    """A delta that cannot be folded into the weights, or not exactly enough."""
+
+    exit_code = 1
+
+
 class SpaceError(AutotuneError, ValueError):
     """A search space that cannot be read or does not fit the backbone."""
 

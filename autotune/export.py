@@ -9,10 +9,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from autotune.api import Study
+from autotune.artifact import read_artifact
 from autotune.backbones.base import Backbone
+from autotune.backbones.inputs import read_input
 from autotune.backbones.units import Units
 from autotune.candidates import new_delta, plan_cost
-from autotune.deltas.base import Site, sites
+from autotune.deltas.site import Site, sites
 from autotune.errors import RunError
 from autotune.plan import Plan
 from autotune.setup import find_backbone, find_choices
@@ -35,8 +37,10 @@ def export_mask(study: Study, backbone: Any = None) -> tuple[dict[str, Any], byt
             "Export it with autotune.export.export_mask(study, backbone)."
         )
     found = find_backbone(settings, source, shapes_only=True)
-    _, units, _ = find_choices(settings, found)
-    places = sites(found.network, units)
+    described = read_artifact(study.best.artifact).header["input"]
+    input = read_input(described, source="the artifact") if described else None
+    _, units = find_choices(settings, found, input)
+    places = sites(found.network, units, units.flow)
     changed = {unit.name: _changed(places[unit.name], plan) for unit in units}
     return _mask(study, found, units, plan, places, changed), save(_tensors(found, changed))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.plan import Plan
+from autotune.plan import Choice, Plan
 from autotune.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -23,8 +23,22 @@ def best_plan(problem: Problem, scores: Scores) -> Plan:
 
     Exact: dynamic programming over the undominated (cost, score) pairs, unit after unit. Pairs
     that even the fractional relaxation of the remaining units cannot lift to what another pair
-    surely reaches are dropped (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004).
+    surely reaches are dropped (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004). Choices
+    that must be alone are compared with what the others reach together.
     """
+    together = _best_together(problem, scores)
+    single = [Plan({unit: choice}) for unit, choice in problem.alone()]
+    plans = [together, *(plan for plan in single if problem.fits(plan))]
+    measure = problem.budget.measure
+    return max(plans, key=lambda plan: (total(plan, problem, scores), -problem.cost(plan)[measure]))
+
+
+def total(plan: Plan, problem: Problem, scores: Scores) -> float:
+    """Sum of a plan's scores, those of frozen units included."""
+    return sum(scores.get((unit, plan[unit].label), 0.0) for unit in problem.units)
+
+
+def _best_together(problem: Problem, scores: Scores) -> Plan:
     stages = [_stage(problem, unit, scores) for unit in problem.units]
     bounds = [_Bound(stages[i + 1 :]) for i in range(len(stages))]
     room = max(problem.room, 0)
@@ -47,10 +61,14 @@ class _Step(NamedTuple):
 
 
 def _stage(problem: Problem, unit: str, scores: Scores) -> _Stage:
-    choices = problem.choices[unit]
+    choices = _shared(problem, unit)
     cost = np.array([problem.price(unit, c) for c in choices], np.int64)
     score = np.array([scores.get((unit, c.label), 0.0) for c in choices], np.float64)
     return _Stage(cost, score)
+
+
+def _shared(problem: Problem, unit: str) -> list[Choice]:
+    return [choice for choice in problem.choices[unit] if not choice.is_alone()]
 
 
 def _slack(stages: list[_Stage]) -> float:
@@ -79,7 +97,7 @@ def _extend(
 def _trace(problem: Problem, steps: list[_Step], at: int) -> Plan:
     chosen = {}
     for unit, step in zip(reversed(problem.units), reversed(steps), strict=True):
-        chosen[unit] = problem.choices[unit][step.choice[at]]
+        chosen[unit] = _shared(problem, unit)[step.choice[at]]
         at = int(step.before[at])
     return Plan(chosen)
 

@@ -43,6 +43,10 @@ class Problem:
             costs.update({(unit, choice.label): cost for choice, cost in fitting.items()})
         return cls(tuple(candidates), choices, costs, budget, fixed)
 
+    def alone(self) -> list[tuple[str, Choice]]:
+        """(unit, choice) of those that take no other choice beside them."""
+        return [(u, c) for u in self.units for c in self.choices[u] if c.is_alone()]
+
     @property
     def room(self) -> int:
         """What is left for the plan once `fixed` is paid for."""
@@ -97,16 +101,22 @@ def decode(problem: Problem, proposal: Mapping[str, str]) -> Plan:
 
     A proposal that fits stays as it is. Otherwise units are paid for in an order drawn from the
     proposal's own digest, so that no part of the network is favoured; a choice that no longer
-    fits becomes the costliest one of the same methods that does, or *frozen*.
+    fits becomes the costliest one of the same methods that does, or *frozen*. A choice that must
+    be alone is, when it comes first in that order, and is left out otherwise.
     """
     wanted = {unit: problem.choice(unit, label) for unit, label in proposal.items()}
-    plan = Plan(wanted)
+    plan = Plan({unit: choice for unit, choice in wanted.items() if not choice.is_alone()})
+    alone = [unit for unit, choice in wanted.items() if choice.is_alone()]
+    order = sorted([*plan, *alone], key=lambda unit: _draw(plan, unit))
+    if alone and order[0] in alone:
+        return Plan({order[0]: _affordable(problem, order[0], wanted[order[0]], problem.room)})
     if problem.fits(plan):
         return plan
     room, kept = problem.room, {}
-    for unit in sorted(plan, key=lambda unit: _draw(plan, unit)):
-        kept[unit] = _affordable(problem, unit, plan[unit], room)
-        room -= problem.price(unit, kept[unit])
+    for unit in order:
+        if unit in plan.choices:
+            kept[unit] = _affordable(problem, unit, plan[unit], room)
+            room -= problem.price(unit, kept[unit])
     return Plan(kept)
 
 

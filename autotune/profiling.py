@@ -36,7 +36,8 @@ class Estimate:
 
 def estimate(engine: Engine) -> Estimate:
     """Time full fine-tuning: every unit's weights train, one batch at a time."""
-    plan = Plan({unit.name: Choice.of("subtune", what="all") for unit in engine.units})
+    units = [unit.name for unit in engine.units if not unit.is_span()]
+    plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
     step = _step_seconds(engine, plan)
     recipe, n = engine.recipe, len(engine.task.train)
     assert engine.task.val is not None

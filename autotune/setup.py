@@ -19,17 +19,22 @@ from torch import nn
 from autotune.adapt import exchanged
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe, new_head
+from autotune.backbones.flow import trace
+from autotune.backbones.inputs import InputDescription
+from autotune.backbones.modes import evaluating
+from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
 from autotune.budget import Budget, Cost
 from autotune.candidates import find_candidates
 from autotune.config import Settings, load_input, load_space
-from autotune.data import batches, check_fits, infer_input
+from autotune.data import batches, check_fits, infer_input, normalised
 from autotune.engine import Engine
 from autotune.errors import (
     BackboneError,
     ConfigError,
     TaskError,
 )
+from autotune.events import warn
 from autotune.problem import Candidates, Problem, require_room
 from autotune.space import SearchSpace
 from autotune.strategies import STRATEGIES
@@ -52,15 +57,15 @@ class Setup:
     task: Task
     space: SearchSpace
     units: Units
-    candidates: Candidates
     engine: Engine
     grids: Grids
 
     def problem(self, fixed: Cost = Cost()) -> Problem:
         """The problem once what is charged whatever the plan is known."""
         budget = parse_budget(self.settings, self.backbone)
-        problem = Problem.of(self.candidates, budget, fixed=fixed)
-        require_room(problem, self.candidates)
+        candidates = candidates_within(self.backbone, self.units, self.space, budget, fixed)
+        problem = Problem.of(candidates, budget, fixed=fixed)
+        require_room(problem, candidates)
         return problem
 
 
@@ -74,7 +79,8 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)
-    space, units, candidates = find_choices(settings, found)
+    _try_forward(found, data, source_input)
+    space, units = find_choices(settings, found, source_input)
     recipe = Recipe(settings.epochs, settings.batch_size, settings.augment, settings.metric, device)
     if settings.augment != "none" and (source_input is None or not source_input.is_picture):
         raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")
@@ -89,11 +95,11 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         keep_head=settings.keep_head,
         about=_about(settings, data),
     )
-    grids = _grids(space, candidates)
-    setup = Setup(settings, found, data, space, units, candidates, engine, grids)
     try:
-        _try_forward(engine)
-        setup.problem(head_cost(settings, found, len(data.classes)))
+        fixed = head_cost(settings, found, len(data.classes))
+        candidates = candidates_within(found, units, space, parse_budget(settings, found), fixed)
+        setup = Setup(settings, found, data, space, units, engine, _grids(space, candidates))
+        setup.problem(fixed)
     except BaseException:
         engine.close()
         raise
@@ -124,12 +130,30 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
     )
 
 
-def find_choices(settings: Settings, backbone: Backbone) -> tuple[SearchSpace, Units, Candidates]:
-    """The search space, the units that it cuts, and what each may take at which cost."""
+def find_choices(
+    settings: Settings, backbone: Backbone, input: InputDescription | None
+) -> tuple[SearchSpace, Units]:
+    """The search space, and the units and spans that it cuts; no spans for an unknown input."""
     space = load_space(settings.space or backbone.family)
     patterns = getattr(space.units, settings.granularity)
     units = find_units(backbone, patterns, granularity=settings.granularity)
-    return space, units, find_candidates(backbone.network, units, space)
+    if input is None:
+        return space, units
+    try:
+        flow = trace(backbone.network, input)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warn(f"What flows through the network is not known, so no path is offered: {first}")
+        return space, units
+    return space, with_spans(backbone, units, space.units, flow)
+
+
+def candidates_within(
+    backbone: Backbone, units: Units, space: SearchSpace, budget: Budget, fixed: Cost
+) -> Candidates:
+    """What each unit and span may take, at which cost; sizes that follow from the budget fitted."""
+    room = max(budget.limit - fixed[budget.measure], 0)
+    return find_candidates(backbone.network, units, space, room=room, measure=budget.measure)
 
 
 def parse_budget(settings: Settings, backbone: Backbone) -> Budget:
@@ -170,34 +194,22 @@ def released(setup: Setup) -> Iterator[Setup]:
         setup.engine.close()
 
 
-def _try_forward(engine: Engine) -> None:
+def _try_forward(backbone: Backbone, task: Task, input: InputDescription | None) -> None:
     """One small batch through the network, so that what cannot run is said before anything runs.
 
     Once with the network's own head, once with one for the task's classes.
     """
-    part, device = engine.task.train, torch.device(engine.recipe.device)
-    small = part.take(np.arange(min(2, len(part))))
-    inputs, _ = next(batches(small, 2, input=engine.input, device=device))
-    with _evaluating(engine.backbone.network) as network:
+    small = normalised(task.train.take(np.arange(min(2, len(task.train)))), input)
+    device = next(backbone.network.parameters()).device
+    inputs, _ = next(batches(small, 2, input=input, device=device))
+    with evaluating(backbone.network) as network:
         logits = _tried(network, inputs)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise BackboneError(
                 f"A backbone must return logits (n, classes), this one gives {got}."
             )
-        _try_head(engine, inputs)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """The network in evaluation mode and without gradients, its modes put back afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            yield network.eval()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        _try_head(backbone, len(task.classes), inputs)
 
 
 def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
@@ -212,8 +224,8 @@ def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
         ) from error
 
 
-def _try_head(engine: Engine, inputs: torch.Tensor) -> None:
-    network, path, n = engine.backbone.network, engine.backbone.head, len(engine.task.classes)
+def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
+    network, path = backbone.network, backbone.head
     head = new_head(network.get_submodule(path), n)
     try:
         with exchanged(network, path, head):

@@ -13,6 +13,9 @@ from autotune.errors import SpaceError
 from autotune.plan import Option
 
 TREE: Literal["tree"] = "tree"
+BUDGET = "budget"
+"""Value of an option whose sizes follow from the budget."""
+
 Patterns = Annotated[dict[str, str], Field(min_length=1)]
 Options = dict[str, Option | list[Option]]
 Rates = Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -32,8 +35,10 @@ class Units(_Strict):
 
     block: Patterns | Literal["tree"]
     layer: Patterns | Literal["tree"]
+    stage: Patterns | Literal["tree"] = TREE
+    """Spans beside the whole network, in the same way; parameters may be in none of them."""
 
-    @field_validator("block", "layer")
+    @field_validator("block", "layer", "stage")
     @classmethod
     def _compiles(cls, patterns: Any) -> Any:
         for name, pattern in patterns.items() if patterns != TREE else ():
@@ -62,7 +67,11 @@ class SearchSpace(_Strict):
     choices: Annotated[
         list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)
     ]
-    """Each entry is a method with lists of options, or several methods that are taken together."""
+    """Each entry is a method with lists of options, or several methods that are taken together.
+
+    An option that is the word `budget` stands for three sizes: the largest that cost the whole
+    budget, a half and a quarter of it.
+    """
 
     hyperparameters: Hyperparameters
     notes: str = ""

@@ -18,7 +18,7 @@ import autotune
 ROOT = Path(__file__).parent.parent
 
 
-def write_task(file: Path, corruption: str, severity: int, n_train: int) -> None:
+def write_task(file: Path, corruption: str, severity: int, n_train: int, n_val: int = 1000) -> None:
     """An .npz of uint8 pictures (n, 32, 32, 3): a class-balanced start of train, val and test."""
     folder = Path(os.environ["AUTOTUNE_DATA"])
     sys.path.insert(0, str(folder))
@@ -26,7 +26,7 @@ def write_task(file: Path, corruption: str, severity: int, n_train: int) -> None
 
     with np.load(folder / "cifar10.npz") as stored:
         arrays = {}
-        for seed, (part, n) in enumerate((("train", n_train), ("val", 1000), ("test", 2000))):
+        for seed, (part, n) in enumerate((("train", n_train), ("val", n_val), ("test", 2000))):
             pictures = stored[f"{part}_x"][:n]
             arrays[f"x_{part}"] = corrupt(pictures, corruption, severity, seed)
             arrays[f"y_{part}"] = stored[f"{part}_y"][:n]

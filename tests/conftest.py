@@ -36,6 +36,26 @@ def data_folder() -> Path:
 
 
 @pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a package that adds methods on the path, also of processes started from now on."""
+
+    def make(name: str, methods: dict[str, str], *folders: Path, **modules: str) -> None:
+        home = tmp_path / name
+        info = home / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{method} = {place}" for method, place in methods.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[autotune.deltas]", *lines]))
+        for module, text in modules.items():
+            (home / f"{module}.py").write_text(text)
+        for folder in (*folders, home):
+            monkeypatch.syspath_prepend(folder)
+            monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+
+    return make
+
+
+@pytest.fixture
 def tiny_network() -> nn.Module:
     """Random, (n, 1, 6, 6) → (n, 3): `conv` and `norm`, `first` and `second`, the head `fc`.
 

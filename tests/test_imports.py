@@ -18,9 +18,9 @@ import autotune
 FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
-    "ground": "errors registry budget plan problem knapsack space trial files events",
+    "ground": "errors registry budget plan problem knapsack sizes space trial files events",
     "network": "backbones deltas tasks adapt candidates data digits engine artifact metrics "
-    "preparation profiling source training torchvision",
+    "evidence preparation profiling source training torchvision",
     "search": "strategies backends lease run records references finalists stopping study",
     "rim": "config setup sitting api export use doctor cli",
 }

@@ -19,11 +19,23 @@ examples = settings(deadline=None, derandomize=True)
 RANKS = [Choice.of("lowrank", rank=rank) for rank in (1, 2, 4, 8)]
 
 
+ALONE = Choice.of("bypass", width=1)
+
+
 def problem_of(prices: list[list[int]], limit: int, *, fixed: int = 0) -> Problem:
     """Unit `ui` has a lowrank choice for each of its prices."""
     costs = [{RANKS[j]: Cost(n, n, 4 * n) for j, n in enumerate(row)} for row in prices]
     candidates = {f"u{i}": offers for i, offers in enumerate(costs)}
     return Problem.of(candidates, Budget(limit, total=10**9), fixed=Cost(fixed))
+
+
+def with_alone(problem: Problem, price: int) -> Problem:
+    """The same problem and a span whose only choice takes no other beside it."""
+    units = {
+        u: {c: problem.costs[u, c.label] for c in problem.choices[u][1:]} for u in problem.units
+    }
+    offers = {**units, "network": {ALONE: Cost(price, price, 4 * price)}}
+    return Problem.of(offers, problem.budget, fixed=problem.fixed)
 
 
 def total(problem: Problem, scores: Scores, plan: Plan) -> float:
@@ -37,10 +49,15 @@ def paid(problem: Problem, plan: Plan) -> int:
 def by_brute_force(problem: Problem, scores: Scores) -> tuple[float, int]:
     """Largest sum of scores of any plan that fits, and the least that it can cost."""
     every = product(*(problem.choices[unit] for unit in problem.units))
-    plans = (Plan(dict(zip(problem.units, chosen, strict=True))) for chosen in every)
-    fitting = filter(problem.fits, plans)
+    named = (dict(zip(problem.units, chosen, strict=True)) for chosen in every)
+    allowed = (p for p in named if p.get("network") != ALONE or len(taken(p)) == 1)
+    fitting = filter(problem.fits, map(Plan, allowed))
     score, cost = max((total(problem, scores, plan), -paid(problem, plan)) for plan in fitting)
     return score, -cost
+
+
+def taken(choices: dict[str, Choice]) -> list[str]:
+    return [unit for unit, choice in choices.items() if choice != FROZEN]
 
 
 @st.composite
@@ -59,6 +76,16 @@ def cases(draw: st.DrawFn) -> tuple[Problem, dict[tuple[str, str], float]]:
 @given(cases())
 def test_the_best_plan_is_what_brute_force_finds_at_the_least_cost(case):
     problem, scores = case
+    plan = best_plan(problem, scores)
+    assert (total(problem, scores, plan), paid(problem, plan)) == by_brute_force(problem, scores)
+
+
+@examples
+@given(cases(), st.integers(1, 600), st.integers(-5, 40))
+def test_a_choice_that_must_be_alone_is_compared_with_all_others_together(case, price, score):
+    problem, scores = case
+    problem = with_alone(problem, price)
+    scores = {**scores, ("network", ALONE.label): float(score)}
     plan = best_plan(problem, scores)
     assert (total(problem, scores, plan), paid(problem, plan)) == by_brute_force(problem, scores)
 

@@ -129,6 +129,33 @@ def test_decoding_wastes_no_room_that_a_frozen_unit_could_use(case):
             assert problem.price(unit, problem.choice(unit, label)) > left
 
 
+ALONE = Choice.of("bypass", width=1)
+
+
+@examples
+@given(proposals(), st.integers(1, 1000))
+def test_a_choice_that_must_be_alone_is_alone_in_every_decoded_plan(case, dear):
+    problem, proposal = case
+    offers = {u: {c: problem.costs[u, c.label] for c in problem.choices[u][1:]} for u in proposal}
+    whole = Problem.of({**offers, "network": {ALONE: price(dear)}}, problem.budget)
+    wanted = {**proposal, "network": whole.choices["network"][-1].label}
+    plan = decode(whole, wanted)
+    assert whole.fits(plan)
+    assert "network" not in plan.choices or len(plan) == 1
+
+
+def test_of_two_places_the_one_that_must_be_alone_comes_first_as_often():
+    prices = {**dict.fromkeys("abc", dict.fromkeys(LOWRANK, 10)), "network": {ALONE: 10}}
+    problem = problem_of(prices, 40)
+    labels = [choice.label for choice in LOWRANK]
+    rows = [
+        {**dict(zip("abc", row, strict=True)), "network": ALONE.label}
+        for row in product(labels, repeat=3)
+    ]
+    alone = sum("network" in decode(problem, row).choices for row in rows)
+    assert 8 <= alone <= 24, "about a quarter of 64"
+
+
 def test_decoding_favours_no_unit():
     problem = problem_of(dict.fromkeys("abcd", dict.fromkeys(LOWRANK, 10)), 10)
     labels = [choice.label for choice in LOWRANK]

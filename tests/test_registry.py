@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import OrderedDict
 from fractions import Fraction
 
 import pytest
@@ -91,3 +92,85 @@ def test_every_reserved_name_of_a_family_points_to_what_can_be_used(table):
     for name in table.reserved:
         with pytest.raises(NotBuilt, match=f"{table.kind} '{name}' is reserved .* Use "):
             table.load(name)
+
+
+# names that other packages add
+
+GROUP = "autotune.deltas"
+MODULE = """
+from collections.abc import Mapping
+class Half(Mapping): ...
+number = 3
+"""
+
+
+def table(base: str = "builtins:object") -> Registry:
+    return Registry("shape", {"square": "fractions:Fraction"}, group=GROUP, base=base)
+
+
+def test_names_of_other_packages_follow_ours(install):
+    install("far", {"star": "collections:UserDict"})
+    install("near", {"oval": "collections:OrderedDict"})
+    assert table().names() == ("square", "oval", "star")
+    assert table().load("oval") is OrderedDict
+    assert [table().package(name) for name in table().names()] == ["autotune", "near", "far"]
+
+
+def test_a_table_without_a_group_has_its_own_names_alone(install):
+    install("near", {"oval": "collections:OrderedDict"})
+    assert "oval" not in SHAPES.names()
+
+
+def test_our_name_is_kept_and_theirs_is_warned_of(install, caplog):
+    install("near", {"square": "collections:OrderedDict"})
+    shapes = table()
+    assert shapes.load("square") is Fraction
+    assert shapes.names() == ("square",)
+    assert caplog.messages == [
+        "The shape 'square' of the package near is left out: autotune has that name already. "
+        "Rename it there."
+    ]
+
+
+def test_of_two_packages_with_one_name_the_first_on_the_path_has_it(install, caplog):
+    install("second", {"oval": "collections:UserDict"})
+    install("first", {"oval": "collections:OrderedDict"})
+    assert table().load("oval") is OrderedDict
+    assert len(caplog.messages) == 1
+    assert "'oval' of the package second is left out: first has that name" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("no_such_module:Oval", "must load, no_such_module:Oval does not (ModuleNotFoundError: "),
+        ("near_shapes:Ovall", "must load, near_shapes:Ovall does not (AttributeError: "),
+        ("broken_shapes:Oval", "must load, broken_shapes:Oval does not (ZeroDivisionError: "),
+        ("near_shapes", "must be a subclass of Mapping, near_shapes is none"),
+        ("near_shapes:number", "must be a subclass of Mapping, near_shapes:number is none"),
+        ("near_shapes:Half", "must be complete, near_shapes:Half lacks __getitem__, __iter__, "),
+    ],
+)
+def test_a_broken_name_of_another_package_is_refused_when_it_is_asked_for(install, place, said):
+    install("near", {"oval": place}, near_shapes=MODULE, broken_shapes="1 / 0")
+    shapes = table(base="collections.abc:Mapping")
+    assert shapes.names() == ("square", "oval")
+    shapes.check("oval")
+    with pytest.raises(UnknownName) as error:
+        shapes.load("oval")
+    assert str(error.value).startswith(f"The shape 'oval' of the package near {said}")
+    assert str(error.value).endswith("Mend or uninstall that package.")
+
+
+def test_what_another_package_adds_is_not_imported_before_load(install):
+    install("near", {"oval": "lazy_shapes:Oval"}, lazy_shapes="class Oval: ...")
+    shapes = table()
+    assert shapes.names() and shapes.package("oval") == "near"
+    assert "lazy_shapes" not in sys.modules
+    assert shapes.load("oval").__name__ == "Oval"
+    assert "lazy_shapes" in sys.modules
+
+
+def test_methods_are_what_other_packages_may_add():
+    assert METHODS.group == GROUP
+    assert METHODS.base == "autotune.deltas.base:Delta"

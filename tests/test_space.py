@@ -9,6 +9,7 @@ import yaml
 
 from autotune.candidates import space_choices
 from autotune.config import load_space, space_folder, space_names
+from autotune.deltas import METHODS
 from autotune.errors import SpaceError
 from autotune.space import SearchSpace, read_space
 
@@ -55,15 +56,15 @@ def test_a_packaged_space_loads_and_names_itself(name):
 def test_a_packaged_space_has_the_same_keys_in_the_same_order(name):
     data = yaml.safe_load((space_folder() / f"{name}.yaml").read_text())
     assert list(data) == KEYS
-    assert list(data["units"]) == ["block", "layer"]
+    assert list(data["units"]) == ["block", "layer", "stage"]
     assert list(data["hyperparameters"]) == ["lr", "weight_decay"]
 
 
 @pytest.mark.parametrize("name", space_names())
-def test_a_packaged_space_has_rates_for_its_methods_and_no_others(name):
+def test_a_packaged_space_has_rates_for_all_of_its_methods(name):
     packaged = load_space(name)
     methods = {method for choice in space_choices(packaged) for method in choice.names}
-    assert set(packaged.hyperparameters.lr) == {"head", *methods}
+    assert {"head", *methods} <= set(packaged.hyperparameters.lr) <= {"head", *METHODS.names()}
     assert all(rates == sorted(set(rates)) for rates in packaged.hyperparameters.lr.values())
 
 
@@ -150,7 +151,10 @@ def test_a_choice_that_is_offered_twice_counts_once():
         ({"lowrank": {"rank": 0}}, "rank of at least 1, got 0."),
         ({"lowrank": {"rank": True}}, "rank of at least 1, got True."),
         ({"scale": {"rank": 1}}, "scale has no option 'rank'. Known: none."),
-        ({"subtune": {"what": "some"}}, "subtune trains one of all, biases, norms, got 'some'."),
+        (
+            {"subtune": {"what": "some"}},
+            "subtune takes as what one of all, biases, norms, got 'some'.",
+        ),
     ],
 )
 def test_an_unknown_method_or_option_is_refused(entry, said):

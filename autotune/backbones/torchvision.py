@@ -14,7 +14,17 @@ from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.torchvision import import_torchvision
 
-FAMILIES = {"resnet": "resnet", "resnext": "resnet", "wide_resnet": "resnet"}
+FAMILIES = {
+    "resnet": "resnet",
+    "resnext": "resnet",
+    "wide_resnet": "resnet",
+    "mobilenet": "mobilenet",
+    "convnext": "convnext",
+    "densenet": "densenet",
+    "efficientnet": "efficientnet",
+    "vit": "vit",
+    "swin": "swin",
+}
 """Space files by the start of torchvision's names; any other network takes `any`."""
 
 

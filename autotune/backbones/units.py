@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.flow import Flow
 from autotune.errors import SpaceError
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Smallest part that a plan decides on."""
+    """Smallest part that a plan decides on; with levels and no parameters of its own, a span."""
 
     name: str
     parameters: tuple[str, ...]
     """Their names in the network, in the order of registration; tied ones once."""
+
+    levels: tuple[tuple[str, ...], ...] = ()
+    """Of a span: the parameters that it runs over, a stage in one level, the network in several."""
+
+    def is_span(self) -> bool:
+        return bool(self.levels)
 
     def layers(self) -> tuple[str, ...]:
         """Paths of the modules that own the parameters, each once."""
@@ -38,10 +46,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Units:
-    """All units of a backbone in depth order, and the match table."""
+    """All units of a backbone in depth order, spans behind them, and the match table."""
 
     units: tuple[Unit, ...]
     matches: tuple[Match, ...]
+    flow: Flow | None = None
+    """What passes between modules; None where the input is not known: no place for paths then."""
 
     def __iter__(self) -> Iterator[Unit]:
         return iter(self.units)
@@ -66,6 +76,38 @@ def find_units(
     return Units(grouped, tuple(_match(p, e, pattern_of, sizes) for p, e in patterns.items()))
 
 
+def find_groups(
+    backbone: Backbone, patterns: Mapping[str, str] | str
+) -> dict[str, tuple[str, ...]]:
+    """Stage's name → parameters that it runs over; parameters may be in none.
+
+    By patterns as for `find_units`, `SpaceError` for one that matches nothing; or the innermost
+    containers of the module tree that hold at least two units.
+    """
+    if isinstance(patterns, str):
+        return _containers(backbone)
+    pattern_of = {name: _first_match(name, patterns) for name in backbone.parameters()}
+    _refuse_unused(pattern_of, patterns)
+    pairs = [(stage, name) for name, (pattern, stage) in pattern_of.items() if pattern]
+    return {group.name: group.parameters for group in _group(pairs)}
+
+
+def _containers(backbone: Backbone) -> dict[str, tuple[str, ...]]:
+    units = _from_tree(backbone, by_layer=False).units
+    held = Counter(path for unit in units for path in _above(unit.name))
+    inside: dict[str, list[str]] = {}
+    for unit in units:
+        if around := next((path for path in _above(unit.name) if held[path] > 1), None):
+            inside.setdefault(around, []).extend(unit.parameters)
+    return {path: tuple(names) for path, names in inside.items()}
+
+
+def _above(path: str) -> list[str]:
+    """Paths of the modules around one, from the innermost outwards, the network left out."""
+    parts = path.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
 def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
     for pattern, expression in patterns.items():
         if found := re.match(expression, name):
@@ -73,7 +115,7 @@ def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
     return "", ""
 
 
-def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:
+def _refuse_unused(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:
     used = {pattern for pattern, _ in pattern_of.values()}
     for pattern, expression in patterns.items():
         if pattern not in used:
@@ -81,6 +123,10 @@ def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[st
                 f"Every pattern must match a parameter, {pattern!r} ({expression}) matches none. "
                 "Mend it, or choose another --space."
             )
+
+
+def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:
+    _refuse_unused(pattern_of, patterns)
     if missed := [name for name, (pattern, _) in pattern_of.items() if not pattern]:
         raise SpaceError(
             f"Every parameter must be in a unit, {len(missed)} are in none, first {missed[0]!r}. "

@@ -34,6 +34,18 @@ def watching(trials: int, *, quiet: bool) -> Iterator[None]:
         handler.close()
 
 
+@contextmanager
+def warned() -> Iterator[None]:
+    """Show warnings alone on standard error until the block ends, for commands that only look."""
+    handler = _Lines(Console(stderr=True))
+    handler.setLevel(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 class _Lines(logging.Handler):
     """A line per event; epochs are left out."""
 

@@ -37,12 +37,14 @@ def units(
 
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """
+    from autotune.cli.live import warned
     from autotune.cli.tables import print_units, units_to_json
     from autotune.config import read_settings
 
     given = {"backbone": backbone, "budget": budget, "granularity": granularity}
     settings = read_settings({**given, "space": space, "head": head})
-    found = units_to_json(settings)
+    with warned():
+        found = units_to_json(settings)
     show_json(found) if as_json else print_units(found)
 
 
@@ -81,13 +83,20 @@ def list_names(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Names that can be given to search.
+    """Names that can be given to search; of methods also what they do.
 
     Example: autotune list methods
     """
+    from autotune.cli.live import warned
+    from autotune.cli.tables import methods_to_json, print_methods
     from autotune.errors import UnknownName, unknown
 
-    tables = _names()
+    with warned():
+        if kind == "methods":
+            found = methods_to_json()
+            show_json(found) if as_json else print_methods(found)
+            return
+        tables = _names()
     if kind is not None and kind not in tables:
         raise UnknownName(unknown("list", kind, tables))
     chosen = tables if kind is None else {kind: tables[kind]}

@@ -5,16 +5,32 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from autotune.errors import UnknownName
+from autotune.registry import OURS
 
 if TYPE_CHECKING:
     from autotune.config import Settings
+    from autotune.registry import Registry
 
 NAMES = {
     "probe": "linear probe",
     "uniform": "uniform low rank",
     "random": "random placement",
+}
+
+
+METHOD_COLUMNS = {
+    "name": "method",
+    "what": "what trains",
+    "mergeable": "merges",
+    "inference": "extra when used",
+    "where": "where",
+    "paper": "paper",
 }
 
 
@@ -117,11 +133,13 @@ def print_status(status: dict[str, Any]) -> None:
 
 def units_to_json(settings: Settings) -> dict[str, Any]:
     """Units, choices and costs of a backbone, from shapes alone."""
-    from autotune.setup import find_backbone, find_choices, parse_budget
+    from autotune.budget import Cost
+    from autotune.setup import candidates_within, find_backbone, find_choices, parse_budget
 
     backbone = find_backbone(settings, settings.backbone, shapes_only=True)
-    space, units, candidates = find_choices(settings, backbone)
+    space, units = find_choices(settings, backbone, backbone.input)
     budget = parse_budget(settings, backbone)
+    candidates = candidates_within(backbone, units, space, budget, Cost())
     sizes = {name: p.numel() for name, p in backbone.parameters().items()}
     return {
         "backbone": backbone.source,
@@ -144,6 +162,7 @@ def units_to_json(settings: Settings) -> dict[str, Any]:
                 ],
             }
             for unit in units
+            if unit.name in candidates
         ],
         "matches": [asdict(match) for match in units.matches],
     }
@@ -170,6 +189,45 @@ def print_units(found: dict[str, Any]) -> None:
         numbers = (f"{m[key]:,}" for key in ("units", "modules", "parameters"))
         matches.add_row(m["pattern"], m["expression"].replace("[", "\\["), *numbers)
     out.print(matches)
+
+
+def methods_to_json() -> list[dict[str, Any]]:
+    """Every method with what it says of itself, its package, and the error if it is broken."""
+    from autotune.deltas import METHODS
+
+    return [_method(name, METHODS) for name in METHODS.names()]
+
+
+def _method(name: str, methods: Registry) -> dict[str, Any]:
+    told = list(METHOD_COLUMNS)[1:]
+    row = {"name": name, **dict.fromkeys(told), "package": methods.package(name), "error": None}
+    try:
+        delta = methods.load(name)
+    except UnknownName as error:
+        return {**row, "error": str(error)}
+    return {**row, **{key: getattr(delta, key) for key in told}}
+
+
+def print_methods(found: list[dict[str, Any]]) -> None:
+    """The table of methods; below it, what comes from other packages and what is broken there."""
+    out = console()
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), leading=1)
+    for title in METHOD_COLUMNS.values():
+        table.add_column(title, overflow="fold")
+    for row in found:
+        if not row["error"]:
+            table.add_row(*map(Text, method_cells(row)))
+    out.print(table)
+    for row in found:
+        if row["error"] or row["package"] != OURS:
+            origin = f"{row['name']} comes from the package {row['package']}."
+            out.print("\n" + (row["error"] or origin), markup=False, soft_wrap=True)
+
+
+def method_cells(row: dict[str, Any]) -> list[str]:
+    """What a table of methods shows of one, in the order of its columns."""
+    shown = {True: "yes", False: "no"}
+    return [shown.get(row[key], row[key]) for key in METHOD_COLUMNS]
 
 
 def search_to_json(settings: Settings) -> dict[str, Any]:

@@ -1,84 +1,36 @@
-"""The law of every delta, and the place in a network where one attaches."""
+"""The law of every delta, and the two families: changes of weights, and paths beside modules."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autotune.backbones.units import Unit, is_norm
+from autotune.backbones.flow import Point
 from autotune.budget import Cost
+from autotune.deltas.site import Site, Slot
 from autotune.errors import PlanError
 from autotune.plan import Method, Option
 
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """One parameter of a unit and every module that holds it (several when weights are tied)."""
-
-    name: str
-    owners: tuple[tuple[nn.Module, str], ...]
-
-    @property
-    def layer(self) -> nn.Module:
-        return self.owners[0][0]
-
-    @property
-    def attribute(self) -> str:
-        return self.owners[0][1]
-
-    @property
-    def tensor(self) -> Tensor:
-        """The parameter as the layer sees it now."""
-        tensor: Tensor = getattr(self.layer, self.attribute)
-        return tensor
-
-    def is_norm(self) -> bool:
-        return is_norm(self.layer)
-
-    def is_bias(self) -> bool:
-        return self.attribute == "bias"
-
-    def is_matrix(self) -> bool:
-        """Whether it is the kernel of a Linear or a convolution."""
-        return self.attribute == "weight" and isinstance(self.layer, (nn.Linear, nn.Conv2d))
+Gate = float | Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A unit in a network: what a delta attaches to."""
+class Evidence(Protocol):
+    """What a delta may look at before it trains, on the training inputs and the frozen network."""
 
-    name: str
-    slots: tuple[Slot, ...]
+    def scores(self, kind: str) -> Mapping[str, Tensor]:
+        """Parameter's name → score of each weight: `fisher` or `gradient`, with a fitted head."""
 
-    @classmethod
-    def of(cls, network: nn.Module, unit: Unit) -> Site:
-        """The site of `unit`; to be made before anything is attached to the network."""
-        return sites(network, [unit])[unit.name]
+    def passing(self, site: Site) -> tuple[Tensor, Tensor]:
+        """What goes into a site and what comes out, (n, ...) each; no labels."""
 
-    def layers(self) -> list[nn.Module]:
-        return list(dict.fromkeys(slot.layer for slot in self.slots))
-
-
-def sites(network: nn.Module, units: Iterable[Unit]) -> dict[str, Site]:
-    """Unit's name → its site. Raises `KeyError` for a parameter that the network does not have."""
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    by_name = {}
-    for path, module in network.named_modules():
-        for attribute, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append((module, attribute))
-            by_name[f"{path}.{attribute}" if path else attribute] = parameter
-
-    def slot(name: str) -> Slot:
-        return Slot(name, tuple(owners[id(by_name[name])]))
-
-    return {unit.name: Site(unit.name, tuple(map(slot, unit.parameters))) for unit in units}
+    def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all trials."""
 
 
 class Delta(nn.Module, ABC):
@@ -90,10 +42,34 @@ class Delta(nn.Module, ABC):
     give equal bits.
     """
 
-    paper: ClassVar[str]
+    paper: ClassVar[str] = ""
     """Where the method comes from."""
 
+    what: ClassVar[str] = ""
+    """What trains, in a few words."""
+
+    where: ClassVar[str] = "places where it counts more than nothing"
+    """What it applies to."""
+
+    inference: ClassVar[str] = "none"
+    """What it costs extra when the network is used."""
+
     mergeable: ClassVar[bool] = True
+    on_path: ClassVar[bool] = False
+    """Whether it changes what flows between modules, so that the flow must be known."""
+
+    on_span: ClassVar[bool] = False
+    """Whether it attaches to spans (stages, the network) or to units."""
+
+    not_zero: ClassVar[str] = ""
+    """Why it does not start as exactly the backbone; empty for all that do."""
+
+    gate: Gate = 1.0
+    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
+
+    def retrains(self) -> bool:
+        """Whether it sets whole tensors freely, so that a second change of weights adds nothing."""
+        return False
 
     @abstractmethod
     def changes(self, site: Site) -> list[Slot]:
@@ -102,6 +78,13 @@ class Delta(nn.Module, ABC):
     @abstractmethod
     def count(self, site: Site) -> Cost:
         """Cost at this site from shapes and dtypes alone; zero where the method finds no place."""
+
+    def adapts(self, site: Site) -> list[nn.Module]:
+        """Normalisation layers whose statistics it lets follow the training batches."""
+        return []
+
+    def start(self, site: Site, evidence: Evidence) -> None:
+        """Look at data, before anything is attached to the network."""
 
     @abstractmethod
     def attach(self, site: Site) -> None:
@@ -138,9 +121,38 @@ def check_method(name: str, options: dict[str, Option], delta: type[Delta]) -> M
     return Method(name, tuple((key, options[key]) for key in kept))
 
 
+def check_size(method: str, option: str, value: object, least: int = 1) -> int:
+    """`value` itself when it is a whole number of at least `least`; `PlanError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PlanError(f"{method} needs a {option} of at least {least}, got {value!r}.")
+    return value
+
+
+def check_word(method: str, option: str, value: object, known: tuple[str, ...]) -> str:
+    """`value` itself when it is one of the known words; `PlanError` otherwise."""
+    if not isinstance(value, str) or value not in known:
+        raise PlanError(f"{method} takes as {option} one of {', '.join(known)}, got {value!r}.")
+    return value
+
+
 def cost_of(numel: int, dtype: torch.dtype) -> Cost:
     """Cost of `numel` trained values that are stored as they are."""
     return Cost(numel, numel, numel * dtype.itemsize)
+
+
+def stored_cost(numel: int, dtype: torch.dtype) -> Cost:
+    """Cost of `numel` values that are stored but not trained."""
+    return Cost(0, numel, numel * dtype.itemsize)
+
+
+def cost_of_module(module: nn.Module) -> Cost:
+    """Cost of a module's parameters and of the buffers that its state has."""
+    trained = {name for name, _ in module.named_parameters()}
+    costs = [
+        (cost_of if name in trained else stored_cost)(tensor.numel(), tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    ]
+    return sum(costs, Cost())
 
 
 class Parametrized(Delta):
@@ -157,18 +169,42 @@ class Parametrized(Delta):
 
     @abstractmethod
     def part(self, slot: Slot) -> nn.Module:
-        """The module that maps the frozen tensor of a slot to the tuned one."""
+        """The module that gives the change of a slot's frozen tensor, zero at start."""
 
     def attach(self, site: Site) -> None:
         for slot in self.changes(site):
             part = self.part(slot)
             self.parts[slot.name.replace(".", "/")] = part
             for module, attribute in slot.owners:
-                self._undo.append(_parametrize(module, attribute, part))
+                self._undo.append(_parametrize(module, attribute, _Gated(self, part)))
 
     def detach(self) -> None:
         while self._undo:
             self._undo.pop()()
+
+
+class _Gated(nn.Module):
+    """W + gate · change(W)."""
+
+    def __init__(self, delta: Delta, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        gate = self._delta[0].gate
+        return tensor if is_off(gate) else tensor + scaled(self.part(tensor), gate)
+
+
+def is_off(gate: Gate) -> bool:
+    """Whether nothing of a change is applied, for certain."""
+    return not isinstance(gate, Tensor) and gate == 0
+
+
+def scaled(change: Tensor, gate: Gate) -> Tensor:
+    """gate · change; the change itself at a gate of 1."""
+    if not isinstance(gate, Tensor) and gate == 1:
+        return change
+    return gate * change
 
 
 def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable[[], None]:
@@ -184,3 +220,87 @@ def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable
         module._parameters.update({k: module._parameters.pop(k) for k in order})
 
     return undo
+
+
+class Path(Delta):
+    """A delta that adds a path beside frozen modules and leaves their weights alone.
+
+    Built on forward hooks, so a gate of 0 gives the frozen module's own output.
+    """
+
+    mergeable = False
+    on_path = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: nn.Module | None = None
+        self._handles: list[Any] = []
+
+    @abstractmethod
+    def build(self, site: Site) -> nn.Module | None:
+        """The new modules, float32 and at their start; None where the site has no place."""
+
+    @abstractmethod
+    def hook(self, site: Site) -> list[Any]:
+        """Put `path` beside the site's modules; handles that take it off."""
+
+    def built(self, site: Site) -> nn.Module | None:
+        """The new modules with the network's dtype and device."""
+        like = next(p for p in site.network.parameters() if p.is_floating_point())
+        path = self.build(site)
+        return path.to(like) if path is not None else None
+
+    def changes(self, site: Site) -> list[Slot]:
+        return []
+
+    def count(self, site: Site) -> Cost:
+        like = next(p for p in site.network.parameters() if p.is_floating_point())
+        with torch.device("meta"):
+            path = self.build(site)
+        return cost_of_module(path.to(like.dtype)) if path is not None else Cost()
+
+    def attach(self, site: Site) -> None:
+        self.path = self.path or self.built(site)
+        if self.path is not None:
+            following = site.network.register_forward_pre_hook(self._follow)
+            self._handles = [following, *self.hook(site)]
+
+    def detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _follow(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        """Move to where the network now computes: the path is in none of its modules."""
+        assert self.path is not None
+        at = next(self.path.parameters()).device
+        if given and isinstance(given[0], Tensor) and given[0].device != at:
+            self.path.to(given[0].device)
+
+
+def change_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
+    """The module takes `change(x)` for its first input x, named or not; a handle that undoes it."""
+
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: change(kwargs[first])}
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def change_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
+    """The module gives `change(y)` for its output y, or for the first of several; a handle."""
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output)
+
+    return module.register_forward_hook(hook)
+
+
+def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> Any:
+    """The tensor at a point becomes `change` of it; a handle that undoes it."""
+    module = site.network.get_submodule(point.path)
+    return (change_input if point.is_input else change_output)(module, change)

@@ -7,49 +7,47 @@ import math
 from torch import Tensor, nn
 
 from autotune.budget import Cost
-from autotune.deltas.base import Parametrized, Site, Slot, cost_of
-from autotune.errors import PlanError
+from autotune.deltas.base import Parametrized, check_size, cost_of
+from autotune.deltas.kernels import matrix_shape, rank_of
+from autotune.deltas.site import Site, Slot
 
 
 class LowRank(Parametrized):
-    """W' = W + B·A for every Linear and convolution of the unit, B zero at start.
+    """W' = W + B·A for every kernel, embedding and projection of the unit, B zero at start.
 
-    A kernel (out, in/groups, height, width) is a matrix of `out` rows, so that A is
-    (rank, in/groups·height·width) and B is (out, rank). There is no factor alpha / rank: the
-    learning rate of the method takes its place.
+    A kernel is a matrix of `matrix_shape`, so that A is (rank, columns) and B is (rows, rank).
+    There is no factor alpha / rank: the learning rate of the method takes its place.
     """
 
     paper = "LoRA (arXiv 2106.09685)"
+    what = "a change of rank r of every kernel"
+    where = "layers with a kernel"
 
     def __init__(self, rank: int) -> None:
         super().__init__()
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise PlanError(f"lowrank needs a rank of at least 1, got {rank!r}.")
-        self.rank = rank
+        self.rank = check_size("lowrank", "rank", rank)
 
     def changes(self, site: Site) -> list[Slot]:
         return [slot for slot in site.slots if slot.is_matrix()]
 
     def count(self, site: Site) -> Cost:
         kernels = [slot.tensor for slot in self.changes(site)]
-        sizes = [(_rank(k, self.rank) * (len(k) + k[0].numel()), k.dtype) for k in kernels]
+        sizes = [(rank_of(k, self.rank) * sum(matrix_shape(k)), k.dtype) for k in kernels]
         return sum((cost_of(n, dtype) for n, dtype in sizes), Cost())
 
     def part(self, slot: Slot) -> nn.Module:
-        return _LowRank(slot.tensor, self.rank)
+        return Product(slot.tensor, self.rank)
 
 
-class _LowRank(nn.Module):
+class Product(nn.Module):
+    """B·A in the shape of a kernel."""
+
     def __init__(self, kernel: Tensor, rank: int) -> None:
         super().__init__()
-        rank, columns = _rank(kernel, rank), kernel[0].numel()
+        rank, (rows, columns) = rank_of(kernel, rank), matrix_shape(kernel)
         self.a = nn.Parameter(kernel.new_empty(rank, columns))
-        self.b = nn.Parameter(kernel.new_zeros(len(kernel), rank))
+        self.b = nn.Parameter(kernel.new_zeros(rows, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, kernel: Tensor) -> Tensor:
-        return kernel + (self.b @ self.a).view_as(kernel)
-
-
-def _rank(kernel: Tensor, rank: int) -> int:
-    return min(rank, len(kernel), kernel[0].numel())
+        return (self.b @ self.a).view_as(kernel)

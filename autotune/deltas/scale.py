@@ -5,32 +5,40 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autotune.budget import Cost
-from autotune.deltas.base import Parametrized, Site, Slot, cost_of
+from autotune.deltas.base import Parametrized, cost_of
+from autotune.deltas.kernels import channels, per_channel
+from autotune.deltas.site import Site, Slot
 
 
 class Scale(Parametrized):
     """W' = (1 + gain)·W per output channel of every layer, b' = b + shift where it has a bias."""
 
     paper = "SSF (arXiv 2210.08823)"
+    what = "a factor per output channel, an offset per bias"
+    where = "layers with a kernel, norms"
 
     def changes(self, site: Site) -> list[Slot]:
         return [s for s in site.slots if s.is_bias() or s.is_matrix() or s.is_norm()]
 
     def count(self, site: Site) -> Cost:
-        chosen = [slot.tensor for slot in self.changes(site)]
-        return sum((cost_of(len(t), t.dtype) for t in chosen), Cost())
+        chosen = [slot.tensor.dtype for slot in self.changes(site)]
+        sizes = [channels(slot) for slot in self.changes(site)]
+        return sum((cost_of(n, dtype) for n, dtype in zip(sizes, chosen, strict=True)), Cost())
 
     def part(self, slot: Slot) -> nn.Module:
-        return _Shift(slot.tensor) if slot.is_bias() else _Gain(slot.tensor)
+        return _Shift(slot.tensor) if slot.is_bias() else Gain(slot)
 
 
-class _Gain(nn.Module):
-    def __init__(self, weight: Tensor) -> None:
+class Gain(nn.Module):
+    """gain · W, one factor per output channel, zero at start."""
+
+    def __init__(self, slot: Slot) -> None:
         super().__init__()
-        self.gain = nn.Parameter(weight.new_zeros(len(weight)))
+        self.slot = (slot,)
+        self.gain = nn.Parameter(slot.tensor.new_zeros(channels(slot)))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * (1 + self.gain).view(-1, *[1] * (weight.ndim - 1))
+        return weight * per_channel(self.gain, self.slot[0], weight)
 
 
 class _Shift(nn.Module):
@@ -39,4 +47,4 @@ class _Shift(nn.Module):
         self.shift = nn.Parameter(bias.new_zeros(len(bias)))
 
     def forward(self, bias: Tensor) -> Tensor:
-        return bias + self.shift
+        return self.shift

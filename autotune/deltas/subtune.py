@@ -3,55 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autotune.budget import Cost
-from autotune.deltas.base import Delta, Site, Slot, cost_of
-from autotune.errors import PlanError
+from autotune.deltas.base import Delta, check_word, cost_of, stored_cost
+from autotune.deltas.site import Site, Slot
 
 _WHAT: dict[str, Callable[[Slot], bool]] = {
     "all": lambda slot: True,
     "biases": Slot.is_bias,
     "norms": Slot.is_norm,
 }
+_BN = ("frozen", "adapt")
 
 
 class Subtune(Delta):
     """Train all weights of a unit, its biases, or its normalisation layers.
 
     The frozen parameters are exchanged for trainable copies, so the backbone is never written.
-    Normalisation statistics stay frozen.
+    Normalisation statistics stay frozen, or with `bn="adapt"` follow the training batches in
+    copies of their own, which are stored with the delta.
     """
 
-    paper = "SubTuning (arXiv 2302.06354); biases: BitFit (arXiv 2106.10199)"
+    paper = "SubTuning (arXiv 2302.06354), BitFit (arXiv 2106.10199)"
+    what = "all weights of the unit, its `biases` or its `norms`"
+    where = "every layer"
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, bn: str = "frozen") -> None:
         super().__init__()
-        if what not in _WHAT:
-            raise PlanError(f"subtune trains one of {', '.join(_WHAT)}, got {what!r}.")
-        self.what = what
+        self.chosen = _WHAT[check_word("subtune", "what", what, tuple(_WHAT))]
+        self.bn = check_word("subtune", "bn", bn, _BN)
         self.parts = nn.ParameterDict()
-        self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self.statistics = nn.Module()
+        self._before: list[tuple[Any, str, Tensor]] = []
+
+    def retrains(self) -> bool:
+        return self.chosen is _WHAT["all"]
 
     def changes(self, site: Site) -> list[Slot]:
-        return list(filter(_WHAT[self.what], site.slots))
+        return list(filter(self.chosen, site.slots))
 
     def count(self, site: Site) -> Cost:
         chosen = [slot.tensor for slot in self.changes(site)]
-        return sum((cost_of(t.numel(), t.dtype) for t in chosen), Cost())
+        buffers = [b for _, _, b in self._followed(site)] if chosen else []
+        trained = [cost_of(t.numel(), t.dtype) for t in chosen]
+        return sum([*trained, *(stored_cost(b.numel(), b.dtype) for b in buffers)], Cost())
+
+    def adapts(self, site: Site) -> list[nn.Module]:
+        layers = [m for m in site.modules if isinstance(m, nn.modules.batchnorm._NormBase)]
+        return [m for m in layers if m.running_mean is not None] if self.bn == "adapt" else []
 
     def attach(self, site: Site) -> None:
+        for name, layer, buffer in self._followed(site):
+            key = name.replace(".", "/")
+            copy = buffer.clone()
+            self.statistics.register_buffer(key, copy)
+            self._exchange(layer._buffers, name.rpartition(".")[2], copy)
         for slot in self.changes(site):
-            copy = nn.Parameter(slot.tensor.detach().clone())
-            self.parts[slot.name.replace(".", "/")] = copy
+            parameter = nn.Parameter(slot.tensor.detach().clone())
+            self.parts[slot.name.replace(".", "/")] = parameter
             for module, attribute in slot.owners:
-                frozen = module._parameters[attribute]
-                assert frozen is not None
-                self._frozen.append((module, attribute, frozen))
-                module._parameters[attribute] = copy
+                self._exchange(module._parameters, attribute, parameter)
 
     def detach(self) -> None:
-        while self._frozen:
-            module, attribute, frozen = self._frozen.pop()
-            module._parameters[attribute] = frozen
+        while self._before:
+            tensors, attribute, frozen = self._before.pop()
+            tensors[attribute] = frozen
+
+    def _exchange(self, tensors: Any, name: str, new: Tensor) -> None:
+        frozen = tensors[name]
+        assert frozen is not None
+        self._before.append((tensors, name, frozen))
+        tensors[name] = new
+
+    def _followed(self, site: Site) -> list[tuple[str, nn.Module, Tensor]]:
+        """(name, layer, buffer) of the statistics that adapt."""
+        paths = {module: path for path, module in site.network.named_modules()}
+        return [
+            (f"{paths[layer]}.{name}", layer, buffer)
+            for layer in self.adapts(site)
+            for name, buffer in layer.named_buffers(recurse=False)
+        ]

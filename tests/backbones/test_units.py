@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe
-from autotune.backbones.units import find_units, is_norm
+from autotune.backbones.torchvision import FAMILIES
+from autotune.backbones.units import Units, find_units, is_norm
 from autotune.candidates import find_candidates
 from autotune.config import load_space
 from autotune.errors import SpaceError
 from autotune.plan import Choice
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+MEMBERS = [
+    "builtin:digits",
+    *(f"torchvision:{n}" for n in models.list_models(models) if n.startswith(tuple(FAMILIES))),
+]
+"""Every network that has units by a table."""
+
+
+@cache
+def known(source: str) -> Backbone:
+    return load_backbone(source, shapes_only=True)
 
 
 def meta(name: str) -> Backbone:
-    return load_backbone(f"torchvision:{name}", shapes_only=True)
+    return known(f"torchvision:{name}")
+
+
+def units_of(backbone: Backbone, granularity: str) -> Units:
+    return find_units(backbone, getattr(load_space(backbone.family).units, granularity))
+
+
+def stages_of(backbone: Backbone) -> dict[str, tuple[str, ...]]:
+    """Stage → parameters; `SpaceError` for a pattern that matches nothing."""
+    rest = {"in no stage": "."}
+    units = find_units(backbone, {**load_space(backbone.family).units.stage, **rest})
+    return {unit.name: unit.parameters for unit in units if unit.name not in rest}
 
 
 def backbone_of(*layers: tuple[str, nn.Module]) -> Backbone:
@@ -46,14 +69,118 @@ def test_resnet50_has_its_published_costs(resnet50):
     assert sum(cost.parameters for cost in norms) == 53_120
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("source", MEMBERS)
 @pytest.mark.parametrize("granularity", ["block", "layer"])
-def test_every_resnet_is_partitioned_in_depth_order(name, granularity):
-    backbone = meta(name)
-    units = find_units(backbone, getattr(load_space("resnet").units, granularity))
-    assert_partition(backbone, units)
-    assert units.units[0].parameters[0] == "conv1.weight"
-    assert units.units[0].name == ("stem" if granularity == "block" else "conv1")
+def test_every_member_of_a_family_is_partitioned_in_depth_order(source, granularity):
+    backbone = known(source)
+    assert backbone.family != "any"
+    assert_partition(backbone, units_of(backbone, granularity))
+
+
+@pytest.mark.parametrize("source", MEMBERS)
+def test_a_unit_named_as_a_module_is_that_module(source):
+    backbone = known(source)
+    modules = dict(backbone.network.named_modules())
+    units = {(g, u.name): u.parameters for g in ("block", "layer") for u in units_of(backbone, g)}
+    units |= {("stage", stage): parameters for stage, parameters in stages_of(backbone).items()}
+    for (_, name), parameters in units.items():
+        if name in modules:
+            held = modules[name].named_parameters(prefix=name)
+            assert [p for p, _ in held] == list(parameters)
+
+
+@pytest.mark.parametrize("source", MEMBERS)
+def test_a_stage_is_a_run_of_whole_blocks(source):
+    backbone = known(source)
+    order, blocks = list(backbone.parameters()), units_of(backbone, "block")
+    stages = stages_of(backbone)
+    assert not {"network", *(unit.name for unit in blocks)} & set(stages)
+    for parameters in stages.values():
+        start = order.index(parameters[0])
+        assert order[start : start + len(parameters)] == list(parameters)
+        inside = [unit for unit in blocks if set(unit.parameters) & set(parameters)]
+        assert [p for unit in inside for p in unit.parameters] == list(parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("mobilenet_v2", (3, 6, 13, 17)),
+        ("mobilenet_v3_large", (3, 6, 8, 15)),
+        ("mobilenet_v3_small", (3, 6, 8, 11)),
+    ],
+)
+def test_mobilenets_stages_end_where_they_should(name, ends):
+    stages = stages_of(meta(name))
+    assert list(stages) == ["stage1", "stage2", "stage3", "stage4"]
+    lasts = [p.split(".")[:2] for p in (parameters[-1] for parameters in stages.values())]
+    assert lasts == [["features", str(end)] for end in ends]
+
+
+def test_stages_of_one_member_of_each_other_family():
+    odd = [f"features.{i}" for i in (1, 3, 5, 7)]
+    assert list(stages_of(known("builtin:digits"))) == ["layer1", "layer2", "layer3"]
+    assert list(stages_of(meta("resnet18"))) == ["layer1", "layer2", "layer3", "layer4"]
+    assert list(stages_of(meta("convnext_tiny"))) == list(stages_of(meta("swin_t"))) == odd
+    assert list(stages_of(meta("efficientnet_b0"))) == [f"features.{i}" for i in range(1, 8)]
+    assert list(stages_of(meta("efficientnet_v2_s"))) == [f"features.{i}" for i in range(1, 7)]
+    assert list(stages_of(meta("vit_b_16"))) == ["encoder.layers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "size"),
+    [
+        ("mobilenet_v2", "features.18", 320 * 1280 + 2 * 1280),
+        ("mobilenet_v3_small", "classifier.0", 576 * 1024 + 1024),
+        ("convnext_tiny", "features.1.0", 96 + (49 + 1) * 96 + 2 * 96 + 2 * 96 * 384 + 384 + 96),
+        ("convnext_tiny", "features.2", 2 * 96 + 4 * 96 * 192 + 192),
+        ("densenet121", "stem", 3 * 49 * 64 + 2 * 64),
+        ("densenet121", "features.denseblock1.denselayer1", 128 + 64 * 128 + 256 + 9 * 128 * 32),
+        ("densenet121", "features.transition1", 2 * 256 + 256 * 128),
+        ("vit_b_16", "encoder.layers.encoder_layer_3", 7_087_872),
+        ("vit_b_16", "encoder.pos_embedding", 197 * 768),
+        ("swin_t", "features.2", 2 * 384 + 384 * 192),
+        ("swin_v2_t", "features.2", 2 * 192 + 384 * 192),
+    ],
+)
+def test_units_have_their_known_sizes(name, unit, size):
+    parameters = meta(name).parameters()
+    names = units_of(meta(name), "block")[unit].parameters
+    assert sum(parameters[p].numel() for p in names) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("mobilenet_v2", 2_223_872),
+        ("convnext_tiny", 28_589_128 - 769_000),
+        ("densenet121", 6_953_856),
+        ("efficientnet_b0", 4_007_548),
+        ("vit_b_16", 85_798_656),
+        ("swin_t", 28_288_354 - 769_000),
+    ],
+)
+def test_a_head_is_in_no_unit(name, total):
+    assert sum(match.parameters for match in units_of(meta(name), "block").matches) == total
+
+
+def test_norms_of_a_vit_are_those_of_its_blocks_and_the_last():
+    backbone, space = meta("vit_b_16"), load_space("vit")
+    candidates = find_candidates(backbone.network, units_of(backbone, "block"), space)
+    norms = {unit: c.get(Choice.of("subtune", what="norms")) for unit, c in candidates.items()}
+    costs = {unit: cost.parameters for unit, cost in norms.items() if cost}
+    assert costs.pop("encoder.ln") == 2 * 768
+    assert list(costs.values()) == [4 * 768] * 12
+
+
+def test_by_layer_what_is_no_weight_has_a_unit():
+    vit, swin = (units_of(meta(name), "layer") for name in ("vit_b_16", "swin_v2_t"))
+    attention = vit["encoder.layers.encoder_layer_0.self_attention"]
+    names = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    assert attention.parameters == tuple(f"{attention.name}.{name}" for name in names)
+    assert vit["class_token"].parameters == ("class_token",)
+    assert swin["features.1.0.attn.logit_scale"].layers() == ("features.1.0.attn",)
+    assert swin["features.1.0.attn.cpb_mlp.0"].layers() == ("features.1.0.attn.cpb_mlp.0",)
 
 
 def test_match_table_tells_what_each_pattern_took(resnet50):

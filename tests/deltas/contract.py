@@ -2,206 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load, save
-from torch import Tensor, nn
 
-from autotune.adapt import Deltas, adapted
-from autotune.backbones.digits import Block
-from autotune.backbones.units import Unit
 from autotune.budget import Cost
-from autotune.candidates import plan_cost
-from autotune.deltas import METHODS
-from autotune.deltas.base import sites
+from autotune.candidates import new_delta, plan_cost
+from autotune.deltas.base import Evidence
+from autotune.deltas.site import sites
+from autotune.errors import MergeError, PlanError
 from autotune.plan import Choice, Plan
 
-
-class Tied(nn.Module):
-    """Two layers that share one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 6)
-        self.second = nn.Linear(6, 6)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
-
-
-KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda: nn.Linear(6, 5), (6,)),
-    "convolution": (lambda: nn.Conv2d(4, 6, 3, padding=1), (4, 5, 5)),
-    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 5, 5)),
-    "strided": (lambda: nn.Conv2d(4, 6, 1, stride=2), (4, 5, 5)),
-    "batchnorm": (lambda: nn.BatchNorm2d(4), (4, 5, 5)),
-    "layernorm": (lambda: nn.LayerNorm(6), (6,)),
-    "block": (lambda: Block(4, 6, 2), (4, 6, 6)),
-    "tied": (Tied, (6,)),
-}
-
-
-class Network(nn.Module):
-    """A frozen layer in front is not needed: all of it is one unit."""
-
-    def __init__(self, unit: nn.Module) -> None:
-        super().__init__()
-        self.unit = unit
-        self.unit.register_forward_hook(lambda *_: None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.unit(x)
-
-
-def units_of(network: nn.Module) -> list[Unit]:
-    return [Unit("unit", tuple(name for name, _ in network.named_parameters()))]
-
-
-def attach(network: nn.Module, choice: Choice, *, seed: int = 0) -> Deltas:
-    return Deltas(network, units_of(network), Plan({"unit": choice}), seed=seed)
-
-
-def train(network: nn.Module, deltas: Deltas, batch: Tensor, *, steps: int = 3) -> list[bool]:
-    """Whether each trained tensor had a gradient other than zero in one of the steps."""
-    trained, had = deltas.parameters(), [False] * len(deltas.parameters())
-    optimizer = torch.optim.AdamW([*trained, nn.Parameter(torch.zeros(1))], 0.05)
-    target = torch.randn(network(batch).shape, generator=torch.Generator().manual_seed(1))
-    for _ in range(steps if trained else 0):
-        optimizer.zero_grad()
-        (network(batch).float() - target).square().mean().backward()
-        had = [h or bool(p.grad.any()) for h, p in zip(had, trained, strict=True)]
-        optimizer.step()
-    return had
-
-
-def snapshot(network: nn.Module) -> list[Any]:
-    """Names, objects, flags, classes, hooks and modes of everything in the network."""
-    tensors = [(n, id(p), p.requires_grad) for n, p in network.named_parameters()]
-    modules = [
-        (name, id(m), type(m), m.training, list(m._parameters), list(m._modules))
-        for name, m in network.named_modules()
-    ]
-    hooks = [list(m._forward_hooks.items()) for m in network.modules()]
-    return [tensors, modules, hooks, list(network.state_dict())]
+from .kinds import LAYERS, SPANS, Kind
+from .rig import Rig, bits, content, same, snapshot, stored
 
 
 class DeltaContract:
-    """Filled in by a `choice` fixture and the kinds of layers that the method leaves alone."""
+    """Filled in by the choices of a method and the kinds that each of them leaves alone."""
 
-    LEFT_ALONE: ClassVar[dict[str, set[str]]] = {}
-    """Label → kinds."""
+    CHOICES: ClassVar[tuple[Choice, ...]] = ()
+    KINDS: ClassVar[dict[str, Kind]] = LAYERS
+    LEFT_ALONE: ClassVar[dict[str, dict[str, str]]] = {}
+    """Label → kind → why the method has no place there."""
+
+    TRIED_ON: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Label → the kinds that are enough, where another choice does the same on all others."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test a choice and kind: those where the method has a place, or those with none."""
+        wanted = "choice" in metafunc.fixturenames, "refused" in metafunc.fixturenames
+        if any(wanted):
+            pairs = [
+                (choice, kind)
+                for choice in self.CHOICES
+                for kind in self.TRIED_ON.get(choice.label, self.KINDS)
+                if (kind in self.LEFT_ALONE.get(choice.label, {})) == wanted[1]
+            ]
+            names = [f"{choice.label}-{kind}" for choice, kind in pairs]
+            metafunc.parametrize(("refused" if wanted[1] else "choice", "kind"), pairs, ids=names)
 
     @pytest.fixture
-    def choice(self) -> Choice:
-        raise NotImplementedError
+    def rig(self, kind: str) -> Rig:
+        return Rig(self.KINDS[kind])
 
-    @pytest.fixture(params=KINDS)
-    def kind(self, request: pytest.FixtureRequest) -> str:
-        return request.param
+    def evidence(self, rig: Rig) -> Evidence | None:
+        """For methods that look at data first."""
+        return None
 
-    @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-    def network(self, kind: str, request: pytest.FixtureRequest) -> Iterator[nn.Module]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = Network(KINDS[kind][0]())
-            for tensor in network.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.uniform_(0.1, 0.5)
-            yield network.to(request.param)
+    def attach(self, rig: Rig, *choices: Choice, seed: int = 0) -> Any:
+        return rig.attach(*choices, seed=seed, evidence=self.evidence(rig))
 
-    @pytest.fixture
-    def batch(self, kind: str, network: nn.Module) -> Tensor:
-        x = torch.randn(4, *KINDS[kind][1], generator=torch.Generator().manual_seed(0))
-        return x.to(next(network.parameters()).dtype)
+    def test_starts_as_exactly_the_backbone(self, rig, choice):
+        before = rig.outputs()
+        for parameter in self.attach(rig, choice).parameters():
+            parameter.requires_grad_(False)  # by which torch chooses kernels, as of a GRU
+        assert torch.equal(rig.outputs(), before)
 
-    def test_starts_as_the_identity(self, network, choice, batch):
-        before = network.eval()(batch)
-        with adapted(network, units_of(network), Plan({"unit": choice})):
-            assert torch.equal(network(batch), before)
-
-    def test_count_is_what_trains_and_what_a_file_holds(self, network, choice):
-        deltas = attach(network, choice)
-        content = save({k: t.contiguous() for k, t in deltas.tensors().items()})
-        header = int.from_bytes(content[:8], "little")
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        assert deltas.predicted == deltas.cost()
+    def test_count_is_what_trains_and_what_a_file_holds(self, rig, choice):
+        deltas = self.attach(rig, choice)
+        file = content(deltas)
+        trained = sum(p.numel() for p in deltas.parameters() if p.requires_grad)
+        assert deltas.predicted == deltas.cost() != Cost()
         assert deltas.predicted.parameters == trained
-        assert deltas.predicted.bytes == len(content) - 8 - header
+        assert deltas.predicted.bytes == len(file) - 8 - int.from_bytes(file[:8], "little")
 
-    def test_count_needs_shapes_alone(self, network, choice):
-        plan, units = Plan({"unit": choice}), units_of(network)
-        before = plan_cost(sites(network, units), plan)
-        assert plan_cost(sites(network.to("meta"), units), plan) == before
+    def test_count_needs_shapes_alone(self, rig, choice, kind):
+        plan, units = Plan({rig.unit.name: choice}), [rig.unit]
+        before = plan_cost({rig.unit.name: rig.site}, plan)
+        network, flow = self.KINDS[kind].shapes
+        assert plan_cost(sites(network, units, flow), plan) == before
 
-    def test_counts_zero_exactly_where_it_has_no_place(self, network, choice, kind):
-        cost = plan_cost(sites(network, units_of(network)), Plan({"unit": choice}))
-        assert (cost == Cost()) == (kind in self.LEFT_ALONE.get(choice.label, set()))
+    def test_has_no_place_where_it_says_so(self, refused, kind):
+        rig = Rig(self.KINDS[kind])
+        before = snapshot(rig.network)
+        assert plan_cost({rig.unit.name: rig.site}, Plan({rig.unit.name: refused})) == Cost()
+        with pytest.raises(PlanError, match=f"{refused.label} has no place in '{rig.unit.name}'"):
+            self.attach(rig, refused)
+        assert snapshot(rig.network) == before
+        assert self.LEFT_ALONE[refused.label][kind]
 
-    def test_detach_restores_the_network_after_training(self, network, choice, batch):
-        network.eval().unit.train()
-        network.unit.requires_grad_(False)
-        before, state = snapshot(network), {k: t.clone() for k, t in network.state_dict().items()}
-        deltas = attach(network, choice)
-        train(network, deltas, batch)
+    def test_detach_restores_everything_after_training(self, rig, choice):
+        rig.network.train()
+        next(rig.network.parameters()).requires_grad_(True)
+        before, values, outputs = snapshot(rig.network), bits(rig.network), rig.outputs()
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
         deltas.detach()
-        assert snapshot(network) == before
-        assert all(torch.equal(t, state[k]) for k, t in network.state_dict().items())
+        assert snapshot(rig.network) == before
+        assert same(bits(rig.network), values)
+        assert torch.equal(rig.outputs(), outputs)
 
-    def test_detach_gives_back_equal_outputs(self, network, choice, batch):
-        before = network.eval()(batch)
-        deltas = attach(network, choice)
-        train(network, deltas, batch)
+    def test_saved_and_loaded_tensors_give_equal_bits(self, rig, choice):
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        outputs, tensors = rig.outputs(), stored(deltas)
         deltas.detach()
-        assert torch.equal(network(batch), before)
+        self.attach(rig, choice, seed=1).load(tensors)
+        assert torch.equal(rig.outputs(), outputs)
 
-    def test_deltas_on_one_tensor_come_off_in_reverse(self, network, choice, batch):
-        others = [Choice.of("subtune", what="norms"), Choice.of("lowrank", rank=2)]
-        stacked = [*choice.methods, *(m for o in [*others, Choice.of("scale")] for m in o.methods)]
-        by_name = {m.name: m for m in reversed(stacked)}
-        every = Choice(tuple(by_name[name] for name in METHODS.names()))
-        network.eval()
-        before, outputs = snapshot(network), network(batch)
-        deltas = attach(network, every)
-        assert torch.equal(network(batch), outputs)
-        train(network, deltas, batch)
-        deltas.detach()
-        assert snapshot(network) == before
-        assert torch.equal(network(batch), outputs)
+    def test_every_trained_tensor_gets_a_gradient_within_two_steps(self, rig, choice):
+        assert all(rig.train(self.attach(rig, choice), steps=2))
 
-    def test_merged_the_unit_alone_computes_the_same(self, network, choice, batch):
-        network.eval()
-        before = snapshot(network)
-        deltas = attach(network, choice)
-        train(network, deltas, batch)
-        together = network(batch)
-        deltas.merge()
-        assert snapshot(network) == before
-        torch.testing.assert_close(network(batch), together, rtol=1e-5, atol=1e-6)
+    def test_training_changes_the_delta_and_never_the_backbone(self, rig, choice):
+        own = [*rig.network.parameters(), *rig.network.buffers()]
+        values, outputs = [tensor.detach().clone() for tensor in own], rig.outputs()
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        assert not torch.equal(rig.outputs(), outputs)
+        assert all(map(torch.equal, own, values))
+        assert all(tensor.grad is None and not tensor.requires_grad for tensor in own)
 
-    def test_saved_and_loaded_tensors_give_equal_bits(self, network, choice, batch):
-        deltas = attach(network, choice, seed=0)
-        train(network, deltas, batch)
-        outputs = network(batch)
-        content = save({k: t.contiguous() for k, t in deltas.tensors().items()})
-        deltas.detach()
-        again = attach(network, choice, seed=1)
-        again.load(load(content))
-        assert torch.equal(network(batch), outputs)
+    def test_deltas_of_two_tasks_do_not_disturb_each_other(self, rig, choice):
+        first = self.attach(rig, choice)
+        rig.train(first)
+        outputs, tensors = rig.outputs(), stored(first)
+        first.detach()
+        rig.target = -rig.target
+        second = self.attach(rig, choice, seed=1)
+        rig.train(second)
+        assert not torch.equal(rig.outputs(), outputs)
+        second.detach()
+        self.attach(rig, choice).load(tensors)
+        assert torch.equal(rig.outputs(), outputs)
 
-    def test_every_trained_tensor_gets_a_gradient_within_two_steps(self, network, choice, batch):
-        deltas = attach(network, choice)
-        assert all(train(network, deltas, batch, steps=2))
+    def test_holds_in_bfloat16_too(self, choice, kind):
+        for law in (
+            self.test_starts_as_exactly_the_backbone,
+            self.test_count_is_what_trains_and_what_a_file_holds,
+            self.test_detach_restores_everything_after_training,
+            self.test_saved_and_loaded_tensors_give_equal_bits,
+        ):
+            law(Rig(self.KINDS[kind], torch.bfloat16), choice)
 
-    def test_training_changes_the_delta_and_never_the_backbone(self, network, choice, batch):
-        own = {n: (p, p.detach().clone()) for n, p in network.named_parameters()}
-        buffers = {n: b.clone() for n, b in network.named_buffers()}
-        deltas = attach(network, choice)
-        before = network(batch)
-        train(network, deltas, batch)
-        assert torch.equal(network(batch), before) == (deltas.parameters() == [])
-        assert all(torch.equal(p, value) and p.grad is None for p, value in own.values())
-        assert all(torch.equal(network.get_buffer(n), b) for n, b in buffers.items())
+
+class GateContract(DeltaContract):
+    """For methods with a gate."""
+
+    def test_a_gate_of_zero_is_exactly_the_backbone(self, rig, choice):
+        before = rig.outputs()
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        assert not torch.equal(rig.outputs(), before)
+        for delta in deltas.by_place.values():
+            delta.gate = 0.0
+        assert torch.equal(rig.outputs(), before)
+
+    def test_a_gate_may_be_a_tensor_that_learns(self, rig, choice):
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        together, (delta,) = rig.outputs(), deltas.by_place.values()
+        delta.gate = torch.ones((), requires_grad=True)
+        torch.testing.assert_close(rig.outputs(), together, rtol=1e-6, atol=1e-6)
+        rig.loss().backward()
+        assert delta.gate.grad is not None and delta.gate.grad != 0
+        assert deltas.cost() == deltas.predicted
+
+
+class MergeContract(DeltaContract):
+    """For methods that change weights alone."""
+
+    def test_merged_the_network_alone_computes_the_same(self, rig, choice):
+        rig.network.eval()
+        before, values = snapshot(rig.network), bits(rig.network)
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        together = rig.outputs()
+        assert deltas.merge(rig.batch) <= 1e-5
+        assert snapshot(rig.network) == before
+        assert not same(bits(rig.network), values)
+        torch.testing.assert_close(rig.outputs(), together, rtol=1e-5, atol=1e-6)
+
+
+class PathContract(GateContract):
+    """For methods that add a path."""
+
+    def test_does_not_merge_says_so_and_stays_usable(self, rig, choice):
+        deltas = self.attach(rig, choice)
+        rig.train(deltas)
+        together = rig.outputs()
+        with pytest.raises(MergeError, match=f"{choice.names[0]} in {rig.unit.name} adds a path"):
+            deltas.merge(rig.batch)
+        assert torch.equal(rig.outputs(), together)
+        rig.train(deltas)
+        assert not torch.equal(rig.outputs(), together)
+
+    def test_changes_no_weight(self, rig, choice):
+        (method,) = choice.methods
+        assert new_delta(method).changes(rig.site) == []
+
+
+class SpanContract(PathContract):
+    """For paths beside a stage or the network."""
+
+    KINDS = SPANS

@@ -6,38 +6,54 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
 
-from autotune.deltas.base import check_method, sites
+from autotune.deltas.base import check_method
 from autotune.deltas.lowrank import LowRank
 from autotune.errors import PlanError
 from autotune.plan import Choice
 
-from .contract import DeltaContract, Network, attach, units_of
+from .contract import GateContract, MergeContract
+from .kinds import LAYERS, WITHOUT_KERNEL
+from .rig import Rig
+
+RANK_2 = Choice.of("lowrank", rank=2)
 
 
-class TestLowRank(DeltaContract):
-    LEFT_ALONE: ClassVar = {f"lowrank-{rank}": {"batchnorm", "layernorm"} for rank in (2, 64)}
-
-    @pytest.fixture(params=[2, 64])
-    def choice(self, request):
-        return Choice.of("lowrank", rank=request.param)
+class TestLowRank(GateContract, MergeContract):
+    CHOICES = (RANK_2,)
+    LEFT_ALONE: ClassVar = {"lowrank-2": WITHOUT_KERNEL}
 
 
 @pytest.mark.parametrize(
-    ("layer", "rank", "count"),
+    ("kind", "rank", "count"),
     [
-        (nn.Linear(6, 5), 2, 2 * (6 + 5)),
-        (nn.Linear(6, 5), 64, 5 * (6 + 5)),
-        (nn.Conv2d(4, 6, 3), 2, 2 * (6 + 4 * 9)),
-        (nn.Conv2d(4, 6, 3, groups=2), 2, 2 * (6 + 2 * 9)),
-        (nn.Conv2d(8, 8, 3, groups=8), 16, 8 * (8 + 9)),
+        ("linear", 2, 2 * (6 + 5)),
+        ("linear", 64, 5 * (6 + 5)),
+        ("convolution", 2, 2 * (6 + 4 * 9)),
+        ("grouped", 2, 2 * (6 + 2 * 9)),
+        ("depthwise", 16, 4 * (4 + 9)),
+        ("transposed-grouped", 2, 2 * (4 + 3 * 9)),
+        ("embedding", 2, 2 * (7 + 6)),
+        ("tied", 2, 2 * (6 + 6)),
+        ("attention", 2, 2 * (18 + 6) + 2 * (6 + 6)),
     ],
 )
-def test_counts_both_factors_of_the_kernel(layer, rank, count):
-    network = Network(layer)
-    site = sites(network, units_of(network))["unit"]
-    assert LowRank(rank).count(site).parameters == count
+def test_counts_both_factors_of_the_kernel(kind, rank, count):
+    deltas = Rig(LAYERS[kind]).attach(Choice.of("lowrank", rank=rank))
+    assert deltas.cost().parameters == deltas.predicted.parameters == count
+
+
+def test_a_packed_projection_is_one_kernel():
+    rig = Rig(LAYERS["attention"])
+    before = rig.network.unit.heads.in_proj_weight.detach().clone()
+    deltas = rig.attach(RANK_2)
+    rig.train(deltas)
+    tensors = {
+        name.rpartition(".")[2]: t for name, t in deltas.tensors().items() if "in_proj" in name
+    }
+    change = rig.network.unit.heads.in_proj_weight - before
+    torch.testing.assert_close(change, tensors["b"] @ tensors["a"])
+    assert all(part.any() for part in change.chunk(3))
 
 
 @pytest.mark.parametrize("rank", [0, -1, True, 1.5, "4"])
@@ -54,14 +70,14 @@ def test_options_are_checked_against_the_method():
 
 
 def test_the_seed_alone_decides_where_it_starts():
-    first, second, third = (Network(nn.Linear(6, 5)) for _ in range(3))
-    a = attach(first, Choice.of("lowrank", rank=2), seed=3).parameters()[0]
+    first, second, third = (Rig(LAYERS["linear"]) for _ in range(3))
+    a = first.attach(RANK_2, seed=3).parameters()[0]
     torch.rand(7)
-    assert torch.equal(a, attach(second, Choice.of("lowrank", rank=2), seed=3).parameters()[0])
-    assert not torch.equal(a, attach(third, Choice.of("lowrank", rank=2), seed=4).parameters()[0])
+    assert torch.equal(a, second.attach(RANK_2, seed=3).parameters()[0])
+    assert not torch.equal(a, third.attach(RANK_2, seed=4).parameters()[0])
 
 
 def test_attaching_leaves_the_random_state_of_torch_alone():
-    network, before = Network(nn.Linear(6, 5)), torch.get_rng_state()
-    attach(network, Choice.of("lowrank", rank=2))
+    rig, before = Rig(LAYERS["linear"]), torch.get_rng_state()
+    rig.attach(RANK_2)
     assert torch.equal(torch.get_rng_state(), before)

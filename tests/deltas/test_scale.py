@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
-from autotune.deltas.base import check_method, sites
+from autotune.deltas.base import check_method
 from autotune.deltas.scale import Scale
 from autotune.errors import PlanError
 from autotune.plan import Choice
 
-from .contract import DeltaContract, Network, attach, units_of
+from .contract import GateContract, MergeContract
+from .kinds import LAYERS, Kind, left
+from .networks import Around
+from .rig import Rig
+
+SCALE = Choice.of("scale")
 
 
-class TestScale(DeltaContract):
-    @pytest.fixture
-    def choice(self):
-        return Choice.of("scale")
+class TestScale(GateContract, MergeContract):
+    CHOICES = (SCALE,)
+    LEFT_ALONE: ClassVar = {
+        "scale": left("a recurrent layer has weight_ih_l0, no weight and no bias", "recurrent")
+    }
 
 
 def test_scales_channels_and_shifts_biases():
-    network = Network(nn.Conv2d(3, 4, 3))
-    weight, bias = network.unit.weight.detach().clone(), network.unit.bias.detach().clone()
-    deltas = attach(network, Choice.of("scale"))
+    rig = Rig(LAYERS["depthwise"])
+    weight, bias = (p.detach().clone() for p in rig.network.unit.parameters())
     with torch.no_grad():
-        for parameter in deltas.parameters():
+        for parameter in rig.attach(SCALE).parameters():
             parameter.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
     factors = torch.tensor([1.0, 2.0, 0.0, 1.5]).view(-1, 1, 1, 1)
-    assert torch.equal(network.unit.weight, weight * factors)
-    assert torch.equal(network.unit.bias, bias + torch.tensor([0.0, 1.0, -1.0, 0.5]))
+    assert torch.equal(rig.network.unit.weight, weight * factors)
+    assert torch.equal(rig.network.unit.bias, bias + torch.tensor([0.0, 1.0, -1.0, 0.5]))
 
 
 @pytest.mark.parametrize(
-    ("layer", "count"), [(nn.Conv2d(3, 4, 3), 8), (nn.Linear(6, 5, bias=False), 5)]
+    ("layer", "shape", "dtype", "channel"),
+    [
+        (lambda: nn.Linear(6, 5, bias=False), (6,), "float32", 1),
+        (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 5, 5), "float32", 1),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, bias=False), (4, 3, 3), "float32", 1),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), (4, 3, 3), "float32", 1),
+        (lambda: nn.ConvTranspose1d(4, 8, 3, groups=4, bias=False), (4, 3), "float32", 1),
+        (lambda: nn.Embedding(7, 6), (3,), "int64", 2),
+        (lambda: nn.EmbeddingBag(7, 6), (3,), "int64", 1),
+    ],
 )
-def test_counts_a_number_a_channel(layer, count):
-    network = Network(layer)
-    assert Scale().count(sites(network, units_of(network))["unit"]).parameters == count
+def test_a_gain_scales_one_channel_of_what_the_layer_gives(layer, shape, dtype, channel):
+    rig = Rig(Kind(lambda: Around(layer()), shape, dtype=dtype))
+    before = rig.outputs()
+    (gain,) = rig.attach(SCALE).parameters()
+    with torch.no_grad():
+        gain.copy_(torch.arange(len(gain)))
+    factors = (1 + gain.detach()).view(-1, *[1] * (before.ndim - 1 - channel))
+    assert len(gain) == before.shape[channel]
+    torch.testing.assert_close(rig.outputs(), before * factors)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("convolution", 12), ("grouped", 6), ("batchnorm", 8), ("embedding", 6)]
+)
+def test_counts_a_number_a_channel(kind, count):
+    assert Rig(LAYERS[kind]).attach(SCALE).predicted.parameters == count
 
 
 def test_has_no_options():

@@ -6,42 +6,74 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
 
-from autotune.backbones.digits import Block
-from autotune.deltas.base import sites
 from autotune.deltas.subtune import Subtune
 from autotune.errors import PlanError
 from autotune.plan import Choice
 
-from .contract import DeltaContract, Network, attach, units_of
+from .contract import MergeContract
+from .kinds import LAYERS, WITHOUT_NORM, Kind, left
+from .networks import Around, TwoDtypes
+from .rig import Rig, bits, same, stored
+
+ADAPTING = Choice.of("subtune", what="norms", bn="adapt")
 
 
-class TestSubtune(DeltaContract):
+class TestSubtune(MergeContract):
+    CHOICES = (
+        *(Choice.of("subtune", what=what) for what in ("all", "biases", "norms")),
+        Choice.of("subtune", what="all", bn="adapt"),
+    )
     LEFT_ALONE: ClassVar = {
-        "subtune-norms": {"linear", "convolution", "grouped", "strided", "tied"},
-        "subtune-biases": {"grouped"},
+        "subtune-norms": WITHOUT_NORM,
+        "subtune-biases": {
+            **left("it has no bias", "grouped", "embedding", "tied-embedding"),
+            **left("a recurrent layer's are called bias_ih_l0", "recurrent"),
+        },
     }
-
-    @pytest.fixture(params=["all", "norms", "biases"])
-    def choice(self, request):
-        return Choice.of("subtune", what=request.param)
+    TRIED_ON: ClassVar = {"subtune-all-adapt": ("batchnorm", "block", "transformer")}
 
 
 @pytest.mark.parametrize(("what", "count"), [("all", 600), ("norms", 36), ("biases", 18)])
 def test_trains_the_part_that_is_named(what, count):
-    network = Network(Block(4, 6, 2))
-    site = sites(network, units_of(network))["unit"]
-    assert Subtune(what).count(site).parameters == count
+    cost = Rig(LAYERS["block"]).attach(Choice.of("subtune", what=what)).cost()
+    assert cost.parameters == cost.stored == count
 
 
 def test_tied_weights_count_once_and_stay_tied():
-    unit = nn.ModuleDict({"a": nn.Linear(6, 6, bias=False), "b": nn.Linear(6, 6, bias=False)})
-    unit["b"].weight = unit["a"].weight
-    deltas = attach(Network(unit), Choice.of("subtune", what="all"))
-    assert deltas.cost().parameters == 36
-    assert unit["a"].weight is unit["b"].weight
-    assert unit["a"].weight is deltas.parameters()[0]
+    rig = Rig(LAYERS["tied"])
+    deltas = rig.attach(Choice.of("subtune", what="all"))
+    unit = rig.network.unit
+    assert deltas.cost().parameters == 36 + 6 + 6
+    assert unit.first.weight is unit.second.weight
+    assert unit.first.weight is deltas.parameters()[0]
+
+
+def test_adapting_statistics_are_stored_and_not_trained():
+    cost = Rig(LAYERS["block"]).attach(ADAPTING).cost()
+    assert (cost.parameters, cost.stored) == (36, 36 + 3 * (6 + 6 + 1))
+    assert cost.bytes == 4 * 36 + 3 * (4 * 6 + 4 * 6 + 8)
+
+
+def test_a_reloaded_network_equals_the_trained_one_with_its_statistics():
+    rig = Rig(LAYERS["block"])
+    frozen, deltas = bits(rig.network), rig.attach(ADAPTING)
+    rig.train(deltas, steps=3)
+    trained, outputs, tensors = bits(rig.network), rig.outputs(), stored(deltas)
+    deltas.detach()
+    assert trained["unit.bn1.num_batches_tracked"] == 3
+    assert not torch.equal(trained["unit.bn1.running_var"], frozen["unit.bn1.running_var"])
+    assert same(bits(rig.network), frozen)
+    rig.attach(ADAPTING, seed=1).load(tensors)
+    assert same(bits(rig.network), trained)
+    assert torch.equal(rig.outputs(), outputs)
+
+
+def test_statistics_stay_where_they_do_not_adapt():
+    rig = Rig(LAYERS["block"])
+    before = {name: buffer.clone() for name, buffer in rig.network.named_buffers()}
+    rig.train(rig.attach(Choice.of("subtune", what="all")))
+    assert same(dict(rig.network.named_buffers()), before)
 
 
 def test_refuses_another_part_in_one_line():
@@ -50,6 +82,6 @@ def test_refuses_another_part_in_one_line():
 
 
 def test_keeps_the_dtype_of_each_tensor():
-    network = Network(nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), nn.Linear(3, 3)))
-    deltas = attach(network, Choice.of("subtune", what="all"))
-    assert deltas.cost().bytes == 12 * 8 + 12 * 4
+    rig = Rig(Kind(lambda: Around(TwoDtypes()), (6,)))
+    deltas = rig.attach(Choice.of("subtune", what="all"))
+    assert deltas.cost().bytes == deltas.predicted.bytes == 28 * 8 + 20 * 4

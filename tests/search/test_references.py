@@ -76,6 +76,15 @@ def test_random_placement_fits_and_is_filled(problem, seed):
     assert all(problem.price(u, c) > room for u in left for c in problem.choices[u][1:])
 
 
+def test_random_placement_sometimes_is_what_must_be_alone_and_then_nothing_else():
+    alone = Choice.of("bypass", width=1)
+    offers = {f"unit{i}": {Choice.of("lowrank", rank=1): Cost(5, 5, 20)} for i in range(3)}
+    problem = Problem.of({**offers, "network": {alone: Cost(5, 5, 20)}}, Budget(20, 10**6))
+    plans = [random_placement(problem, seed) for seed in range(40)]
+    kinds = {("network" in plan.choices, len(plan)) for plan in plans}
+    assert kinds == {(True, 1), (False, 3)}
+
+
 def test_random_placement_is_a_function_of_the_seed(problem):
     plans = [random_placement(problem, seed) for seed in (0, 0, 1, 2, 3)]
     assert plans[0] == plans[1]

@@ -1,0 +1,21 @@
+"""Evaluation mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode and without gradients, its modes put back afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            yield network.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode

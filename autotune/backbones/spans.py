@@ -1,0 +1,47 @@
+"""Spans: each stage and the whole network, for methods that add a path beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from autotune.backbones.base import Backbone
+from autotune.backbones.flow import Flow
+from autotune.backbones.units import Unit, Units, find_groups, find_units
+from autotune.backbones.ways import Ways
+from autotune.space import Units as Tables
+
+NETWORK = "network"
+"""The span of the whole network, from its input to its head's."""
+
+
+def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> Units:
+    """The units with every stage and the whole network behind them, and the flow kept.
+
+    The network's levels are its stages where these differ in shape (convolutions), else the
+    blocks inside them (transformers); the head comes last.
+    """
+    stages = find_groups(backbone, tables.stage)
+    taken = {unit.name for unit in units.units}
+    spans = [Unit(name, (), (names,)) for name, names in stages.items() if name not in taken]
+    blocks = find_units(backbone, tables.block).units
+    ways = Ways(backbone.network, flow)
+    if NETWORK not in taken and (levels := _levels(stages, blocks, ways)):
+        spans.append(Unit(NETWORK, (), (*levels, tuple(_head(backbone)))))
+    return replace(units, units=(*units.units, *spans), flow=flow)
+
+
+def _levels(
+    stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], ways: Ways
+) -> list[tuple[str, ...]]:
+    ends = {names: ways.through(names).exit for names in stages.values()}
+    if len({point.shape for point in ends.values() if point}) > 1:
+        return [names for names, point in ends.items() if point]
+    staged = {name for names in stages.values() for name in names}
+    held = [b.parameters for b in blocks if not staged or staged.issuperset(b.parameters)]
+    return [names for names in held if ways.through(names).exit]
+
+
+def _head(backbone: Backbone) -> list[str]:
+    head = backbone.network.get_submodule(backbone.head)
+    return [f"{backbone.head}.{name}" for name, _ in head.named_parameters()]

@@ -1,0 +1,47 @@
+"""How the kernels of layers are read: as a matrix, and by output channel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from autotune.deltas.site import Slot
+
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def matrix_shape(kernel: Tensor) -> tuple[int, int]:
+    """(rows, columns) of a kernel as a matrix: its first dimension against all others.
+
+    A convolution is (out, in/groups·height·width), a transposed one (in, out/groups·height·width),
+    an embedding (words, width), a packed projection (3·width, width).
+    """
+    return len(kernel), kernel[0].numel()
+
+
+def rank_of(kernel: Tensor, rank: int) -> int:
+    """`rank`, or the largest that the kernel can have."""
+    return min(rank, *matrix_shape(kernel))
+
+
+def channels(slot: Slot) -> int:
+    """Number of output channels of a layer's kernel, norm or bias."""
+    tensor, layer = slot.tensor, slot.layer
+    if isinstance(layer, _EMBEDDINGS):
+        return tensor.shape[1]
+    if isinstance(layer, _TRANSPOSED) and tensor.ndim > 1:
+        return layer.groups * tensor.shape[1]
+    return len(tensor)
+
+
+def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
+    """`values`, one an output channel, in a shape that multiplies `kernel` channel by channel."""
+    layer = slot.layer
+    if isinstance(layer, _EMBEDDINGS):
+        return values
+    rest = [1] * (kernel.ndim - 1)
+    if isinstance(layer, _TRANSPOSED) and kernel.ndim > 1:
+        by_group = values.view(layer.groups, 1, -1, *rest[1:])
+        rows = len(kernel) // layer.groups
+        return by_group.expand(-1, rows, -1, *rest[1:]).flatten(0, 1)
+    return values.view(-1, *rest)

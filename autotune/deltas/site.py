@@ -1,0 +1,169 @@
+"""The place in a network where a delta attaches: a unit's parameters, and what flows through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from autotune.backbones.flow import Call, Flow, Point
+from autotune.backbones.units import Unit, is_norm
+from autotune.backbones.ways import Way, Ways
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One parameter of a unit and every module that holds it (several when weights are tied)."""
+
+    name: str
+    owners: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.owners[0][0]
+
+    @property
+    def attribute(self) -> str:
+        return self.owners[0][1]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The parameter as the layer sees it now."""
+        tensor: Tensor = getattr(self.layer, self.attribute)
+        return tensor
+
+    @property
+    def frozen(self) -> Tensor:
+        """The parameter itself, under whatever is attached to it."""
+        if parametrize.is_parametrized(self.layer, self.attribute):
+            original: Tensor = self.layer.parametrizations[self.attribute].original  # type: ignore[union-attr,index]
+            return original
+        return self.tensor
+
+    def is_norm(self) -> bool:
+        return is_norm(self.layer)
+
+    def is_bias(self) -> bool:
+        return self.attribute.endswith("bias") and self.tensor.ndim == 1
+
+    def is_matrix(self) -> bool:
+        """Whether it multiplies: a kernel, an embedding, a projection (packed ones as one)."""
+        return self.attribute.endswith("weight") and self.tensor.ndim > 1 and not self.is_norm()
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A unit or span in a network: what a delta attaches to."""
+
+    name: str
+    slots: tuple[Slot, ...]
+    network: nn.Module
+    modules: tuple[nn.Module, ...] = ()
+    """Of a unit: the module that it is, dropout included; or its layers alone, where it is none."""
+
+    ways: tuple[Way, ...] = ()
+    """Through a unit, or each level of a span; the last level of the network is its head."""
+
+    source: Point | None = None
+    """What the network itself takes."""
+
+    @classmethod
+    def of(cls, network: nn.Module, unit: Unit, flow: Flow | None = None) -> Site:
+        """The site of `unit`; to be made before anything is attached to the network."""
+        return sites(network, [unit], flow)[unit.name]
+
+    @property
+    def is_span(self) -> bool:
+        return not self.slots
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it runs over all of the network, in several levels."""
+        return len(self.ways) > 1
+
+    @property
+    def entry(self) -> Point | None:
+        """What goes in."""
+        return self.source if self.is_network else self.ways[0].entry if self.ways else None
+
+    @property
+    def exit(self) -> Point | None:
+        """What comes out; of the whole network what its head takes."""
+        if not self.ways:
+            return None
+        return self.ways[-1].entry if self.is_network else self.ways[0].exit
+
+    @property
+    def levels(self) -> list[Point]:
+        """What comes out of each level of the network, the head left out."""
+        return [way.exit for way in self.ways[:-1] if way.exit]
+
+    def shape(self) -> tuple[object, ...]:
+        """All that a cost may depend on; equal for two blocks of the same layers and features."""
+        slots = [(slot.attribute, slot.tensor.shape, slot.tensor.dtype) for slot in self.slots]
+        layers = [str(slot.layer) for slot in self.slots]
+        buffers = [b.shape for m in self.modules for b in m.buffers(recurse=False)]
+        paths = [call.path for way in self.ways for call in way.outer]
+        calls = [self._call_shape(call, paths) for way in self.ways for call in way.calls]
+        whole = (len(self.ways), self.source) if self.is_span else None
+        return (*slots, *layers, *buffers, *calls, whole)
+
+    def _call_shape(self, call: Call, tops: Sequence[str]) -> tuple[object, ...]:
+        module = self.network.get_submodule(call.path)
+        points = [replace(point, path="") if point else None for point in (call.input, call.output)]
+        heads = getattr(module, "num_heads", None)
+        return (_below(call.path, tops), type(module).__name__, heads, *points)
+
+    def parts(self, kind: type[nn.Module] | str) -> list[Call]:
+        """Outermost modules of a class, or with a word in their class's name, that give tensors."""
+        calls = [call for way in self.ways for call in way.calls if call.output]
+        found = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
+        return [c for c in found if not any(c.path.startswith(f"{o.path}.") for o in found)]
+
+    def layers(self) -> list[nn.Module]:
+        return list(dict.fromkeys(slot.layer for slot in self.slots))
+
+
+def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -> dict[str, Site]:
+    """Unit's name → its site. Raises `KeyError` for a parameter that the network does not have."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    by_name = {}
+    for path, module in network.named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((module, attribute))
+            by_name[f"{path}.{attribute}" if path else attribute] = parameter
+    ways = Ways(network, flow)
+    whole = flow.get("") if flow else None
+
+    def slot(name: str) -> Slot:
+        return Slot(name, tuple(owners[id(by_name[name])]))
+
+    def site(unit: Unit) -> Site:
+        slots = tuple(map(slot, unit.parameters))
+        runs = [ways.through(names) for names in unit.levels or [unit.parameters]]
+        modules = tuple(_modules(network, unit, slots))
+        return Site(unit.name, slots, network, modules, tuple(runs), whole.input if whole else None)
+
+    return {unit.name: site(unit) for unit in units}
+
+
+def _modules(network: nn.Module, unit: Unit, slots: tuple[Slot, ...]) -> list[nn.Module]:
+    prefix = unit.name + "."
+    inside = {name for name, _ in network.named_parameters() if name.startswith(prefix)}
+    if inside and inside <= set(unit.parameters):
+        return list(network.get_submodule(unit.name).modules())
+    return list(dict.fromkeys(slot.layer for slot in slots))
+
+
+def _below(path: str, tops: Sequence[str]) -> str:
+    """The path with its outermost module's own path left out."""
+    top = next(top for top in tops if path == top or path.startswith(f"{top}."))
+    return path.removeprefix(top)
+
+
+def _is_a(module: nn.Module, kind: type[nn.Module] | str) -> bool:
+    if isinstance(kind, str):
+        return kind in type(module).__name__.lower()
+    return isinstance(module, kind)

@@ -1,0 +1,139 @@
+"""Peak training memory and step time of every method against full fine-tuning, at batch 16, 224².
+
+Each runs in a process of its own, with random weights, at 1 % spread evenly: what is told is the
+largest resident memory less what the process had after its imports, so weights, gradients, moments
+and activations are all in it; and the median of the timed steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+NETWORKS = {"ViT-B/16": "vit_b_16", "ResNet-50": "resnet50"}
+FULL, PROBE = "full fine-tuning", "linear probe"
+METHODS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    PROBE: {},
+    "subtune norms": {"subtune": {"what": "norms"}},
+    "scale": {"scale": {}},
+    "lowrank": {"lowrank": {"rank": [1, 2, 4]}},
+    "xs": {"xs": {"rank": [8, 16, 32]}},
+    "reparam times": {"reparam": {"form": "times", "rank": [1, 2, 4]}},
+    "sparse": {"sparse": {"k": "budget", "by": "random"}},
+    "res_adapter": {"res_adapter": {"width": "budget"}},
+    "res_prefix": {"res_prefix": {"length": "budget"}},
+    "res_prompt": {"res_prompt": {"length": "budget"}},
+    "skip": {"skip": {"width": "budget"}},
+    "side": {"side": {"width": "budget"}},
+    "bypass": {"bypass": {"width": "budget"}},
+}
+
+
+def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any] | None:
+    """Peak bytes, seconds a step and trained parameters; None where the method has no place."""
+    import torch
+    from placing import Placer
+    from torch.nn import functional as F
+
+    from autotune.adapt import adapted
+    from autotune.config import read_settings
+    from autotune.plan import Choice, Plan
+    from autotune.setup import find_backbone, find_choices, parse_budget
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    settings = read_settings({"backbone": f"torchvision:{network}", "weights": "none"})
+    backbone = find_backbone(settings, settings.backbone)
+    space, units = find_choices(settings, backbone, backbone.input)
+    placer = Placer(backbone, units, space, parse_budget(settings, backbone))
+    plan = Plan()
+    if method == FULL:
+        names = [unit.name for unit in units if not unit.is_span()]
+        plan = Plan(dict.fromkeys(names, Choice.of("subtune", what="all")))
+    elif method != PROBE:
+        places = placer.places(METHODS[method])
+        if not places:
+            return None
+        spread = places[-1:] if method in ("side", "bypass") else places
+        plan = placer.even(spread, METHODS[method])
+    inputs, labels = torch.randn(batch, 3, 224, 224), torch.arange(batch)
+    seconds = []
+    with adapted(backbone.network, units, plan, flow=units.flow) as deltas:
+        deltas.train()
+        head = backbone.network.get_submodule(backbone.head).requires_grad_(True)
+        trained = [*deltas.parameters(), *head.parameters()]
+        optimizer = torch.optim.AdamW(trained, 1e-6)
+        for _ in range(steps):
+            began = time.perf_counter()
+            F.cross_entropy(backbone.network(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            seconds.append(time.perf_counter() - began)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        return {
+            "bytes": 1024 * peak,
+            "seconds": median(seconds[1:]),
+            "parameters": deltas.cost().parameters,
+            "plan": str(plan),
+        }
+
+
+def in_own_process(network: str, method: str, steps: int, batch: int) -> dict[str, Any] | None:
+    order = [sys.executable, __file__, "--one", network, method]
+    order += ["--steps", str(steps), "--batch", str(batch)]
+    done = subprocess.run(order, capture_output=True, text=True, check=True)
+    found: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def rows_of(network: str, steps: int, batch: int) -> list[list[str]]:
+    full, rows = in_own_process(network, FULL, steps, batch), []
+    assert full is not None
+    for method in METHODS:
+        found = full if method == FULL else in_own_process(network, method, steps, batch)
+        if found is None:
+            rows.append([method, "no place", "", "", "", ""])
+            continue
+        less = 100 * (1 - found["bytes"] / full["bytes"])
+        rows.append(
+            [
+                method,
+                f"{found['parameters']:,}",
+                f"{found['bytes'] / 2**20:,.0f}",
+                f"{less:.0f} %",
+                f"{found['seconds']:.2f}",
+                f"{found['seconds'] / full['seconds']:.2f}",
+            ]
+        )
+        print(network, rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    from results import table, write_section
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4, help="the first is not timed")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "METHOD"), help="one, as JSON")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measured(*given.one, given.steps, given.batch)))
+        return
+    header = ["method", "parameters", "peak, MiB", "less than full", "s a step", "of full"]
+    parts = [
+        f"### {name}\n\n{table(header, rows_of(network, given.steps, given.batch))}"
+        for name, network in NETWORKS.items()
+    ]
+    title = f"Memory and step time at batch {given.batch}, 224²"
+    write_section(title, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

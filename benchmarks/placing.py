@@ -1,0 +1,83 @@
+"""Plans of one method alone that spend a budget: evenly, from the first unit on, from the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.backbones.base import Backbone
+from autotune.backbones.units import Unit, Units
+from autotune.budget import Budget, Cost
+from autotune.candidates import find_candidates, plan_cost
+from autotune.deltas.site import sites
+from autotune.plan import Choice, Plan
+from autotune.space import SearchSpace
+
+Entry = dict[str, Any]
+"""One of a search space's choices: a method with its options."""
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Where a method may go on a backbone, and what fits there."""
+
+    backbone: Backbone
+    units: Units
+    space: SearchSpace
+    budget: Budget
+
+    def placements(self, entry: Entry) -> Iterator[Plan]:
+        """Evenly over all places, filled from the first, filled from the last; each span alone."""
+        placed = self.places(entry)
+        if not placed:
+            return
+        if placed[0].is_span():
+            for unit in placed:
+                yield Plan({unit.name: self.largest(unit, entry, self.budget.limit)})
+            if "skip" not in entry:
+                return
+        yield self.even(placed, entry)
+        yield self.filled(placed, entry)
+        yield self.filled(placed[::-1], entry)
+
+    def places(self, entry: Entry) -> list[Unit]:
+        """Units and spans where some choice of the entry fits the budget."""
+        return [u for u in self.units if self.choices(u, entry, self.budget.limit)]
+
+    def even(self, placed: list[Unit], entry: Entry) -> Plan:
+        """The same share of the budget for every unit; what is left over raises the first ones."""
+        share = self.budget.limit // len(placed)
+        plan = Plan({unit.name: self.largest(unit, entry, share) for unit in placed})
+        for unit in placed:
+            mine = self.cost(Plan({unit.name: plan[unit.name]})).parameters
+            left = self.budget.limit - self.cost(plan).parameters + mine
+            raised = self.largest(unit, entry, min(left, 2 * share))
+            plan = Plan({**plan.choices, unit.name: raised})
+        return plan
+
+    def filled(self, placed: list[Unit], entry: Entry) -> Plan:
+        """Every unit takes as much as the ones before have left."""
+        chosen: dict[str, Choice] = {}
+        for unit in placed:
+            left = self.budget.limit - self.cost(Plan(chosen)).parameters
+            chosen[unit.name] = self.largest(unit, entry, left)
+        return Plan(chosen)
+
+    def largest(self, unit: Unit, entry: Entry, room: int) -> Choice:
+        """The dearest choice of the entry that fits into the room; *frozen* when none does."""
+        offered = self.choices(unit, entry, room)
+        return max(offered, key=lambda choice: offered[choice].parameters, default=Choice())
+
+    def choices(self, unit: Unit, entry: Entry, room: int) -> dict[Choice, Cost]:
+        """What of the entry fits into the room of a unit."""
+        space = self.space.model_copy(update={"choices": [entry]})
+        units = Units((unit,), (), self.units.flow)
+        offered = find_candidates(self.backbone.network, units, space, room=room)
+        costs = offered.get(unit.name, {})
+        return {choice: cost for choice, cost in costs.items() if cost.parameters <= room}
+
+    def cost(self, plan: Plan) -> Cost:
+        """Cost of a plan, from shapes alone."""
+        chosen = [unit for unit in self.units if unit.name in plan.choices]
+        return plan_cost(sites(self.backbone.network, chosen, self.units.flow), plan)
