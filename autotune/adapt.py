@@ -136,7 +136,7 @@ class Deltas:
         frozen = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
         _write(tuned)
         difference = _difference(_output(self.network, inputs), together)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # NaN is refused too
             _write(frozen)
             raise MergeError(
                 f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
@@ -188,9 +188,10 @@ def adapted(
     *,
     seed: int = 0,
     flow: Flow | None = None,
+    evidence: Evidence | None = None,
 ) -> Iterator[Deltas]:
     """The network with the plan's deltas on; afterwards everything is what it was before."""
-    deltas = Deltas(network, units, plan, seed=seed, flow=flow)
+    deltas = Deltas(network, units, plan, seed=seed, flow=flow, evidence=evidence)
     try:
         yield deltas
     finally:
@@ -201,8 +202,10 @@ def adapted(
 def seeded(seed: int, *names: str) -> Iterator[None]:
     """Random numbers that depend on the seed and the names alone; torch's own state is kept."""
     text = ":".join([str(seed), *names])
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
     with torch.random.fork_rng():
-        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
+        torch.default_generator.manual_seed(number)
+        torch.cuda.manual_seed_all(number)
         yield
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.modes import evaluating
 
+BATCH = 2
+"""Blank examples in a trace."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -31,6 +34,9 @@ class Point:
 
     channel: int
     """Which dimension holds the channels, the batch being dimension 0."""
+
+    is_batched: bool = True
+    """Whether dimension 0 is the batch indeed; it may be tokens, with the batch behind them."""
 
     @property
     def width(self) -> int:
@@ -72,7 +78,7 @@ def trace(network: nn.Module, input: InputDescription) -> Flow:
     """
     device = next(network.parameters()).device
     dtype = getattr(torch, input.dtype)
-    blank = torch.zeros(2, *input.example_shape, dtype=dtype, device=device)
+    blank = torch.zeros(BATCH, *input.example_shape, dtype=dtype, device=device)
     seen = _Seen(network)
     try:
         with evaluating(network):
@@ -127,7 +133,8 @@ def _point(module: nn.Module, path: str, is_input: bool, value: Any) -> Point | 
     if not isinstance(tensor, Tensor) or tensor.ndim < 2:
         return None
     channel = _channel(module, tensor, is_input)
-    return Point(path, is_input, tuple(tensor.shape[1:]), tensor.dtype, channel)
+    batched = len(tensor) == BATCH
+    return Point(path, is_input, tuple(tensor.shape[1:]), tensor.dtype, channel, batched)
 
 
 def _channel(module: nn.Module, tensor: Tensor, is_input: bool) -> int:

@@ -64,9 +64,6 @@ class Delta(nn.Module, ABC):
     not_zero: ClassVar[str] = ""
     """Why it does not start as exactly the backbone; empty for all that do."""
 
-    gate: Gate = 1.0
-    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
-
     def retrains(self) -> bool:
         """Whether it sets whole tensors freely, so that a second change of weights adds nothing."""
         return False
@@ -102,7 +99,10 @@ class Delta(nn.Module, ABC):
         """Take the values of what `tensors` once gave; `KeyError` or shape errors otherwise."""
         with torch.no_grad():
             for name, mine in self.tensors().items():
-                mine.copy_(tensors[name].reshape(mine.shape))
+                if tensors[name].shape != mine.shape:
+                    given, own = tuple(tensors[name].shape), tuple(mine.shape)
+                    raise ValueError(f"{name} must have the shape {own}, got {given}")
+                mine.copy_(tensors[name])
 
 
 def check_method(name: str, options: dict[str, Option], delta: type[Delta]) -> Method:
@@ -162,6 +162,9 @@ class Parametrized(Delta):
     tensor come off in the reverse order of coming on.
     """
 
+    gate: Gate = 1.0
+    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
+
     def __init__(self) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
@@ -186,7 +189,7 @@ class Parametrized(Delta):
 class _Gated(nn.Module):
     """W + gate · change(W)."""
 
-    def __init__(self, delta: Delta, part: nn.Module) -> None:
+    def __init__(self, delta: Parametrized, part: nn.Module) -> None:
         super().__init__()
         self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
 
@@ -227,6 +230,9 @@ class Path(Delta):
 
     Built on forward hooks, so a gate of 0 gives the frozen module's own output.
     """
+
+    gate: Gate = 1.0
+    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
 
     mergeable = False
     on_path = True

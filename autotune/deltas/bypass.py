@@ -37,7 +37,8 @@ class Bypass(Path):
     def build(self, site: Site) -> nn.Module | None:
         if not site.is_network or site.exit is None or not site.levels:
             return None
-        return _Ladder([*site.levels, site.exit], self.width)
+        points = [*site.levels, site.exit]
+        return _Ladder(points, self.width) if all(p.is_batched for p in points) else None
 
     def hook(self, site: Site) -> list[Any]:
         assert isinstance(self.path, _Ladder) and site.exit is not None

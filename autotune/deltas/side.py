@@ -17,6 +17,9 @@ from autotune.deltas.site import Site
 STEPS, BATCH, RATE = 200, 32, 3e-3
 """Of the distillation."""
 
+ALPHA = 1.39
+"""Where α starts: the base counts 0.8 then, the second of two values in the authors' code."""
+
 
 class Side(Path):
     """a·B(x) + (1-a)·S(x) of a frozen B and a small S of `width` channels (equation 1).
@@ -44,6 +47,8 @@ class Side(Path):
     def build(self, site: Site) -> nn.Module | None:
         entry, exit = site.entry, site.exit
         if entry is None or exit is None or not entry.dtype.is_floating_point:
+            return None
+        if not entry.is_batched or not exit.is_batched:
             return None
         return _Blend(entry, exit, self.width, self.curriculum)
 
@@ -110,7 +115,7 @@ class _Blend(nn.Module):
         if curriculum:
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         else:
-            self.alpha = nn.Parameter(torch.zeros(1))
+            self.alpha = nn.Parameter(torch.full((1,), ALPHA))
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         given: Tensor = self.student(x)

@@ -117,8 +117,8 @@ class Site:
         return (_below(call.path, tops), type(module).__name__, heads, *points)
 
     def parts(self, kind: type[nn.Module] | str) -> list[Call]:
-        """Outermost modules of a class, or with a word in their class's name, that give tensors."""
-        calls = [call for way in self.ways for call in way.calls if call.output]
+        """Outermost modules of a class, or with a word in their class's name."""
+        calls = [call for way in self.ways for call in way.calls]
         found = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
         return [c for c in found if not any(c.path.startswith(f"{o.path}.") for o in found)]
 

@@ -31,7 +31,7 @@ class Skip(Path):
 
     def build(self, site: Site) -> nn.Module | None:
         point = site.exit
-        if site.is_network or point is None or len(point.places) != 2:
+        if site.is_network or point is None or not point.is_batched or len(point.places) != 2:
             return None
         return _Light(point.width, self.width, point.channel)
 

@@ -20,7 +20,8 @@ class Sparse(Parametrized):
 
     Chosen by per-sample empirical Fisher (the mean of squared gradients), by the size of the mean
     gradient, or at random. Stored as indices and values, so that the optimizer keeps moments for
-    `k` values alone and decay touches no other weight.
+    `k` values alone and decay touches no other weight. Without evidence, as before a file is
+    loaded, the places are random.
     """
 
     paper = "FISH (arXiv 2111.09839), GPS (arXiv 2312.10136), SHiRA (arXiv 2406.13175)"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autotune.budget import Cost
 from autotune.deltas.base import Delta, check_word, cost_of, stored_cost
 from autotune.deltas.site import Site, Slot
+from autotune.errors import PlanError
 
 _WHAT: dict[str, Callable[[Slot], bool]] = {
     "all": lambda slot: True,
@@ -38,6 +39,15 @@ class Subtune(Delta):
         self.parts = nn.ParameterDict()
         self.statistics = nn.Module()
         self._before: list[tuple[Any, str, Tensor]] = []
+
+    @property
+    def gate(self) -> float:
+        """Always 1: the weights are exchanged as a whole."""
+        return 1.0
+
+    @gate.setter
+    def gate(self, _: object) -> None:
+        raise PlanError("subtune has no gate. Take reparam full, which trains as much behind one.")
 
     def retrains(self) -> bool:
         return self.chosen is _WHAT["all"]

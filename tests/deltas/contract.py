@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autotune.budget import Cost
-from autotune.candidates import new_delta, plan_cost
+from autotune.candidates import plan_cost
 from autotune.deltas.base import Evidence
 from autotune.deltas.site import sites
 from autotune.errors import MergeError, PlanError
@@ -52,6 +52,11 @@ class DeltaContract:
 
     def attach(self, rig: Rig, *choices: Choice, seed: int = 0) -> Any:
         return rig.attach(*choices, seed=seed, evidence=self.evidence(rig))
+
+    def test_what_is_left_out_is_named_as_it_is_called(self):
+        listed = {**self.LEFT_ALONE, **self.TRIED_ON}
+        assert set(listed) <= {choice.label for choice in self.CHOICES}
+        assert all(set(kinds) <= set(self.KINDS) for kinds in listed.values())
 
     def test_starts_as_exactly_the_backbone(self, rig, choice):
         before = rig.outputs()
@@ -186,10 +191,7 @@ class PathContract(GateContract):
         assert torch.equal(rig.outputs(), together)
         rig.train(deltas)
         assert not torch.equal(rig.outputs(), together)
-
-    def test_changes_no_weight(self, rig, choice):
-        (method,) = choice.methods
-        assert new_delta(method).changes(rig.site) == []
+        assert [delta.changes(rig.site) for delta in deltas.by_place.values()] == [[]]
 
 
 class SpanContract(PathContract):

@@ -32,6 +32,7 @@ class TestSide(SpanContract):
         choice.label: left("it takes token ids, which are no numbers", "words")
         for choice in CHOICES
     }
+    TRIED_ON: ClassVar = {CURRICULUM.label: ("stage", "tokens", "words")}  # students are the same
 
     def test_starts_as_exactly_the_backbone(self, rig, choice):
         """With a curriculum; where the blend is learned it says why not, and when it would."""

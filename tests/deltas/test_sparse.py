@@ -21,7 +21,10 @@ from .rig import Looked, Rig, stored
 
 class TestSparse(GateContract, MergeContract):
     CHOICES = tuple(Choice.of("sparse", k=8, by=by) for by in ("fisher", "gradient", "random"))
-    TRIED_ON: ClassVar = {"sparse-8-gradient": ("tied", "block")}  # scores differ, that is all
+    TRIED_ON: ClassVar = {  # what they choose differs from random, and no more
+        "sparse-8-fisher": ("tied", "transformer"),
+        "sparse-8-gradient": ("tied", "block"),
+    }
     test_has_no_place_where_it_says_so = None  # it has one everywhere
 
     def evidence(self, rig):
