@@ -335,6 +335,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only-measure", action="store_true", help="fill the table, write nothing")
+    parser.add_argument("--only-write", action="store_true", help="write the table as it is")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     tasks = [task for task in TASKS if any(task.startswith(start) for start in given.tasks)]
@@ -344,7 +345,7 @@ def main() -> None:
         print(f"AUTOTUNE_DATA names no folder, so these are left out: {', '.join(left_out)}")
     if not tasks:
         return
-    for task in tasks:
+    for task in tasks if not given.only_write else ():
         with TemporaryDirectory() as folder:
             measure(task, given.methods, Path(folder))
     if not given.only_measure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +182,10 @@ def print_units(found: dict[str, Any]) -> None:
     table = Table("unit", "parameters", f"choices that fit, with their {unit}", "too large")
     table.columns[1].justify = "right"
     for row in found["units"]:
-        fits = ", ".join(f"{c['label']} {c[unit]:,}" for c in row["choices"] if c["fits"])
-        large = ", ".join(f"{c['label']} {c[unit]:,}" for c in row["choices"] if not c["fits"])
+        fits, large = (
+            ", ".join(_shortened([c for c in row["choices"] if c["fits"] == fitting], unit))
+            for fitting in (True, False)
+        )
         table.add_row(row["name"], f"{row['parameters']:,}", fits, large)
     out.print(table)
     matches = Table("pattern", "expression", "units", "modules", "parameters", title="What matched")
@@ -189,6 +193,22 @@ def print_units(found: dict[str, Any]) -> None:
         numbers = (f"{m[key]:,}" for key in ("units", "modules", "parameters"))
         matches.add_row(m["pattern"], m["expression"].replace("[", "\\["), *numbers)
     out.print(matches)
+
+
+def _shortened(choices: list[dict[str, Any]], unit: str) -> Iterator[str]:
+    """Labels with their costs; those that differ in their last number alone as one range."""
+    kin: dict[str, list[dict[str, Any]]] = {}
+    for choice in choices:
+        kin.setdefault(_LAST_NUMBER.sub("#", choice["label"]), []).append(choice)
+    for pattern, found in kin.items():
+        found.sort(key=lambda choice: choice[unit])
+        numbers = [_LAST_NUMBER.findall(c["label"])[0] for c in found if "#" in pattern]
+        label = pattern.replace("#", "/".join(numbers))
+        costs = [f"{found[i][unit]:,}" for i in ([0] if len(found) == 1 else [0, -1])]
+        yield f"{label} {'…'.join(costs)}"
+
+
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
 def methods_to_json() -> list[dict[str, Any]]:
