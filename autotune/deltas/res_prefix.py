@@ -82,8 +82,8 @@ def _attentions(site: Site) -> list[nn.MultiheadAttention]:
 class _Prefix(nn.Module):
     def __init__(self, layer: nn.MultiheadAttention, length: int) -> None:
         super().__init__()
-        self.key = nn.Parameter(_small(length, layer.embed_dim))
-        self.value = nn.Parameter(_small(length, layer.embed_dim))
+        self.key = nn.Parameter(torch.randn(length, layer.embed_dim))
+        self.value = nn.Parameter(torch.randn(length, layer.embed_dim))
         self.head_gate = nn.Parameter(torch.zeros(layer.num_heads))
 
     def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
@@ -109,15 +109,11 @@ class _Prompt(_Prefix):
     def __init__(self, layer: nn.MultiheadAttention, length: int) -> None:
         super().__init__(layer, length)
         del self.key, self.value
-        self.token = nn.Parameter(_small(length, layer.kdim))
+        self.token = nn.Parameter(torch.randn(length, layer.kdim))
 
     def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
         _, key, value = _weights(layer)
         return F.linear(self.token, *key), F.linear(self.token, *value)
-
-
-def _small(*shape: int) -> Tensor:
-    return 0.02 * torch.randn(*shape)
 
 
 _NAMES = (
