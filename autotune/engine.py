@@ -146,14 +146,7 @@ class Engine:
     def _by_epoch(self, job: Job, train: Part, val: Part) -> Iterator[Progress]:
         with ExitStack() as stack:
             built = self._build(stack, job, train)
-            fit = Fit(
-                built.forward,
-                self._groups(built, job),
-                self.recipe,
-                seed=job.seed,
-                weight_decay=job.hyperparameters.get("weight_decay", 0.0),
-                input=None if built.features else self.input,
-            )
+            fit = self._fit(built, job)
             if job.checkpoint:
                 yield self._resume(job, fit, built)
             if built.features:
@@ -198,6 +191,16 @@ class Engine:
         alone = not job.plan.choices and self.recipe.augment == "none" and self._splits_at_head()
         return _Network(head if alone else network, head, deltas, alone)
 
+    def _fit(self, built: _Network, job: Job) -> Fit:
+        return Fit(
+            built.forward,
+            self._groups(built, job),
+            self.recipe,
+            seed=job.seed,
+            weight_decay=job.hyperparameters.get("weight_decay", 0.0),
+            input=None if built.features else self.input,
+        )
+
     def _head(self, old: nn.Module) -> nn.Module:
         classes = len(self.task.classes)
         if self.keep_head and len(old.weight) == classes:  # type: ignore[arg-type]
@@ -230,16 +233,8 @@ class Engine:
         job = Job("head for scores", Plan(), {"lr:head": SCORING_RATE}, self.seed)
         with ExitStack() as stack:
             built = self._build(stack, job, train)
-            fit = Fit(
-                built.forward,
-                self._groups(built, job),
-                self.recipe,
-                seed=job.seed,
-                weight_decay=0.0,
-                input=None if built.features else self.input,
-            )
             part = self._featured(train) if built.features else train
-            for _ in fit.epochs(part, part):
+            for _ in self._fit(built, job).epochs(part, part):
                 pass
             return built.head
 

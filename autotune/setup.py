@@ -64,9 +64,7 @@ class Setup:
         """The problem once what is charged whatever the plan is known."""
         budget = parse_budget(self.settings, self.backbone)
         candidates = candidates_within(self.backbone, self.units, self.space, budget, fixed)
-        problem = Problem.of(candidates, budget, fixed=fixed)
-        require_room(problem, candidates)
-        return problem
+        return _problem(candidates, budget, fixed)
 
 
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
@@ -97,13 +95,19 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     )
     try:
         fixed = head_cost(settings, found, len(data.classes))
-        candidates = candidates_within(found, units, space, parse_budget(settings, found), fixed)
-        setup = Setup(settings, found, data, space, units, engine, _grids(space, candidates))
-        setup.problem(fixed)
+        budget = parse_budget(settings, found)
+        candidates = candidates_within(found, units, space, budget, fixed)
+        _problem(candidates, budget, fixed)  # refused here when nothing fits
     except BaseException:
         engine.close()
         raise
-    return setup
+    return Setup(settings, found, data, space, units, engine, _grids(space, candidates))
+
+
+def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:
+    problem = Problem.of(candidates, budget, fixed=fixed)
+    require_room(problem, candidates)
+    return problem
 
 
 def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
