@@ -121,8 +121,9 @@ class Deltas:
     def merge(self, inputs: Tensor) -> float:
         """Write the tuned tensors into the network itself, then detach; the largest difference.
 
-        Raises `MergeError`, everything as before, when a delta cannot be merged, or when on
-        `inputs` (evaluation mode) the merged outputs differ by more than 1e-5 of the largest.
+        Raises `MergeError`, the network's own tensors as before, when a delta cannot be merged
+        (all stay on), or when on `inputs` (evaluation mode) the merged outputs differ by more
+        than 1e-5 of the largest (all are off).
         """
         if kept := [f"{m} in {u}" for (u, m), d in self.by_place.items() if not d.mergeable]:
             raise MergeError(

@@ -103,16 +103,13 @@ class TaskEvidence:
 def _with_gradients(network: nn.Module) -> Iterator[None]:
     """Evaluation mode, and gradients for every parameter; afterwards as before."""
     flags = [(p, p.requires_grad) for p in network.parameters()]
-    modes = [(module, module.training) for module in network.modules()]
+    network.requires_grad_(True)
     try:
-        network.eval().requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(network), torch.enable_grad():
             yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -122,9 +122,6 @@ class Site:
         found = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
         return [c for c in found if not any(c.path.startswith(f"{o.path}.") for o in found)]
 
-    def layers(self) -> list[nn.Module]:
-        return list(dict.fromkeys(slot.layer for slot in self.slots))
-
 
 def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -> dict[str, Site]:
     """Unit's name → its site. Raises `KeyError` for a parameter that the network does not have."""
