@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -51,10 +51,7 @@ class Deltas:
             for method in plan[unit.name].methods
         }
         self._trained = [module for site in self.sites.values() for module in site.modules]
-        self._flags = [(p, p.requires_grad) for p in network.parameters()]
-        self._modes = [(m, m.training) for m in network.modules()]
-        network.requires_grad_(False)
-        network.eval()
+        self._frozen = frozen(network)
         try:
             self._start(seed, evidence)
             self._attach(seed)
@@ -113,10 +110,7 @@ class Deltas:
         """Everything as it was before: parameter objects, classes, flags and modes."""
         for delta in reversed(self.by_place.values()):
             delta.detach()
-        for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
-        for module, mode in self._modes:
-            module.training = mode
+        self._frozen()
 
     def merge(self, inputs: Tensor) -> float:
         """Write the tuned tensors into the network itself, then detach; the largest difference.
@@ -134,11 +128,11 @@ class Deltas:
         tuned = self._tensors_of_sites()
         tuned = [(module, name, tensor.detach().clone()) for module, name, tensor in tuned]
         self.detach()
-        frozen = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
+        before = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
         _write(tuned)
         difference = _difference(_output(self.network, inputs), together)
         if not difference <= TOLERANCE:  # NaN is refused too
-            _write(frozen)
+            _write(before)
             raise MergeError(
                 f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
                 f"them by {difference:.2g}. Keep the delta file, or use float32."
@@ -179,6 +173,22 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 _STATISTICS = (nn.modules.batchnorm._NormBase,)
+
+
+def frozen(network: nn.Module) -> Callable[[], None]:
+    """Evaluation mode and no gradients for the whole network; a call that puts both back."""
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    modes = [(m, m.training) for m in network.modules()]
+    network.requires_grad_(False)
+    network.eval()
+
+    def undo() -> None:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+    return undo
 
 
 @contextmanager

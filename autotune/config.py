@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autotune.backbones.inputs import InputDescription, read_input
 from autotune.budget import check_text
 from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.registry import Registry
 from autotune.space import SearchSpace, problems, read_space
+
+CONFIRMATIONS = 3
+"""Trials of a search by policy: its plan and the nearest rivals."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -33,7 +36,8 @@ class Settings(BaseModel):
     space: str | None = None
     granularity: Literal["block", "layer"] = "block"
     bnstats: Literal["auto", "on", "off"] = "auto"
-    strategy: str = "tpe"
+    strategy: str = "policy"
+    policy: str | None = None
     trials: Count = 20
     timeout: Annotated[float, Field(gt=0)] | None = None
     epochs: Count = 10
@@ -49,6 +53,15 @@ class Settings(BaseModel):
     storage: str | None = None
     keep: Literal["best", "all"] = "best"
     references: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_trials(cls, given: Any) -> Any:
+        """A policy is confirmed by few trials, unless more are asked for."""
+        by_policy = given.get("strategy", "policy") == "policy"
+        if given.get("trials") is None and by_policy:
+            return {**given, "trials": CONFIRMATIONS}
+        return {key: value for key, value in given.items() if key != "trials" or value is not None}
 
     @field_validator("budget", mode="before")
     @classmethod

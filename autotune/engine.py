@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,14 +23,19 @@ from autotune.data import batches, normalised
 from autotune.errors import AutotuneError, TrialError
 from autotune.events import tell
 from autotune.evidence import TaskEvidence
+from autotune.oneshot import OneShot
 from autotune.plan import Plan
 from autotune.preparation import estimate_statistics
-from autotune.tasks.base import Part, Task
+from autotune.supernet import Choices, Supernet
+from autotune.tasks.base import Part, Task, halved
 from autotune.training import Epoch, Fit, Group, Recipe, evaluate
 from autotune.trial import Job, Progress
 
 SCORING_RATE = 0.01
 """Learning rate of the head that weights are scored with."""
+
+TOGETHER = 16
+"""Examples whose gradient is squared together where the scores only serve a supernet."""
 
 
 @dataclass
@@ -141,6 +146,47 @@ class Engine:
             self._put_prepared()
         return {**metrics, "n": len(part)}
 
+    @contextmanager
+    def oneshot(
+        self, choices: Choices, rates: Mapping[str, float], head_rates: Sequence[float]
+    ) -> Iterator[OneShot]:
+        """All choices on the network at once, for a short training; off again afterwards.
+
+        One half of the training part trains, with a head fitted to it before, at the rate that is
+        best on the other half; nothing of validation and test is looked at.
+        """
+        parts = halved(self.task.train, self.seed)
+        head, head_rate = self._best_head(parts, head_rates)
+        network = self.backbone.network
+        evidence = TaskEvidence(
+            self.backbone,
+            parts[0],
+            input=self.input,
+            device=self._device,
+            fit_head=lambda: head,
+            together=TOGETHER,
+        )
+        with exchanged(network, self.backbone.head, head):
+            supernet = Supernet(
+                network,
+                self.units,
+                choices,
+                seed=self.seed,
+                flow=self.units.flow,
+                evidence=evidence,
+            )
+            try:
+                yield OneShot(
+                    supernet,
+                    {**rates, "lr:head": head_rate},
+                    parts,
+                    self.recipe,
+                    input=self.input,
+                    seed=self.seed,
+                )
+            finally:
+                supernet.detach()
+
     # one job
 
     def _by_epoch(self, job: Job, train: Part, val: Part) -> Iterator[Progress]:
@@ -223,20 +269,39 @@ class Engine:
                 train,
                 input=self.input,
                 device=self._device,
-                fit_head=lambda: self._fitted_head(train),
+                fit_head=lambda: self._fitted_head(train)[0],
             )
             self._found[id(train)] = train, evidence
         return self._found[id(train)][1]
 
-    def _fitted_head(self, train: Part) -> nn.Module:
-        """A head trained on the frozen network, for gradients to describe the network's weights."""
-        job = Job("head for scores", Plan(), {"lr:head": SCORING_RATE}, self.seed)
+    def _best_head(
+        self, parts: tuple[Part, Part], rates: Sequence[float]
+    ) -> tuple[nn.Module, float]:
+        """A head trained on the first part at the rate that is best on the second.
+
+        Where the frozen network must run for every step, only the middle rate is tried.
+        """
+        if not self._splits_at_head():
+            rates = sorted(rates)[(len(rates) - 1) // 2 :][:1]
+        found = [(self._fitted_head(parts[0], look=parts[1], rate=rate), rate) for rate in rates]
+        (head, _), rate = max(found, key=lambda tried: tried[0][1])
+        return head, rate
+
+    def _fitted_head(
+        self, train: Part, *, look: Part | None = None, rate: float = SCORING_RATE
+    ) -> tuple[nn.Module, float]:
+        """A head trained on the frozen network, for gradients to describe the network's weights.
+
+        And its value on the part that is looked at.
+        """
+        job = Job("head for scores", Plan(), {"lr:head": rate}, self.seed)
         with ExitStack() as stack:
             built = self._build(stack, job, train)
-            part = self._featured(train) if built.features else train
-            for _ in self._fit(built, job).epochs(part, part):
-                pass
-            return built.head
+            parts = train, look or train
+            if built.features:
+                parts = self._featured(parts[0]), self._featured(parts[1])
+            *_, last = self._fit(built, job).epochs(*parts)
+            return built.head, last.metrics[self.recipe.metric]
 
     # what is told
 

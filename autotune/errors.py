@@ -50,6 +50,10 @@ class TaskError(AutotuneError, ValueError):
     """Data that cannot be read, split or shown to the backbone."""
 
 
+class PolicyError(AutotuneError, ValueError):
+    """A policy file that cannot be read."""
+
+
 class ArtifactError(AutotuneError, ValueError):
     """A delta file that is damaged, foreign or made for another backbone."""
 

@@ -33,7 +33,8 @@ class TaskEvidence:
     """Scores of weights and what passes through sites, on some training examples.
 
     `fit_head` gives a head that fits the frozen network, so that gradients don't describe a
-    random one. To be asked while nothing is attached to the network.
+    random one. With several examples `together` a score squares the mean of their gradients, which
+    is rougher and faster. To be asked while nothing is attached to the network.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class TaskEvidence:
         input: InputDescription | None,
         device: torch.device,
         fit_head: Callable[[], nn.Module],
+        together: int = 1,
     ) -> None:
         self.backbone, self.part, self.input = backbone, part, input
-        self.device, self.fit_head = device, fit_head
+        self.device, self.fit_head, self.together = device, fit_head, together
         self._made: dict[tuple[object, ...], Any] = {}
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
@@ -69,7 +71,7 @@ class TaskEvidence:
         squares = {name: torch.zeros_like(p) for name, p in parameters.items()}
         sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
         with exchanged(network, self.backbone.head, head), _with_gradients(network):
-            examples = list(self._examples(EXAMPLES, 1))
+            examples = list(self._examples(EXAMPLES, self.together))
             for inputs, labels in examples:
                 loss = F.cross_entropy(network(inputs), labels)
                 gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)

@@ -79,6 +79,11 @@ class Problem:
         return all(choices == (FROZEN,) for choices in self.choices.values())
 
 
+def entries_of(problem: Problem) -> list[tuple[str, Choice]]:
+    """(unit, choice) of all choices but *frozen*, in depth order."""
+    return [(u, c) for u in problem.units for c in problem.choices[u] if not c.is_frozen()]
+
+
 def require_room(problem: Problem, candidates: Candidates) -> None:
     """Raise `BudgetError`, naming the cheapest choice, when nothing fits the budget."""
     if not problem.is_empty():

@@ -73,6 +73,15 @@ class RunFolder:
     def best(self) -> Path:
         return self.path / "best" / "delta.safetensors"
 
+    @property
+    def policy(self) -> Path:
+        return self.path / "best" / "policy.safetensors"
+
+    @property
+    def supernet(self) -> Path:
+        """Where a supernet stands; gone when its stage ends."""
+        return self.path / "supernet.safetensors"
+
     def checkpoint(self, number: int) -> Path:
         return self._trial(number) / "checkpoint.safetensors"
 

@@ -35,6 +35,7 @@ from autotune.errors import (
     TaskError,
 )
 from autotune.events import warn
+from autotune.policy.network import read_policy
 from autotune.problem import Candidates, Problem, require_room
 from autotune.space import SearchSpace
 from autotune.strategies import STRATEGIES
@@ -70,6 +71,7 @@ class Setup:
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     """Everything that can be refused is refused here, before a run folder is made."""
     STRATEGIES.check(settings.strategy)
+    _check_policy(settings)
     device = choose_device(settings.device)
     found = find_backbone(settings, backbone)
     data = _find_task(task, found).split(settings.seed)
@@ -102,6 +104,16 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         engine.close()
         raise
     return Setup(settings, found, data, space, units, engine, _grids(space, candidates))
+
+
+def _check_policy(settings: Settings) -> None:
+    if settings.policy is None:
+        return
+    if settings.strategy != "policy":
+        raise ConfigError(
+            f"--policy is for the strategy policy, got {settings.strategy}. Leave one of them out."
+        )
+    read_policy(settings.policy)
 
 
 def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:

@@ -32,6 +32,7 @@ from autotune.errors import (
 from autotune.events import log, tell, warn
 from autotune.files import write_whole
 from autotune.finalists import run_finalists
+from autotune.learning import learned_scores
 from autotune.lease import Lease
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
@@ -98,6 +99,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
     if settings.references:
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)
+    driver.scores = learned_scores(folder, setup, driver)
     if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
         driver.record("stage:final", None)  # no answer until it is chosen among all trials
         limit = driver.problem.budget.limit

@@ -8,6 +8,9 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+FEWEST = 5
+"""Trials that must have come so far before one of them may end."""
+
 
 class Halving(BasePruner):
     """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half goes on.
@@ -32,6 +35,8 @@ class Halving(BasePruner):
             and "repeat_of" not in other.user_attrs.get("record", {})
         )
         values = sorted((mine, *others), reverse=True)
+        if len(values) < FEWEST and not math.isnan(mine):
+            return False
         return math.isnan(mine) or mine < values[max(len(values) // 2 - 1, 0)]
 
     def _is_rung(self, step: int) -> bool:

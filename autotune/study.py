@@ -14,6 +14,7 @@ from optuna.trial import Trial, TrialState
 from autotune.errors import RunError
 from autotune.events import tell, warn
 from autotune.files import write_whole
+from autotune.knapsack import Scores
 from autotune.lease import Lease
 from autotune.plan import Plan
 from autotune.problem import Problem
@@ -120,6 +121,7 @@ class Driver(Records):
         self.space = search_space(self.problem, setting.grids)
         self.live: dict[int, _Live] = {}
         self.repeats = 0
+        self.scores: Scores | None = None
         self.study.pruner = _pruner(setting)
         self._clean()
 
@@ -318,8 +320,14 @@ class Driver(Records):
         last = [before.get(number - i - 1, False) for i in range(REPEATS_IN_A_ROW)]
         strategy = "random" if all(last) else self.setting.strategy
         make: Callable[..., BaseSampler] = STRATEGIES.load(strategy)
-        grids, workers = self.setting.grids, self.setting.workers
-        return make(self.problem, grids, seed=self.setting.seed, workers=workers)
+        setting = self.setting
+        return make(
+            self.problem,
+            setting.grids,
+            seed=setting.seed,
+            workers=setting.workers,
+            scores=self.scores,
+        )
 
     def _curve(self, trial: Trial) -> dict[int, float]:
         stored = self.study.get_trials(deepcopy=False)[trial.number]

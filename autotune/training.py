@@ -84,17 +84,11 @@ class Fit:
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts of the optimizer, by position."""
-        states = self.optimizer.state_dict()["state"]
-        return {f"{i}/{key}": torch.as_tensor(v) for i, s in states.items() for key, v in s.items()}
+        return moments_of(self.optimizer)
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
         """Go on behind epoch `done` with what `state` once gave."""
-        restored: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            position, _, key = name.partition("/")
-            restored.setdefault(int(position), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": restored, "param_groups": groups})
+        put_moments(self.optimizer, state)
         self.done = done
 
     def _epoch(self, train: Part) -> float:
@@ -142,6 +136,22 @@ class Fit:
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise TrialError(f"A trial must keep finite losses, epoch {self.done} gave {loss}.")
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`POSITION/KEY` → moments and step counts, by the parameters' positions."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}/{key}": torch.as_tensor(v) for i, s in states.items() for key, v in s.items()}
+
+
+def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Give an optimizer of the same parameters what `moments_of` once gave."""
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in moments.items():
+        position, _, key = name.partition("/")
+        restored.setdefault(int(position), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": restored, "param_groups": groups})
 
 
 def evaluate(

@@ -201,12 +201,13 @@ class Bench:
     def method(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """The best placement and rate on validation, with five seeds; None without a place."""
         (name,) = entry
-        low, middle, high = (
-            sorted(self.rates[name])[i] for i in (0, len(self.rates[name]) // 2, -1)
-        )
+        if name not in self.rates:  # the family's space offers it nowhere
+            return None
         plans = {plan.digest: plan for plan in self.placer.placements(entry) if plan.choices}
         if not plans:
             return None
+        rates = sorted(self.rates[name])
+        low, middle, high = rates[0], rates[len(rates) // 2], rates[-1]
         tried = [(self.value(p, self.at(name, middle)), p, middle) for p in plans.values()]
         _, best, _ = max(tried, key=lambda found: found[0])
         tried += [(self.value(best, self.at(name, rate)), best, rate) for rate in (low, high)]

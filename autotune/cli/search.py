@@ -92,9 +92,22 @@ def search(
         ),
     ] = None,
     strategy: Annotated[
-        str | None, _option("--strategy", help="Who proposes plans: tpe, random.", panel=_HOW)
+        str | None,
+        _option("--strategy", help="Who proposes plans: policy, tpe, random.", panel=_HOW),
     ] = None,
-    trials: Annotated[int | None, _option("--trials", help="How many plans.", panel=_HOW)] = None,
+    policy: Annotated[
+        str | None,
+        _option(
+            "--policy",
+            help="Start from what another search learned.",
+            panel=_HOW,
+            metavar="FILE",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        _option("--trials", help="How many plans: 3 for policy, else 20.", panel=_HOW),
+    ] = None,
     timeout: Annotated[
         float | None,
         _option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from autotune.backbones.flow import Point
 from autotune.budget import Cost
+from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 from autotune.errors import PlanError
 from autotune.plan import Method, Option
@@ -61,6 +62,12 @@ class Delta(nn.Module, ABC):
     on_span: ClassVar[bool] = False
     """Whether it attaches to spans (stages, the network) or to units."""
 
+    nests: ClassVar[str] = ""
+    """Option whose smaller values are the beginning of larger ones, for `narrow`; or empty."""
+
+    gate: Gate = 1.0
+    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
+
     not_zero: ClassVar[str] = ""
     """Why it does not start as exactly the backbone; empty for all that do."""
 
@@ -90,6 +97,23 @@ class Delta(nn.Module, ABC):
     @abstractmethod
     def detach(self) -> None:
         """Take it off: the same parameter objects, classes and flags as before."""
+
+    def gated(self) -> Delta:
+        """A delta that trains as much behind a `gate`: itself, where it has one."""
+        return self
+
+    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float | None:
+        """Squared norm of what the loss asks of it at start, from the gradients of `changes`.
+
+        None where the gradients of its own parameters say it.
+        """
+        return None
+
+    def narrow(self, size: int) -> None:
+        """Compute with its beginning alone, as a delta whose option `nests` is `size`."""
+        for module in self.modules():
+            if isinstance(module, Nested):
+                module.size = size
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored: the state dict, with the dots of parameter names put back."""
@@ -162,9 +186,6 @@ class Parametrized(Delta):
     tensor come off in the reverse order of coming on.
     """
 
-    gate: Gate = 1.0
-    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
-
     def __init__(self) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
@@ -230,9 +251,6 @@ class Path(Delta):
 
     Built on forward hooks, so a gate of 0 gives the frozen module's own output.
     """
-
-    gate: Gate = 1.0
-    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
 
     mergeable = False
     on_path = True

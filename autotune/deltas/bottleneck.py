@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.deltas.nested import Nested
 
-class Bottleneck(nn.Module):
+
+class Bottleneck(Nested):
     """up(GELU(down(x))) on the channels of x at dimension `channel`, zero at start."""
 
     def __init__(self, inputs: int, width: int, outputs: int, channel: int) -> None:
@@ -18,8 +20,9 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.up(F.gelu(self.down(x.movedim(self.channel, -1))))
-        return y.movedim(-1, self.channel)
+        down, bias = self.down.weight[: self.size], self.down.bias[: self.size]
+        inside = F.gelu(F.linear(x.movedim(self.channel, -1), down, bias))
+        return F.linear(inside, self.up.weight[:, : self.size]).movedim(-1, self.channel)
 
 
 def as_places(x: Tensor, channel: int, places: tuple[int, ...]) -> Tensor:

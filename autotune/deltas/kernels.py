@@ -1,7 +1,8 @@
-"""How the kernels of layers are read: as a matrix, and by output channel."""
+"""How the kernels of layers are read: as a matrix, by output channel; and their free change."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from autotune.deltas.site import Slot
@@ -45,3 +46,21 @@ def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
         rows = len(kernel) // layer.groups
         return by_group.expand(-1, rows, -1, *rest[1:]).flatten(0, 1)
     return values.view(-1, *rest)
+
+
+def top_singular_mass(kernel: Tensor, rank: int) -> float:
+    """Sum of the squares of a kernel's `rank` largest singular values, as a matrix."""
+    matrix = kernel.reshape(matrix_shape(kernel)).double()
+    gram = matrix @ matrix.t() if len(matrix) <= matrix.shape[1] else matrix.t() @ matrix
+    return float(torch.linalg.eigvalsh(gram)[-rank:].sum())
+
+
+class Shift(nn.Module):
+    """A free change of a tensor, as large as the tensor itself, zero at start."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(tensor.new_zeros(tensor.shape))
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return self.shift

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, check_size, cost_of
-from autotune.deltas.kernels import matrix_shape, rank_of
+from autotune.deltas.kernels import matrix_shape, rank_of, top_singular_mass
+from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 
 
@@ -22,6 +24,7 @@ class LowRank(Parametrized):
     paper = "LoRA (arXiv 2106.09685)"
     what = "a change of rank r of every kernel"
     where = "layers with a kernel"
+    nests = "rank"
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -38,8 +41,11 @@ class LowRank(Parametrized):
     def part(self, slot: Slot) -> nn.Module:
         return Product(slot.tensor, self.rank)
 
+    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float:
+        return sum(top_singular_mass(g, size or self.rank) for _, g in gradients)
 
-class Product(nn.Module):
+
+class Product(Nested):
     """B·A in the shape of a kernel."""
 
     def __init__(self, kernel: Tensor, rank: int) -> None:
@@ -50,4 +56,4 @@ class Product(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, kernel: Tensor) -> Tensor:
-        return (self.b @ self.a).view_as(kernel)
+        return (self.b[:, : self.size] @ self.a[: self.size]).view_as(kernel)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, check_size, check_word, cost_of
-from autotune.deltas.kernels import channels, matrix_shape, rank_of
+from autotune.deltas.kernels import Shift, channels, matrix_shape, rank_of, top_singular_mass
 from autotune.deltas.lowrank import Product
 from autotune.deltas.scale import Gain
 from autotune.deltas.site import Site, Slot
@@ -25,6 +27,7 @@ class Reparam(Parametrized):
     paper = "in the spirit of SWR (arXiv 2302.13435)"
     what = "a gated change of every kernel, in one of four forms"
     where = "layers with a kernel"
+    nests = "rank"
 
     def __init__(self, form: str, rank: int = 1) -> None:
         super().__init__()
@@ -44,10 +47,18 @@ class Reparam(Parametrized):
     def part(self, slot: Slot) -> nn.Module:
         kernel = slot.tensor
         if self.form == "full":
-            return _Full(kernel)
+            return Shift(kernel)
         if self.form == "channel":
             return Gain(slot)
         return (_Times if self.form == "times" else Product)(kernel, self.rank)
+
+    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float | None:
+        rank = size or self.rank
+        if self.form == "lowrank":
+            return sum(top_singular_mass(g, rank) for _, g in gradients)
+        if self.form == "times":
+            return sum(top_singular_mass(g * slot.frozen.detach(), rank) for slot, g in gradients)
+        return None
 
     def _size(self, slot: Slot) -> int:
         kernel = slot.tensor
@@ -56,15 +67,6 @@ class Reparam(Parametrized):
         if self.form == "channel":
             return channels(slot)
         return rank_of(kernel, self.rank) * sum(matrix_shape(kernel))
-
-
-class _Full(nn.Module):
-    def __init__(self, kernel: Tensor) -> None:
-        super().__init__()
-        self.change = nn.Parameter(kernel.new_zeros(kernel.shape))
-
-    def forward(self, kernel: Tensor) -> Tensor:
-        return self.change
 
 
 class _Times(Product):

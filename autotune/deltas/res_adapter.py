@@ -23,6 +23,7 @@ class ResAdapter(Path):
     paper = "Res-Tuning (arXiv 2310.19859)"
     what = "a bottleneck beside attention, `mlp` or the block"
     where = "units; attention and mlp of transformers"
+    nests = "width"
     inference = "2 · channels · width a position"
 
     def __init__(self, width: int, at: str = "block") -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, cost_of
-from autotune.deltas.kernels import channels, per_channel
+from autotune.deltas.kernels import Shift, channels, per_channel
 from autotune.deltas.site import Site, Slot
 
 
@@ -26,7 +26,7 @@ class Scale(Parametrized):
         return sum((cost_of(n, dtype) for n, dtype in zip(sizes, chosen, strict=True)), Cost())
 
     def part(self, slot: Slot) -> nn.Module:
-        return _Shift(slot.tensor) if slot.is_bias() else Gain(slot)
+        return Shift(slot.tensor) if slot.is_bias() else Gain(slot)
 
 
 class Gain(nn.Module):
@@ -39,12 +39,3 @@ class Gain(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * per_channel(self.gain, self.slot[0], weight)
-
-
-class _Shift(nn.Module):
-    def __init__(self, bias: Tensor) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(bias.new_zeros(len(bias)))
-
-    def forward(self, bias: Tensor) -> Tensor:
-        return self.shift

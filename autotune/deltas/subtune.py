@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from autotune.budget import Cost
-from autotune.deltas.base import Delta, check_word, cost_of, stored_cost
+from autotune.deltas.base import Delta, Parametrized, check_word, cost_of, stored_cost
+from autotune.deltas.kernels import Shift
 from autotune.deltas.site import Site, Slot
-from autotune.errors import PlanError
 
 _WHAT: dict[str, Callable[[Slot], bool]] = {
     "all": lambda slot: True,
@@ -40,14 +40,8 @@ class Subtune(Delta):
         self.statistics = nn.Module()
         self._before: list[tuple[Any, str, Tensor]] = []
 
-    @property
-    def gate(self) -> float:
-        """Always 1: the weights are exchanged as a whole."""
-        return 1.0
-
-    @gate.setter
-    def gate(self, _: object) -> None:
-        raise PlanError("subtune has no gate. Take reparam full, which trains as much behind one.")
+    def gated(self) -> Delta:
+        return _Shifted(self)
 
     def retrains(self) -> bool:
         return self.chosen is _WHAT["all"]
@@ -96,3 +90,20 @@ class Subtune(Delta):
             for layer in self.adapts(site)
             for name, buffer in layer.named_buffers(recurse=False)
         ]
+
+
+class _Shifted(Parametrized):
+    """The same weights as the frozen ones and a shift; normalisation statistics stay frozen."""
+
+    def __init__(self, subtune: Subtune) -> None:
+        super().__init__()
+        self._subtune = (subtune,)  # in a tuple, so that it is no child
+
+    def changes(self, site: Site) -> list[Slot]:
+        return self._subtune[0].changes(site)
+
+    def count(self, site: Site) -> Cost:
+        return self._subtune[0].count(site)
+
+    def part(self, slot: Slot) -> nn.Module:
+        return Shift(slot.tensor)

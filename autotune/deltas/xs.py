@@ -11,6 +11,7 @@ from autotune.backbones.base import fingerprint
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, check_size, cost_of
 from autotune.deltas.kernels import matrix_shape, rank_of
+from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 
 
@@ -24,6 +25,7 @@ class XS(Parametrized):
     paper = "LoRA-XS (arXiv 2405.17604)"
     what = "an r × r matrix between frozen singular vectors of every kernel"
     where = "layers with a kernel"
+    nests = "rank"
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class XS(Parametrized):
         return _Core(slot, self.rank)
 
 
-class _Core(nn.Module):
+class _Core(Nested):
     def __init__(self, slot: Slot, rank: int) -> None:
         super().__init__()
         kernel = slot.tensor.detach()
@@ -51,8 +53,9 @@ class _Core(nn.Module):
         self.core = nn.Parameter(kernel.new_zeros(rank, rank))
 
     def forward(self, kernel: Tensor) -> Tensor:
-        left, right = self.get_buffer("left"), self.get_buffer("right")
-        return (left @ self.core @ right).view_as(kernel)
+        r = self.size
+        left, right = self.get_buffer("left")[:, :r], self.get_buffer("right")[:r]
+        return (left @ self.core[:r, :r] @ right).view_as(kernel)
 
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[str, int], tuple[str, Tensor, Tensor]]]

@@ -9,10 +9,9 @@ _LATER = "Use tpe or random."
 STRATEGIES = Registry(
     "strategy",
     {
+        "policy": "autotune.strategies.policy:policy",
         "tpe": "autotune.strategies.tpe:tpe",
         "random": "autotune.strategies.random:random",
     },
-    reserved=dict.fromkeys(
-        ("policy", "greedy", "proxy", "gp", "nsga2", "qmc", "bruteforce"), _LATER
-    ),
+    reserved=dict.fromkeys(("greedy", "proxy", "gp", "nsga2", "qmc", "bruteforce"), _LATER),
 )

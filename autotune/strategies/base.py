@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,23 +44,49 @@ def hyperparameters_of(params: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
 
 
-class BudgetedSampler(BaseSampler):
-    """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
+class PlanSampler(BaseSampler):
+    """Proposes whole plans within the budget, in `sample_relative`.
 
-    The inner sampler is made anew for every trial from (seed, number), so a proposal is a
-    function of the seed and the record alone. What it leaves out is filled by its own
-    `sample_independent`. `proposed` holds the latest proposal as it was before decoding.
+    `proposed` holds the latest proposal as it was before decoding, where that is another.
     """
 
-    def __init__(
-        self, make: Callable[[int], BaseSampler], problem: Problem, grids: Grids, *, seed: int
-    ) -> None:
-        self.make, self.problem, self.seed = make, problem, seed
+    def __init__(self, problem: Problem, grids: Grids) -> None:
+        self.problem, self.grids = problem, grids
         self.space = search_space(problem, grids)
         self.proposed: dict[str, Any] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return dict(self.space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """The whole plan's, when the study asks name by name; for units it must not."""
+        if param_name.startswith(PREFIX):
+            raise PlanError(
+                f"A plan is proposed as a whole, not by its unit {param_name!r} alone. "
+                "Ask with study.ask(search_space(problem, grids))."
+            )
+        return self._alone(study, trial, param_name, param_distribution)
+
+    @abstractmethod
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        """A hyperparameter that was asked for by itself."""
+
+
+class BudgetedSampler(PlanSampler):
+    """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
+
+    The inner sampler is made anew for every trial from (seed, number), so a proposal is a
+    function of the seed and the record alone. What it leaves out is filled by its own
+    `sample_independent`.
+    """
+
+    def __init__(
+        self, make: Callable[[int], BaseSampler], problem: Problem, grids: Grids, *, seed: int
+    ) -> None:
+        super().__init__(problem, grids)
+        self.make, self.seed = make, seed
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
@@ -74,16 +101,9 @@ class BudgetedSampler(BaseSampler):
         self.proposed = proposed
         return {**proposed, **self._decoded(proposed)}
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        if param_name.startswith(PREFIX):
-            raise PlanError(
-                f"A plan is proposed as a whole, not by its unit {param_name!r} alone. "
-                "Ask with study.ask(search_space(problem, grids))."
-            )
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
         inner = self.make(seed_of(self.seed, trial.number))
-        return inner.sample_independent(study, trial, param_name, param_distribution)
+        return inner.sample_independent(study, trial, name, distribution)
 
     def _decoded(self, proposed: Mapping[str, Any]) -> dict[str, str]:
         units = {k.removeprefix(PREFIX): v for k, v in proposed.items() if k.startswith(PREFIX)}

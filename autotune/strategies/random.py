@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from optuna.samplers import RandomSampler
 
+from autotune.knapsack import Scores
 from autotune.problem import Problem
 from autotune.strategies.base import BudgetedSampler, Grids
 
 
-def random(problem: Problem, grids: Grids, *, seed: int, workers: int = 1) -> BudgetedSampler:
+def random(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> BudgetedSampler:
     """Uniform over every unit's labels and every grid."""
     return BudgetedSampler(RandomSampler, problem, grids, seed=seed)

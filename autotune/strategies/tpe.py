@@ -7,11 +7,14 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 
+from autotune.knapsack import Scores
 from autotune.problem import Problem
 from autotune.strategies.base import BudgetedSampler, Grids
 
 
-def tpe(problem: Problem, grids: Grids, *, seed: int, workers: int = 1) -> BudgetedSampler:
+def tpe(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> BudgetedSampler:
     """Optuna's multivariate TPE; with several workers, running trials count as bad ones."""
 
     def make(seed: int) -> TPESampler:

@@ -155,6 +155,17 @@ def encode(labels: Sequence[Any], *, known: Sequence[Any], source: str) -> Label
     return np.array([number[label] for label in labels], np.int64)
 
 
+def halved(part: Part, seed: int) -> tuple[Part, Part]:
+    """Two halves, cut by class as far as classes have two examples."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(part))
+    enough = np.bincount(part.labels)[np.unique(part.labels)].min() > 1
+    classes = part.labels if enough and len(part) >= 2 * len(np.unique(part.labels)) else None
+    first, second = train_test_split(rows, test_size=0.5, stratify=classes, random_state=seed)
+    return part.take(np.sort(first)), part.take(np.sort(second))
+
+
 def _cut(part: Part, seed: int, source: str) -> tuple[Part, Part]:
     from sklearn.model_selection import train_test_split
 

@@ -1,0 +1,12 @@
+"""Modules whose smaller sizes are the beginning of their larger ones."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Nested(nn.Module):
+    """Computes with its first ranks or channels alone, where `size` says so."""
+
+    size: int | None = None
+    """How many are computed with; None is all."""

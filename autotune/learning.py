@@ -1,0 +1,182 @@
+"""The stage that learns a policy: head, proxies, supernet; resumable after every round."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from scipy.stats import spearmanr
+
+from autotune.events import tell, warn
+from autotune.files import write_whole
+from autotune.knapsack import Scores
+from autotune.oneshot import Measured, OneShot
+from autotune.plan import Plan
+from autotune.policy.network import read_policy
+from autotune.policy.policy import Policy
+from autotune.policy.rounds import Course, Schedule, run_rounds
+from autotune.run import RunFolder
+from autotune.setup import Setup
+from autotune.study import Driver
+
+STAGE = "stage:policy"
+DISAGREES = 0.5
+"""Rank correlation of the proxies' two halves below which they are said to disagree."""
+
+MOVED = 0.01
+"""Largest change of a probability below which a policy is said not to have moved."""
+
+
+def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
+    """(unit, label) → score for a strategy that wants any; learned now unless that is recorded."""
+    if setup.settings.strategy != "policy":
+        return None
+    if driver.attribute(STAGE) is None:
+        driver.record(STAGE, _learned(folder, setup, driver))
+        folder.supernet.unlink(missing_ok=True)
+    found = driver.attribute(STAGE)
+    scores = {(unit, label): score for unit, label, score in found["scores"]}
+    return scores | {(name, str(rate)): 1.0 for name, rate in found["rates"].items()}
+
+
+def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
+    """Learn, save the network, and say what came of it."""
+    settings, problem, began = setup.settings, driver.problem, time.monotonic()
+    schedule = Schedule.of(settings.epochs)
+    tell("stage", "Policy", stage="policy", total=schedule.rounds)
+    with setup.engine.oneshot(problem.choices, _middle(setup), setup.grids["lr:head"]) as shot:
+        halves = _proxies(driver, shot)
+        given = read_policy(settings.policy) if settings.policy else None
+        policy = Policy(problem, _mean(halves), given, seed=settings.seed)
+        course = _restored(folder, shot, policy)
+        for _ in run_rounds(policy, shot, schedule, course):
+            driver.lease.check()
+            write_whole(folder.supernet, _checkpoint(shot, policy, course))
+            _tell_round(course, schedule)
+    policy.learn()
+    write_whole(folder.policy, policy.network.to_bytes({"task": settings.task}))
+    found = {
+        **_outcome(policy, course, halves),
+        "rates": {"lr:head": shot.rates["lr:head"]},
+        "seconds": time.monotonic() - began,
+    }
+    _say(found, course)
+    return found
+
+
+def _middle(setup: Setup) -> dict[str, float]:
+    return {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in setup.grids.items()}
+
+
+def _proxies(driver: Driver, shot: OneShot) -> tuple[Measured, Measured]:
+    """Those of two halves, measured once."""
+    if driver.attribute("stage:proxies") is None:
+        rows = [
+            [[unit, label, found] for (unit, label), found in half.items()]
+            for half in shot.proxies()
+        ]
+        driver.record("stage:proxies", rows)
+    first, second = (
+        {(unit, label): found for unit, label, found in half}
+        for half in driver.attribute("stage:proxies")
+    )
+    return first, second
+
+
+def _mean(halves: tuple[Measured, Measured]) -> Measured:
+    first, second = halves
+    return {e: {k: (v + second[e][k]) / 2 for k, v in found.items()} for e, found in first.items()}
+
+
+def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
+    told = {
+        "done": course.done,
+        "earned": [[*entry, shares] for entry, shares in policy.earned.items()],
+        "plans": [plan.to_json() for plan in course.plans],
+        "probabilities": [_rows(found) for found in course.probabilities],
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in shot.state().items()}
+    return save_tensors(tensors, {"course": json.dumps(told)})
+
+
+def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
+    """Where an interrupted sitting got to."""
+    if not folder.supernet.is_file():
+        return Course()
+    with safe_open(folder.supernet, "pt") as stored:
+        told = json.loads(stored.metadata()["course"])
+    shot.restore(load_file(folder.supernet), told["done"])
+    policy.observe({(unit, label): shares for unit, label, shares in told["earned"]})
+    return Course(
+        told["done"],
+        tuple(map(Plan.from_json, told["plans"])),
+        tuple({(u, label): p for u, label, p in rows} for rows in told["probabilities"]),
+    )
+
+
+def _tell_round(course: Course, schedule: Schedule) -> None:
+    plan = f": {course.plans[-1]}" if course.plans else " (warm-up)"
+    tell(
+        "round",
+        f"round {course.done}/{schedule.rounds}{plan}",
+        done=course.done,
+        total=schedule.rounds,
+    )
+
+
+def _outcome(policy: Policy, course: Course, halves: tuple[Measured, Measured]) -> dict[str, Any]:
+    plan, first = policy.plan(), policy.first_plan()
+    return {
+        "scores": _rows(policy.scores()),
+        "plan": plan.to_json(),
+        "label": str(plan),
+        "proxies_plan": first.to_json(),
+        "same_as_proxies": plan == first,
+        "rounds": course.done,
+        "stable": course.is_stable,
+        "probabilities": [_rows(found) for found in course.probabilities],
+        "agreement": _agreement(halves),
+        "earned": any(share != 0 for shares in policy.earned.values() for share in shares),
+        "moved": policy.moved(),
+        "left_out": sorted({label for _, label in policy.unseen()}),
+    }
+
+
+def _rows(values: Mapping[tuple[str, str], float]) -> list[list[Any]]:
+    return [[unit, label, value] for (unit, label), value in values.items()]
+
+
+def _agreement(halves: tuple[Measured, Measured]) -> float | None:
+    """Spearman's correlation of the masses of two disjoint halves; None for fewer than three."""
+    first, second = ([found["mass"] for _, found in sorted(half.items())] for half in halves)
+    if len({*first}) < 3 or len({*second}) < 3:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
+def _say(found: Mapping[str, Any], course: Course) -> None:
+    tell("policy", f"Policy after {course.done} rounds: {found['label']}")
+    if found["left_out"]:
+        tell(
+            "policy-left-out",
+            f"Left to the trials alone, as they cannot share a supernet: "
+            f"{', '.join(found['left_out'])}.",
+        )
+    if found["agreement"] is not None and found["agreement"] < DISAGREES:
+        warn(
+            f"The proxies of two halves of the data disagree (rank correlation "
+            f"{found['agreement']:.2f}), so they say little."
+        )
+    if not found["earned"]:
+        warn("No choice earned anything in the supernet, so the policy is that of the proxies.")
+    elif found["moved"] < MOVED:
+        warn("The supernet did not move the policy away from the proxies.")
+    elif found["same_as_proxies"]:
+        tell("policy-same", "The supernet chose the plan that the proxies alone would have.")
+    if not found["stable"]:
+        warn(f"The policy's plan was still changing when its {course.done} rounds were over.")

@@ -1,0 +1,1 @@
+"""The learned policy: where, and with which choice, deltas pay."""

@@ -1,0 +1,117 @@
+"""Proxies: how much the loss asks of every method before anything of it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotune.deltas.site import Site
+from autotune.supernet import Entry, Strand, Supernet
+from autotune.training import autocast
+
+Batch = tuple[Tensor, Tensor]
+
+DRAWS = 2
+"""Times that labels are drawn from the network's own predictions."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """What the loss's gradient says of one method in one unit, the head fitted, all deltas zero."""
+
+    mass: float
+    """Squared norm of the gradient in the delta's own directions; for low rank the sum of the
+    squares of the largest singular values of the kernel's gradient. To first order what a step of
+    gradient descent gains."""
+
+    chance: float
+    """The same under labels drawn from the network's own predictions: in expectation the trace of
+    the Fisher information in these directions, divided by the number of examples. Mass divided by
+    chance has no bias for depth."""
+
+    relative: float
+    """Norm of the gradient of the unit's weights, divided by the norm of the weights (Auto-RGN,
+    arXiv 2210.11466); 0 for spans."""
+
+
+def find_proxies(
+    supernet: Supernet, batches: Sequence[Batch], generator: torch.Generator
+) -> dict[Entry, Proxy]:
+    """(unit, label of a method alone) → its proxy on these batches of (inputs, labels)."""
+    for strand in supernet.strands:
+        strand.open(-1)
+    true = _gradients(supernet, batches, lambda _, labels: labels)
+    mass, relative = _masses(supernet, true), _relatives(supernet, true)
+    del true
+    drawn = [
+        _masses(supernet, _gradients(supernet, batches, _drawing(generator))) for _ in range(DRAWS)
+    ]
+    supernet.close()
+    chance = {entry: sum(masses[entry] for masses in drawn) / DRAWS for entry in mass}
+    return {entry: Proxy(mass[entry], chance[entry], relative[entry[0]]) for entry in mass}
+
+
+Labels = Callable[[Tensor, Tensor], Tensor]
+Gradients = Mapping[int, Tensor]
+"""id of a parameter → the loss's gradient, a mean over batches."""
+
+
+def _drawing(generator: torch.Generator) -> Labels:
+    def draw(logits: Tensor, _: Tensor) -> Tensor:
+        chances = logits.detach().float().softmax(1).cpu()
+        return torch.multinomial(chances, 1, generator=generator).flatten().to(logits.device)
+
+    return draw
+
+
+def _gradients(supernet: Supernet, batches: Sequence[Batch], labels_of: Labels) -> Gradients:
+    own = [p for strand in supernet.strands for p in strand.delta.parameters()]
+    frozen = [slot.frozen for site in supernet.sites.values() for slot in site.slots]
+    asked = [*{id(p): p for p in (*own, *frozen)}.values()]
+    for parameter in asked:
+        parameter.requires_grad_(True)
+    sums: dict[int, Tensor] = {}
+    for inputs, labels in batches:
+        with autocast(inputs.device):
+            logits = supernet.network(inputs)
+            loss = F.cross_entropy(logits, labels_of(logits, labels)) / len(batches)
+        found = torch.autograd.grad(loss, asked, allow_unused=True)
+        for parameter, gradient in zip(asked, found, strict=True):
+            if gradient is not None:
+                sums[id(parameter)] = sums.get(id(parameter), 0) + gradient
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return sums
+
+
+def _masses(supernet: Supernet, gradients: Gradients) -> dict[Entry, float]:
+    return {
+        strand.entry(at): _mass(strand, at, supernet.sites[strand.unit], gradients)
+        for strand in supernet.strands
+        for at in range(len(strand.methods))
+    }
+
+
+def _mass(strand: Strand, at: int, site: Site, gradients: Gradients) -> float:
+    slots = [slot for slot in strand.delta.changes(site) if id(slot.frozen) in gradients]
+    of_weights = [(slot, gradients[id(slot.frozen)]) for slot in slots]
+    given = strand.delta.mass(of_weights, strand.size(at))
+    if given is not None:
+        return given
+    own = [gradients[id(p)] for p in strand.delta.parameters() if id(p) in gradients]
+    return float(sum(float(gradient.square().sum()) for gradient in own))
+
+
+def _relatives(supernet: Supernet, gradients: Gradients) -> dict[str, float]:
+    return {unit: _relative(site, gradients) for unit, site in supernet.sites.items()}
+
+
+def _relative(site: Site, gradients: Gradients) -> float:
+    tensors = [slot.frozen for slot in site.slots]
+    asked = sum(float(gradients[id(t)].square().sum()) for t in tensors if id(t) in gradients)
+    there = sum(float(t.detach().square().sum()) for t in tensors)
+    return float((asked / there) ** 0.5) if there else 0.0

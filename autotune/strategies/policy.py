@@ -1,0 +1,241 @@
+"""`policy`: plans by what is believed of every choice, from a supernet or from trials alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.knapsack import Scores, best_plan
+from autotune.placements import random_placement
+from autotune.plan import Plan
+from autotune.policy.belief import (
+    Belief,
+    Entry,
+    Floats,
+    Seen,
+    as_array,
+    as_rows,
+    covariance,
+)
+from autotune.problem import Problem, entries_of
+from autotune.strategies.base import (
+    PREFIX,
+    Grids,
+    PlanSampler,
+    Space,
+    hyperparameters_of,
+    plan_of,
+    seed_of,
+)
+from autotune.trial import used
+
+PLANS = 100
+"""Random plans over which scores are given the spread of values."""
+
+VALUE = 0.02
+"""Spread of values over random plans, as it is believed to be before any are known."""
+
+SHARE = 0.75
+"""Of `VALUE`: the prior standard deviation of a choice's score beside what its prior says."""
+
+STEP = 0.75
+"""Of `VALUE`: what one step on a hyperparameter's grid may change."""
+
+LESS = 0.1
+"""Of `VALUE`: what a step away from where a grid begins is believed to cost."""
+
+NOISE = 0.5
+"""Of `VALUE`: of a trial that ran to its end."""
+
+PRUNED = 2.0
+"""Of `VALUE`: of a trial that ended early."""
+
+LEVEL = 10.0
+"""Of `VALUE`: of what all plans have in common."""
+
+DRAWS = 20
+"""How often a plan is drawn until it is one that was not tried."""
+
+BASE: Entry = ("", "base")
+
+
+class PolicySampler(PlanSampler):
+    """Draws scores of all choices from what is believed of them (Thompson sampling), decodes them
+    exactly, and takes in what trials report.
+
+    A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
+    beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
+    common, so that few trials say something of all. `scores` are the prior's means in any unit; the
+    first trial is their best plan; one of (hyperparameter, value) says where its grid begins.
+    Without any, dearer choices are believed to be a little better. The belief is made anew for
+    every trial from the study and (seed, number), so that it works in any study over this space.
+    """
+
+    def __init__(
+        self, problem: Problem, grids: Grids, *, seed: int, scores: Scores | None = None
+    ) -> None:
+        super().__init__(problem, grids)
+        self.seed = seed
+        self.scores = scores
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        tried = _tried(self.problem, study, before=trial.number)
+        belief, seen = self._belief(tried)
+        known = {t.key for t in tried}
+        for draw in range(DRAWS):
+            generator = np.random.default_rng(seed_of(self.seed, trial.number, draw))
+            certain = self.scores is not None and not tried and draw == 0
+            scores = belief.after(seen) if certain else belief.drawn(seen, generator)
+            plan, chosen = self._best(dict(zip(self._entries, scores.tolist(), strict=True)))
+            if (plan.digest, str(used(plan, chosen))) not in known:
+                break
+        labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
+        return {name: value for name, value in (labels | chosen).items() if name in search_space}
+
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        return self.sample_relative(study, trial, {name: distribution})[name]
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        steps = [(name, str(value)) for name, grid in self.grids.items() for value in grid]
+        return [(u, c.label) for u, c in entries_of(self.problem)] + steps + [BASE]
+
+    @cached_property
+    def _prior(self) -> Belief:
+        """In units of `VALUE`."""
+        offers = entries_of(self.problem)
+        n = len(offers)
+        mean, cov = np.zeros(len(self._entries)), np.zeros((len(self._entries),) * 2)
+        if n:
+            mean[:n] = self._scaled(as_array(self._entries[:n], self._prior_scores()))
+            own = covariance(self.problem, offers)
+            cov[:n, :n] = SHARE**2 * own / np.mean(np.diag(own))
+            cov[:n, :n] += np.outer(mean[:n], mean[:n]) / 4
+        rates = range(n, len(self._entries) - 1)
+        steps = np.array([self._step(*self._entries[at]) for at in rates], dtype=float)
+        methods = [self._entries[at][0] for at in rates]
+        mean[n:-1] = -LESS * np.abs(steps)
+        cov[n:-1, n:-1] = _walks(methods, steps)
+        cov[-1, -1] = LEVEL**2
+        return Belief(mean, cov)
+
+    def _prior_scores(self) -> Scores:
+        """As given; otherwise dearer choices are a little better."""
+        if self.scores is not None:
+            return self.scores
+        offers = entries_of(self.problem)
+        return {(unit, c.label): sqrt(self.problem.price(unit, c)) for unit, c in offers}
+
+    def _step(self, name: str, value: str) -> int:
+        """How far a value is from where its grid begins: where `scores` say so, or its middle."""
+        grid = [str(v) for v in sorted(self.grids[name])]
+        given = [v for v in grid if (self.scores or {}).get((name, v))]
+        return grid.index(value) - grid.index(given[0] if given else grid[(len(grid) - 1) // 2])
+
+    def _scaled(self, scores: Floats) -> Floats:
+        """Scores with a spread of 1 over random plans."""
+        plans = [random_placement(self.problem, self.seed + i) for i in range(PLANS)]
+        entries = [(u, c.label) for u, c in entries_of(self.problem)]
+        spread = float((as_rows(entries, [_terms(plan) for plan in plans]) @ scores).std())
+        return scores / spread if spread > 0 else np.zeros_like(scores)
+
+    def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Seen]:
+        rows = as_rows(self._entries, [t.terms(self.grids) for t in tried])
+        values = np.array([t.value for t in tried])
+        noise = np.array([PRUNED if t.is_pruned else NOISE for t in tried])
+        centred = values - values.mean() if len(values) else values
+        scale = _fitted_scale(self._prior, rows, centred, noise)
+        return self._prior, Seen(rows, centred / scale, noise)
+
+    def _best(self, scores: Mapping[Entry, float]) -> tuple[Plan, dict[str, Any]]:
+        plan = best_plan(self.problem, scores)
+        chosen = {
+            name: max(grid, key=lambda value, name=name: scores[name, str(value)])  # type: ignore[misc]
+            for name, grid in self.grids.items()
+        }
+        return plan, chosen
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A trial that ended."""
+
+    plan: Plan
+    hyperparameters: Mapping[str, float]
+    value: float
+    """Larger is better."""
+
+    is_pruned: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.plan.digest, str(used(self.plan, self.hyperparameters))
+
+    def terms(self, grids: Grids) -> list[Entry]:
+        mine = used(self.plan, self.hyperparameters)
+        rates = [(name, str(mine[name])) for name in grids if name in mine]
+        return [*_terms(self.plan), *rates, BASE]
+
+
+def _tried(problem: Problem, study: Study, *, before: int) -> list[_Tried]:
+    """Every training that ended, once."""
+    sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    found: dict[tuple[str, str], _Tried] = {}
+    for trial in study.get_trials(deepcopy=False, states=states):
+        value = _value(trial)
+        if trial.number >= before or value is None or not np.isfinite(value):
+            continue
+        plan, rates = plan_of(problem, trial.params), hyperparameters_of(trial.params)
+        one = _Tried(plan, rates, sign * value, trial.state is TrialState.PRUNED)
+        found.setdefault(one.key, one)
+    return [*found.values()]
+
+
+def _value(trial: FrozenTrial) -> float | None:
+    if trial.state is TrialState.COMPLETE:
+        return trial.value
+    step = trial.last_step
+    return None if step is None else trial.intermediate_values[step]
+
+
+def _terms(plan: Plan) -> list[Entry]:
+    return [(unit, plan[unit].label) for unit in plan]
+
+
+def _walks(methods: Sequence[str], steps: Floats) -> Floats:
+    """Covariance of walks from 0 in both directions of each grid, half of them in common."""
+    same_side = (steps[:, None] * steps) > 0
+    length = np.minimum(np.abs(steps[:, None]), np.abs(steps))
+    same = np.array(methods)[:, None] == np.array(methods)
+    walks: Floats = np.where(same_side, STEP**2 * length, 0.0) * np.where(same, 1.0, 0.5)
+    return walks
+
+
+def _fitted_scale(prior: Belief, rows: Floats, values: Floats, noise: Floats) -> float:
+    """The unit of values under which they are the most likely; `VALUE` while there are few."""
+    if len(values) < 3:
+        return VALUE
+    scales = VALUE * 2.0 ** np.arange(-3, 14)
+
+    def likelihood(scale: float) -> float:
+        found = prior.evidence(Seen(rows, values / scale, noise))
+        return float(found - len(values) * np.log(scale) - np.log2(scale / VALUE) ** 2 / 8)
+
+    return float(max(scales, key=likelihood))
+
+
+def policy(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> PolicySampler:
+    """The sampler; `scores` are what a supernet or proxies say."""
+    return PolicySampler(problem, grids, seed=seed, scores=scores)
