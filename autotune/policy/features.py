@@ -44,14 +44,14 @@ _TINY = 1e-12
 
 
 def _own(problem: Problem, unit: str, choice: Choice) -> dict[str, float]:
-    price = _price(problem, unit, choice)
+    price = price_of(problem, unit, choice)
     kinds = {f"method {kind(method)}": 1.0 for method in choice.methods}
     sizes = {f"size {kind(method)}": log_size(method) / 4 for method in choice.methods}
     return {**kinds, **sizes, "log price": log10(max(price, _TINY)), "methods": len(choice.methods)}
 
 
-def _price(problem: Problem, unit: str, choice: Choice) -> float:
-    """As a part of the room; of a method that only goes in company, the company's."""
+def price_of(problem: Problem, unit: str, choice: Choice) -> float:
+    """Cost as a part of the room; of a method that only goes in company, the company's."""
     if (unit, choice.label) in problem.costs:
         return problem.price(unit, choice) / max(1, problem.room)
     around = [c for c in problem.choices[unit] if set(choice.methods) <= set(c.methods)]
@@ -74,4 +74,4 @@ def _raw_prior(problem: Problem, unit: str, choice: Choice, found: Mapping[str, 
     if not found.get("mass"):
         return 0.0
     mass, chance = found["mass"], max(found.get("chance", 0.0), _TINY)
-    return sqrt(mass * _price(problem, unit, choice) * mass / chance)
+    return sqrt(mass * price_of(problem, unit, choice) * mass / chance)

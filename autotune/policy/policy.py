@@ -10,13 +10,17 @@ import torch
 from autotune.knapsack import Scores, best_plan
 from autotune.plan import Choice, Plan
 from autotune.policy.belief import Belief, Entry, Floats, Seen, as_rows, covariance
-from autotune.policy.features import Measured, features
+from autotune.policy.features import Measured, features, price_of
 from autotune.policy.gates import Menu
 from autotune.policy.network import PolicyNetwork
 from autotune.problem import Problem
 
 SHARPNESS = 3.0
 """Logits are so many times the scores."""
+
+CAPACITY = 0.5
+"""Power of a choice's price that its credit is multiplied by: what learns fast at first, such as a
+norm, may have less to learn than what is dearer."""
 
 STEPS, RATE = 60, 0.02
 """Of the network's learning."""
@@ -42,6 +46,7 @@ class Policy:
         self.entries: list[Entry] = [(unit, choice.label) for unit, choice in self.offers]
         names, values = features(problem, self.offers, _of_choices(self.offers, measured))
         self.features = torch.tensor(values, dtype=torch.float32)
+        self.prices = np.array([price_of(problem, *offer) for offer in self.offers])
         self.network = (network or PolicyNetwork(tuple(names))).reading(names, seed=seed)
         self.prior = self._read()
         self.covariance = covariance(problem, self.offers)
@@ -107,7 +112,7 @@ class Policy:
         return scores
 
     def _scored(self) -> Floats:
-        seen = _credited(self.entries, self.earned)
+        seen = _credited(self.entries, self.earned, self.prices**CAPACITY)
         return self.prior if seen is None else Belief(self.prior, self.covariance).after(seen)
 
     def _logits(self, scores: torch.Tensor) -> torch.Tensor:
@@ -144,15 +149,18 @@ def _together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {k: sum(f[k] for f in found) if k in added else found[0][k] for k in found[0]}
 
 
-def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]) -> Seen | None:
-    """Mean credits in units of their spread over entries, which the noise is taken off."""
-    shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
+def _credited(
+    entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]], weights: Floats
+) -> Seen | None:
+    """Mean credits times weights, in units of their spread, which the noise is taken off."""
+    weight = dict(zip(entries, weights, strict=True))
+    shares = {e: weight[e] * np.array(earned[e]) for e in entries if earned.get(e)}
     if not shares:
         return None
-    several = [s.var(ddof=1) for s in shares.values() if len(s) > 1]
+    several = [s.var(ddof=1) / weight[e] ** 2 for e, s in shares.items() if len(s) > 1]
     one = float(np.sqrt(np.mean(several))) if several else 0.0
     means = np.array([s.mean() for s in shares.values()])
-    noise = np.array([one / np.sqrt(len(s)) for s in shares.values()])
+    noise = np.array([one * weight[e] / np.sqrt(len(s)) for e, s in shares.items()])
     power = float(np.mean(means**2))
     spread = np.sqrt(max(power - float(np.mean(noise**2)), power / 10))
     if not spread > 0:

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -102,6 +103,9 @@ class PolicySampler(PlanSampler):
         return {name: value for name, value in (labels | chosen).items() if name in search_space}
 
     def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        if name not in self.space:
+            sampler = RandomSampler(seed_of(self.seed, trial.number))
+            return sampler.sample_independent(study, trial, name, distribution)
         return self.sample_relative(study, trial, {name: distribution})[name]
 
     @cached_property

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Budget, Cost
 from autotune.errors import TrialError
+from autotune.placements import random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem
 from autotune.references import (
     best_of,
-    random_placement,
     reference_plans,
     run_references,
     three_rates,
-    uniform_lowrank,
 )
 from autotune.trial import Job, Progress
 

@@ -70,16 +70,6 @@ class StrategyContract:
             assert hyperparameters_of(trial.params).keys() == grids.keys()
             assert all(v in grids[k] for k, v in hyperparameters_of(trial.params).items())
 
-    def test_keeps_what_it_proposed_before_decoding(self, problem, grids):
-        study, changed = study_of(self.name, problem, grids), 0
-        for _ in range(15):
-            trial = study.ask(search_space(problem, grids))
-            proposed = study.sampler.proposed
-            assert proposed.keys() == trial.params.keys()
-            changed += proposed != trial.params
-            study.tell(trial, value_of(trial))
-        assert changed, "this budget is too small for most proposals"
-
     def test_is_a_function_of_the_seed_and_the_told_trials(self, problem, grids):
         first, second, other = (study_of(self.name, problem, grids, seed=s) for s in (3, 3, 4))
         params = [[t.params for t in ran(s, problem, grids, 15)] for s in (first, second, other)]
@@ -116,11 +106,25 @@ class StrategyContract:
         assert 0 <= trial.suggest_float("dropout", 0, 0.5) <= 0.5
 
 
-class TestRandom(StrategyContract):
+class DecodedContract(StrategyContract):
+    """Of strategies whose proposals are decoded."""
+
+    def test_keeps_what_it_proposed_before_decoding(self, problem, grids):
+        study, changed = study_of(self.name, problem, grids), 0
+        for _ in range(15):
+            trial = study.ask(search_space(problem, grids))
+            proposed = study.sampler.proposed
+            assert proposed.keys() == trial.params.keys()
+            changed += proposed != trial.params
+            study.tell(trial, value_of(trial))
+        assert changed, "this budget is too small for most proposals"
+
+
+class TestRandom(DecodedContract):
     name = "random"
 
 
-class TestTpe(StrategyContract):
+class TestTpe(DecodedContract):
     name = "tpe"
 
     def test_learns_from_the_values(self, problem, grids):
@@ -135,6 +139,46 @@ class TestTpe(StrategyContract):
         assert found["tpe"] > 2 * found["random"]
 
 
+class TestPolicy(StrategyContract):
+    name = "policy"
+
+    def test_finds_what_pays_within_few_trials(self, problem, grids):
+        """Where rank 4 in one unit is all that counts, and in any study: values may be anything."""
+        for sign, scale in ((1, 1.0), (-1, 1.0), (1, 500.0)):
+            sampler = STRATEGIES.load(self.name)(problem, grids, seed=0)
+            direction = "maximize" if sign > 0 else "minimize"
+            study = optuna.create_study(sampler=sampler, direction=direction)
+            space = search_space(problem, grids)
+            for _ in range(25):
+                trial = study.ask(space)
+                study.tell(trial, sign * scale * (trial.params["unit:middle"] == "lowrank-4"))
+            assert sum(t.params["unit:middle"] == "lowrank-4" for t in study.trials[10:]) >= 10
+
+    def test_the_first_plan_is_the_best_by_its_scores_and_rates_begin_where_they_say(
+        self, problem, grids
+    ):
+        scores = {("late", "lowrank-4"): 3.0, ("stem", "scale"): 1.0, ("lr:lowrank", "0.03"): 1.0}
+        sampler = STRATEGIES.load(self.name)(problem, grids, seed=0, scores=scores)
+        params = optuna.create_study(sampler=sampler).ask(search_space(problem, grids)).params
+        assert params["unit:late"] == "lowrank-4" and params["unit:stem"] == "scale"
+        assert params["lr:lowrank"] == 0.03 and params["lr:scale"] == 0.01
+
+    def test_a_wrong_prior_is_overcome(self, problem, grids):
+        scores = {("late", "lowrank-4"): 3.0, ("middle", "lowrank-4"): 0.1}
+        sampler = STRATEGIES.load(self.name)(problem, grids, seed=0, scores=scores)
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        space = search_space(problem, grids)
+        for _ in range(30):
+            trial = study.ask(space)
+            study.tell(trial, 0.5 + 0.1 * (trial.params["unit:middle"] == "lowrank-4"))
+        assert sum(t.value > 0.5 for t in study.trials[15:]) >= 12
+
+    def test_no_training_is_proposed_twice_while_others_are_left(self, problem, grids):
+        study = study_of(self.name, problem, grids)
+        params = [str(sorted(t.params.items())) for t in ran(study, problem, grids, 40)]
+        assert len({*params}) == 40
+
+
 @pytest.mark.parametrize("name", STRATEGIES.names())
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(problem=problems(), seed=st.integers(0, 2**16))
@@ -146,8 +190,8 @@ def test_stays_within_the_budget_of_any_problem(name, problem, seed):
 
 
 def test_a_reserved_strategy_says_that_it_is_not_built():
-    with pytest.raises(NotBuilt, match="'policy' is reserved but not built yet"):
-        STRATEGIES.load("policy")
+    with pytest.raises(NotBuilt, match="'greedy' is reserved but not built yet"):
+        STRATEGIES.load("greedy")
 
 
 def test_an_unknown_strategy_is_told_the_nearest():
