@@ -56,7 +56,7 @@ def test_gradients_agree_with_finite_differences(problem, seed, scale):
 
 
 def test_what_one_choice_gains_the_others_lose():
-    menu = Menu.of(problem_of([[20, 40], [30, 45], [30]], 50))
+    menu = Menu.of(problem_of([[20, 30], [30, 31], [30]], 32))
     logits = logits_of(menu, 0, 1.0).requires_grad_()
     cost = (menu.probabilities(logits) * menu.price).sum()
     (gradient,) = torch.autograd.grad(cost, logits)
