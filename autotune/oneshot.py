@@ -92,14 +92,21 @@ class OneShot:
         """What the strands earn on the other half, one pass over it."""
         generator = generator_of(self.seed, 2 * self.done)
         earned: dict[Entry, list[float]] = {}
-        for inputs, labels in self._batches(self.looking, 2 * self.done, "none"):
-            point = torch.rand((), generator=generator).to(self.device)
-            entries, gates = self._open(generator, point)
-            shares = torch.autograd.grad(self._loss(inputs, labels), gates)
-            for entry, share in zip(entries, torch.stack(shares).tolist(), strict=True):
-                earned.setdefault(entry, []).append(-share)
-        self.supernet.close()
+        for batch in self._batches(self.looking, 2 * self.done, "none"):
+            point = float(torch.rand((), generator=generator))
+            for entry, share in self.shares(batch, point, generator).items():
+                earned.setdefault(entry, []).append(share)
         return earned
+
+    def shares(self, batch: Batch, point: float, generator: torch.Generator) -> dict[Entry, float]:
+        """-∂loss/∂gate of every strand, in random sizes, where all gates are at `point`.
+
+        Over 0 ≤ point ≤ 1 they integrate, summed over strands, to what all take off the loss.
+        """
+        entries, gates = self._open(generator, torch.tensor(point, device=self.device))
+        found = torch.autograd.grad(self._loss(*batch), gates)
+        self.supernet.close()
+        return dict(zip(entries, (-torch.stack(found)).tolist(), strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """Enough to go on from here: deltas and the optimizer's moments."""

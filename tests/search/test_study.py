@@ -17,8 +17,8 @@ from autotune.errors import RunError
 from autotune.plan import Plan
 from autotune.records import TrialRecord, problem_from_json, problem_to_json
 from autotune.run import RunFolder
-from autotune.strategies.base import plan_of
 from autotune.stopping import FEWEST
+from autotune.strategies.base import plan_of
 from autotune.study import KEPT, REPEATS_IN_A_ROW, Driver, Records, create
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
