@@ -22,6 +22,7 @@ from autotune.policy.policy import Policy
 from autotune.policy.rounds import Course, Schedule, run_rounds
 from autotune.run import RunFolder
 from autotune.setup import Setup
+from autotune.strategies.policy import PolicySampler
 from autotune.study import Driver
 
 STAGE = "stage:policy"
@@ -39,9 +40,7 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
     if driver.attribute(STAGE) is None:
         driver.record(STAGE, _learned(folder, setup, driver))
         folder.supernet.unlink(missing_ok=True)
-    found = driver.attribute(STAGE)
-    scores = {(unit, label): score for unit, label, score in found["scores"]}
-    return scores | {(name, str(rate)): 1.0 for name, rate in found["rates"].items()}
+    return _scores(driver.attribute(STAGE))
 
 
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
@@ -50,18 +49,16 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
     schedule = Schedule.of(settings.epochs)
     tell("stage", "Policy", stage="policy", total=schedule.rounds)
     with setup.engine.oneshot(problem.choices, _middle(setup), setup.grids["lr:head"]) as shot:
-        halves = _proxies(driver, shot)
-        given = read_policy(settings.policy) if settings.policy else None
-        policy = Policy(problem, _mean(halves), given, seed=settings.seed)
+        if driver.attribute("stage:proxies") is None:
+            driver.record("stage:proxies", [_rows(half) for half in shot.proxies()])
+        policy = _policy(setup, driver)
         course = _restored(folder, shot, policy)
         for _ in run_rounds(policy, shot, schedule, course):
             driver.lease.check()
             write_whole(folder.supernet, _checkpoint(shot, policy, course))
             _tell_round(course, schedule)
-    policy.learn()
-    write_whole(folder.policy, policy.network.to_bytes({"task": settings.task}))
     found = {
-        **_outcome(policy, course, halves),
+        **_outcome(policy, course, _agreement(_halves(driver))),
         "rates": {"lr:head": shot.rates["lr:head"]},
         "seconds": time.monotonic() - began,
     }
@@ -69,18 +66,37 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
     return found
 
 
+def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """Teach the network what the trials said, and write `best/policy.safetensors`."""
+    if setup.settings.strategy != "policy":
+        return
+    found, settings = driver.attribute(STAGE), setup.settings
+    policy = _policy(setup, driver)
+    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
+    sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(found))
+    network = policy.learned(sampler.believed(driver.study))
+    write_whole(folder.policy, network.to_bytes({"task": settings.task, "budget": settings.budget}))
+
+
+def _policy(setup: Setup, driver: Driver) -> Policy:
+    """As it is before anything is earned."""
+    file = setup.settings.policy
+    network = read_policy(file) if file else None
+    return Policy(driver.problem, _mean(_halves(driver)), network, seed=setup.settings.seed)
+
+
+def _scores(found: Mapping[str, Any]) -> Scores:
+    """Of a stage's record: (unit, label) → score, and (hyperparameter, value) → 1 to begin at."""
+    scores = {(unit, label): score for unit, label, score in found["scores"]}
+    return scores | {(name, str(rate)): 1.0 for name, rate in found["rates"].items()}
+
+
 def _middle(setup: Setup) -> dict[str, float]:
     return {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in setup.grids.items()}
 
 
-def _proxies(driver: Driver, shot: OneShot) -> tuple[Measured, Measured]:
-    """Those of two halves, measured once."""
-    if driver.attribute("stage:proxies") is None:
-        rows = [
-            [[unit, label, found] for (unit, label), found in half.items()]
-            for half in shot.proxies()
-        ]
-        driver.record("stage:proxies", rows)
+def _halves(driver: Driver) -> tuple[Measured, Measured]:
+    """The proxies of two disjoint halves, as recorded."""
     first, second = (
         {(unit, label): found for unit, label, found in half}
         for half in driver.attribute("stage:proxies")
@@ -96,7 +112,7 @@ def _mean(halves: tuple[Measured, Measured]) -> Measured:
 def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
     told = {
         "done": course.done,
-        "earned": [[*entry, shares] for entry, shares in policy.earned.items()],
+        "earned": _rows(policy.earned),
         "plans": [plan.to_json() for plan in course.plans],
         "probabilities": [_rows(found) for found in course.probabilities],
     }
@@ -129,10 +145,11 @@ def _tell_round(course: Course, schedule: Schedule) -> None:
     )
 
 
-def _outcome(policy: Policy, course: Course, halves: tuple[Measured, Measured]) -> dict[str, Any]:
+def _outcome(policy: Policy, course: Course, agreement: float | None) -> dict[str, Any]:
     plan, first = policy.plan(), policy.first_plan()
     return {
         "scores": _rows(policy.scores()),
+        "earned": _rows(policy.earned),
         "plan": plan.to_json(),
         "label": str(plan),
         "proxies_plan": first.to_json(),
@@ -140,14 +157,13 @@ def _outcome(policy: Policy, course: Course, halves: tuple[Measured, Measured]) 
         "rounds": course.done,
         "stable": course.is_stable,
         "probabilities": [_rows(found) for found in course.probabilities],
-        "agreement": _agreement(halves),
-        "earned": any(share != 0 for shares in policy.earned.values() for share in shares),
+        "agreement": agreement,
         "moved": policy.moved(),
         "left_out": sorted({label for _, label in policy.unseen()}),
     }
 
 
-def _rows(values: Mapping[tuple[str, str], float]) -> list[list[Any]]:
+def _rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
     return [[unit, label, value] for (unit, label), value in values.items()]
 
 
@@ -172,7 +188,7 @@ def _say(found: Mapping[str, Any], course: Course) -> None:
             f"The proxies of two halves of the data disagree (rank correlation "
             f"{found['agreement']:.2f}), so they say little."
         )
-    if not found["earned"]:
+    if not any(share for *_, shares in found["earned"] for share in shares):
         warn("No choice earned anything in the supernet, so the policy is that of the proxies.")
     elif found["moved"] < MOVED:
         warn("The supernet did not move the policy away from the proxies.")

@@ -32,7 +32,7 @@ from autotune.errors import (
 from autotune.events import log, tell, warn
 from autotune.files import write_whole
 from autotune.finalists import run_finalists
-from autotune.learning import learned_scores
+from autotune.learning import learned_scores, save_policy
 from autotune.lease import Lease
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
@@ -107,6 +107,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         backend.run(driver)
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)
+        save_policy(folder, setup, driver)
     _sign(folder, driver.attribute("stage:final"))
 
 

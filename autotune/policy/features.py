@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import log10, sqrt
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,43 +10,36 @@ from autotune.plan import Choice
 from autotune.policy.belief import Entry, Floats, kind, log_size
 from autotune.problem import Problem
 
+Offers = Sequence[tuple[str, Choice]]
 Measured = Mapping[Entry, Mapping[str, float]]
-"""(unit, label) → name → a positive number that was measured on the network, as a proxy."""
+"""(unit, label) → name → a positive number that was measured on the network: `mass`, `earned`, …"""
 
 PRIOR = "prior"
-"""The feature that the scores begin as: √(mass·price·mass/chance), 1 in the mean of squares."""
+"""The feature that scores begin as: the logarithm of a product of powers of what is known."""
 
-
-def features(
-    problem: Problem, entries: list[tuple[str, Choice]], measured: Measured
-) -> tuple[list[str], Floats]:
-    """Names, and (entries, names) values.
-
-    Depth, price and size are as they are; what was measured is in logarithms, minus their mean
-    and divided by their standard deviation over this problem's entries.
-    """
-    columns: dict[str, list[float]] = {}
-    depth = {unit: i / max(1, len(problem.units) - 1) for i, unit in enumerate(problem.units)}
-    for row, (unit, choice) in enumerate(entries):
-        for name, value in {**_own(problem, unit, choice), "depth": depth[unit]}.items():
-            columns.setdefault(name, [0.0] * len(entries))[row] = value
-    keys = [(unit, choice.label) for unit, choice in entries]
-    names = sorted({name for found in measured.values() for name in found})
-    for name in names:
-        values = [measured.get(key, {}).get(name, 0.0) for key in keys]
-        columns[f"log {name}"] = _standard(np.log(np.maximum(values, _TINY)))
-    columns[PRIOR] = _prior(problem, entries, measured)
-    return [*columns], np.array([*columns.values()]).T
-
+POWERS = {"earned": 0.25, "mass": 0.25, "price": 0.25}
+"""Of the prior. They are small because gains are concave: a budget spent in two places is worth
+more than the whole of it in one."""
 
 _TINY = 1e-12
 
 
-def _own(problem: Problem, unit: str, choice: Choice) -> dict[str, float]:
-    price = price_of(problem, unit, choice)
-    kinds = {f"method {kind(method)}": 1.0 for method in choice.methods}
-    sizes = {f"size {kind(method)}": log_size(method) / 4 for method in choice.methods}
-    return {**kinds, **sizes, "log price": log10(max(price, _TINY)), "methods": len(choice.methods)}
+def features(problem: Problem, offers: Offers, measured: Measured) -> tuple[list[str], Floats]:
+    """Names, and (offers, names) values.
+
+    Depth and size are as they are. Prices and what was measured are logarithms, minus their mean
+    and divided by their standard deviation; what was not measured counts as the least.
+    """
+    known = [
+        {**measured.get((u, c.label), {}), "price": price_of(problem, u, c)} for u, c in offers
+    ]
+    own = [_own(problem, unit, choice) for unit, choice in offers]
+    logs = {name: _logs([found.get(name) for found in known]) for name in _names(known)}
+    columns = {f"log {name}": _standard(values) for name, values in logs.items()}
+    columns |= {name: np.array([o.get(name, 0.0) for o in own]) for name in _names(own)}
+    terms = [power * logs[name] for name, power in POWERS.items() if name in logs]
+    columns[PRIOR] = np.sum(terms, axis=0)
+    return [*columns], np.array([*columns.values()]).T
 
 
 def price_of(problem: Problem, unit: str, choice: Choice) -> float:
@@ -58,20 +50,22 @@ def price_of(problem: Problem, unit: str, choice: Choice) -> float:
     return min(problem.price(unit, c) for c in around) / max(1, problem.room)
 
 
-def _standard(values: Floats) -> list[float]:
-    spread = float(values.std()) or 1.0
-    standard: list[float] = ((values - values.mean()) / spread).tolist()
+def _own(problem: Problem, unit: str, choice: Choice) -> dict[str, float]:
+    kinds = {f"method {kind(method)}": 1.0 for method in choice.methods}
+    sizes = {f"size {kind(method)}": log_size(method) / 4 for method in choice.methods}
+    depth = problem.units.index(unit) / max(1, len(problem.units) - 1)
+    return {**kinds, **sizes, "depth": depth, "methods": len(choice.methods)}
+
+
+def _names(found: Sequence[Mapping[str, float]]) -> list[str]:
+    return sorted({name for one in found for name in one})
+
+
+def _logs(values: Sequence[float | None]) -> Floats:
+    least = min((v for v in values if v), default=_TINY)
+    return np.log([max(v or least, _TINY) for v in values])
+
+
+def _standard(values: Floats) -> Floats:
+    standard: Floats = (values - values.mean()) / (values.std() or 1.0)
     return standard
-
-
-def _prior(problem: Problem, entries: list[tuple[str, Choice]], measured: Measured) -> list[float]:
-    raw = [_raw_prior(problem, u, c, measured.get((u, c.label), {})) for u, c in entries]
-    size = sqrt(sum(value**2 for value in raw) / max(1, len(raw))) or 1.0
-    return [value / size for value in raw]
-
-
-def _raw_prior(problem: Problem, unit: str, choice: Choice, found: Mapping[str, float]) -> float:
-    if not found.get("mass"):
-        return 0.0
-    mass, chance = found["mass"], max(found.get("chance", 0.0), _TINY)
-    return sqrt(mass * price_of(problem, unit, choice) * mass / chance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,43 +19,45 @@ HIDDEN = 16
 
 
 class PolicyNetwork(nn.Module):
-    """score = prior feature + W₂·tanh(W₁·features), W₂ zero at start.
+    """log score = prior feature + w₂·tanh(W₁·features + b), w₂ zero at start.
 
-    Inputs are known by name, so a network that learned on one problem reads another one: what it
-    has never seen it leaves out at first, and what is not there counts as 0.
+    Inputs are known by name, so that a network that learned on one problem reads another: a
+    feature that it has never seen counts nothing until it learns again.
     """
 
-    def __init__(self, names: tuple[str, ...], *, seed: int = 0) -> None:
+    def __init__(self, names: Sequence[str], *, seed: int = 0) -> None:
         super().__init__()
-        self.names = names
+        self.names = tuple(names)
         generator = torch.Generator().manual_seed(seed)
-        into = torch.randn(HIDDEN, len(names), generator=generator) / max(1, len(names)) ** 0.5
-        self.into = nn.Parameter(into)
+        inside = torch.randn(HIDDEN, len(self.names), generator=generator)
+        self.inside = nn.Parameter(inside / max(1, len(self.names)) ** 0.5)
         self.bias = nn.Parameter(torch.randn(HIDDEN, generator=generator) / 4)
         self.out = nn.Parameter(torch.zeros(HIDDEN))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(entries, names) float32 → (entries,) scores."""
-        given: Tensor = torch.tanh(features @ self.into.t() + self.bias) @ self.out
-        return given + features[:, self.names.index(PRIOR)] if PRIOR in self.names else given
+        """(entries, names) float32 → (entries,) scores above 0, with 1 as their mean square."""
+        logs = torch.tanh(features @ self.inside.t() + self.bias) @ self.out
+        logs = logs + features[:, self.names.index(PRIOR)]
+        scores = (logs - logs.detach().max()).exp()
+        return scores / scores.square().mean().sqrt()
 
-    def reading(self, names: list[str], *, seed: int = 0) -> PolicyNetwork:
-        """The same network for features of these names; new ones count nothing until it learns."""
-        grown = PolicyNetwork(tuple(names), seed=seed)
+    def reading(self, names: Sequence[str], *, seed: int = 0) -> PolicyNetwork:
+        """The same network for features of these names."""
+        grown = PolicyNetwork(names, seed=seed)
         with torch.no_grad():
-            grown.into.zero_()
+            grown.inside.zero_()
             for column, name in enumerate(names):
                 if name in self.names:
-                    grown.into[:, column] = self.into[:, self.names.index(name)]
+                    grown.inside[:, column] = self.inside[:, self.names.index(name)]
             grown.bias.copy_(self.bias)
             grown.out.copy_(self.out)
         return grown
 
     def to_bytes(self, about: dict[str, object]) -> bytes:
-        """`best/policy.safetensors`."""
+        """What `read_policy` reads."""
         header = {"format": FORMAT, "features": self.names, "about": about}
         return save(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()},
+            {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()},
             {key: json.dumps(value) for key, value in header.items()},
         )
 
@@ -66,15 +69,15 @@ def read_policy(path: str | Path) -> PolicyNetwork:
             header = {key: json.loads(value) for key, value in (stored.metadata() or {}).items()}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         if header.get("format") != FORMAT:
-            raise ValueError(f"format {header.get('format')!r}, not {FORMAT}")
-        network = PolicyNetwork(tuple(header["features"]))
+            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT}")
+        network = PolicyNetwork(header["features"])
         network.load_state_dict(tensors)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise ValueError("its weights are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(
             f"A policy file must be what a search saved as best/policy.safetensors, {path} is not "
             f"({first}). Name another with --policy, or leave it out."
         ) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise PolicyError(f"A policy must have finite weights, {path} has not. Name another file.")
     return network

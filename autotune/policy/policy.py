@@ -9,8 +9,8 @@ import torch
 
 from autotune.knapsack import Scores, best_plan
 from autotune.plan import Choice, Plan
-from autotune.policy.belief import Belief, Entry, Floats, Seen, as_rows, covariance
-from autotune.policy.features import Measured, features, price_of
+from autotune.policy.belief import Belief, Entry, Seen, as_array, as_rows, covariance
+from autotune.policy.features import Measured, features
 from autotune.policy.gates import Menu
 from autotune.policy.network import PolicyNetwork
 from autotune.problem import Problem
@@ -18,19 +18,17 @@ from autotune.problem import Problem
 SHARPNESS = 3.0
 """Logits are so many times the scores."""
 
-CAPACITY = 0.5
-"""Power of a choice's price that its credit is multiplied by: what learns fast at first, such as a
-norm, may have less to learn than what is dearer."""
+LEAST = 0.05
+"""Of what choices earn in the mean of squares: what each is believed to earn at least."""
 
-STEPS, RATE = 60, 0.02
+STEPS, RATE = 100, 0.02
 """Of the network's learning."""
 
 
 class Policy:
-    """Scores of all choices: what the network says of their features, and what they earned.
+    """Scores of all choices by a network that reads their features, what they earn among these.
 
-    Scores are in units of their own spread. Methods that are offered only together have scores
-    of their own too, since they earn by themselves.
+    Methods that are offered only in company have features and credits of their own.
     """
 
     def __init__(
@@ -41,86 +39,103 @@ class Policy:
         *,
         seed: int,
     ) -> None:
-        self.problem, self.menu = problem, Menu.of(problem)
+        self.problem, self.menu, self.measured = problem, Menu.of(problem), measured
         self.offers = _offers(problem)
         self.entries: list[Entry] = [(unit, choice.label) for unit, choice in self.offers]
-        names, values = features(problem, self.offers, _of_choices(self.offers, measured))
-        self.features = torch.tensor(values, dtype=torch.float32)
-        self.prices = np.array([price_of(problem, *offer) for offer in self.offers])
-        self.network = (network or PolicyNetwork(tuple(names))).reading(names, seed=seed)
-        self.prior = self._read()
-        self.covariance = covariance(problem, self.offers)
         self.earned: dict[Entry, list[float]] = {}
+        self.believed: dict[Entry, float] = {}
+        self.seed = seed
+        self.network = network
+        self.first_scores = self.scores()
 
     def observe(self, credits: Mapping[Entry, Sequence[float]]) -> None:
-        """Take in what choices earned in a round."""
+        """Take in what methods earned in a round."""
         for entry, shares in credits.items():
             self.earned.setdefault(entry, []).extend(shares)
+        self.believed = self._earned()
 
     def scores(self) -> Scores:
         """(unit, label) → score; *frozen* has 0."""
-        return dict(zip(self.entries, self._scored().tolist(), strict=True))
+        network, read = self._network()
+        with torch.no_grad():
+            return dict(zip(self.entries, network(read).tolist(), strict=True))
 
     def plan(self) -> Plan:
         """The best plan that fits."""
         return best_plan(self.problem, self.scores())
 
     def first_plan(self) -> Plan:
-        """What the best plan was before anything was earned."""
-        return best_plan(self.problem, dict(zip(self.entries, self.prior.tolist(), strict=True)))
+        """What it was before anything was earned."""
+        return best_plan(self.problem, self.first_scores)
 
-    def probabilities(self) -> dict[Entry, float]:
-        """(unit, label), *frozen* too → how likely the policy takes it; the budget holds."""
-        found = self.menu.probabilities(self._logits(torch.from_numpy(self._scored())))
+    def probabilities(self, scores: Scores | None = None) -> dict[Entry, float]:
+        """(unit, label), *frozen* too → how likely it is taken; the budget holds."""
+        given = torch.from_numpy(as_array(self.menu.places, scores or self.scores()))
+        found = self.menu.probabilities(SHARPNESS * given)
         return dict(zip(self.menu.places, found.tolist(), strict=True))
 
     def moved(self) -> float:
-        """Largest change of a probability since the prior."""
-        before = self.menu.probabilities(self._logits(torch.from_numpy(self.prior)))
-        now = self.menu.probabilities(self._logits(torch.from_numpy(self._scored())))
-        return float((now - before).abs().max())
+        """Largest change of a probability since the beginning."""
+        before, now = self.probabilities(self.first_scores), self.probabilities()
+        return max(abs(now[place] - before[place]) for place in before)
 
     def unseen(self) -> list[Entry]:
-        """Choices with a method that earned nothing and was never asked to."""
-        known = set(self.earned)
+        """Choices with a method that no supernet had."""
         return [
             (unit, choice.label)
             for unit, choice in self.offers
-            if any((unit, method.label) not in known for method in choice.methods)
+            if any((unit, method.label) not in self.measured for method in choice.methods)
         ]
 
-    def learn(self) -> None:
-        """Teach the network to do what the scores say.
+    def learned(self, scores: Scores) -> PolicyNetwork:
+        """The network, taught to do what these scores say.
 
         It maximises the expected score under the budget, plus the entropy of its probabilities
         over the sharpness; at the maximum logits are scores times the sharpness.
         """
-        target = self._logits(torch.from_numpy(self._scored())) / SHARPNESS
-        optimizer = torch.optim.Adam(self.network.parameters(), RATE)
+        network, read = self._network()
+        target = torch.from_numpy(as_array(self.menu.places, scores))
+        target = target / target.square().mean().sqrt().clamp_min(1e-12)
+        at = _positions(self.entries, self.menu.places)
+        optimizer = torch.optim.Adam(network.parameters(), RATE)
         for _ in range(STEPS):
-            logits = self._logits(self.network(self.features).double())
-            chances = self.menu.probabilities(logits)
+            own = torch.cat([network(read).double(), torch.zeros(1, dtype=torch.float64)])[at]
+            chances = self.menu.probabilities(SHARPNESS * own)
             entropy = -(chances * chances.clamp_min(1e-30).log()).sum()
             loss = -(chances * target).sum() - entropy / SHARPNESS
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        return network
 
-    def _read(self) -> Floats:
-        with torch.no_grad():
-            scores: Floats = self.network(self.features).double().numpy()
-        return scores
+    def _network(self) -> tuple[PolicyNetwork, torch.Tensor]:
+        """For the features of this problem, and these."""
+        names, values = features(self.problem, self.offers, self._known())
+        network = self.network or PolicyNetwork(names, seed=self.seed)
+        return network.reading(names, seed=self.seed), torch.tensor(values, dtype=torch.float32)
 
-    def _scored(self) -> Floats:
-        seen = _credited(self.entries, self.earned, self.prices**CAPACITY)
-        return self.prior if seen is None else Belief(self.prior, self.covariance).after(seen)
+    def _known(self) -> dict[Entry, dict[str, float]]:
+        """What was measured and earned, of choices of several methods together."""
+        single = {
+            entry: dict(found)
+            | ({"earned": self.believed[entry]} if entry in self.believed else {})
+            for entry, found in self.measured.items()
+        }
+        return {
+            (unit, choice.label): _together(
+                [single.get((unit, m.label), {}) for m in choice.methods]
+            )
+            for unit, choice in self.offers
+        }
 
-    def _logits(self, scores: torch.Tensor) -> torch.Tensor:
-        """(menu entries,) from the scores of (entries,)."""
-        at = {entry: i for i, entry in enumerate(self.entries)}
-        where = [at.get(place, -1) for place in self.menu.places]
-        padded = torch.cat([scores, scores.new_zeros(1)])
-        return SHARPNESS * padded[where]
+    def _earned(self) -> dict[Entry, float]:
+        """What each entry is believed to earn, in units of their spread."""
+        seen = _credited(self.entries, self.earned)
+        if seen is None:
+            return {}
+        zero = np.zeros(len(self.entries))
+        mean = Belief(zero, covariance(self.problem, self.offers)).after(seen)
+        return dict(zip(self.entries, mean.clip(min=LEAST).tolist(), strict=True))
 
 
 def _offers(problem: Problem) -> list[tuple[str, Choice]]:
@@ -134,36 +149,32 @@ def _offers(problem: Problem) -> list[tuple[str, Choice]]:
     return [*found.values()]
 
 
-def _of_choices(offers: Sequence[tuple[str, Choice]], measured: Measured) -> Measured:
-    """What was measured of single methods, added up for choices of several."""
-    return {
-        (unit, choice.label): _together([measured.get((unit, m.label), {}) for m in choice.methods])
-        for unit, choice in offers
-    }
+_ADDED = ("mass", "chance", "earned")
 
 
 def _together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    added = ("mass", "chance")
+    """Of methods in company what adds up, and of the first what they have in common."""
     if not all(found):
         return {}
-    return {k: sum(f[k] for f in found) if k in added else found[0][k] for k in found[0]}
+    return {k: sum(f[k] for f in found) if k in _ADDED else found[0][k] for k in found[0]}
 
 
-def _credited(
-    entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]], weights: Floats
-) -> Seen | None:
-    """Mean credits times weights, in units of their spread, which the noise is taken off."""
-    weight = dict(zip(entries, weights, strict=True))
-    shares = {e: weight[e] * np.array(earned[e]) for e in entries if earned.get(e)}
-    if not shares:
-        return None
-    several = [s.var(ddof=1) / weight[e] ** 2 for e, s in shares.items() if len(s) > 1]
-    one = float(np.sqrt(np.mean(several))) if several else 0.0
+def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]) -> Seen | None:
+    """Mean credits in units of their spread, which the noise is taken off; None without any."""
+    shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
     means = np.array([s.mean() for s in shares.values()])
-    noise = np.array([one * weight[e] / np.sqrt(len(s)) for e, s in shares.items()])
-    power = float(np.mean(means**2))
-    spread = np.sqrt(max(power - float(np.mean(noise**2)), power / 10))
-    if not spread > 0:
+    if not means.any():
         return None
+    several = [s.var(ddof=1) for s in shares.values() if len(s) > 1]
+    one = np.mean(several) if several else 0.0
+    noise = np.sqrt([one / len(s) for s in shares.values()])
+    power = np.mean(means**2)
+    spread = np.sqrt(max(power - np.mean(noise**2), power / 10))
     rows = as_rows(entries, [[entry] for entry in shares])
     return Seen(rows, means / spread, np.maximum(noise / spread, 1e-3))
+
+
+def _positions(entries: Sequence[Entry], places: Sequence[Entry]) -> list[int]:
+    """Where each place is among the entries; -1 for *frozen*."""
+    at = {entry: i for i, entry in enumerate(entries)}
+    return [at.get(place, -1) for place in places]

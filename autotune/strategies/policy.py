@@ -49,6 +49,9 @@ SHARE = 0.75
 STEP = 0.75
 """Of `VALUE`: what one step on a hyperparameter's grid may change."""
 
+KNOWN = 0.2
+"""The same where `scores` say where the grid begins."""
+
 LESS = 0.1
 """Of `VALUE`: what a step away from where a grid begins is believed to cost."""
 
@@ -102,6 +105,11 @@ class PolicySampler(PlanSampler):
         labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
         return {name: value for name, value in (labels | chosen).items() if name in search_space}
 
+    def believed(self, study: Study) -> Scores:
+        """(unit, label) → the mean of its score, once all trials of the study are known."""
+        belief, seen = self._belief(_tried(self.problem, study))
+        return dict(zip(self._entries, belief.after(seen).tolist(), strict=True))
+
     def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
         if name not in self.space:
             sampler = RandomSampler(seed_of(self.seed, trial.number))
@@ -124,11 +132,13 @@ class PolicySampler(PlanSampler):
             own = covariance(self.problem, offers)
             cov[:n, :n] = SHARE**2 * own / np.mean(np.diag(own))
             cov[:n, :n] += np.outer(mean[:n], mean[:n]) / 4
-        rates = range(n, len(self._entries) - 1)
-        steps = np.array([self._step(*self._entries[at]) for at in rates], dtype=float)
-        methods = [self._entries[at][0] for at in rates]
+        rates = self._entries[n:-1]
+        steps = np.array([self._step(*rate) for rate in rates], dtype=float)
+        names = [name for name, _ in rates]
+        known = {name for name, _ in self.scores or {}}
+        lengths = np.array([KNOWN if name in known else STEP for name in names])
         mean[n:-1] = -LESS * np.abs(steps)
-        cov[n:-1, n:-1] = _walks(methods, steps)
+        cov[n:-1, n:-1] = _walks(names, steps) * np.outer(lengths, lengths)
         cov[-1, -1] = LEVEL**2
         return Belief(mean, cov)
 
@@ -190,14 +200,15 @@ class _Tried:
         return [*_terms(self.plan), *rates, BASE]
 
 
-def _tried(problem: Problem, study: Study, *, before: int) -> list[_Tried]:
+def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list[_Tried]:
     """Every training that ended, once."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     found: dict[tuple[str, str], _Tried] = {}
     for trial in study.get_trials(deepcopy=False, states=states):
         value = _value(trial)
-        if trial.number >= before or value is None or not np.isfinite(value):
+        is_later = before is not None and trial.number >= before
+        if is_later or value is None or not np.isfinite(value):
             continue
         plan, rates = plan_of(problem, trial.params), hyperparameters_of(trial.params)
         one = _Tried(plan, rates, sign * value, trial.state is TrialState.PRUNED)
@@ -216,12 +227,12 @@ def _terms(plan: Plan) -> list[Entry]:
     return [(unit, plan[unit].label) for unit in plan]
 
 
-def _walks(methods: Sequence[str], steps: Floats) -> Floats:
-    """Covariance of walks from 0 in both directions of each grid, half of them in common."""
+def _walks(names: Sequence[str], steps: Floats) -> Floats:
+    """Covariance of walks of length 1 a step, in both directions from 0, half of it in common."""
     same_side = (steps[:, None] * steps) > 0
     length = np.minimum(np.abs(steps[:, None]), np.abs(steps))
-    same = np.array(methods)[:, None] == np.array(methods)
-    walks: Floats = np.where(same_side, STEP**2 * length, 0.0) * np.where(same, 1.0, 0.5)
+    same = np.array(names)[:, None] == np.array(names)
+    walks: Floats = np.where(same_side, length, 0.0) * np.where(same, 1.0, 0.5)
     return walks
 
 
