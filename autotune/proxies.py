@@ -90,20 +90,21 @@ def _gradients(supernet: Supernet, batches: Sequence[Batch], labels_of: Labels) 
 
 def _masses(supernet: Supernet, gradients: Gradients) -> dict[Entry, float]:
     return {
-        strand.entry(at): _mass(strand, at, supernet.sites[strand.unit], gradients)
+        strand.entry(at): mass
         for strand in supernet.strands
-        for at in range(len(strand.methods))
+        for at, mass in enumerate(_by_size(strand, supernet.sites[strand.unit], gradients))
     }
 
 
-def _mass(strand: Strand, at: int, site: Site, gradients: Gradients) -> float:
+def _by_size(strand: Strand, site: Site, gradients: Gradients) -> Sequence[float]:
     slots = [slot for slot in strand.delta.changes(site) if id(slot.frozen) in gradients]
-    of_weights = [(slot, gradients[id(slot.frozen)]) for slot in slots]
-    given = strand.delta.mass(of_weights, strand.size(at))
+    asked = [(slot, gradients[id(slot.frozen)]) for slot in slots]
+    given = strand.delta.masses(asked, strand.sizes)
     if given is not None:
         return given
     own = [gradients[id(p)] for p in strand.delta.parameters() if id(p) in gradients]
-    return float(sum(float(gradient.square().sum()) for gradient in own))
+    whole = float(sum(float(gradient.square().sum()) for gradient in own))
+    return [whole] * len(strand.methods)
 
 
 def _relatives(supernet: Supernet, gradients: Gradients) -> dict[str, float]:

@@ -42,14 +42,15 @@ class Strand:
         """(unit, label) of the choice of this method alone, in one of its sizes."""
         return self.unit, self.methods[at].label
 
-    def size(self, at: int) -> int | None:
-        """One of its sizes as a number; None where there are none."""
-        return _size(self.methods[at])
+    @property
+    def sizes(self) -> list[int]:
+        """As numbers; 0 where none is the beginning of another."""
+        return [_size(method) for method in self.methods]
 
     def open(self, at: int, gate: Gate = 1.0) -> None:
         """It counts, times the gate, in one of its sizes."""
         self.delta.gate = gate
-        if (size := self.size(at)) is not None:
+        if size := self.sizes[at]:
             self.delta.narrow(size)
 
     def close(self) -> None:
@@ -143,7 +144,7 @@ def _strands(unit: str, methods: Iterable[Method]) -> list[Strand]:
     for method in methods:
         by_key.setdefault(_without_size(method).label, []).append(method)
     order = METHODS.names()
-    sized = [tuple(sorted(m, key=lambda method: _size(method) or 0)) for m in by_key.values()]
+    sized = [tuple(sorted(m, key=_size)) for m in by_key.values()]
     sized.sort(key=lambda methods: order.index(methods[0].name))
     return [Strand(unit, methods, new_delta(methods[-1]).gated()) for methods in sized]
 
@@ -153,7 +154,6 @@ def _without_size(method: Method) -> Method:
     return Method(method.name, tuple((k, v) for k, v in method.options if k != nests))
 
 
-def _size(method: Method) -> int | None:
-    nests = METHODS.load(method.name).nests
-    value = dict(method.options).get(nests)
-    return int(value) if value is not None else None
+def _size(method: Method) -> int:
+    delta = new_delta(method)
+    return int(getattr(delta, delta.nests)) if delta.nests else 0

@@ -12,6 +12,7 @@ from autotune.backbones.flow import trace
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import find_units
+from autotune.candidates import new_delta
 from autotune.config import load_space
 from autotune.plan import FROZEN, Choice, Plan
 from autotune.supernet import Supernet
@@ -125,7 +126,7 @@ SMALL = [
     Choice.of("subtune", what="all"),
     Choice.of("scale"),
     Choice.of("xs", rank=1),
-    Choice.of("reparam", form="times", rank=1),
+    Choice.of("reparam", form="times"),
     Choice.of("res_adapter", width=1),
 ]
 
@@ -134,7 +135,8 @@ SMALL = [
 def test_a_small_size_is_the_beginning_of_a_large_one(tiny_network, units, choice, x):
     """A strand in a small size computes what a delta of that size does with its first values."""
     (method,) = choice.methods
-    options = {k: 3 if k in ("rank", "width") else v for k, v in method.options}
+    nests = type(new_delta(method)).nests
+    options = {**dict(method.options), **({nests: 3} if nests else {})}
     offered = {"first": [choice, Choice.of(method.name, **options)]}
     supernet = Supernet(tiny_network, units, offered, seed=0, flow=units.flow)
     (strand,) = supernet.strands

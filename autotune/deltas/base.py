@@ -102,10 +102,12 @@ class Delta(nn.Module, ABC):
         """A delta that trains as much behind a `gate`: itself, where it has one."""
         return self
 
-    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float | None:
-        """Squared norm of what the loss asks of it at start, from the gradients of `changes`.
+    def masses(
+        self, gradients: Sequence[tuple[Slot, Tensor]], sizes: Sequence[int]
+    ) -> Sequence[float] | None:
+        """Squared norms of what the loss asks of it at start, in each of some sizes.
 
-        None where the gradients of its own parameters say it.
+        From the gradients of `changes`; None where those of its own parameters say it.
         """
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,11 +50,17 @@ def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
     return values.view(-1, *rest)
 
 
-def top_singular_mass(kernel: Tensor, rank: int) -> float:
-    """Sum of the squares of a kernel's `rank` largest singular values, as a matrix."""
+def top_singular_masses(kernels: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
+    """For each rank the sum over kernels of the squares of so many largest singular values."""
+    found = [_squared_singular_values(kernel) for kernel in kernels]
+    return [float(sum(float(squares[:rank].sum()) for squares in found)) for rank in ranks]
+
+
+def _squared_singular_values(kernel: Tensor) -> Tensor:
     matrix = kernel.reshape(matrix_shape(kernel)).double()
     gram = matrix @ matrix.t() if len(matrix) <= matrix.shape[1] else matrix.t() @ matrix
-    return float(torch.linalg.eigvalsh(gram)[-rank:].sum())
+    squares: Tensor = torch.linalg.eigvalsh(gram).flip(0)
+    return squares
 
 
 class Shift(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, check_size, cost_of
-from autotune.deltas.kernels import matrix_shape, rank_of, top_singular_mass
+from autotune.deltas.kernels import matrix_shape, rank_of, top_singular_masses
 from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 
@@ -41,8 +41,10 @@ class LowRank(Parametrized):
     def part(self, slot: Slot) -> nn.Module:
         return Product(slot.tensor, self.rank)
 
-    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float:
-        return sum(top_singular_mass(g, size or self.rank) for _, g in gradients)
+    def masses(
+        self, gradients: Sequence[tuple[Slot, Tensor]], sizes: Sequence[int]
+    ) -> Sequence[float]:
+        return top_singular_masses([gradient for _, gradient in gradients], sizes)
 
 
 class Product(Nested):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autotune.budget import Cost
 from autotune.deltas.base import Parametrized, check_size, check_word, cost_of
-from autotune.deltas.kernels import Shift, channels, matrix_shape, rank_of, top_singular_mass
+from autotune.deltas.kernels import Shift, channels, matrix_shape, rank_of, top_singular_masses
 from autotune.deltas.lowrank import Product
 from autotune.deltas.scale import Gain
 from autotune.deltas.site import Site, Slot
@@ -52,12 +52,14 @@ class Reparam(Parametrized):
             return Gain(slot)
         return (_Times if self.form == "times" else Product)(kernel, self.rank)
 
-    def mass(self, gradients: Sequence[tuple[Slot, Tensor]], size: int | None) -> float | None:
-        rank = size or self.rank
+    def masses(
+        self, gradients: Sequence[tuple[Slot, Tensor]], sizes: Sequence[int]
+    ) -> Sequence[float] | None:
         if self.form == "lowrank":
-            return sum(top_singular_mass(g, rank) for _, g in gradients)
+            return top_singular_masses([gradient for _, gradient in gradients], sizes)
         if self.form == "times":
-            return sum(top_singular_mass(g * slot.frozen.detach(), rank) for slot, g in gradients)
+            asked = [gradient * slot.frozen.detach() for slot, gradient in gradients]
+            return top_singular_masses(asked, sizes)
         return None
 
     def _size(self, slot: Slot) -> int:
