@@ -91,6 +91,15 @@ class Study:
         found: dict[str, Any] | None = self._records.attribute("stage:preparation")
         return found
 
+    @property
+    def policy(self) -> dict[str, Any] | None:
+        """What came of learning a policy: its plan, how far it moved, whether it was stable.
+
+        None for other strategies, and before it is learned.
+        """
+        found: dict[str, Any] | None = self._records.attribute("stage:policy")
+        return found
+
     @cached_property
     def best(self) -> Best:
         """The answer; `RunError` while the search has not ended."""
@@ -230,6 +239,7 @@ def _status(study: Study) -> dict[str, Any]:
         },
         "references": study.references,
         "preparation": study.preparation,
+        "policy": _policy_of(study.policy),
         "test": _test_of(final, study.settings.metric) if final else None,
         "final": final,
         "seconds": study.seconds,
@@ -254,6 +264,12 @@ def _best_so_far(ranked: list[TrialRecord]) -> dict[str, Any] | None:
         "label": str(top.plan),
         "plan": json.loads(top.plan.to_json()),
     }
+
+
+def _policy_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is told of a policy; its scores and credits stay in the study."""
+    left_out = ("scores", "earned", "probabilities")
+    return None if found is None else {k: v for k, v in found.items() if k not in left_out}
 
 
 def _test_of(final: Mapping[str, Any], metric: str) -> dict[str, Any]:

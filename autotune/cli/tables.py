@@ -51,6 +51,8 @@ def print_result(status: dict[str, Any]) -> None:
     else:
         out.print(f"Plan: {final['label']}", soft_wrap=True, markup=False)
         _print_spread(out, final)
+    if status["policy"]:
+        _print_policy(out, status["policy"])
     _print_cost(out, status)
     run = status["run"]
     for line in (
@@ -109,11 +111,30 @@ def _print_cost(out: Console, status: dict[str, Any]) -> None:
     out.print(f"Trials: {states}.{repeats}")
     full = status["full_finetuning_seconds"]
     if full:
-        share = status["seconds"] / full
+        beside = sum(status["references"].get(name, NONE)["seconds"] for name in BESIDE)
+        share = (status["seconds"] - beside) / full
         out.print(
-            f"The search took {status['seconds']:.0f} s, {share:.1f} × one full fine-tuning "
-            f"(about {full:.0f} s, from timed steps)."
+            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for references; "
+            f"the rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
         )
+
+
+BESIDE, NONE = ("uniform", "random"), {"seconds": 0.0}
+"""References that no search needs; the probes it does."""
+
+
+def _print_policy(out: Console, found: dict[str, Any]) -> None:
+    """How the policy came to its plan, and whether it did more than repeat its proxies."""
+    told = [f"{found['rounds']} rounds in {found['seconds']:.0f} s"]
+    told.append("plan stable" if found["stable"] else "plan still changing")
+    if found["same_as_proxies"]:
+        told.append("the same as by proxies alone")
+    told.append(f"probabilities moved by up to {found['moved']:.2f}")
+    if found["agreement"] is not None:
+        told.append(f"proxies of two halves agree to {found['agreement']:.2f}")
+    if found["left_out"]:
+        told.append(f"left to the trials: {', '.join(found['left_out'])}")
+    out.print(f"Policy: {', '.join(told)}.", markup=False)
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -129,6 +150,8 @@ def print_status(status: dict[str, Any]) -> None:
             f"Best so far: trial {best['number']}, validation {best['value']:.4f}", markup=False
         )
         out.print(f"Plan: {best['label']}", markup=False, soft_wrap=True)
+    if status["policy"]:
+        _print_policy(out, status["policy"])
     if status["state"] == "interrupted":
         out.print(f"Go on with: autotune resume {status['run']}")
 
