@@ -24,6 +24,7 @@ from autotune.run import RunFolder
 from autotune.setup import Setup
 from autotune.strategies.policy import PolicySampler
 from autotune.study import Driver
+from autotune.supernet import can_share
 
 STAGE = "stage:policy"
 DISAGREES = 0.5
@@ -44,11 +45,29 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
 
 
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
-    """Learn, save the network, and say what came of it."""
-    settings, problem, began = setup.settings, driver.problem, time.monotonic()
-    schedule = Schedule.of(settings.epochs)
+    """Learn, and say what came of it."""
+    began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
     tell("stage", "Policy", stage="policy", total=schedule.rounds)
-    with setup.engine.oneshot(problem.choices, _middle(setup), setup.grids["lr:head"]) as shot:
+    if can_share(driver.problem.choices):
+        policy, course, rates = _by_supernet(folder, setup, driver, schedule)
+    else:
+        driver.record("stage:proxies", [[], []])
+        policy, course, rates = _policy(setup, driver), Course(), {}
+    found = {
+        **_outcome(policy, course, _agreement(_halves(driver))),
+        "rates": rates,
+        "seconds": time.monotonic() - began,
+    }
+    _say(found)
+    return found
+
+
+def _by_supernet(
+    folder: RunFolder, setup: Setup, driver: Driver, schedule: Schedule
+) -> tuple[Policy, Course, dict[str, float]]:
+    """The policy, how its rounds went, and learning rates to begin at."""
+    choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
+    with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
         if driver.attribute("stage:proxies") is None:
             driver.record("stage:proxies", [_rows(half) for half in shot.proxies()])
         policy = _policy(setup, driver)
@@ -57,13 +76,7 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
             driver.lease.check()
             write_whole(folder.supernet, _checkpoint(shot, policy, course))
             _tell_round(course, schedule)
-    found = {
-        **_outcome(policy, course, _agreement(_halves(driver))),
-        "rates": {"lr:head": shot.rates["lr:head"]},
-        "seconds": time.monotonic() - began,
-    }
-    _say(found, course)
-    return found
+        return policy, course, {"lr:head": shot.rates["lr:head"]}
 
 
 def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
@@ -175,8 +188,8 @@ def _agreement(halves: tuple[Measured, Measured]) -> float | None:
     return float(spearmanr(first, second).statistic)
 
 
-def _say(found: Mapping[str, Any], course: Course) -> None:
-    tell("policy", f"Policy after {course.done} rounds: {found['label']}")
+def _say(found: Mapping[str, Any]) -> None:
+    tell("policy", f"Policy after {found['rounds']} rounds: {found['label']}")
     if found["left_out"]:
         tell(
             "policy-left-out",
@@ -194,5 +207,5 @@ def _say(found: Mapping[str, Any], course: Course) -> None:
         warn("The supernet did not move the policy away from the proxies.")
     elif found["same_as_proxies"]:
         tell("policy-same", "The supernet chose the plan that the proxies alone would have.")
-    if not found["stable"]:
-        warn(f"The policy's plan was still changing when its {course.done} rounds were over.")
+    if found["rounds"] and not found["stable"]:
+        warn(f"The policy's plan was still changing when its {found['rounds']} rounds were over.")

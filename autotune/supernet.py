@@ -103,10 +103,6 @@ class Supernet:
         for strand in self.strands:
             strand.close()
 
-    def has(self, choice: Choice) -> bool:
-        """Whether all methods of a choice have strands."""
-        return all(_joins(method) for method in choice.methods)
-
     def tensors(self) -> dict[str, Tensor]:
         """`UNIT/METHOD-OPTIONS/NAME` → tensor."""
         return {
@@ -127,6 +123,11 @@ class Supernet:
         for strand in reversed(self.strands):
             strand.delta.detach()
         self._undo()
+
+
+def can_share(choices: Choices) -> bool:
+    """Whether any method of these choices would have a strand."""
+    return any(_company(offered) for offered in choices.values())
 
 
 def _company(choices: Iterable[Choice]) -> list[Method]:

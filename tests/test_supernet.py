@@ -15,7 +15,7 @@ from autotune.backbones.units import find_units
 from autotune.candidates import new_delta
 from autotune.config import load_space
 from autotune.plan import FROZEN, Choice, Plan
-from autotune.supernet import Supernet
+from autotune.supernet import Supernet, can_share
 
 INPUT = InputDescription(shape=(1, 6, 6))
 NORMS = Choice.of("subtune", what="norms")
@@ -117,7 +117,8 @@ def test_choices_share_what_they_can(supernet):
 
 def test_what_cannot_share_has_no_strand(supernet):
     assert {strand.unit for strand in supernet.strands} == {"conv", "first"}
-    assert not supernet.has(Choice.of("side", width=2)) and supernet.has(NORMS + RANKS[1])
+    assert can_share(CHOICES)
+    assert not can_share({unit: CHOICES[unit] for unit in ("second", "network")})
 
 
 SMALL = [

@@ -114,8 +114,8 @@ def _print_cost(out: Console, status: dict[str, Any]) -> None:
         beside = sum(status["references"].get(name, NONE)["seconds"] for name in BESIDE)
         share = (status["seconds"] - beside) / full
         out.print(
-            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for references; "
-            f"the rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
+            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for references; the "
+            f"rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
         )
 
 

@@ -56,17 +56,15 @@ class PolicyNetwork(nn.Module):
     def to_bytes(self, about: dict[str, object]) -> bytes:
         """What `read_policy` reads."""
         header = {"format": FORMAT, "features": self.names, "about": about}
-        return save(
-            {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()},
-            {key: json.dumps(value) for key, value in header.items()},
-        )
+        tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        return save(tensors, {"policy": json.dumps(header)})
 
 
 def read_policy(path: str | Path) -> PolicyNetwork:
     """The network in a policy file; `PolicyError` for any other file. Nothing of it is executed."""
     try:
         with safe_open(path, "pt") as stored:
-            header = {key: json.loads(value) for key, value in (stored.metadata() or {}).items()}
+            header = json.loads((stored.metadata() or {})["policy"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         if header.get("format") != FORMAT:
             raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT}")

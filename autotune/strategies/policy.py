@@ -94,13 +94,13 @@ class PolicySampler(PlanSampler):
     ) -> dict[str, Any]:
         tried = _tried(self.problem, study, before=trial.number)
         belief, seen = self._belief(tried)
-        known = {t.key for t in tried}
+        known = _known(self.problem, study, before=trial.number)
         for draw in range(DRAWS):
             generator = np.random.default_rng(seed_of(self.seed, trial.number, draw))
             certain = self.scores is not None and not tried and draw == 0
             scores = belief.after(seen) if certain else belief.drawn(seen, generator)
             plan, chosen = self._best(dict(zip(self._entries, scores.tolist(), strict=True)))
-            if (plan.digest, str(used(plan, chosen))) not in known:
+            if _key(plan, chosen) not in known:
                 break
         labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
         return {name: value for name, value in (labels | chosen).items() if name in search_space}
@@ -159,7 +159,8 @@ class PolicySampler(PlanSampler):
         """Scores with a spread of 1 over random plans."""
         plans = [random_placement(self.problem, self.seed + i) for i in range(PLANS)]
         entries = [(u, c.label) for u, c in entries_of(self.problem)]
-        spread = float((as_rows(entries, [_terms(plan) for plan in plans]) @ scores).std())
+        sums = as_rows(entries, [_terms(plan) for plan in plans]) @ scores
+        spread = float(sums.std() or np.abs(sums).mean())
         return scores / spread if spread > 0 else np.zeros_like(scores)
 
     def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Seen]:
@@ -190,10 +191,6 @@ class _Tried:
 
     is_pruned: bool
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.plan.digest, str(used(self.plan, self.hyperparameters))
-
     def terms(self, grids: Grids) -> list[Entry]:
         mine = used(self.plan, self.hyperparameters)
         rates = [(name, str(mine[name])) for name in grids if name in mine]
@@ -212,8 +209,18 @@ def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list
             continue
         plan, rates = plan_of(problem, trial.params), hyperparameters_of(trial.params)
         one = _Tried(plan, rates, sign * value, trial.state is TrialState.PRUNED)
-        found.setdefault(one.key, one)
+        found.setdefault(_key(plan, rates), one)
     return [*found.values()]
+
+
+def _known(problem: Problem, study: Study, *, before: int) -> set[tuple[str, str]]:
+    """Trainings that were begun, whatever came of them."""
+    begun = [t.params for t in study.get_trials(deepcopy=False) if t.number < before]
+    return {_key(plan_of(problem, params), hyperparameters_of(params)) for params in begun}
+
+
+def _key(plan: Plan, hyperparameters: Mapping[str, Any]) -> tuple[str, str]:
+    return plan.digest, str(sorted(used(plan, hyperparameters).items()))
 
 
 def _value(trial: FrozenTrial) -> float | None:

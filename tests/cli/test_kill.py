@@ -61,7 +61,14 @@ def answer(study: Study) -> dict[str, Any]:
     assert study.final is not None
     keys = ("number", "plan", "value", "cost", "test", "values", "tests")
     final = {key: study.final.get(key) for key in keys}
-    return {**final, "preparation": study.preparation}
+    policy = {k: v for k, v in (study.policy or {}).items() if k != "seconds"}
+    return {**final, "preparation": study.preparation, "policy": policy}
+
+
+def learned(folder: Path) -> bytes | None:
+    """The policy that was saved."""
+    file = folder / "best" / "policy.safetensors"
+    return file.read_bytes() if file.is_file() else None
 
 
 def started_after_their_end(folder: Path) -> list[int]:
@@ -77,9 +84,11 @@ def started_after_their_end(folder: Path) -> list[int]:
 
 
 @pytest.mark.processes
-def test_killed_and_resumed_is_as_if_nothing_had_been(tmp_path):
+@pytest.mark.parametrize("strategy", ["policy", "tpe"])
+def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, tmp_path):
+    how = (*HOW, "--strategy", strategy)
     began = time.monotonic()
-    autotune("search", *HOW, "--out", tmp_path / "whole")
+    autotune("search", *how, "--out", tmp_path / "whole")
     whole = time.monotonic() - began
     seed = random.SystemRandom().randrange(10**6)
     draw = random.Random(seed)
@@ -88,21 +97,24 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(tmp_path):
     folder, finished = tmp_path / "killed", set()
     kills = 0
     for moment in moments:
-        command = ("resume", folder) if is_begun(folder) else ("search", *HOW, "--out", folder)
+        command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
         kills += killed(command, moment)
         if is_begun(folder):
             now = {t.number for t in Study(folder).trials if t.state.is_finished()}
             assert finished <= now, f"a finished trial was lost. {told}"
             finished = now
-    command = ("resume", folder) if is_begun(folder) else ("search", *HOW, "--out", folder)
+    command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
     autotune(*command)
     study = Study(folder)
     assert kills, told
     assert seen(study) == seen(Study(tmp_path / "whole")), told
     assert answer(study) == answer(Study(tmp_path / "whole")), told
+    assert learned(folder) == learned(tmp_path / "whole"), told
+    assert (learned(folder) is not None) == (strategy == "policy")
     assert started_after_their_end(folder) == [], told
     assert not list(folder.rglob("checkpoint.safetensors")), told
     assert not (folder / "lease.json").exists(), told
+    assert not (folder / "supernet.safetensors").exists(), told
 
 
 class Interrupting(logging.Handler):

@@ -58,10 +58,10 @@ def nan_file(network):
 WRONG = {
     "garbage": lambda network: b"no safetensors",
     "empty": lambda network: b"",
-    "another format": lambda network: save({"out": torch.zeros(1)}, {"format": json.dumps(9)}),
+    "another format": lambda network: save({"out": torch.zeros(1)}, {"policy": '{"format": 9}'}),
     "no header": lambda network: save({"out": torch.zeros(1)}),
     "too few tensors": lambda network: save(
-        {"out": torch.zeros(16)}, {"format": "1", "features": json.dumps(NAMES)}
+        {"out": torch.zeros(16)}, {"policy": json.dumps({"format": 1, "features": NAMES})}
     ),
     "not finite": nan_file,
     "cut off": lambda network: network.to_bytes({})[:-9],

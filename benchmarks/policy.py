@@ -1,0 +1,341 @@
+"""The policy against a hundred trials of TPE, against what fills the budget blindly, and in parts.
+
+Three parts. `oracle`: regret on the enumerated table (`oracle.py` fills it). `cost`: seconds in
+units of one full fine-tuning, and test accuracy, on four backbones and tasks at two budgets; all on
+one split each, so that seeds vary search and training alone. `ablation`: the policy with a piece
+left out. The tables under `tables/` are kept, so that a run can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import oracle
+import torch
+from resnet20 import write_task
+from results import spread, table, write_section
+
+import autotune
+from autotune.config import read_settings
+from autotune.engine import Engine
+from autotune.plan import Choice, Plan
+from autotune.policy.rounds import Schedule
+from autotune.setup import prepare_search
+from autotune.tasks import load_task
+from autotune.trial import Job
+
+ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).parent / "tables" / "policy.jsonl"
+SEEDS = (0, 1, 2)
+BUDGETS = ("1%", "0.25%")
+TRIALS = 100
+T = {2: 12.706, 3: 4.303, 6: 2.571, 9: 2.306, 12: 2.201, 30: 2.045, 60: 2.001}
+"""Student's t for 95 %, by the number of pairs; the next smaller number is taken."""
+
+
+def digits(shift: str, folder: Path) -> dict[str, Any]:
+    task = load_task(f"builtin:digits-{shift}", None).split(0)
+    parts = {"train": task.train, "val": task.val, "test": task.test}
+    arrays = {}
+    for name, part in parts.items():
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = part.inputs.numpy(), part.labels
+    np.savez(folder / "digits.npz", **arrays)
+    return {"backbone": "builtin:digits", "task": f"npz:{folder / 'digits.npz'}"}
+
+
+def resnet20(corruption: str, folder: Path) -> dict[str, Any]:
+    write_task(folder / "cifar.npz", corruption, 3, 1000, n_val=500)
+    return {
+        "backbone": f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
+        "weights": str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
+        "input": str(ROOT / "examples" / "cifar_input.yaml"),
+        "task": f"npz:{folder / 'cifar.npz'}",
+        "space": "resnet",
+    }
+
+
+def flowers(side: int, folder: Path) -> dict[str, Any]:
+    sys.path.insert(0, os.environ["AUTOTUNE_DATA"])
+    from load import flowers17
+
+    arrays = {}
+    for name, (x, y) in flowers17("mobilenet_v2", side).items():
+        n = {"train": 340, "val": 170}.get(name, len(y))
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = x[:n], y[:n]
+    np.savez(folder / "flowers.npz", **arrays)
+    (folder / "input.yaml").write_text(f"size: {side}\n")
+    return {
+        "backbone": "torchvision:mobilenet_v2",
+        "weights": str(Path(os.environ["AUTOTUNE_DATA"]) / "mobilenet_v2.safetensors"),
+        "input": str(folder / "input.yaml"),
+        "task": f"npz:{folder / 'flowers.npz'}",
+    }
+
+
+TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "digits, inverted": lambda folder: digits("inverted", folder),
+    "digits, rotated": lambda folder: digits("rotated", folder),
+    "ResNet-20, noise": lambda folder: resnet20("gaussian_noise", folder),
+    "ResNet-20, contrast": lambda folder: resnet20("contrast", folder),
+    "MobileNetV2, flowers at 128 px": lambda folder: flowers(128, folder),
+}
+
+
+@contextmanager
+def without(piece: str) -> Iterator[dict[str, Any]]:
+    """The settings of a search by policy in which a piece is left out."""
+    powers = {"earned": 0.25, "price": 0.125}
+    patches: dict[str, Any] = {
+        "proxies": patch("autotune.policy.features.POWERS", powers),
+        "warm-up": patch.object(Schedule, "of", lambda epochs: Schedule(0, round(0.7 * epochs))),
+        "supernet": patch.multiple(
+            "autotune.sitting", learned_scores=lambda *_: None, save_policy=lambda *_: None
+        ),
+    }
+    with patches.get(piece, nullcontext()):
+        yield {"trials": {"supernet": 4, "confirmation": 1}.get(piece, 3)}
+
+
+def searched(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
+    """One search in a folder of its own: what it reached, and its own seconds."""
+    with TemporaryDirectory() as folder:
+        study = autotune.search(**given, seed=seed, out=f"{folder}/run", **settings)
+        status, final = study.status(), study.final
+        beside = sum(r["seconds"] for n, r in study.references.items() if "probe" not in n)
+        tests = final.get("tests", {"seeds": {str(seed): final["test"]["accuracy"]}})
+        return {
+            "test": final["test"]["accuracy"],
+            "tests": list(tests["seeds"].values()),
+            "value": final["value"],
+            "plan": final["label"],
+            "parameters": final["cost"]["parameters"],
+            "limit": status["budget"]["limit"],
+            "seconds": study.seconds - beside,
+            "stage": (study.policy or {}).get("seconds"),
+            "same as proxies": (study.policy or {}).get("same_as_proxies"),
+            "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},
+            "pruned share": pruned_share(study),
+        }
+
+
+def pruned_share(study: autotune.Study) -> float:
+    """Part of the trials' epochs that successive halving would have run, by their record."""
+    first, curves = max(1, study.settings.epochs // 4), [t.curve for t in study.trials if t.curve]
+    run = total = 0
+    for n, curve in enumerate(curves):
+        ended, step = len(curve), first
+        while step < len(curve):
+            values = sorted((c[step - 1] for c in curves[: n + 1] if len(c) >= step), reverse=True)
+            if len(values) >= 5 and curve[step - 1] < values[max(len(values) // 2 - 1, 0)]:
+                ended = step
+                break
+            step *= 2
+        run, total = run + ended, total + len(curve)
+    return run / max(total, 1)
+
+
+def full_finetuning(given: dict[str, Any]) -> dict[str, Any]:
+    """Every weight: the best of three rates on validation, three seeds; the middle is timed."""
+    settings = read_settings({**given, "device": "cpu", "strategy": "random"})
+    setup = prepare_search(settings, settings.backbone, settings.task)
+    engine = setup.engine
+    try:
+        units = [unit.name for unit in setup.units if not unit.is_span()]
+        plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
+        head = sorted(setup.grids["lr:head"])[1]
+        rates = sorted(setup.space.hyperparameters.lr["subtune"])
+        tried = {rate: trained(engine, plan, head, rate, 0) for rate in rates}
+        best = max(tried, key=lambda rate: tried[rate]["value"])
+        others = [trained(engine, plan, head, best, seed) for seed in SEEDS[1:]]
+        return {
+            "seconds": tried[rates[len(rates) // 2]]["seconds"],
+            "tests": [tried[best]["test"], *(other["test"] for other in others)],
+            "rate": best,
+        }
+    finally:
+        engine.close()
+
+
+def trained(engine: Engine, plan: Plan, head: float, rate: float, seed: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    job = Job("full fine-tuning", plan, {"lr:head": head, "lr:subtune": rate}, seed)
+    *_, last = engine(job)
+    seconds = time.perf_counter() - began
+    assert last.artifact is not None
+    test = engine.test(last.artifact)["accuracy"]
+    return {"value": last.value, "test": test, "seconds": seconds}
+
+
+def entries(ablate: bool) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Name of a row → what measures it on a task with a budget."""
+    found: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+    if ablate:
+        for piece in ("proxies", "warm-up", "supernet", "confirmation"):
+            for seed in SEEDS:
+                found[f"without {piece} {seed}"] = lambda given, p=piece, s=seed: ablated(
+                    given, p, s
+                )
+        for seed in SEEDS:
+            found[f"random search {seed}"] = lambda given, s=seed: searched(
+                given, s, strategy="random", trials=4, prune=False, references=False
+            )
+        return found
+    found["full"] = full_finetuning
+    for seed in SEEDS:
+        found[f"policy {seed}"] = lambda given, s=seed: searched(given, s)
+    found["tpe"] = lambda given: searched(
+        given, 0, strategy="tpe", trials=TRIALS, prune=False, references=False
+    )
+    return found
+
+
+def ablated(given: dict[str, Any], piece: str, seed: int) -> dict[str, Any]:
+    with without(piece) as settings:
+        return searched(given, seed, references=False, **settings)
+
+
+def read_table() -> dict[tuple[str, str, str], Any]:
+    lines = TABLE.read_text().splitlines() if TABLE.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    return {(row["task"], row["budget"], row["row"]): row["found"] for row in rows}
+
+
+def measure(tasks: list[str], budgets: list[str], *, ablate: bool) -> None:
+    """Whatever of the table's rows is not there yet."""
+    for task in tasks:
+        with TemporaryDirectory() as folder:
+            given = None
+            for budget in budgets:
+                for name, run in entries(ablate).items():
+                    if (task, budget, name) in read_table():
+                        continue
+                    given = given or TASKS[task](Path(folder))
+                    found = run({**given, "budget": budget})
+                    with TABLE.open("a") as lines:
+                        row = {"task": task, "budget": budget, "row": name, "found": found}
+                        lines.write(json.dumps(row) + "\n")
+                    print(f"{task}, {budget}, {name}: {found}", flush=True)
+
+
+def tests_of(
+    found: dict[tuple[str, str, str], Any], cell: tuple[str, str], row: str
+) -> list[float]:
+    """Three test accuracies: of three searches, or of one winner with three seeds."""
+    if (*cell, row) in found:
+        return found[(*cell, row)]["tests"][: len(SEEDS)]
+    if row in ("probe", "uniform", "random"):
+        return [found[(*cell, f"policy {seed}")]["references"][row] for seed in SEEDS]
+    return [found[(*cell, f"{row} {seed}")]["test"] for seed in SEEDS]
+
+
+def cells_of(found: dict[tuple[str, str, str], Any], needed: list[str]) -> list[tuple[str, str]]:
+    cells = [(task, budget) for task in TASKS for budget in BUDGETS]
+    return [cell for cell in cells if all((*cell, row) in found for row in needed)]
+
+
+def interval(differences: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval."""
+    n = len(differences)
+    t = T[max(size for size in T if size <= n)]
+    return mean(differences), t * stdev(differences) / n**0.5
+
+
+def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
+    needed = ["full", "tpe", *(f"policy {seed}" for seed in SEEDS)]
+    cells, rows, differences = cells_of(found, needed), [], []
+    for cell in cells:
+        full = found[(*cell, "full")]["seconds"]
+        policies = [found[(*cell, f"policy {seed}")] for seed in SEEDS]
+        tpe = found[(*cell, "tpe")]
+        own, cost = mean(p["seconds"] for p in policies), tpe["seconds"] / full
+        ours, theirs = tests_of(found, cell, "policy"), tests_of(found, cell, "tpe")
+        differences += [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
+        pruned = tpe["pruned share"] * cost
+        rows.append(
+            [
+                ", ".join(cell),
+                spread([p["seconds"] / full for p in policies], scale=1),
+                spread([p["stage"] / full for p in policies], scale=1, digits=2),
+                f"{cost:.1f} ({pruned:.1f})",
+                f"1/{tpe['seconds'] / own:.1f}",
+                *(
+                    spread(tests_of(found, cell, row))
+                    for row in ("policy", "tpe", "uniform", "random", "probe", "full")
+                ),
+            ]
+        )
+    header = ["task, budget", "policy ÷ full", "of it proxies and supernet"]
+    header += [f"{TRIALS} TPE trials ÷ full (pruned)", "policy ÷ TPE"]
+    header += ["test: policy", "TPE", "uniform", "random placement", "probe", "full"]
+    gain, half = interval(differences)
+    verdict = "not distinguishable" if abs(gain) < half else "distinguishable"
+    missing = [f"{t}, {b}" for t in TASKS for b in BUDGETS if (t, b) not in cells]
+    return "\n\n".join(
+        [
+            table(header, rows),
+            f"Test accuracy of policy less that of TPE, over {len(differences)} pairs: "
+            f"{gain:+.2f} ± {half:.2f} points (95 %): {verdict}.",
+            *([f"Not measured yet: {'; '.join(missing)}."] if missing else []),
+        ]
+    )
+
+
+def written_ablation(found: dict[tuple[str, str, str], Any]) -> str:
+    pieces = ["proxies", "warm-up", "supernet", "confirmation"]
+    needed = [f"{row} {seed}" for row in ("policy", "random search") for seed in SEEDS]
+    needed += [f"without {piece} {seed}" for piece in pieces for seed in SEEDS]
+    rows = []
+    shown = ["policy", *(f"without {piece}" for piece in pieces), "random search"]
+    for cell in cells_of(found, needed):
+        for row in shown:
+            taken = [found[(*cell, f"{row} {seed}")] for seed in SEEDS]
+            rows.append(
+                [
+                    f"{', '.join(cell)}: {row}",
+                    spread([one["test"] for one in taken]),
+                    spread([one["value"] for one in taken]),
+                    spread([one["seconds"] for one in taken], scale=1, digits=0),
+                ]
+            )
+    return table(["task, budget: what", "test, %", "validation, %", "seconds"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["oracle", "cost", "ablation"])
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="their names' beginnings")
+    parser.add_argument("--budgets", nargs="*", default=list(BUDGETS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only-write", action="store_true", help="write the tables as they are")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    tasks = [task for task in TASKS if any(task.startswith(start) for start in given.tasks)]
+    if "AUTOTUNE_DATA" not in os.environ:
+        left_out = [task for task in tasks if not task.startswith("digits")]
+        tasks = [task for task in tasks if task not in left_out]
+        print(f"AUTOTUNE_DATA names no folder, so these are left out: {', '.join(left_out)}")
+    if "oracle" in given.parts:
+        write_section("Regret on enumerated tables", oracle.written())
+    for part in ("cost", "ablation"):
+        if part in given.parts and not given.only_write:
+            measure(tasks, given.budgets, ablate=part == "ablation")
+    if "cost" in given.parts:
+        write_section("Policy: cost and accuracy", written_cost(read_table()))
+    if "ablation" in given.parts:
+        write_section("Policy: pieces left out", written_ablation(read_table()))
+
+
+if __name__ == "__main__":
+    main()
