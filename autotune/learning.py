@@ -163,6 +163,7 @@ def _outcome(policy: Policy, course: Course, agreement: float | None) -> dict[st
     return {
         "scores": _rows(policy.scores()),
         "earned": _rows(policy.earned),
+        "has_earned": bool(policy.believed),
         "plan": plan.to_json(),
         "label": str(plan),
         "proxies_plan": first.to_json(),
@@ -201,7 +202,7 @@ def _say(found: Mapping[str, Any]) -> None:
             f"The proxies of two halves of the data disagree (rank correlation "
             f"{found['agreement']:.2f}), so they say little."
         )
-    if not any(share for *_, shares in found["earned"] for share in shares):
+    if not found["has_earned"]:
         warn("No choice earned anything in the supernet, so the policy is that of the proxies.")
     elif found["moved"] < MOVED:
         warn("The supernet did not move the policy away from the proxies.")

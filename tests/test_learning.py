@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,11 +124,10 @@ def test_where_nothing_can_share_a_supernet_it_says_so(search, caplog):
 
 def test_that_nothing_was_earned_is_told(search, caplog):
     """With rates of almost nothing no delta earns anything worth a change."""
-    with caplog.at_level(logging.INFO):
-        search(
-            choices="{lowrank: {rank: 1}}, {scale: {}}", rates="lowrank: [1.0e-30], scale: [1.0e-9]"
-        )
-    assert re.search("earned anything|did not move|the proxies alone would have", caplog.text)
+    rates = "lowrank: [1.0e-30], scale: [1.0e-9]"
+    with caplog.at_level(logging.WARNING):
+        search(choices="{lowrank: {rank: 1}}, {scale: {}}", rates=rates)
+    assert "No choice earned anything in the supernet" in caplog.text
 
 
 def test_wrong_policies_are_refused_before_anything_runs(search, tmp_path):

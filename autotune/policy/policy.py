@@ -21,6 +21,9 @@ SHARPNESS = 3.0
 LEAST = 0.05
 """Of what choices earn in the mean of squares: what each is believed to earn at least."""
 
+ROUNDING = 1e-6
+"""Credits of no more than so many nats are none."""
+
 STEPS, RATE = 100, 0.02
 """Of the network's learning."""
 
@@ -163,7 +166,7 @@ def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]])
     """Mean credits in units of their spread, which the noise is taken off; None without any."""
     shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
     means = np.array([s.mean() for s in shares.values()])
-    if not means.any():
+    if not np.abs(means).max(initial=0.0) > ROUNDING:
         return None
     several = [s.var(ddof=1) for s in shares.values() if len(s) > 1]
     one = np.mean(several) if several else 0.0
