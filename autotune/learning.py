@@ -173,6 +173,7 @@ def _outcome(policy: Policy, course: Course, agreement: float | None) -> dict[st
         "probabilities": [_rows(found) for found in course.probabilities],
         "agreement": agreement,
         "moved": policy.moved(),
+        "unreached": sorted(f"{unit} {label}" for unit, label in policy.unreached()),
         "left_out": sorted({label for _, label in policy.unseen()}),
     }
 
@@ -201,6 +202,11 @@ def _say(found: Mapping[str, Any]) -> None:
         warn(
             f"The proxies of two halves of the data disagree (rank correlation "
             f"{found['agreement']:.2f}), so they say little."
+        )
+    if found["unreached"]:
+        warn(
+            f"No gradient reaches {len(found['unreached'])} choices, so they are not proposed: "
+            f"{', '.join(found['unreached'])}."
         )
     if not found["has_earned"]:
         warn("No choice earned anything in the supernet, so the policy is that of the proxies.")

@@ -104,7 +104,7 @@ class OneShot:
         Over 0 ≤ point ≤ 1 they integrate, summed over strands, to what all take off the loss.
         """
         entries, gates = self._open(generator, torch.tensor(point, device=self.device))
-        found = torch.autograd.grad(self._loss(*batch), gates)
+        found = torch.autograd.grad(self._loss(*batch), gates, materialize_grads=True)
         self.supernet.close()
         return dict(zip(entries, (-torch.stack(found)).tolist(), strict=True))
 

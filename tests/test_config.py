@@ -51,7 +51,14 @@ def written(folder: Path, text: str, name: str = "config.yaml") -> str:
 
 def test_without_anything_given_the_defaults_hold():
     assert read_settings({}) == Settings()
-    assert (Settings().budget, Settings().strategy, Settings().trials) == ("1%", "tpe", 20)
+    assert (Settings().budget, Settings().strategy, Settings().trials) == ("1%", "policy", 3)
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "random"])
+def test_other_strategies_take_more_trials_and_any_takes_what_is_asked_for(strategy):
+    assert read_settings({"strategy": strategy}).trials == 20
+    assert read_settings({"strategy": strategy, "trials": 7}).trials == 7
+    assert read_settings({"trials": 7}).trials == 7
 
 
 @settings(deadline=None, derandomize=True)

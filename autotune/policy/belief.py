@@ -150,11 +150,11 @@ def as_array(entries: Sequence[Entry], scores: Mapping[Entry, float]) -> Floats:
     return np.array([scores.get(entry, 0.0) for entry in entries])
 
 
-def as_rows(entries: Sequence[Entry], sums: Sequence[Sequence[Entry]]) -> Floats:
-    """(sums, entries): how often each entry is in each sum."""
+def as_rows(entries: Sequence[Entry], sums: Sequence[list[Entry]]) -> Floats:
+    """(sums, entries): how often each entry is in each sum; terms that are no entry count 0."""
     position = {entry: i for i, entry in enumerate(entries)}
     rows = np.zeros((len(sums), len(entries)))
     for row, terms in zip(rows, sums, strict=True):
-        for term in terms:
-            row[position[term]] += 1
+        for term in set(terms) & position.keys():
+            row[position[term]] = terms.count(term)
     return rows

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from autotune.knapsack import Scores, best_plan
-from autotune.plan import Choice, Plan
+from autotune.plan import Choice, Method, Plan
 from autotune.policy.belief import Belief, Entry, Seen, as_array, as_rows, covariance
 from autotune.policy.features import Measured, features
 from autotune.policy.gates import Menu
@@ -45,6 +45,7 @@ class Policy:
         self.problem, self.menu, self.measured = problem, Menu.of(problem), measured
         self.offers = _offers(problem)
         self.entries: list[Entry] = [(unit, choice.label) for unit, choice in self.offers]
+        self._unreached = frozenset(self.unreached())
         self.earned: dict[Entry, list[float]] = {}
         self.believed: dict[Entry, float] = {}
         self.seed = seed
@@ -58,10 +59,11 @@ class Policy:
         self.believed = self._earned()
 
     def scores(self) -> Scores:
-        """(unit, label) → score; *frozen* has 0."""
+        """(unit, label) → score, of those that can be trained; *frozen* has 0."""
         network, read = self._network()
         with torch.no_grad():
-            return dict(zip(self.entries, network(read).tolist(), strict=True))
+            scores = dict(zip(self.entries, network(read).tolist(), strict=True))
+        return {entry: s for entry, s in scores.items() if entry not in self._unreached}
 
     def plan(self) -> Plan:
         """The best plan that fits."""
@@ -81,6 +83,17 @@ class Policy:
         """Largest change of a probability since the beginning."""
         before, now = self.probabilities(self.first_scores), self.probabilities()
         return max(abs(now[place] - before[place]) for place in before)
+
+    def unreached(self) -> list[Entry]:
+        """Choices with a method that no gradient reaches, so that it cannot be trained."""
+        return [
+            (unit, choice.label)
+            for unit, choice in self.offers
+            if any(self._mass(unit, method) == 0 for method in choice.methods)
+        ]
+
+    def _mass(self, unit: str, method: Method) -> float:
+        return self.measured.get((unit, method.label), {}).get("mass", 1.0)
 
     def unseen(self) -> list[Entry]:
         """Choices with a method that no supernet had."""

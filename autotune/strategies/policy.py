@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.knapsack import Scores, best_plan
 from autotune.placements import random_placement
-from autotune.plan import Plan
+from autotune.plan import Choice, Plan
 from autotune.policy.belief import (
     Belief,
     Entry,
@@ -77,7 +77,8 @@ class PolicySampler(PlanSampler):
     A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
     beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
     common, so that few trials say something of all. `scores` are the prior's means in any unit; the
-    first trial is their best plan; one of (hyperparameter, value) says where its grid begins.
+    first trial is their best plan, and a choice that has none is not proposed; one of
+    (hyperparameter, value) says where its grid begins.
     Without any, dearer choices are believed to be a little better. The belief is made anew for
     every trial from the study and (seed, number), so that it works in any study over this space.
     """
@@ -119,13 +120,19 @@ class PolicySampler(PlanSampler):
     @cached_property
     def _entries(self) -> list[Entry]:
         steps = [(name, str(value)) for name, grid in self.grids.items() for value in grid]
-        return [(u, c.label) for u, c in entries_of(self.problem)] + steps + [BASE]
+        return [(u, c.label) for u, c in self._offers] + steps + [BASE]
+
+    @cached_property
+    def _offers(self) -> list[tuple[str, Choice]]:
+        offers = entries_of(self.problem)
+        if self.scores is None:
+            return offers
+        return [(unit, choice) for unit, choice in offers if (unit, choice.label) in self.scores]
 
     @cached_property
     def _prior(self) -> Belief:
         """In units of `VALUE`."""
-        offers = entries_of(self.problem)
-        n = len(offers)
+        offers, n = self._offers, len(self._offers)
         mean, cov = np.zeros(len(self._entries)), np.zeros((len(self._entries),) * 2)
         if n:
             mean[:n] = self._scaled(as_array(self._entries[:n], self._prior_scores()))
@@ -146,7 +153,7 @@ class PolicySampler(PlanSampler):
         """As given; otherwise dearer choices are a little better."""
         if self.scores is not None:
             return self.scores
-        offers = entries_of(self.problem)
+        offers = self._offers
         return {(unit, c.label): sqrt(self.problem.price(unit, c)) for unit, c in offers}
 
     def _step(self, name: str, value: str) -> int:
@@ -158,7 +165,7 @@ class PolicySampler(PlanSampler):
     def _scaled(self, scores: Floats) -> Floats:
         """Scores with a spread of 1 over random plans."""
         plans = [random_placement(self.problem, self.seed + i) for i in range(PLANS)]
-        entries = [(u, c.label) for u, c in entries_of(self.problem)]
+        entries = self._entries[: len(scores)]
         sums = as_rows(entries, [_terms(plan) for plan in plans]) @ scores
         spread = float(sums.std() or np.abs(sums).mean())
         return scores / spread if spread > 0 else np.zeros_like(scores)

@@ -38,7 +38,9 @@ def test_every_kind_is_listed_by_names_alone(call):
     lines = dict(line.split(": ", 1) for line in out.splitlines())
     assert lines.keys() == {"backbones", "tasks", "methods", "strategies", "spaces", "metrics"}
     assert tuple(lines["methods"].split(", ")) == METHODS.names()
-    assert json.loads(call("list", "strategies", "--json")[1]) == {"strategies": ["tpe", "random"]}
+    assert json.loads(call("list", "strategies", "--json")[1]) == {
+        "strategies": ["policy", "tpe", "random"]
+    }
 
 
 def test_methods_are_listed_with_what_they_do(call):

@@ -43,7 +43,8 @@ def files(folder: Path) -> set[str]:
 
 def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     """`trials/` has the deltas of the best trials, repeats beside them; no lease, no checkpoint."""
-    always = {"config.yaml", "study.db", "log.jsonl", "best/delta.safetensors", "best/plan.json"}
+    best = {f"best/{name}" for name in ("delta.safetensors", "plan.json", "policy.safetensors")}
+    always = {"config.yaml", "study.db", "log.jsonl", *best}
     prepared = {"prepared.safetensors"} if status["preparation"]["bnstats"] == "on" else set()
     found = files(finished)
     trials = {name for name in found if name.startswith("trials/")}

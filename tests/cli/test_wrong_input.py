@@ -71,7 +71,7 @@ def pictures(root: str, classes: int, n: int = 10) -> str:
         (("--task", "csv:table.csv"), "'csv' is reserved but not built yet"),
         (("--task", "jsonl:lines.jsonl"), "'jsonl' is reserved but not built yet"),
         (("--strategy", "tpee"), "Did you mean 'tpe'"),
-        (("--strategy", "policy"), "'policy' is reserved but not built yet"),
+        (("--strategy", "greedy"), "'greedy' is reserved but not built yet"),
         (("--space", "digit"), "Did you mean 'digits'"),
         (("--metric", "accurate"), "metric"),
         (("--granularity", "stage"), "granularity"),
