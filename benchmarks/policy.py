@@ -96,7 +96,7 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 @contextmanager
 def without(piece: str) -> Iterator[dict[str, Any]]:
     """The settings of a search by policy in which a piece is left out."""
-    powers = {"earned": 0.25, "price": 0.125}
+    powers = {"earned": 0.25, "price": 0.25}
     patches: dict[str, Any] = {
         "proxies": patch("autotune.policy.features.POWERS", powers),
         "warm-up": patch.object(Schedule, "of", lambda epochs: Schedule(0, round(0.7 * epochs))),

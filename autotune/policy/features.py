@@ -17,7 +17,7 @@ Measured = Mapping[Entry, Mapping[str, float]]
 PRIOR = "prior"
 """The feature that scores begin as: the logarithm of a product of powers of what is known."""
 
-POWERS = {"earned": 0.25, "mass": 0.25, "price": 0.125}
+POWERS = {"earned": 0.25, "mass": 0.25, "price": 0.25}
 """Of the prior. They are small because gains are concave: a budget spent in two places is worth
 more than the whole of it in one."""
 
