@@ -3,7 +3,8 @@
 A method is placed three ways (evenly, from the first unit on, from the last one back; spans: each
 of them), with the middle of its three learning rates; the best on validation is tried with the
 other two rates; the best of these runs with five seeds, and test is touched by these alone. The
-linear probe is treated the same. The table under `tables/` is kept, so that a run can go on.
+linear probe is treated the same. At the end the steps of all plans are timed, each in alternation
+with full fine-tuning. The tables under `tables/` are kept, so that a run can go on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,16 +31,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from autotune.adapt import adapted
+from autotune.candidates import make_choice
 from autotune.config import read_settings
 from autotune.data import batches
 from autotune.digits import halves
 from autotune.errors import AutotuneError
-from autotune.plan import Plan
+from autotune.plan import Choice, Plan
 from autotune.setup import Setup, parse_budget, prepare_search
 from autotune.trial import Job, Progress
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "tables" / "methods.jsonl"
+TIMES = Path(__file__).parent / "tables" / "methods_times.jsonl"
+TURNS = 7
 SEEDS = range(5)
 T_4 = 2.776
 """Student's t for 95 % and four degrees of freedom."""
@@ -251,6 +256,12 @@ class Bench:
 
     def memory(self, plan: Plan) -> int:
         """Bytes of tensors that one training step adds at its peak."""
+        with self.stepping(plan) as step:
+            return peak_of_step(step)
+
+    @contextmanager
+    def stepping(self, plan: Plan) -> Iterator[Callable[[], None]]:
+        """A training step of a plan, to be called again and again, the first behind it."""
         engine = self.engine
         size, device = engine.recipe.batch_size, torch.device("cpu")
         inputs, labels = next(batches(engine.task.train, size, input=engine.input, device=device))
@@ -269,7 +280,38 @@ class Bench:
                 optimizer.zero_grad(set_to_none=True)
 
             step()
-            return peak_of_step(step)
+            yield step
+
+    def share_of_full(self, plan: Plan) -> float:
+        """Seconds of a step, in those of full fine-tuning: medians of steps in alternation."""
+        units = [unit.name for unit in self.setup.units if not unit.is_span()]
+        full = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
+        ratios = []
+        for _ in range(TURNS):
+            ratios.append(self.seconds(plan) / self.seconds(full))
+        return median(ratios)
+
+    def seconds(self, plan: Plan) -> float:
+        with self.stepping(plan) as step:
+            taken = []
+            for _ in range(3):
+                began = time.perf_counter()
+                step()
+                taken.append(time.perf_counter() - began)
+        return median(taken)
+
+    def read_plan(self, text: str, entry: dict[str, Any]) -> Plan:
+        """The plan that a row names: of a label's numbers the first is the size."""
+        (name, options), *_ = entry.items()
+        fixed = {k: v for k, v in options.items() if not isinstance(v, list) and v != "budget"}
+        (size,) = options.keys() - fixed.keys() or (None,)
+        chosen = {}
+        for part in text.split(", "):
+            unit, _, label = part.partition("=")
+            numbers = [int(word) for word in label.split("-") if word.isdigit()]
+            sized = {size: numbers[0] if numbers else 1} if size else {}
+            chosen[unit] = make_choice([(name, {**fixed, **sized})])
+        return Plan(chosen)
 
 
 def read_table() -> dict[tuple[str, str], Any]:
@@ -302,6 +344,28 @@ def measure(task: str, methods: list[str], folder: Path) -> None:
         print(f"{task}, {method}: {shown}  ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
+def timed(task: str, methods: list[str], folder: Path) -> None:
+    """Whatever of a task's steps is not timed yet."""
+    rows, known = read_table(), read_times()
+    missing = [m for m in methods if rows.get((task, m)) and (task, m) not in known]
+    if not missing:
+        return
+    settings = read_settings({**TASKS[task](folder), "device": "cpu", "bnstats": "off"})
+    bench = Bench(prepare_search(settings, settings.backbone, settings.task))
+    for method in missing:
+        plan = bench.read_plan(rows[task, method]["plan"], METHODS[method])
+        share = bench.share_of_full(plan)
+        with TIMES.open("a") as lines:
+            lines.write(json.dumps({"task": task, "method": method, "share": share}) + "\n")
+        print(f"{task}, {method}: a step takes {share:.2f} of full fine-tuning's", flush=True)
+
+
+def read_times() -> dict[tuple[str, str], float]:
+    lines = TIMES.read_text().splitlines() if TIMES.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    return {(row["task"], row["method"]): row["share"] for row in rows}
+
+
 def difference(found: dict[str, Any], probe: dict[str, Any]) -> tuple[float, float]:
     """Mean paired difference to the probe in points, and half of its 95 % interval."""
     pairs = zip(found["tests"], probe["tests"], strict=True)
@@ -310,7 +374,7 @@ def difference(found: dict[str, Any], probe: dict[str, Any]) -> tuple[float, flo
 
 
 def written(task: str, found: dict[tuple[str, str], Any]) -> str:
-    probe = found[task, "linear probe"]
+    probe, times = found[task, "linear probe"], read_times()
     rows = []
     for method in ("linear probe", *METHODS):
         row = found.get((task, method))
@@ -319,10 +383,11 @@ def written(task: str, found: dict[tuple[str, str], Any]) -> str:
         gain, half = difference(row, probe)
         shown = "" if method == "linear probe" else f"{gain:+.1f} ± {half:.1f}"
         numbers = (f"{row[key]:,}" for key in ("parameters", "stored", "bytes"))
-        used = [f"{row['seconds']:.1f}", f"{row['memory'] / 1e6:.1f}"]
+        share = times.get((task, method))
+        used = ["" if share is None else f"{share:.2f}", f"{row['memory'] / 1e6:.1f}"]
         rows.append([method, spread(row["tests"]), shown, *numbers, *used])
     header = ["method", "test, %", "gain over the probe", "parameters", "stored", "bytes"]
-    header += ["seconds", "step's peak, MB"]
+    header += ["step ÷ full fine-tuning's", "step's peak, MB"]
     left_out = [m for m in METHODS if (task, m) in found and found[task, m] is None]
     notes = f"At most {probe['limit']:,} parameters, statistics re-estimated: {probe['bnstats']}."
     if left_out:
@@ -349,6 +414,9 @@ def main() -> None:
     for task in tasks if not given.only_write else ():
         with TemporaryDirectory() as folder:
             measure(task, given.methods, Path(folder))
+    for task in tasks if not (given.only_write or given.only_measure) else ():
+        with TemporaryDirectory() as folder:
+            timed(task, given.methods, Path(folder))
     if not given.only_measure:
         found = read_table()
         text = "\n\n".join(

@@ -3,25 +3,39 @@
 Half of the digits are the task: 400 train, 499 validate, so that the table is fine-grained. The
 table under `tables/` is kept, so that a run can go on: one line a training, its validation
 accuracy after every epoch. Several processes may fill it: each takes one shift.
+
+The truth is the mean of a plan's seeds. A strategy sees one seed's value, as in life; its regret is
+how much worse in truth the best of what it has seen is than the best plan. Nothing is trained for
+it but the supernet that gives the policy its scores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import optuna
 import torch
+from results import table
+from scipy.stats import spearmanr
 from sklearn.model_selection import train_test_split
 
 from autotune.config import read_settings
+from autotune.knapsack import Scores, total
 from autotune.plan import Plan
+from autotune.policy.policy import Policy
+from autotune.policy.rounds import Course, Schedule, run_rounds
 from autotune.problem import Problem
 from autotune.setup import Setup, prepare_search
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import plan_of, search_space
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.trial import Job
@@ -29,6 +43,8 @@ from autotune.trial import Job
 TABLE = Path(__file__).parent / "tables" / "oracle.jsonl"
 SHIFTS = ("inverted", "rotated")
 SEEDS = (0, 1, 2)
+RUNS, TRIALS, AFTER = 20, 100, (1, 10, 30, 100)
+PICTURE = Path(__file__).parent.parent / "docs" / "regret.svg"
 N_TRAIN = 400
 BUDGET = "1850"
 RATES = {"lr:head": 0.03, "lr:subtune": 0.01, "lr:lowrank": 0.03, "weight_decay": 0.0}
@@ -99,6 +115,136 @@ def fill(shift: str, seed: int) -> None:
         line["curve"] = [round(value, 4) for value in curve]
         with TABLE.open("a") as table:
             table.write(json.dumps(line) + "\n")
+
+
+class Regrets:
+    """One shift's table, and strategies on it."""
+
+    def __init__(self, shift: str) -> None:
+        with TemporaryDirectory() as folder:
+            self.setup = enumerated(shift, Path(folder))
+        self.problem = self.setup.problem()
+        self.plans = {str(plan): plan for plan in all_plans(self.problem)}
+        self.seen: dict[str, list[float]] = {}
+        for (of, plan, _), row in sorted(read_table().items()):
+            if of == shift:
+                self.seen.setdefault(plan, []).append(row["curve"][-1])
+        self.truth = {plan: mean(values) for plan, values in self.seen.items()}
+
+    @property
+    def is_complete(self) -> bool:
+        return self.seen.keys() == self.plans.keys()
+
+    def value(self, plan: Plan, seed: int) -> float:
+        seen = self.seen[str(plan)]
+        return seen[seed % len(seen)]
+
+    def by_sampler(self, strategy: str, seed: int, scores: Scores | None) -> list[float]:
+        """Regret after every trial of a strategy."""
+        grids = {name: (rate,) for name, rate in RATES.items()}
+        study = optuna.create_study(direction="maximize")
+        space, tried = search_space(self.problem, grids), []
+        for _ in range(TRIALS):
+            make = STRATEGIES.load(strategy)
+            study.sampler = make(self.problem, grids, seed=seed, scores=scores)
+            trial = study.ask(dict(space))
+            tried.append(plan_of(self.problem, trial.params))
+            study.tell(trial, self.value(tried[-1], seed))
+        return self.after(tried, seed)
+
+    def by_ranking(self, scores: Scores, seed: int) -> list[float]:
+        """Regret when plans are tried in the order of their scores, the best first."""
+        order = sorted(self.plans.values(), key=lambda plan: -total(plan, self.problem, scores))
+        return self.after(order[:TRIALS], seed)
+
+    def after(self, tried: list[Plan], seed: int) -> list[float]:
+        best, found, regrets = max(self.truth.values()), -1.0, []
+        for plan in tried:
+            if self.value(plan, seed) > found:
+                found, truth = self.value(plan, seed), self.truth[str(plan)]
+            regrets.append(100 * (best - truth))
+        return regrets
+
+    def policy(self) -> tuple[Scores, Scores]:
+        """Scores by proxies alone, and once a supernet has trained."""
+        engine = self.setup.engine
+        schedule = Schedule.of(engine.recipe.epochs)
+        with engine.oneshot(self.problem.choices, RATES, [RATES["lr:head"]]) as shot:
+            first, second = shot.proxies()
+            halves = {
+                e: {k: (v + second[e][k]) / 2 for k, v in f.items()} for e, f in first.items()
+            }
+            policy = Policy(self.problem, halves, seed=0)
+            for _ in run_rounds(policy, shot, schedule, Course()):
+                pass
+        return policy.first_scores, policy.scores()
+
+    def agreement(self, scores: Scores) -> float:
+        """Rank correlation of a plan's summed score with the truth."""
+        sums = [total(self.plans[plan], self.problem, scores) for plan in self.truth]
+        return float(spearmanr(sums, [*self.truth.values()]).statistic)
+
+
+def written() -> str:
+    """Regrets of all strategies on every shift whose table is full, and the picture."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    parts, curves = [], {}
+    for shift in SHIFTS:
+        table_of = Regrets(shift)
+        if not table_of.is_complete:
+            n, of = len(table_of.seen), len(table_of.plans)
+            parts.append(f"{shift}: {n} of {of} plans are trained so far.")
+            continue
+        proxies, scores = table_of.policy()
+        run: dict[str, Callable[[int], list[float]]] = {
+            "random": lambda seed, t=table_of: t.by_sampler("random", seed, None),
+            "tpe": lambda seed, t=table_of: t.by_sampler("tpe", seed, None),
+            "proxies, best first": lambda seed, t=table_of, s=proxies: t.by_ranking(s, seed),
+            "policy, no scores": lambda seed, t=table_of: t.by_sampler("policy", seed, None),
+            "policy, proxies": lambda seed, t=table_of, s=proxies: t.by_sampler("policy", seed, s),
+            "policy": lambda seed, t=table_of, s=scores: t.by_sampler("policy", seed, s),
+        }
+        found = {name: np.array([one(seed) for seed in range(RUNS)]) for name, one in run.items()}
+        curves[shift] = found
+        rows = [
+            [name, *(_shown(regrets[:, n - 1]) for n in AFTER)] for name, regrets in found.items()
+        ]
+        seeds = min(len(values) for values in table_of.seen.values())
+        parts += [
+            f"### digits, {shift}",
+            f"{len(table_of.plans)} plans, {seeds} seeds each; best in truth "
+            f"{100 * max(table_of.truth.values()):.1f} %, mean "
+            f"{100 * mean(table_of.truth.values()):.1f} %. Rank correlation of a plan's score with "
+            f"the truth: proxies {table_of.agreement(proxies):.2f}, policy "
+            f"{table_of.agreement(scores):.2f}.",
+            table(["regret in points after", *(f"{n} trials" for n in AFTER)], rows),
+        ]
+    if curves:
+        draw(curves)
+        parts.append("![Regret after each trial](../docs/regret.svg)")
+    return "\n\n".join(parts)
+
+
+def _shown(values: Any) -> str:
+    return f"{values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
+
+
+def draw(curves: dict[str, dict[str, Any]]) -> None:
+    """Mean regret after each trial, a panel a shift."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.6), squeeze=False)
+    for panel, (shift, found) in zip(panels[0], curves.items(), strict=True):
+        for name, regrets in found.items():
+            panel.plot(np.arange(1, TRIALS + 1), regrets.mean(0), label=name)
+        panel.set(xscale="log", xlabel="trials", ylabel="regret, points", title=f"digits, {shift}")
+        panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(PICTURE, metadata={"Date": None})
 
 
 def main() -> None:

@@ -24,6 +24,13 @@ def test_example_runs_and_tells_a_plan(
     assert (tmp_path / "run" / "best" / "delta.safetensors").is_file()
 
 
+def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(EXAMPLES / "reuse_policy.py"))["main"]
+    main(trials=3, epochs=2)
+    told = capsys.readouterr().out
+    assert "From nothing: first plan" in told and "From what it learned: first plan" in told
+
+
 REAL = [("keywords", "res8", "digits", "res8"), ("text", "model", "questions", "aidreams260k")]
 """Examples on real weights: file, its network's and its data's function, the weights' name."""
 
