@@ -43,7 +43,7 @@ from autotune.trial import Job, Progress
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "tables" / "methods.jsonl"
 TIMES = Path(__file__).parent / "tables" / "methods_times.jsonl"
-TURNS = 7
+TURNS = 3
 SEEDS = range(5)
 T_4 = 2.776
 """Student's t for 95 % and four degrees of freedom."""
