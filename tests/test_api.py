@@ -24,6 +24,7 @@ def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) 
 
     def run(name: str = "run", **settings: Any) -> autotune.Study:
         given = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off", **settings}
+        given.setdefault("strategy", "tpe")
         return autotune.search(tiny_network, tiny_task, out=str(tmp_path / name), **given)
 
     return run
