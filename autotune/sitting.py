@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -219,16 +220,21 @@ def _setting(setup: Setup) -> Setting:
 
 def _identity(setup: Setup) -> dict[str, Any]:
     """What must not change between sittings."""
-    space = setup.space.model_dump_json()
+    space, policy = setup.space.model_dump_json(), setup.settings.policy
     kept = setup.settings.model_dump(
         exclude={"trials", "timeout", "workers", "device", "out", "storage", "keep", "references"}
     )
     return {
         "backbone's fingerprint": setup.backbone.fingerprint,
         "data": setup.task.digest(),
-        "search space": hashlib.sha256(space.encode()).hexdigest()[:16],
+        **({"policy's digest": _digest(Path(policy).read_bytes())} if policy else {}),
+        "search space": _digest(space.encode()),
         **kept,
     }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -71,16 +72,15 @@ BASE: Entry = ("", "base")
 
 
 class PolicySampler(PlanSampler):
-    """Draws scores of all choices from what is believed of them (Thompson sampling), decodes them
-    exactly, and takes in what trials report.
+    """Thompson sampling: scores are drawn from what is believed of choices, and decoded exactly.
 
     A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
     beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
     common, so that few trials say something of all. `scores` are the prior's means in any unit; the
     first trial is their best plan, and a choice that has none is not proposed; one of
-    (hyperparameter, value) says where its grid begins.
-    Without any, dearer choices are believed to be a little better. The belief is made anew for
-    every trial from the study and (seed, number), so that it works in any study over this space.
+    (hyperparameter, value) says where its grid begins. Without any, dearer choices are believed to
+    be a little better. The belief is made anew for every trial from the study and (seed, number),
+    so that it works in any study over this space.
     """
 
     def __init__(
@@ -131,23 +131,27 @@ class PolicySampler(PlanSampler):
 
     @cached_property
     def _prior(self) -> Belief:
-        """In units of `VALUE`."""
-        offers, n = self._offers, len(self._offers)
-        mean, cov = np.zeros(len(self._entries)), np.zeros((len(self._entries),) * 2)
-        if n:
-            mean[:n] = self._scaled(as_array(self._entries[:n], self._prior_scores()))
-            own = covariance(self.problem, offers)
-            cov[:n, :n] = SHARE**2 * own / np.mean(np.diag(own))
-            cov[:n, :n] += np.outer(mean[:n], mean[:n]) / 4
-        rates = self._entries[n:-1]
-        steps = np.array([self._step(*rate) for rate in rates], dtype=float)
-        names = [name for name, _ in rates]
+        """Of choices, rates and the base, in units of `VALUE`."""
+        parts = [self._prior_of_choices(), self._prior_of_rates()]
+        base = Belief(np.zeros(1), np.full((1, 1), LEVEL**2))
+        return _independent([*parts, base])
+
+    def _prior_of_choices(self) -> Belief:
+        """Around their scores, whose unit is believed to be known to a half."""
+        n = len(self._offers)
+        mean = self._scaled(as_array(self._entries[:n], self._prior_scores()))
+        own = covariance(self.problem, self._offers)
+        own = SHARE**2 * own / np.mean(np.diag(own)) if n else own
+        return Belief(mean, own + np.outer(mean, mean) / 4)
+
+    def _prior_of_rates(self) -> Belief:
+        """A little worse with every step from where each grid begins, maybe better."""
+        rates = self._entries[len(self._offers) : -1]
+        names, steps = [name for name, _ in rates], np.array([self._step(*rate) for rate in rates])
         known = {name for name, _ in self.scores or {}}
         lengths = np.array([KNOWN if name in known else STEP for name in names])
-        mean[n:-1] = -LESS * np.abs(steps)
-        cov[n:-1, n:-1] = _walks(names, steps) * np.outer(lengths, lengths)
-        cov[-1, -1] = LEVEL**2
-        return Belief(mean, cov)
+        walks = _walks(names, steps) * np.outer(lengths, lengths)
+        return Belief(-LESS * np.abs(steps).astype(float), walks)
 
     def _prior_scores(self) -> Scores:
         """As given; otherwise dearer choices are a little better."""
@@ -241,7 +245,19 @@ def _terms(plan: Plan) -> list[Entry]:
     return [(unit, plan[unit].label) for unit in plan]
 
 
-def _walks(names: Sequence[str], steps: Floats) -> Floats:
+def _independent(parts: Sequence[Belief]) -> Belief:
+    """Several beliefs that say nothing of each other."""
+    mean = np.concatenate([part.mean for part in parts])
+    covariance = np.zeros((len(mean), len(mean)))
+    at = 0
+    for part in parts:
+        end = at + len(part.mean)
+        covariance[at:end, at:end] = part.covariance
+        at = end
+    return Belief(mean, covariance)
+
+
+def _walks(names: Sequence[str], steps: NDArray[np.int64]) -> Floats:
     """Covariance of walks of length 1 a step, in both directions from 0, half of it in common."""
     same_side = (steps[:, None] * steps) > 0
     length = np.minimum(np.abs(steps[:, None]), np.abs(steps))
