@@ -40,7 +40,7 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
         return None
     if driver.attribute(STAGE) is None:
         driver.record(STAGE, _learned(folder, setup, driver))
-        folder.supernet.unlink(missing_ok=True)
+    folder.supernet.unlink(missing_ok=True)
     return _scores(driver.attribute(STAGE))
 
 

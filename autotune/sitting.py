@@ -106,9 +106,9 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         limit = driver.problem.budget.limit
         tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
         backend.run(driver)
+        save_policy(folder, setup, driver)  # before the answer, which ends a search
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)
-        save_policy(folder, setup, driver)
     _sign(folder, driver.attribute("stage:final"))
 
 
