@@ -24,14 +24,17 @@ class RunFolder:
     def new(cls, out: str | None, task: str) -> RunFolder:
         """A folder that is not there yet: the named one, or `runs/TASK`, `runs/TASK-2`, …
 
-        Raises `RunError` when the named folder exists.
+        Raises `RunError` when the named folder exists, but for one whose search was killed before
+        it began: what that left is removed.
         """
         if out is not None:
-            if Path(out).exists():
+            if Path(out).exists() and not _is_aborted(Path(out)):
                 raise RunError(
                     f"A search needs a new folder, {out!r} exists. Name another with --out, or "
                     f"go on with: autotune resume {out}"
                 )
+            for file in Path(out).iterdir() if Path(out).exists() else ():
+                file.unlink()
             return cls(Path(out))
         name = (
             task.rpartition(":")[2]
@@ -115,6 +118,16 @@ class RunFolder:
 
     def _trial(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04}"
+
+
+_FIRST = {"study.db", "study.db-journal", "prepared.safetensors"}
+"""Files that are written before the configuration, with which a search has begun."""
+
+
+def _is_aborted(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    written = {name for name in names if not name.startswith((".config.yaml", ".prepared"))}
+    return bool(names) and written <= _FIRST
 
 
 class EventLog(logging.Handler):
