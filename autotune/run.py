@@ -24,8 +24,8 @@ class RunFolder:
     def new(cls, out: str | None, task: str) -> RunFolder:
         """A folder that is not there yet: the named one, or `runs/TASK`, `runs/TASK-2`, …
 
-        Raises `RunError` when the named folder exists, but for one whose search was killed before
-        it began: what that left is removed.
+        Raises `RunError` when the named folder exists, but for an empty one, and for one whose
+        search was killed before it began: what that left is removed.
         """
         if out is not None:
             if Path(out).exists() and not _is_aborted(Path(out)):
@@ -125,9 +125,10 @@ _FIRST = {"study.db", "study.db-journal", "prepared.safetensors"}
 
 
 def _is_aborted(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    written = {name for name in names if not name.startswith((".config.yaml", ".prepared"))}
-    return bool(names) and written <= _FIRST
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return {n for n in names if not n.startswith((".config.yaml", ".prepared"))} <= _FIRST
 
 
 class EventLog(logging.Handler):
