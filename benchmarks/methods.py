@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from peak import peak_of_step
 from placing import Placer
-from resnet20 import write_task
+from resnet20 import sources, write_task
 from results import spread, table, write_section
 from torch import nn
 from torch.nn import functional as F
@@ -120,13 +120,7 @@ def digits(folder: Path) -> dict[str, Any]:
 
 def resnet20(folder: Path) -> dict[str, Any]:
     write_task(folder / "cifar.npz", "gaussian_noise", 3, 500, n_val=500)
-    return {
-        "backbone": f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
-        "weights": str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
-        "input": str(ROOT / "examples" / "cifar_input.yaml"),
-        "task": f"npz:{folder / 'cifar.npz'}",
-        "space": "resnet",
-    }
+    return sources(folder / "cifar.npz")
 
 
 def flowers(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import oracle
 import torch
-from resnet20 import write_task
+from resnet20 import sources, write_task
 from results import spread, table, write_section
 
 import autotune
@@ -57,13 +57,7 @@ def digits(shift: str, folder: Path) -> dict[str, Any]:
 
 def resnet20(corruption: str, folder: Path) -> dict[str, Any]:
     write_task(folder / "cifar.npz", corruption, 3, 1000, n_val=500)
-    return {
-        "backbone": f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
-        "weights": str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
-        "input": str(ROOT / "examples" / "cifar_input.yaml"),
-        "task": f"npz:{folder / 'cifar.npz'}",
-        "space": "resnet",
-    }
+    return sources(folder / "cifar.npz")
 
 
 def flowers(side: int, folder: Path) -> dict[str, Any]:

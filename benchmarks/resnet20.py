@@ -33,18 +33,19 @@ def write_task(file: Path, corruption: str, severity: int, n_train: int, n_val: 
     np.savez(file, **arrays)
 
 
+def sources(task: Path) -> dict[str, Any]:
+    """Settings of a search on the ResNet-20 and a task that `write_task` wrote."""
+    return {
+        "backbone": f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
+        "weights": str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
+        "input": str(ROOT / "examples" / "cifar_input.yaml"),
+        "task": f"npz:{task}",
+        "space": "resnet",
+    }
+
+
 def searched(task: Path, seed: int, **settings: Any) -> dict[str, Any]:
-    study = autotune.search(
-        f"python:{ROOT / 'examples' / 'cifar_resnet.py'}:resnet20",
-        f"npz:{task}",
-        "1%",
-        weights=str(Path(os.environ["AUTOTUNE_DATA"]) / "resnet20.safetensors"),
-        input=str(ROOT / "examples" / "cifar_input.yaml"),
-        space="resnet",
-        seed=seed,
-        **settings,
-    )
-    return study.status()
+    return autotune.search(**sources(task), budget="1%", seed=seed, **settings).status()
 
 
 def main() -> None:

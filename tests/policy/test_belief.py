@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from autotune.plan import Choice
 from autotune.policy.belief import Belief, Seen, as_rows, covariance
 from autotune.problem import entries_of
 
@@ -89,4 +88,3 @@ def test_rows_count_the_terms_of_each_sum():
         [0, 0],
         [1, 1],
     ]
-    assert Choice.of("scale").label == "scale"
