@@ -12,6 +12,16 @@ FEWEST = 5
 """Trials that must have come so far before one of them may end."""
 
 
+def halving(steps: int) -> Halving:
+    """For many trials: from a quarter of their steps on."""
+    return Halving(max(1, steps // 4), FEWEST)
+
+
+def race(steps: int) -> Halving:
+    """For few trials: one that is not ahead of the others in the middle of its steps ends there."""
+    return Halving(math.ceil(steps / 2), 2)
+
+
 class Halving(BasePruner):
     """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half goes on.
 
@@ -19,8 +29,8 @@ class Halving(BasePruner):
     decides as the one before would have. (Optuna's own marks a trial before it is stopped.)
     """
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, fewest: int) -> None:
+        self.first, self.fewest = first, fewest
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
@@ -35,7 +45,7 @@ class Halving(BasePruner):
             and "repeat_of" not in other.user_attrs.get("record", {})
         )
         values = sorted((mine, *others), reverse=True)
-        if len(values) < FEWEST and not math.isnan(mine):
+        if len(values) < self.fewest and not math.isnan(mine):
             return False
         return math.isnan(mine) or mine < values[max(len(values) // 2 - 1, 0)]
 

@@ -26,7 +26,7 @@ from autotune.records import (
     same_training,
 )
 from autotune.run import RunFolder
-from autotune.stopping import Halving
+from autotune.stopping import halving, race
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import Grids, hyperparameters_of, plan_of, search_space
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
@@ -381,4 +381,4 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
 def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
     if not setting.prune:
         return optuna.pruners.NopPruner()
-    return Halving(max(1, setting.steps // 4))
+    return (race if setting.strategy == "policy" else halving)(setting.steps)

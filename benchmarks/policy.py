@@ -1,9 +1,11 @@
 """The policy against a hundred trials of TPE, against what fills the budget blindly, and in parts.
 
 Three parts. `oracle`: regret on the enumerated table (`oracle.py` fills it). `cost`: seconds in
-units of one full fine-tuning, and test accuracy, on four backbones and tasks at two budgets; all on
-one split each, so that seeds vary search and training alone. `ablation`: the policy with a piece
-left out. The tables under `tables/` are kept, so that a run can go on.
+units of one full fine-tuning, and test accuracy, on five tasks at two budgets; all on one split
+each, so that seeds vary search and training alone. `ablation`: the policy with a piece left out.
+Seconds are those of the processor on one thread, and a full fine-tuning is timed before and after
+every search, so that other work on the machine counts on both sides or on neither. The tables under
+`tables/` are kept, so that a run can go on.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -32,6 +36,7 @@ from autotune.config import read_settings
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
 from autotune.policy.rounds import Schedule
+from autotune.records import TrialRecord
 from autotune.setup import prepare_search
 from autotune.tasks import load_task
 from autotune.trial import Job
@@ -56,7 +61,7 @@ def digits(shift: str, folder: Path) -> dict[str, Any]:
 
 
 def resnet20(corruption: str, folder: Path) -> dict[str, Any]:
-    write_task(folder / "cifar.npz", corruption, 3, 1000, n_val=500)
+    write_task(folder / "cifar.npz", corruption, 3, 500, n_val=500)
     return sources(folder / "cifar.npz")
 
 
@@ -102,10 +107,30 @@ def without(piece: str) -> Iterator[dict[str, Any]]:
         yield {"trials": {"supernet": 4, "confirmation": 1}.get(piece, 3)}
 
 
+CLOCK = SimpleNamespace(time=time.process_time, monotonic=time.process_time)
+"""Of this process's own work alone."""
+
+
+@contextmanager
+def timed_by_processor() -> Iterator[None]:
+    """All seconds that a search tells are the processor's."""
+    with ExitStack() as stack:
+        for module in ("api", "sitting", "study", "references", "learning"):
+            stack.enter_context(patch(f"autotune.{module}.time", CLOCK))
+        yield
+
+
 def searched(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
+    """A search between two full fine-tunings, whose seconds are the unit of its own."""
+    before = unit_of_cost(given)
+    found = search(given, seed, **settings)
+    return {**found, "unit": mean([before, unit_of_cost(given)])}
+
+
+def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
     """One search in a folder of its own: what it reached, and its own seconds."""
-    with TemporaryDirectory() as folder:
-        study = autotune.search(**given, seed=seed, out=f"{folder}/run", **settings)
+    with TemporaryDirectory() as folder, timed_by_processor():
+        study = autotune.search(**given, seed=seed, device="cpu", out=f"{folder}/run", **settings)
         status, final = study.status(), study.final
         beside = sum(r["seconds"] for n, r in study.references.items() if "probe" not in n)
         tests = final.get("tests", {"seeds": {str(seed): final["test"]["accuracy"]}})
@@ -120,8 +145,19 @@ def searched(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any
             "stage": (study.policy or {}).get("seconds"),
             "same as proxies": (study.policy or {}).get("same_as_proxies"),
             "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},
+            "trials": [trial_seconds(trial) for trial in study.trials],
             "pruned share": pruned_share(study),
         }
+
+
+def trial_seconds(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "plan": str(trial.plan),
+        "rates": dict(trial.hyperparameters),
+        "state": trial.state_name,
+        "curve": list(trial.curve),
+        "seconds": trial.seconds,
+    }
 
 
 def pruned_share(study: autotune.Study) -> float:
@@ -140,36 +176,50 @@ def pruned_share(study: autotune.Study) -> float:
     return run / max(total, 1)
 
 
-def full_finetuning(given: dict[str, Any]) -> dict[str, Any]:
-    """Every weight: the best of three rates on validation, three seeds; the middle is timed."""
+@contextmanager
+def everything(
+    given: dict[str, Any],
+) -> Iterator[tuple[Callable[..., dict[str, Any]], list[float]]]:
+    """Trains every weight at a rate with a seed; and the rates to try."""
     settings = read_settings({**given, "device": "cpu", "strategy": "random"})
     setup = prepare_search(settings, settings.backbone, settings.task)
-    engine = setup.engine
+    units = [unit.name for unit in setup.units if not unit.is_span()]
+    plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
+    head = sorted(setup.grids["lr:head"])[1]
     try:
-        units = [unit.name for unit in setup.units if not unit.is_span()]
-        plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
-        head = sorted(setup.grids["lr:head"])[1]
-        rates = sorted(setup.space.hyperparameters.lr["subtune"])
-        tried = {rate: trained(engine, plan, head, rate, 0) for rate in rates}
-        best = max(tried, key=lambda rate: tried[rate]["value"])
-        others = [trained(engine, plan, head, best, seed) for seed in SEEDS[1:]]
-        return {
-            "seconds": tried[rates[len(rates) // 2]]["seconds"],
-            "tests": [tried[best]["test"], *(other["test"] for other in others)],
-            "rate": best,
-        }
+        yield (
+            partial(trained, setup.engine, plan, head),
+            sorted(setup.space.hyperparameters.lr["subtune"]),
+        )
     finally:
-        engine.close()
+        setup.engine.close()
 
 
 def trained(engine: Engine, plan: Plan, head: float, rate: float, seed: int) -> dict[str, Any]:
-    began = time.perf_counter()
+    began = CLOCK.monotonic()
     job = Job("full fine-tuning", plan, {"lr:head": head, "lr:subtune": rate}, seed)
     *_, last = engine(job)
-    seconds = time.perf_counter() - began
+    seconds = CLOCK.monotonic() - began
     assert last.artifact is not None
     test = engine.test(last.artifact)["accuracy"]
     return {"value": last.value, "test": test, "seconds": seconds}
+
+
+def full_finetuning(given: dict[str, Any]) -> dict[str, Any]:
+    """The best of three rates on validation, with three seeds."""
+    with everything(given) as (train, rates):
+        tried = {rate: train(rate, 0) for rate in rates}
+        best = max(tried, key=lambda rate: tried[rate]["value"])
+        others = [train(best, seed) for seed in SEEDS[1:]]
+        tests = [tried[best]["test"], *(other["test"] for other in others)]
+        return {"tests": tests, "rate": best}
+
+
+def unit_of_cost(given: dict[str, Any]) -> float:
+    """Seconds of one full fine-tuning at the middle rate."""
+    with everything(given) as (train, rates):
+        seconds: float = train(rates[len(rates) // 2], 0)["seconds"]
+        return seconds
 
 
 def entries(ablate: bool) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -206,14 +256,15 @@ def read_table() -> dict[tuple[str, str, str], Any]:
     return {(row["task"], row["budget"], row["row"]): row["found"] for row in rows}
 
 
-def measure(tasks: list[str], budgets: list[str], *, ablate: bool) -> None:
+def measure(tasks: list[str], budgets: list[str], rows: list[str], *, ablate: bool) -> None:
     """Whatever of the table's rows is not there yet."""
     for task in tasks:
         with TemporaryDirectory() as folder:
             given = None
             for budget in budgets:
                 for name, run in entries(ablate).items():
-                    if (task, budget, name) in read_table():
+                    is_asked = any(name.startswith(row) for row in rows)
+                    if not is_asked or (task, budget, name) in read_table():
                         continue
                     given = given or TASKS[task](Path(folder))
                     found = run({**given, "budget": budget})
@@ -250,20 +301,20 @@ def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
     needed = ["full", "tpe", *(f"policy {seed}" for seed in SEEDS)]
     cells, rows, differences = cells_of(found, needed), [], []
     for cell in cells:
-        full = found[(*cell, "full")]["seconds"]
         policies = [found[(*cell, f"policy {seed}")] for seed in SEEDS]
         tpe = found[(*cell, "tpe")]
-        own, cost = mean(p["seconds"] for p in policies), tpe["seconds"] / full
+        costs = [p["seconds"] / p["unit"] for p in policies]
+        cost = tpe["seconds"] / tpe["unit"]
         ours, theirs = tests_of(found, cell, "policy"), tests_of(found, cell, "tpe")
         differences += [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
         pruned = tpe["pruned share"] * cost
         rows.append(
             [
                 ", ".join(cell),
-                spread([p["seconds"] / full for p in policies], scale=1),
-                spread([p["stage"] / full for p in policies], scale=1, digits=2),
+                spread(costs, scale=1),
+                spread([p["stage"] / p["unit"] for p in policies], scale=1, digits=2),
                 f"{cost:.1f} ({pruned:.1f})",
-                f"1/{tpe['seconds'] / own:.1f}",
+                f"1/{cost / mean(costs):.1f}",
                 *(
                     spread(tests_of(found, cell, row))
                     for row in ("policy", "tpe", "uniform", "random", "probe", "full")
@@ -311,10 +362,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["oracle", "cost", "ablation"])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="their names' beginnings")
     parser.add_argument("--budgets", nargs="*", default=list(BUDGETS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rows", nargs="*", default=[""], help="their names' beginnings")
     parser.add_argument("--only-write", action="store_true", help="write the tables as they are")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(1)
     tasks = [task for task in TASKS if any(task.startswith(start) for start in given.tasks)]
     if "AUTOTUNE_DATA" not in os.environ:
         left_out = [task for task in tasks if not task.startswith("digits")]
@@ -324,7 +375,7 @@ def main() -> None:
         write_section("Regret on enumerated tables", oracle.written())
     for part in ("cost", "ablation"):
         if part in given.parts and not given.only_write:
-            measure(tasks, given.budgets, ablate=part == "ablation")
+            measure(tasks, given.budgets, given.rows, ablate=part == "ablation")
     if "cost" in given.parts:
         write_section("Policy: cost and accuracy", written_cost(read_table()))
     if "ablation" in given.parts:

@@ -212,11 +212,12 @@ def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list
     """Every training that ended, once."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     states = (TrialState.COMPLETE, TrialState.PRUNED)
+    ended = study.get_trials(deepcopy=False, states=states)
+    ended = [t for t in ended if before is None or t.number < before]
     found: dict[tuple[str, str], _Tried] = {}
-    for trial in study.get_trials(deepcopy=False, states=states):
-        value = _value(trial)
-        is_later = before is not None and trial.number >= before
-        if is_later or value is None or not np.isfinite(value):
+    for trial in ended:
+        value = _value(trial, ended)
+        if value is None or not np.isfinite(value):
             continue
         plan, rates = plan_of(problem, trial.params), hyperparameters_of(trial.params)
         one = _Tried(plan, rates, sign * value, trial.state is TrialState.PRUNED)
@@ -234,11 +235,14 @@ def _key(plan: Plan, hyperparameters: Mapping[str, Any]) -> tuple[str, str]:
     return plan.digest, str(sorted(used(plan, hyperparameters).items()))
 
 
-def _value(trial: FrozenTrial) -> float | None:
-    if trial.state is TrialState.COMPLETE:
-        return trial.value
+def _value(trial: FrozenTrial, ended: Sequence[FrozenTrial]) -> float | None:
+    """What it reached; where it ended early, with what complete trials gained after that step."""
     step = trial.last_step
-    return None if step is None else trial.intermediate_values[step]
+    if trial.state is TrialState.COMPLETE or step is None:
+        return trial.value
+    curves = [other.intermediate_values for other in ended if other.state is TrialState.COMPLETE]
+    gains = [curve[max(curve)] - curve[step] for curve in curves if step in curve]
+    return trial.intermediate_values[step] + (float(np.mean(gains)) if gains else 0.0)
 
 
 def _terms(plan: Plan) -> list[Entry]:

@@ -103,6 +103,22 @@ def test_hopeless_trials_are_pruned_at_the_first_rung(driving):
     assert all(t.value is None and len(t.curve) == 1 for t in many)
 
 
+def test_few_trials_race_to_the_middle_of_their_steps(driving):
+    class Rising(TableEngine):
+        def progress(self, job: Job, step: int) -> Progress:
+            value = step / 10 - (job.number == 1)
+            return Progress(step, value, {"accuracy": value}, b"1", b"delta")
+
+    with driving(trials=3, prune=True, strategy="policy") as driver:
+        first, behind, level = run(driver, Rising())
+    assert (first.state_name, behind.state_name, level.state_name) == (
+        "complete",
+        "pruned",
+        "complete",
+    )
+    assert len(behind.curve) == -(-driver.setting.steps // 2)
+
+
 def test_pruning_is_decided_alike_when_it_is_asked_twice(driving):
     """A driver that dies between a decision and its end asks again."""
     with driving(trials=8, prune=True) as driver:
