@@ -14,8 +14,9 @@ from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.registry import Registry
 from autotune.space import SearchSpace, problems, read_space
 
-CONFIRMATIONS = 3
-"""Trials of a search by policy: its plan and the nearest rivals."""
+TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000}
+"""Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
+greedy and brute force end by themselves."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,6 +39,7 @@ class Settings(BaseModel):
     bnstats: Literal["auto", "on", "off"] = "auto"
     strategy: str = "policy"
     policy: str | None = None
+    options: dict[str, Any] = {}
     trials: Count = 20
     timeout: Annotated[float, Field(gt=0)] | None = None
     epochs: Count = 10
@@ -45,7 +47,7 @@ class Settings(BaseModel):
     augment: Literal["none", "flip", "crop+flip"] = "none"
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
     folds: Annotated[int, Field(ge=0)] = 0
-    prune: bool = True
+    pruner: str = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = 0
     workers: Count = 1
     device: str = "auto"
@@ -56,11 +58,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few_trials(cls, given: Any) -> Any:
-        """A policy is confirmed by few trials, unless more are asked for."""
-        by_policy = given.get("strategy", "policy") == "policy"
-        if given.get("trials") is None and by_policy:
-            return {**given, "trials": CONFIRMATIONS}
+    def _trials(cls, given: Any) -> Any:
+        """As many as suit the strategy, unless a number is asked for."""
+        usual = TRIALS.get(given.get("strategy", "policy"))
+        if given.get("trials") is None and usual is not None:
+            return {**given, "trials": usual}
         return {key: value for key, value in given.items() if key != "trials" or value is not None}
 
     @field_validator("budget", mode="before")

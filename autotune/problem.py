@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from autotune.budget import Budget, Cost
 from autotune.errors import BudgetError, PlanError
@@ -65,10 +66,16 @@ class Problem:
 
     def choice(self, unit: str, label: str) -> Choice:
         """The choice of `unit` with this label; `PlanError` when it has none."""
-        for choice in self.choices.get(unit, ()):
-            if choice.label == label:
-                return choice
-        raise PlanError(f"Unit {unit!r} has no choice {label!r} in this problem. See its units.")
+        try:
+            return self._by_label[unit, label]
+        except KeyError:
+            raise PlanError(
+                f"Unit {unit!r} has no choice {label!r} in this problem. See its units."
+            ) from None
+
+    @cached_property
+    def _by_label(self) -> dict[tuple[str, str], Choice]:
+        return {(unit, c.label): c for unit, choices in self.choices.items() for c in choices}
 
     def labels(self, plan: Plan) -> dict[str, str]:
         """The plan as unit → label, every unit named."""

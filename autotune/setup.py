@@ -38,7 +38,8 @@ from autotune.events import warn
 from autotune.policy.network import read_policy
 from autotune.problem import Candidates, Problem, require_room
 from autotune.space import SearchSpace
-from autotune.strategies import STRATEGIES
+from autotune.stopping import PRUNERS
+from autotune.strategies import STRATEGIES, check_options
 from autotune.strategies.base import Grids
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
@@ -71,6 +72,8 @@ class Setup:
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     """Everything that can be refused is refused here, before a run folder is made."""
     STRATEGIES.check(settings.strategy)
+    check_options(settings.strategy, settings.options)
+    _check_pruner(settings)
     _check_policy(settings)
     device = choose_device(settings.device)
     found = find_backbone(settings, backbone)
@@ -114,6 +117,12 @@ def _check_policy(settings: Settings) -> None:
             f"--policy is for the strategy policy, got {settings.strategy}. Leave one of them out."
         )
     read_policy(settings.policy)
+
+
+def _check_pruner(settings: Settings) -> None:
+    PRUNERS.check(settings.pruner)
+    if settings.pruner == "wilcoxon" and not settings.folds:
+        raise ConfigError("--pruner wilcoxon compares folds, there are none. Give --folds 5.")
 
 
 def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:

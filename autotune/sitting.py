@@ -42,6 +42,7 @@ from autotune.references import PROBE, run_reference, run_references, three_rate
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
 from autotune.source import import_sources
+from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
 
 
@@ -213,7 +214,8 @@ def _setting(setup: Setup) -> Setting:
         grids=setup.grids,
         workers=settings.workers,
         folds=settings.folds,
-        prune=settings.prune,
+        pruner=settings.pruner,
+        options=check_options(settings.strategy, settings.options),
         keep=settings.keep,
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from autotune.errors import RunError
@@ -26,9 +25,9 @@ from autotune.records import (
     same_training,
 )
 from autotune.run import RunFolder
-from autotune.stopping import halving, race
+from autotune.stopping import PRUNERS, choose_pruner
 from autotune.strategies import STRATEGIES
-from autotune.strategies.base import Grids, hyperparameters_of, plan_of, search_space
+from autotune.strategies.base import Grids, PlanSampler, hyperparameters_of, plan_of, search_space
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
 NAME = "autotune"
@@ -53,7 +52,10 @@ class Setting:
     grids: Grids
     workers: int = 1
     folds: int = 0
-    prune: bool = True
+    pruner: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the strategy."""
+
     keep: str = "best"
     """Delta files that stay: those of the `best` five trials, or of `all`."""
 
@@ -212,7 +214,10 @@ class Driver(Records):
         number = len(self.study.get_trials(deepcopy=False))
         if number >= self.goal or (self.deadline and time.time() >= self.deadline):
             return None
-        self.study.sampler = self._sampler(number)
+        sampler = self._sampler(number)
+        if sampler.is_idle(self.study):
+            return None
+        self.study.sampler = sampler
         return self.study.ask(dict(self.space))
 
     def _started(self, trial: Trial) -> Job | None:
@@ -314,19 +319,21 @@ class Driver(Records):
         for number in best - unfinished:
             self.folder.drop_checkpoint(number)
 
-    def _sampler(self, number: int) -> BaseSampler:
+    def _sampler(self, number: int) -> PlanSampler:
         """The strategy's sampler, or a random one after three repeats in a row."""
         before = {r.number: r.repeat_of is not None for r in self.trials if r.number < number}
         last = [before.get(number - i - 1, False) for i in range(REPEATS_IN_A_ROW)]
         strategy = "random" if all(last) else self.setting.strategy
-        make: Callable[..., BaseSampler] = STRATEGIES.load(strategy)
+        make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
         setting = self.setting
+        options = setting.options if strategy == setting.strategy else {}
         return make(
             self.problem,
             setting.grids,
             seed=setting.seed,
             workers=setting.workers,
             scores=self.scores,
+            **options,
         )
 
     def _curve(self, trial: Trial) -> dict[int, float]:
@@ -379,6 +386,6 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
 
 
 def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
-    if not setting.prune:
-        return optuna.pruners.NopPruner()
-    return (race if setting.strategy == "policy" else halving)(setting.steps)
+    name = choose_pruner(setting.pruner, setting.strategy, setting.folds)
+    pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
+    return pruner

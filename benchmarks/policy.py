@@ -233,14 +233,14 @@ def entries(ablate: bool) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]
                 )
         for seed in SEEDS:
             found[f"random search {seed}"] = lambda given, s=seed: searched(
-                given, s, strategy="random", trials=4, prune=False, references=False
+                given, s, strategy="random", trials=4, pruner="none", references=False
             )
         return found
     found["full"] = full_finetuning
     for seed in SEEDS:
         found[f"policy {seed}"] = lambda given, s=seed: searched(given, s)
     found["tpe"] = lambda given: searched(
-        given, 0, strategy="tpe", trials=TRIALS, prune=False, references=False
+        given, 0, strategy="tpe", trials=TRIALS, pruner="none", references=False
     )
     return found
 

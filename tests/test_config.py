@@ -36,7 +36,7 @@ some_settings = st.fixed_dictionaries(
         "budget": st.sampled_from(["1%", "0.5%", "50k", "2000", "300kB"]),
         "timeout": st.none() | st.floats(min_value=1e-3, max_value=1e9),
         "folds": st.sampled_from([0, 2, 5]),
-        "prune": st.booleans(),
+        "pruner": st.sampled_from(["auto", "none", "median"]),
         "seed": st.integers(0, 2**32 - 3),
         "metric": st.sampled_from(["accuracy", "f1"]),
     },

@@ -93,7 +93,20 @@ def search(
     ] = None,
     strategy: Annotated[
         str | None,
-        _option("--strategy", help="Who proposes plans: policy, tpe, random.", panel=_HOW),
+        _option(
+            "--strategy",
+            help="Who proposes plans: policy, greedy, tpe, gp, nsga2, qmc, random, bruteforce.",
+            panel=_HOW,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        _option(
+            "--option",
+            help="Of the strategy, as in: direction=backward. May be repeated.",
+            panel=_HOW,
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     policy: Annotated[
         str | None,
@@ -106,7 +119,7 @@ def search(
     ] = None,
     trials: Annotated[
         int | None,
-        _option("--trials", help="How many plans: 3 for policy, else 20.", panel=_HOW),
+        _option("--trials", help="How many plans at most; 3 for policy.", panel=_HOW),
     ] = None,
     timeout: Annotated[
         float | None,
@@ -132,8 +145,13 @@ def search(
     folds: Annotated[
         int | None, _option("--folds", help="Score plans by so many folds.", panel=_HOW)
     ] = None,
-    no_prune: Annotated[
-        bool | None, _option("--no-prune", help="Train every plan to the end.", panel=_HOW)
+    pruner: Annotated[
+        str | None,
+        _option(
+            "--pruner",
+            help="What ends trials early: race, halving, hyperband, median, wilcoxon, none.",
+            panel=_HOW,
+        ),
     ] = None,
     seed: Annotated[
         int | None, _option("--seed", help="Of splits, plans and training.", panel=_HOW)
@@ -186,10 +204,10 @@ def search(
     from autotune.cli.live import watching
     from autotune.config import read_settings
 
-    beside = {"config", "dry_run", "quiet", "as_json", "no_prune", "no_references"}
+    beside = {"config", "dry_run", "quiet", "as_json", "option", "no_references"}
     given = {k: v for k, v in context.params.items() if k not in beside and v is not None}
-    if no_prune:
-        given["prune"] = False
+    if option:
+        given["options"] = dict(_pair(text) for text in option)
     if no_references:
         given["references"] = False
     settings = read_settings(given, file=config)
@@ -204,6 +222,15 @@ def search(
             values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
         )
     _show_result(study, as_json)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from autotune.errors import ConfigError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--option takes NAME=VALUE, got {text!r}. As in: direction=backward.")
+    return name, value
 
 
 @app.command()

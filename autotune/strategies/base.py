@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import PlanError
 from autotune.plan import Plan
@@ -69,9 +70,95 @@ class PlanSampler(BaseSampler):
             )
         return self._alone(study, trial, param_name, param_distribution)
 
+    def is_idle(self, study: Study) -> bool:
+        """Whether there is nothing to propose now: it waits for running trials, or it is over."""
+        return False
+
     @abstractmethod
     def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
         """A hyperparameter that was asked for by itself."""
+
+
+class ListingSampler(PlanSampler):
+    """Proposes plans that it lists itself, each with the middle of every grid; no chance in it.
+
+    Once there is nothing left to try it repeats the best plan.
+    """
+
+    def __init__(self, problem: Problem, grids: Grids) -> None:
+        super().__init__(problem, grids)
+        self._plans: dict[int, Plan] = {}
+
+    @abstractmethod
+    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
+        """A plan that none of the trials so far has; None when there is nothing left."""
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        begun = self.begun(study, before=trial.number)
+        plan = self.next_plan(begun, study)
+        if plan is None:
+            plan = best_of(begun, study)
+        labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
+        return {n: v for n, v in (labels | self._middle).items() if n in search_space}
+
+    def begun(self, study: Study, *, before: int | None = None) -> Begun:
+        """Digest → the first trial with this plan and the middle of every grid, and the plan."""
+        found: dict[str, tuple[Plan, FrozenTrial]] = {}
+        for trial in study.get_trials(deepcopy=False)[:before]:
+            rates = hyperparameters_of(trial.params)
+            plan = self._plan(trial)
+            if all(rates.get(name) == value for name, value in self._middle.items()):
+                found.setdefault(plan.digest, (plan, trial))
+        return found
+
+    def is_idle(self, study: Study) -> bool:
+        return self.next_plan(self.begun(study), study) is None
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """End `study.optimize` once all was tried, with the first trial that repeats another."""
+        others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        if self.is_idle(study) and all(other.number == trial.number for other in others):
+            with suppress(RuntimeError):  # outside of `study.optimize` there is nothing to stop
+                study.stop()
+
+    def _plan(self, trial: FrozenTrial) -> Plan:
+        if trial.number not in self._plans or not trial.state.is_finished():
+            self._plans[trial.number] = plan_of(self.problem, trial.params)
+        return self._plans[trial.number]
+
+    @property
+    def _middle(self) -> dict[str, float]:
+        return {name: middle(grid) for name, grid in self.grids.items()}
+
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        if name in self._middle:
+            return self._middle[name]
+        return RandomSampler(trial.number).sample_independent(study, trial, name, distribution)
+
+
+Begun = Mapping[str, tuple[Plan, FrozenTrial]]
+"""Digest of a plan → the plan and its first trial."""
+
+
+def best_of(begun: Begun, study: Study) -> Plan:
+    """The plan with the best value, the empty one where there is none."""
+    sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+    ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]
+    values = [(sign * value, plan) for plan, value in ended if value is not None]
+    return max(values, key=lambda found: found[0])[1] if values else Plan()
+
+
+def middle(grid: Sequence[float]) -> float:
+    """The middle value of a grid, the lower one of two."""
+    return sorted(grid)[(len(grid) - 1) // 2]
 
 
 class BudgetedSampler(PlanSampler):

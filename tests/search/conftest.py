@@ -110,7 +110,7 @@ def driving(folder: RunFolder, grids: Grids) -> Driving:
     def drive(
         *, at: RunFolder = folder, trials: int = 6, strategy: str = "random", **settings: Any
     ) -> Iterator[Driver]:
-        given = {"seed": 0, "steps": STEPS, "grids": grids, "prune": False, **settings}
+        given = {"seed": 0, "steps": STEPS, "grids": grids, "pruner": "none", **settings}
         with lease_of(at) as lease:
             yield Driver(at, None, Setting(strategy, **given), lease, trials=trials)
 

@@ -95,7 +95,7 @@ def test_hopeless_trials_are_pruned_at_the_first_rung(driving):
         def progress(self, job: Job, step: int) -> Progress:
             return Progress(step, 1 / (job.number + 1), {"accuracy": 0.0}, b"1", b"delta")
 
-    with driving(trials=8, prune=True) as driver:
+    with driving(trials=8, pruner="halving") as driver:
         trials = run(driver, Falling())
     few, many = trials[: FEWEST - 1], trials[FEWEST - 1 :]
     assert {t.state_name for t in few} == {"complete"}, "too few to be compared with"
@@ -109,7 +109,7 @@ def test_few_trials_race_to_the_middle_of_their_steps(driving):
             value = step / 10 - (job.number == 1)
             return Progress(step, value, {"accuracy": value}, b"1", b"delta")
 
-    with driving(trials=3, prune=True, strategy="policy") as driver:
+    with driving(trials=3, pruner="auto", strategy="policy") as driver:
         first, behind, level = run(driver, Rising())
     assert (first.state_name, behind.state_name, level.state_name) == (
         "complete",
@@ -121,7 +121,7 @@ def test_few_trials_race_to_the_middle_of_their_steps(driving):
 
 def test_pruning_is_decided_alike_when_it_is_asked_twice(driving):
     """A driver that dies between a decision and its end asks again."""
-    with driving(trials=8, prune=True) as driver:
+    with driving(trials=8, pruner="halving") as driver:
         while (job := driver.next_job()) is not None:
             for progress in TableEngine()(job):
                 first, second = driver.report(job, progress), driver.report(job, progress)
@@ -348,7 +348,7 @@ class DyingEngine(TableEngine):
 
 
 def test_an_engine_that_dies_at_any_step_is_gone_on_with(driving, new_run):
-    how = {"trials": 3, "strategy": "random", "prune": True}
+    how = {"trials": 3, "strategy": "random", "pruner": "halving"}
     whole = uninterrupted(driving, new_run("whole"), **how)
     for n in range(sum(len(trial[5]) for trial in whole)):
         at, dying, second = new_run(f"died-{n}"), DyingEngine(n), TableEngine()
@@ -395,7 +395,7 @@ def dying(at: int, *, after: bool = False) -> Iterator[None]:
         sqlalchemy.event.remove(sqlalchemy.Engine, "begin", beginning)
 
 
-HOW = {"trials": 3, "strategy": "tpe", "prune": True}
+HOW = {"trials": 3, "strategy": "tpe", "pruner": "halving"}
 TWO = {**HOW, "trials": 2}
 
 
