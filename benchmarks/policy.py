@@ -30,6 +30,7 @@ import oracle
 import torch
 from resnet20 import sources, write_task
 from results import spread, table, write_section
+from sklearn.model_selection import train_test_split
 
 import autotune
 from autotune.config import read_settings
@@ -51,13 +52,21 @@ T = {2: 12.706, 3: 4.303, 6: 2.571, 9: 2.306, 12: 2.201, 30: 2.045, 60: 2.001}
 
 
 def digits(shift: str, folder: Path) -> dict[str, Any]:
-    task = load_task(f"builtin:digits-{shift}", None).split(0)
-    parts = {"train": task.train, "val": task.val, "test": task.test}
+    """400 to train, 150 to validate, and all others, 349, to test."""
+    whole = load_task(f"builtin:digits-{shift}", None).train
+    train, rest = halves(np.arange(len(whole)), whole.labels, 400)
+    val, test = halves(rest, whole.labels, 150)
     arrays = {}
-    for name, part in parts.items():
+    for name, rows in {"train": train, "val": val, "test": test}.items():
+        part = whole.take(rows)
         arrays[f"x_{name}"], arrays[f"y_{name}"] = part.inputs.numpy(), part.labels
     np.savez(folder / "digits.npz", **arrays)
     return {"backbone": "builtin:digits", "task": f"npz:{folder / 'digits.npz'}"}
+
+
+def halves(rows: Any, labels: Any, n: int) -> Any:
+    """`n` rows and the others, cut by class."""
+    return train_test_split(rows, train_size=n, stratify=labels[rows], random_state=0)
 
 
 def resnet20(corruption: str, folder: Path) -> dict[str, Any]:
