@@ -19,7 +19,9 @@ from autotune.artifact import Artifact, from_bytes, to_bytes, tuned
 from autotune.backbones.base import Backbone, new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Units
+from autotune.criteria import unit_values
 from autotune.data import batches, normalised
+from autotune.deltas.site import sites
 from autotune.errors import AutotuneError, TrialError
 from autotune.events import tell
 from autotune.evidence import TaskEvidence
@@ -33,6 +35,9 @@ from autotune.trial import Job, Progress
 
 SCORING_RATE = 0.01
 """Learning rate of the head that weights are scored with."""
+
+SCORED = 32
+"""Examples of each half that criteria look at, one by one."""
 
 TOGETHER = 16
 """Examples whose gradient is squared together where the scores only serve a supernet."""
@@ -186,6 +191,30 @@ class Engine:
                 )
             finally:
                 supernet.detach()
+
+    def criterion(
+        self, name: str, head_rates: Sequence[float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Unit → what a criterion says of it, on each of two halves of the training part."""
+        parts = halved(self.task.train, self.seed)
+        head, _ = self._best_head(parts, head_rates)
+        found = sites(self.backbone.network, self.units, self.units.flow)
+        first, second = (
+            unit_values(
+                name,
+                found,
+                TaskEvidence(
+                    self.backbone,
+                    part,
+                    input=self.input,
+                    device=self._device,
+                    fit_head=lambda: head,
+                    examples=SCORED,
+                ),
+            )
+            for part in parts
+        )
+        return first, second
 
     # one job
 

@@ -21,7 +21,7 @@ from autotune.deltas.site import Site
 from autotune.tasks.base import Part
 
 EXAMPLES = 128
-"""Training examples that scores are taken on."""
+"""Training examples that scores are taken on, where no other number is given."""
 
 PASSING = 256
 """Training inputs that pass through a site, at most; no more than `BYTES` of them."""
@@ -46,9 +46,11 @@ class TaskEvidence:
         device: torch.device,
         fit_head: Callable[[], nn.Module],
         together: int = 1,
+        examples: int = EXAMPLES,
     ) -> None:
         self.backbone, self.part, self.input = backbone, part, input
         self.device, self.fit_head, self.together = device, fit_head, together
+        self.examples = examples
         self._made: dict[tuple[object, ...], Any] = {}
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
@@ -65,13 +67,19 @@ class TaskEvidence:
         taken: tuple[Tensor, Tensor] = self.once(("passing", site.name), lambda: self._passed(site))
         return taken
 
+    def run(self) -> None:
+        """Some examples through the frozen network, for those who listen."""
+        with evaluating(self.backbone.network):
+            for inputs, _ in self._examples(self.examples, 32):
+                self.backbone.network(inputs)
+
     def _scored(self) -> dict[str, dict[str, Tensor]]:
         head = self.fit_head()
         network, parameters = self.backbone.network, self.backbone.parameters()
         squares = {name: torch.zeros_like(p) for name, p in parameters.items()}
         sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
         with exchanged(network, self.backbone.head, head), _with_gradients(network):
-            examples = list(self._examples(EXAMPLES, self.together))
+            examples = list(self._examples(self.examples, self.together))
             for inputs, labels in examples:
                 loss = F.cross_entropy(network(inputs), labels)
                 gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)

@@ -22,6 +22,7 @@ from autotune.policy.policy import Policy
 from autotune.policy.rounds import Course, Schedule, run_rounds
 from autotune.run import RunFolder
 from autotune.setup import Setup
+from autotune.strategies import check_options
 from autotune.strategies.policy import PolicySampler
 from autotune.study import Driver
 from autotune.supernet import can_share
@@ -36,12 +37,52 @@ MOVED = 0.01
 
 def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
     """(unit, label) → score for a strategy that wants any; learned now unless that is recorded."""
+    if setup.settings.strategy == "proxy":
+        return _proxy_scores(setup, driver)
     if setup.settings.strategy != "policy":
         return None
     if driver.attribute(STAGE) is None:
         driver.record(STAGE, _learned(folder, setup, driver))
     folder.supernet.unlink(missing_ok=True)
     return _scores(driver.attribute(STAGE))
+
+
+def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
+    """By one criterion, as the policy would begin: concave in what it says and in the price."""
+    if driver.attribute("stage:proxies") is None:
+        began = time.monotonic()
+        tell("stage", "Proxies", stage="proxies")
+        first, second = _by_criterion(setup, driver)
+        driver.record("stage:proxies", [_rows(first), _rows(second)])
+        _say_agreement(_agreement((first, second)))
+        tell("proxies", f"Proxies took {time.monotonic() - began:.1f} s.")
+    policy = _policy(setup, driver)
+    return policy.first_scores
+
+
+def _by_criterion(setup: Setup, driver: Driver) -> tuple[Measured, Measured]:
+    """(unit, label of a method alone) → `mass`: what the criterion says, on each of two halves."""
+    choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
+    name = check_options("proxy", setup.settings.options).get("criterion", "mass")
+    if name in ("mass", "ratio"):
+        with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+            first, second = (
+                {e: _mass(name, m) for e, m in half.items()} for half in shot.proxies()
+            )
+            return first, second
+    entries = {(u, m.label) for u, offers in choices.items() for c in offers for m in c.methods}
+    halves = setup.engine.criterion(name, head_rates)
+    first, second = (
+        {(u, label): {"mass": values[u]} for u, label in sorted(entries) if u in values}
+        for values in halves
+    )
+    return first, second
+
+
+def _mass(name: str, found: Mapping[str, float]) -> dict[str, float]:
+    """The gradient's mass, or its mass divided by what chance alone would give."""
+    by_chance = found["mass"] / found["chance"] if found["chance"] else 0.0
+    return {"mass": by_chance if name == "ratio" else found["mass"]}
 
 
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
@@ -190,6 +231,17 @@ def _agreement(halves: tuple[Measured, Measured]) -> float | None:
     return float(spearmanr(first, second).statistic)
 
 
+def _say_agreement(agreement: float | None) -> None:
+    if agreement is None:
+        return
+    tell("agreement", f"Rank correlation of the proxies of two halves: {agreement:.2f}.")
+    if agreement < DISAGREES:
+        warn(
+            f"The proxies of two halves of the data disagree (rank correlation {agreement:.2f}), "
+            "so they say little."
+        )
+
+
 def _say(found: Mapping[str, Any]) -> None:
     tell("policy", f"Policy after {found['rounds']} rounds: {found['label']}")
     if found["left_out"]:
@@ -198,11 +250,7 @@ def _say(found: Mapping[str, Any]) -> None:
             f"Left to the trials alone, as they cannot share a supernet: "
             f"{', '.join(found['left_out'])}.",
         )
-    if found["agreement"] is not None and found["agreement"] < DISAGREES:
-        warn(
-            f"The proxies of two halves of the data disagree (rank correlation "
-            f"{found['agreement']:.2f}), so they say little."
-        )
+    _say_agreement(found["agreement"])
     if found["unreached"]:
         warn(
             f"No gradient reaches {len(found['unreached'])} choices, so they are not proposed: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -48,7 +49,7 @@ class TrialRecord:
             return "out of memory" if "OutOfMemory" in self.error else "failed"
         return self.state.name.lower()
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str]:
         """Trials with equal keys (and the study's one seed) train alike."""
         return same_training(self.plan, self.hyperparameters)

@@ -120,7 +120,7 @@ class RunFolder:
         return self.path / "trials" / f"{number:04}"
 
 
-_FIRST = {"study.db", "study.db-journal", "prepared.safetensors"}
+_FIRST = {"study.db", "study.db-journal", "study.db-wal", "study.db-shm", "prepared.safetensors"}
 """Files that are written before the configuration, with which a search has begun."""
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import RunError
 from autotune.events import tell, warn
@@ -67,6 +68,12 @@ class _Live:
     trial: Trial
     job: Job
     began: float
+    curve: dict[int, float]
+    """Value after each epoch that is recorded."""
+
+    proposed: Mapping[str, Any] = field(default_factory=dict)
+    """What the strategy proposed before decoding, where that is another plan."""
+
     last: Progress | None = None
     pruned: bool = False
 
@@ -79,6 +86,7 @@ class Records:
         self.storage = open_storage(folder, storage)
         self.study = _load(self.storage, storage or str(folder.database))
         self.problem = problem_from_json(self.attribute("problem"))
+        self._ended: dict[int, TrialRecord | None] = {}
 
     def attribute(self, name: str) -> Any:
         """The JSON value of an attribute of the study, None when it is not written."""
@@ -93,8 +101,16 @@ class Records:
     @property
     def trials(self) -> list[TrialRecord]:
         """All trials whose plan is known, in the order of their numbers."""
-        stored = self.study.get_trials(deepcopy=False)
-        return [r for t in stored if (r := read_trial(self.problem, t)) is not None]
+        return [r for t in self.study.get_trials(deepcopy=False) if (r := self._read(t))]
+
+    def _read(self, trial: FrozenTrial) -> TrialRecord | None:
+        """One trial; those that ended are read once."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        record = read_trial(self.problem, trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = record
+        return record
 
     def ranked(self) -> list[TrialRecord]:
         """Complete trials, the best first, each training once."""
@@ -123,7 +139,17 @@ class Driver(Records):
         self.space = search_space(self.problem, setting.grids)
         self.live: dict[int, _Live] = {}
         self.repeats = 0
+        self._attempts: dict[int, int] = {}
+        self._by_key: dict[tuple[str, str], TrialRecord] = {}
+        self._best: list[TrialRecord] = []
+        stored = self.study.get_trials(deepcopy=False)
+        self._asked_for = len(stored)
+        self._interrupted = [t.number for t in stored if t.state is TrialState.RUNNING]
+        for trial in stored:
+            if trial.state.is_finished() and (record := self._read(trial)) is not None:
+                self._rank(record)
         self.scores: Scores | None = None
+        self._samplers: dict[str, PlanSampler] = {}
         self.study.pruner = _pruner(setting)
         self._clean()
 
@@ -133,10 +159,13 @@ class Driver(Records):
         """The next trial to be run: an unfinished one first; None when there is none."""
         while True:
             self.lease.check()
-            trial = self._unfinished() or self._asked()
-            if trial is None:
+            if self._interrupted:
+                job = self._resumed(self._interrupted.pop(0))
+            elif (trial := self._asked()) is not None:
+                job = self._started(trial, 0, {})
+            else:
                 return None
-            if (job := self._started(trial)) is not None:
+            if job is not None:
                 return job
 
     def report(self, job: Job, progress: Progress) -> Decision:
@@ -146,10 +175,11 @@ class Driver(Records):
         if live is None or live.job.attempt != job.attempt:
             return Decision.STOP
         live.last = progress
-        if progress.step not in self._curve(live.trial):
+        if progress.step not in live.curve:
             if progress.step < self.setting.steps:
                 write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
             live.trial.report(progress.value, progress.step)
+            live.curve[progress.step] = progress.value
             tell(
                 "progress-of-trial",
                 f"{job.name}: {progress.step}/{self.setting.steps} {progress.value:.4f}",
@@ -190,6 +220,8 @@ class Driver(Records):
             self.live[job.number] = live
             self.fail(job, Failure("WorkerError", f"its worker died {ATTEMPTS} times"))
         else:
+            self._interrupted.append(job.number)
+            self._attempts[job.number] = job.attempt
             warn(f"The worker of {job.name} died; it goes on in another.", number=job.number)
 
     # what else is recorded
@@ -201,39 +233,41 @@ class Driver(Records):
 
     # inside
 
-    def _unfinished(self) -> Trial | None:
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if frozen.number not in self.live:
-                self.study.sampler = self._sampler(frozen.number)
-                study_id = self.storage.get_study_id_from_name(NAME)
-                at = self.storage.get_trial_id_from_study_id_trial_number(study_id, frozen.number)
-                return Trial(self.study, at)
-        return None
+    def _resumed(self, number: int) -> Job | None:
+        """The job of a trial that was begun before; what it still lacks is sampled now."""
+        self.study.sampler = self._sampler(number)
+        self.study.sampler.proposed = {}
+        study_id = self.storage.get_study_id_from_name(NAME)
+        at = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial, stored = Trial(self.study, at), self.storage.get_trial(at)
+        known = self._attempts.get(number, stored.user_attrs.get("attempt", 0))
+        trial.set_user_attr("attempt", known + 1)
+        return self._started(trial, known + 1, stored.intermediate_values)
 
     def _asked(self) -> Trial | None:
-        number = len(self.study.get_trials(deepcopy=False))
+        number = self._asked_for
         if number >= self.goal or (self.deadline and time.time() >= self.deadline):
             return None
         sampler = self._sampler(number)
         if sampler.is_idle(self.study):
             return None
         self.study.sampler = sampler
+        self._asked_for = number + 1
         return self.study.ask(dict(self.space))
 
-    def _started(self, trial: Trial) -> Job | None:
-        """The job of a trial whose parameters are all written; None when the record answers it."""
+    def _started(self, trial: Trial, attempt: int, curve: Mapping[int, float]) -> Job | None:
+        """The job of a trial; None when the record answers it."""
+        params = trial.params
         for name, distribution in self.space.items():
-            trial.suggest_categorical(name, distribution.choices)
-        self._note_proposal(trial)
-        plan = plan_of(self.problem, trial.params)
+            if name not in params:
+                params[name] = trial.suggest_categorical(name, distribution.choices)
+        plan = plan_of(self.problem, params)
         assert self.problem.fits(plan), "decode lets nothing over the budget through"
-        hyperparameters = hyperparameters_of(trial.params)
+        hyperparameters = hyperparameters_of(params)
         twin = self._twin(plan, hyperparameters)
         if twin is not None:
-            self._answer(trial, twin)
+            self._answer(trial, twin, curve)
             return None
-        attempt = trial.user_attrs.get("attempt", -1) + 1
-        trial.set_user_attr("attempt", attempt)
         job = Job(
             name=f"trial {trial.number}",
             plan=plan,
@@ -243,25 +277,18 @@ class Driver(Records):
             attempt=attempt,
             checkpoint=self.folder.read(self.folder.checkpoint(trial.number)),
         )
-        self.live[trial.number] = _Live(trial, job, time.monotonic())
+        proposed = getattr(self.study.sampler, "proposed", {})
+        self.live[trial.number] = _Live(trial, job, time.monotonic(), dict(curve), proposed)
         tell("start", f"{job.name}: {plan}", number=trial.number, plan=str(plan))
         return job
 
-    def _note_proposal(self, trial: Trial) -> None:
-        proposed = getattr(self.study.sampler, "proposed", {})
-        if proposed and "proposed" not in trial.user_attrs:
-            trial.set_user_attr("proposed", proposed)
-
     def _twin(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
         key = same_training(plan, hyperparameters)
-        for record in self.trials:
-            if record.state.is_finished() and record.repeat_of is None and record.key == key:
-                return record
-        return None
+        return self._by_key.get(key)
 
-    def _answer(self, trial: Trial, twin: TrialRecord) -> None:
+    def _answer(self, trial: Trial, twin: TrialRecord, curve: Mapping[int, float]) -> None:
         for step, value in enumerate(twin.curve, 1):
-            if step not in self._curve(trial):
+            if step not in curve:
                 trial.report(value, step)
         record = {
             "metrics": dict(twin.metrics),
@@ -271,6 +298,7 @@ class Driver(Records):
         }
         trial.set_user_attr("record", record)
         self.study.tell(trial.number, twin.value, state=twin.state)
+        self._ended[trial.number] = replace(twin, number=trial.number, repeat_of=twin.number)
         self.repeats += 1
         tell(
             "repeat",
@@ -286,17 +314,31 @@ class Driver(Records):
         seconds = time.monotonic() - live.began
         record = {
             "metrics": dict(metrics),
-            "curve": list(self._curve(live.trial).values()),
             "seconds": seconds,
             "error": error,
+            **({"proposed": live.proposed} if live.proposed else {}),
         }
         live.trial.set_user_attr("record", record)
         value = live.last.value if state is TrialState.COMPLETE and live.last else None
         self.study.tell(number, value, state=state)
         del self.live[number]
         self.folder.drop_checkpoint(number)
-        self._clean()
         cost = self.problem.cost(live.job.plan)
+        ended = TrialRecord(
+            number=number,
+            state=state,
+            plan=live.job.plan,
+            hyperparameters=live.job.hyperparameters,
+            cost=cost,
+            value=value,
+            metrics=metrics,
+            curve=tuple(value for _, value in sorted(live.curve.items())),
+            seconds=seconds,
+            error=error,
+        )
+        self._ended[number] = ended
+        self._rank(ended)
+        self._clean()
         shown = "" if live.last is None else f" {live.last.value:.4f}"
         tell(
             "end",
@@ -311,19 +353,32 @@ class Driver(Records):
 
     def _clean(self) -> None:
         """Only the best trials, the running ones and those to be gone on with keep files."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        unfinished = {trial.number for trial in running}
-        kept = None if self.setting.keep == "all" else KEPT
-        best = {record.number for record in self.ranked()[:kept]}
+        unfinished = {*self.live, *self._interrupted}
+        best = {record.number for record in self._best}
         self.folder.keep_only(best | unfinished)
         for number in best - unfinished:
             self.folder.drop_checkpoint(number)
 
+    def _rank(self, record: TrialRecord) -> None:
+        """Take note of a training that ended."""
+        if record.repeat_of is not None:
+            return
+        self._by_key.setdefault(record.key, record)
+        if record.is_complete:
+            insort(self._best, record, key=TrialRecord.rank)
+        if self.setting.keep == "best":
+            del self._best[KEPT:]
+
     def _sampler(self, number: int) -> PlanSampler:
         """The strategy's sampler, or a random one after three repeats in a row."""
-        before = {r.number: r.repeat_of is not None for r in self.trials if r.number < number}
-        last = [before.get(number - i - 1, False) for i in range(REPEATS_IN_A_ROW)]
-        strategy = "random" if all(last) else self.setting.strategy
+        last = [self._ended.get(number - i - 1) for i in range(REPEATS_IN_A_ROW)]
+        are_repeats = [r is not None and r.repeat_of is not None for r in last]
+        strategy = "random" if all(are_repeats) else self.setting.strategy
+        if strategy not in self._samplers:
+            self._samplers[strategy] = self._made(strategy)
+        return self._samplers[strategy]
+
+    def _made(self, strategy: str) -> PlanSampler:
         make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
         setting = self.setting
         options = setting.options if strategy == setting.strategy else {}
@@ -335,10 +390,6 @@ class Driver(Records):
             scores=self.scores,
             **options,
         )
-
-    def _curve(self, trial: Trial) -> dict[int, float]:
-        stored = self.study.get_trials(deepcopy=False)[trial.number]
-        return dict(sorted(stored.intermediate_values.items()))
 
 
 def create(
@@ -372,7 +423,11 @@ def open_storage(folder: RunFolder, storage: str | None) -> optuna.storages.Base
     url = storage or f"sqlite:///{folder.database}"
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+        found = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        if storage is None:
+            with found.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        return found
     except Exception as error:
         first = str(error).strip().splitlines()[0]
         raise RunError(f"A storage must be reachable, {url!r} is not ({first}).") from error

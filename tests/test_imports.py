@@ -19,8 +19,8 @@ FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
     "ground": "errors registry budget plan problem knapsack sizes space trial files events",
-    "network": "backbones deltas tasks adapt candidates data digits engine artifact metrics "
-    "evidence oneshot preparation profiling proxies source supernet training torchvision",
+    "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
+    "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
     "search": "strategies policy backends lease run records references placements finalists "
     "stopping study",
     "rim": "config setup learning sitting api export use doctor cli",

@@ -137,3 +137,13 @@ def test_wrong_policies_are_refused_before_anything_runs(search, tmp_path):
     with pytest.raises(ConfigError, match="--policy is for the strategy policy, got tpe"):
         search(policy=str(tmp_path / "wrong.safetensors"), strategy="tpe")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("criterion", ["ratio", "fisher", "activation"])
+def test_a_search_by_proxy_confirms_the_plan_of_one_criterion(search, criterion):
+    study = search(strategy="proxy", options={"criterion": criterion})
+    (trial,) = study.trials
+    assert trial.is_complete and trial.plan.choices
+    first, second = study._records.attribute("stage:proxies")
+    assert len(first) == len(second) > 0
+    assert [p.name for p in (study.folder.path / "best").iterdir() if "policy" in p.name] == []

@@ -14,6 +14,7 @@ STRATEGIES = Registry(
     "strategy",
     {
         "policy": "autotune.strategies.policy:policy",
+        "proxy": "autotune.strategies.proxy:proxy",
         "greedy": "autotune.strategies.greedy:greedy",
         "tpe": "autotune.strategies.tpe:tpe",
         "gp": "autotune.strategies.gp:gp",
@@ -22,7 +23,6 @@ STRATEGIES = Registry(
         "random": "autotune.strategies.random:random",
         "bruteforce": "autotune.strategies.bruteforce:bruteforce",
     },
-    reserved={"proxy": "Use policy."},
 )
 
 _GIVEN = ("problem", "grids", "seed", "workers", "scores")

@@ -165,7 +165,8 @@ class BudgetedSampler(PlanSampler):
     """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
 
     The inner sampler is made anew for every trial from (seed, number), so a proposal is a
-    function of the seed and the record alone. What it leaves out is filled by its own
+    function of the seed and the record alone. It is given the whole space, which it would
+    otherwise look for in every trial of the record; what it leaves out is filled by its own
     `sample_independent`.
     """
 
@@ -174,13 +175,13 @@ class BudgetedSampler(PlanSampler):
     ) -> None:
         super().__init__(problem, grids)
         self.make, self.seed = make, seed
+        self._open = {name: found for name, found in self.space.items() if not found.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
         inner = self.make(seed_of(self.seed, trial.number))
-        space = inner.infer_relative_search_space(study, trial)
-        proposed = inner.sample_relative(study, trial, space)
+        proposed = inner.sample_relative(study, trial, dict(self._open))
         for name, distribution in search_space.items():
             if name not in proposed:
                 value = inner.sample_independent(study, trial, name, distribution)

@@ -171,8 +171,9 @@ class PolicySampler(PlanSampler):
         plans = [random_placement(self.problem, self.seed + i) for i in range(PLANS)]
         entries = self._entries[: len(scores)]
         sums = as_rows(entries, [_terms(plan) for plan in plans]) @ scores
-        spread = float(sums.std() or np.abs(sums).mean())
-        return scores / spread if spread > 0 else np.zeros_like(scores)
+        level, spread = float(np.abs(sums).mean()), float(sums.std())
+        unit = spread if spread > level / 1e6 else level  # less is rounding
+        return scores / unit if unit > 0 else np.zeros_like(scores)
 
     def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Seen]:
         rows = as_rows(self._entries, [t.terms(self.grids) for t in tried])

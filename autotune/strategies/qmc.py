@@ -22,8 +22,9 @@ class SobolSampler(BaseSampler):
     chance, and counts its points in the storage.)
     """
 
-    def __init__(self, space: Space, sequence: int) -> None:
-        self.space, self.sequence = space, sequence
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space, self.seed = space, seed
+        self.sequence = Sobol(max(len(space), 1), scramble=True, rng=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return self.space
@@ -31,19 +32,20 @@ class SobolSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        sequence = Sobol(len(search_space), scramble=True, rng=self.sequence)
+        self.sequence.reset()
         if trial.number:
-            sequence.fast_forward(trial.number)
-        (point,) = sequence.random(1)
+            self.sequence.fast_forward(trial.number)
+        (point,) = self.sequence.random(1)
         return {
-            name: _cut(distribution, at)
-            for (name, distribution), at in zip(search_space.items(), point, strict=True)
+            name: _cut(self.space[name], at)
+            for name, at in zip(self.space, point, strict=False)
+            if name in search_space
         }
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        random = RandomSampler(self.sequence + trial.number)
+        random = RandomSampler(self.seed + trial.number)
         return random.sample_independent(study, trial, name, distribution)
 
 
@@ -56,5 +58,5 @@ def qmc(
     problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
 ) -> BudgetedSampler:
     """Evenly over the space, whatever the values are."""
-    space = Space(search_space(problem, grids))
-    return BudgetedSampler(lambda _: SobolSampler(space, seed), problem, grids, seed=seed)
+    sobol = SobolSampler(dict(search_space(problem, grids)), seed)
+    return BudgetedSampler(lambda _: sobol, problem, grids, seed=seed)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from optuna.trial import Trial, TrialState
 
 from autotune.budget import Budget, Cost
-from autotune.errors import NotBuilt, PlanError, UnknownName
+from autotune.errors import ConfigError, PlanError, UnknownName
+from autotune.knapsack import best_plan
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem
-from autotune.strategies import STRATEGIES
+from autotune.strategies import STRATEGIES, check_options
 from autotune.strategies.base import (
     Grids,
     hyperparameters_of,
@@ -304,6 +305,16 @@ class TestGreedy(StrategyContract):
         assert costs["gain-per-cost"] < costs["gain"]
 
 
+class TestProxy(StrategyContract):
+    name = "proxy"
+
+    def test_the_first_plan_is_the_best_by_its_scores(self, problem, grids):
+        scores = {("late", "lowrank-4"): 3.0, ("stem", "scale"): 1.0}
+        sampler = STRATEGIES.load(self.name)(problem, grids, seed=0, scores=scores)
+        params = optuna.create_study(sampler=sampler).ask(search_space(problem, grids)).params
+        assert plan_of(problem, params) == best_plan(problem, scores)
+
+
 class TestPolicy(StrategyContract):
     name = "policy"
 
@@ -354,9 +365,15 @@ def test_stays_within_the_budget_of_any_problem(name, problem, seed):
         assert problem.fits(plan_of(problem, trial.params))
 
 
-def test_a_reserved_strategy_says_that_it_is_not_built():
-    with pytest.raises(NotBuilt, match="'proxy' is reserved but not built yet"):
-        STRATEGIES.load("proxy")
+def test_options_of_a_strategy_are_checked_and_typed():
+    found = check_options("greedy", {"epsilon": "0.02", "direction": "backward"})
+    assert found == {"epsilon": 0.02, "direction": "backward"}
+    with pytest.raises(ConfigError, match="direction of greedy must be valid, 'up' is not"):
+        check_options("greedy", {"direction": "up"})
+    with pytest.raises(ConfigError, match="Did you mean 'epsilon'"):
+        check_options("greedy", {"epsilom": 1})
+    with pytest.raises(ConfigError, match="The strategy tpe takes no options, got 'epsilon'"):
+        check_options("tpe", {"epsilon": 1})
 
 
 def test_an_unknown_strategy_is_told_the_nearest():

@@ -70,7 +70,7 @@ def test_the_study_is_an_ordinary_optuna_study(driving, folder):
     plans = [plan_of(driver.problem, trial.params) for trial in study.trials]
     assert plans == [trial.plan for trial in driver.trials]
     assert study.best_value == driver.ranked()[0].value
-    assert all("proposed" in trial.user_attrs for trial in study.trials)
+    assert all("proposed" in trial.user_attrs["record"] for trial in study.trials)
 
 
 def test_a_failed_trial_keeps_type_and_text_and_the_study_goes_on(driving):
@@ -202,7 +202,8 @@ def _stored_twice(driver: Driver, first: TrialRecord, **changes: Any) -> int:
         state=TrialState.RUNNING, params=params, distributions=space
     )
     driver.study.add_trial(started)
-    driver.goal = len(driver.study.trials)
+    driver.goal = driver._asked_for = len(driver.study.trials)
+    driver._interrupted.append(driver.goal - 1)
     return driver.goal - 1
 
 

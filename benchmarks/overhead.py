@@ -1,0 +1,155 @@
+"""What the search itself costs: proposals at 200 units, and a trial's record on SQLite.
+
+Each against the same calls of a bare Optuna study with the same sampler and storage, alternating in
+one run; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from results import table, write_section
+
+from autotune.budget import Budget, Cost
+from autotune.lease import Lease
+from autotune.placements import random_placement
+from autotune.plan import Choice
+from autotune.problem import Problem
+from autotune.run import RunFolder
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import PREFIX, search_space
+from autotune.study import Driver, Setting, create, open_storage
+from autotune.trial import Job, Progress
+
+GRIDS = {"lr:head": (0.003, 0.01, 0.03), "lr:lowrank": (0.003, 0.01, 0.03)}
+BARE: dict[str, Callable[[], BaseSampler]] = {
+    "random": lambda: RandomSampler(seed=0),
+    "nsga2": lambda: NSGAIISampler(seed=0, population_size=20),
+    "tpe": lambda: TPESampler(seed=0, multivariate=True),
+    "gp": lambda: GPSampler(seed=0),
+}
+
+
+def problem_of(n_units: int) -> Problem:
+    """Five choices a unit, one of them frozen; a tenth of what all units could take."""
+    ranks = (1, 2, 4, 8)
+    candidates = {
+        f"unit{i:03}": {
+            Choice.of("lowrank", rank=r): Cost(n := r * (50 + i), n, 4 * n) for r in ranks
+        }
+        for i in range(n_units)
+    }
+    total = sum(8 * (50 + i) for i in range(n_units))
+    return Problem.of(candidates, Budget(total // 10, total))
+
+
+def told(problem: Problem, n: int) -> list[optuna.trial.FrozenTrial]:
+    """Finished trials of random plans."""
+    space, draw, trials = search_space(problem, GRIDS), random.Random(0), []
+    for number in range(n):
+        plan = random_placement(problem, number)
+        params: dict[str, Any] = {PREFIX + unit: plan[unit].label for unit in problem.units}
+        params.update({name: draw.choice(grid) for name, grid in GRIDS.items()})
+        trials.append(
+            optuna.trial.create_trial(params=params, distributions=space, value=draw.random())
+        )
+    return trials
+
+
+def proposals(n_units: int, n_trials: int, repeats: int) -> str:
+    """Milliseconds of a proposal in memory, ours and bare, by strategy."""
+    problem = problem_of(n_units)
+    space, trials = search_space(problem, GRIDS), told(problem, n_trials)
+    rows = []
+    for name in ("random", "nsga2", "qmc", "tpe", "policy", "greedy"):
+        ours = optuna.create_study(
+            sampler=STRATEGIES.load(name)(problem, GRIDS, seed=0), direction="maximize"
+        )
+        bare = optuna.create_study(sampler=BARE.get(name, BARE["random"])(), direction="maximize")
+        times: dict[str, list[float]] = {"ours": [], "bare": []}
+        for study in (ours, bare):
+            study.add_trials(trials)
+        for _ in range(repeats):
+            for kind, study in (("ours", ours), ("bare", bare)):
+                began = time.perf_counter()
+                trial = study.ask(dict(space))
+                times[kind].append(time.perf_counter() - began)
+                study.tell(trial, 0.5)
+        shown = f"{1000 * median(times['bare']):.0f}" if name in BARE else ""
+        rows.append([name, f"{1000 * median(times['ours']):.0f}", shown])
+        print(rows[-1], flush=True)
+    header = [f"{n_units} units, {n_trials} finished trials", "ms", "the bare sampler, ms"]
+    return table(header, rows)
+
+
+class _Counting:
+    """An engine that takes no time."""
+
+    def __call__(self, job: Job) -> Any:
+        yield Progress(1, 0.5 + job.number / 1e6, {"accuracy": 0.5}, b"")
+
+
+def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
+    """Milliseconds of ask + record + tell on SQLite, ours and bare, alternating."""
+    problem = problem_of(n_units)
+    times: dict[str, list[float]] = {"ours": [], "bare": []}
+    with TemporaryDirectory() as at:
+        folder = RunFolder(Path(at) / "ours")
+        create(folder, None, problem, {"identity": {"metric": "accuracy"}})
+        setting = Setting(name, 0, 1, GRIDS, pruner="none")
+        lease = Lease(folder.lease, lambda: None, lambda owner: None)
+        other = RunFolder(Path(at) / "bare")
+        bare = optuna.create_study(
+            storage=open_storage(other, None), sampler=BARE[name](), direction="maximize"
+        )
+        space = search_space(problem, GRIDS)
+        with lease:
+            driver = Driver(folder, None, setting, lease, trials=n_trials)
+            for n in range(n_trials):
+                began = time.perf_counter()
+                job = driver.next_job()
+                if job is not None:
+                    for progress in _Counting()(job):
+                        driver.report(job, progress)
+                    driver.finish(job)
+                times["ours"].append(time.perf_counter() - began)
+                began = time.perf_counter()
+                trial = bare.ask(dict(space))
+                trial.report(0.5, 1)
+                trial.set_user_attr("record", {"metrics": {"accuracy": 0.5}, "seconds": 0.1})
+                bare.tell(trial, 0.5 + n / 1e6)
+                times["bare"].append(time.perf_counter() - began)
+    ours, theirs = (1000 * median(times[kind]) for kind in ("ours", "bare"))
+    return f"{n_units} units, {name}|{ours:.1f}|{theirs:.1f}|{ours / theirs:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--trials", type=int, default=100)
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    import warnings
+
+    warnings.simplefilter("ignore")
+    asked = proposals(200, 1000, given.repeats)
+    rows = [
+        trial_seconds(n_units, given.trials, name).split("|")
+        for n_units in (20, 200)
+        for name in ("random", "nsga2", "tpe")
+    ]
+    header = ["a trial's record on SQLite", "ms", "bare Optuna, ms", "ratio"]
+    write_section("Overhead of the search", f"{asked}\n\n{table(header, rows)}")
+
+
+if __name__ == "__main__":
+    main()
