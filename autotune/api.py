@@ -23,6 +23,7 @@ from autotune.errors import (
 from autotune.lease import holder
 from autotune.plan import Plan
 from autotune.problem import Problem
+from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
 from autotune.run import RunFolder
 from autotune.setup import OBJECT, prepare_search, released
@@ -99,6 +100,11 @@ class Study:
         """
         found: dict[str, Any] | None = self._records.attribute("stage:policy")
         return found
+
+    @property
+    def profile(self) -> list[Row]:
+        """Each unit alone, in depth order, as far as such plans were tried."""
+        return rows_of(self._records)
 
     @cached_property
     def best(self) -> Best:

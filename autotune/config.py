@@ -14,9 +14,9 @@ from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.registry import Registry
 from autotune.space import SearchSpace, problems, read_space
 
-TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000}
+TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000, "profile": 1000}
 """Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
-greedy and brute force end by themselves."""
+greedy, brute force and profiles end by themselves."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -39,6 +39,7 @@ class Settings(BaseModel):
     bnstats: Literal["auto", "on", "off"] = "auto"
     strategy: str = "policy"
     policy: str | None = None
+    profile: str | None = None
     options: dict[str, Any] = {}
     trials: Count = 20
     timeout: Annotated[float, Field(gt=0)] | None = None

@@ -14,7 +14,7 @@ from autotune.files import write_whole
 from autotune.plan import Plan
 from autotune.records import TrialRecord
 from autotune.references import PROBE, Test, best_of, deliver_whole
-from autotune.study import Driver
+from autotune.study import Driver, Records
 from autotune.trial import Job, used
 
 
@@ -57,11 +57,11 @@ def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
     return list(first.values())[:n]
 
 
-def seed_values(driver: Driver, record: TrialRecord) -> dict[int, float]:
+def seed_values(records: Records, record: TrialRecord) -> dict[int, float]:
     """Seed → value on validation of a trial and its repeats."""
     assert record.value is not None
-    values = {driver.setting.seed: record.value}
-    for name, repeat in driver.attributes("repeat").items():
+    values = {records.seed: record.value}
+    for name, repeat in records.attributes("repeat").items():
         number, _, seed = name.partition(":")
         if int(number) == record.number:
             values[int(seed)] = repeat["value"]

@@ -35,6 +35,9 @@ class TrialRecord:
 
     seconds: float = 0.0
     error: str = ""
+    origin: str = ""
+    """The run that it was trained in, where that is another."""
+
     repeat_of: int | None = None
     """The trial that had the same plan, hyperparameters and seed, and answered this one."""
 
@@ -84,6 +87,7 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
         curve=tuple(trial.intermediate_values[step] for step in steps),
         seconds=record.get("seconds", 0.0),
         error=record.get("error", ""),
+        origin=record.get("origin", ""),
         repeat_of=record.get("repeat_of"),
     )
 

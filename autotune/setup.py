@@ -72,7 +72,6 @@ class Setup:
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     """Everything that can be refused is refused here, before a run folder is made."""
     STRATEGIES.check(settings.strategy)
-    check_options(settings.strategy, settings.options)
     _check_pruner(settings)
     _check_policy(settings)
     device = choose_device(settings.device)
@@ -102,11 +101,14 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         fixed = head_cost(settings, found, len(data.classes))
         budget = parse_budget(settings, found)
         candidates = candidates_within(found, units, space, budget, fixed)
-        _problem(candidates, budget, fixed)  # refused here when nothing fits
+        problem = _problem(candidates, budget, fixed)  # refused here when nothing fits
+        grids = _grids(space, candidates)
+        options = check_options(settings.strategy, settings.options)
+        STRATEGIES.load(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
-    return Setup(settings, found, data, space, units, engine, _grids(space, candidates))
+    return Setup(settings, found, data, space, units, engine, grids)
 
 
 def _check_policy(settings: Settings) -> None:

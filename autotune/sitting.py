@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +23,7 @@ from autotune.backends import BACKENDS
 from autotune.backends.base import Backend
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Cost
-from autotune.config import write_settings
+from autotune.config import read_settings, write_settings
 from autotune.engine import Engine
 from autotune.errors import (
     ConfigError,
@@ -37,6 +37,8 @@ from autotune.learning import learned_scores, save_policy
 from autotune.lease import Lease
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
+from autotune.problem import Problem
+from autotune.profiles import as_trials, repeat_all
 from autotune.profiling import estimate
 from autotune.references import PROBE, run_reference, run_references, three_rates
 from autotune.run import EventLog, RunFolder
@@ -51,11 +53,40 @@ def begin(folder: RunFolder, setup: Setup, began: float) -> None:
     buffers, stages = _settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
     problem = setup.problem(fixed + _buffer_cost(buffers))
-    create(folder, setup.settings.storage, problem, {"identity": _identity(setup), **stages})
+    begun = {"identity": _identity(setup), **stages}
+    create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
         write_whole(folder.prepared, save_tensors(buffers))
     write_whole(folder.config, write_settings(setup.settings))
     drive(folder, setup, began)
+
+
+_OF_TRAINING = (
+    "backbone's fingerprint",
+    "data",
+    *("epochs", "batch_size", "augment", "metric", "folds", "seed", "keep_head"),
+)
+"""What a profile and a search that begins with it must have in common."""
+
+
+def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
+    """The trials of `--profile`, which count beside those that are asked for."""
+    if setup.settings.profile is None:
+        return ()
+    folder = RunFolder.existing(setup.settings.profile)
+    profile = Records(folder, read_settings({}, file=str(folder.config)).storage)
+    theirs, mine = (dict(profile.attribute("identity")), dict(begun["identity"]))
+    theirs["statistics"] = (profile.attribute("stage:preparation") or {}).get("bnstats")
+    mine["statistics"] = begun["stage:preparation"]["bnstats"]
+    differs = [key for key in (*_OF_TRAINING, "statistics") if theirs.get(key) != mine.get(key)]
+    if differs:
+        raise ConfigError(
+            f"A search begins with a profile of the same training; {folder.path} differs in "
+            f"{', '.join(differs)}. Make another profile, or leave --profile out."
+        )
+    trials = as_trials(profile, problem, setup.grids)
+    tell("profile", f"{len(trials)} trials of {folder.path} are known from the beginning.")
+    return trials
 
 
 def drive(folder: RunFolder, setup: Setup, began: float) -> None:
@@ -107,6 +138,9 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         limit = driver.problem.budget.limit
         tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
         backend.run(driver)
+        if settings.strategy == "profile":
+            seeds = check_options("profile", settings.options).get("seeds", 1)
+            repeat_all(driver, backend, seeds)
         save_policy(folder, setup, driver)  # before the answer, which ends a search
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)

@@ -39,7 +39,10 @@ PRUNERS = Registry(
 )
 """Name → pruner for a number of steps; `auto` is one of the others."""
 
-_BY_STRATEGY = {"policy": "race", "greedy": "none", "proxy": "none", "bruteforce": "none"}
+_BY_STRATEGY = {
+    "policy": "race",
+    **dict.fromkeys(("greedy", "proxy", "bruteforce", "profile"), "none"),
+}
 
 
 def choose_pruner(name: str, strategy: str, folds: int) -> str:

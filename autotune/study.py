@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -88,6 +88,11 @@ class Records:
         self.problem = problem_from_json(self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
 
+    @property
+    def seed(self) -> int:
+        """Of the study's trials; their repeats have the next ones."""
+        return int(self.attribute("identity").get("seed", 0))
+
     def attribute(self, name: str) -> Any:
         """The JSON value of an attribute of the study, None when it is not written."""
         return self.study.user_attrs.get(name)
@@ -135,7 +140,7 @@ class Driver(Records):
         deadline: float | None = None,
     ) -> None:
         super().__init__(folder, storage)
-        self.setting, self.lease, self.goal, self.deadline = setting, lease, trials, deadline
+        self.setting, self.lease, self.deadline = setting, lease, deadline
         self.space = search_space(self.problem, setting.grids)
         self.live: dict[int, _Live] = {}
         self.repeats = 0
@@ -148,6 +153,7 @@ class Driver(Records):
         for trial in stored:
             if trial.state.is_finished() and (record := self._read(trial)) is not None:
                 self._rank(record)
+        self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
         self._samplers: dict[str, PlanSampler] = {}
         self.study.pruner = _pruner(setting)
@@ -393,7 +399,11 @@ class Driver(Records):
 
 
 def create(
-    folder: RunFolder, storage: str | None, problem: Problem, attributes: Mapping[str, Any]
+    folder: RunFolder,
+    storage: str | None,
+    problem: Problem,
+    attributes: Mapping[str, Any],
+    trials: Sequence[FrozenTrial] = (),
 ) -> None:
     """A new study with its problem, what it may be resumed on, and what was done before it.
 
@@ -407,6 +417,7 @@ def create(
         raise RunError(_TAKEN.format(storage or folder.database)) from error
     for name, value in {**attributes, "problem": problem_to_json(problem)}.items():
         study.set_user_attr(name, value)
+    study.add_trials(trials)
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:

@@ -22,8 +22,8 @@ FLOORS = {
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
     "search": "strategies policy backends lease run records references placements finalists "
-    "stopping study",
-    "rim": "config setup learning sitting api export use doctor cli",
+    "profiles stopping study",
+    "rim": "config setup learning sitting pictures api export use doctor cli",
 }
 BELOW = {
     "ground": {"ground"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from autotune.cli import look, search, use  # noqa: F401  (they register their commands)
+from autotune.cli import look, profile, search, use  # noqa: F401  (they register their commands)
 from autotune.cli.common import app
 from autotune.errors import AutotuneError
 

@@ -117,6 +117,15 @@ def search(
             metavar="FILE",
         ),
     ] = None,
+    profile: Annotated[
+        str | None,
+        _option(
+            "--profile",
+            help="Begin with the trials of a profile of the same training.",
+            panel=_HOW,
+            metavar="RUN",
+        ),
+    ] = None,
     trials: Annotated[
         int | None,
         _option("--trials", help="How many plans at most; 3 for policy.", panel=_HOW),

@@ -16,7 +16,10 @@ from autotune.errors import UnknownName
 from autotune.registry import OURS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from autotune.config import Settings
+    from autotune.profiles import Row
     from autotune.registry import Registry
 
 NAMES = {
@@ -328,4 +331,24 @@ def print_plan_of_search(found: dict[str, Any]) -> None:
         f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; the "
         f"search at most about {found['at_most_seconds']:.0f} s, less what pruning saves. Memory "
         f"so far: {found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
+    )
+
+
+def print_profile(rows: list[Row], folder: Path) -> None:
+    """Each unit alone: the metric on validation, and what it trains."""
+    out, empty = console(), next((row for row in rows if not row.unit), None)
+    table = Table(box=SIMPLE_HEAD)
+    for name, justify in (("unit", "left"), ("choice", "left"), ("parameters", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("validation", "over the head alone"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        gain = f"{row.mean - empty.mean:+.4f}" if empty and row.unit else ""
+        value = f"{row.mean:.4f} ± {row.std:.4f}" if len(row.values) > 1 else f"{row.mean:.4f}"
+        name = row.unit or "(the head alone)"
+        table.add_row(name, row.choice, f"{row.parameters:,}", value, gain)
+    out.print(table)
+    out.print(f"  {folder}/profile.html                # the same as a picture", soft_wrap=True)
+    out.print(
+        f"  autotune search --profile {folder}   # begin with what was learned", soft_wrap=True
     )

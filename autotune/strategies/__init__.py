@@ -21,6 +21,7 @@ STRATEGIES = Registry(
         "nsga2": "autotune.strategies.nsga2:nsga2",
         "qmc": "autotune.strategies.qmc:qmc",
         "random": "autotune.strategies.random:random",
+        "profile": "autotune.strategies.profile:profile",
         "bruteforce": "autotune.strategies.bruteforce:bruteforce",
     },
 )

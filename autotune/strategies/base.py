@@ -70,6 +70,10 @@ class PlanSampler(BaseSampler):
             )
         return self._alone(study, trial, param_name, param_distribution)
 
+    def check(self) -> None:
+        """Raise now what its first proposal would raise."""
+        return
+
     def is_idle(self, study: Study) -> bool:
         """Whether there is nothing to propose now: it waits for running trials, or it is over."""
         return False

@@ -24,6 +24,9 @@ class BruteForceSampler(ListingSampler):
     def next_plan(self, begun: Begun, study: Study) -> Plan | None:
         return next((plan for plan in self.plans if plan.digest not in begun), None)
 
+    def check(self) -> None:
+        _ = self.plans
+
     @cached_property
     def plans(self) -> list[Plan]:
         """Every plan that fits; raises `PlanError` where there are too many."""

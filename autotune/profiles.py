@@ -1,0 +1,137 @@
+"""The fine-tuning profile: each unit alone, over several seeds (SubTuning, arXiv 2302.06354)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from optuna.trial import FrozenTrial, create_trial
+
+from autotune.backends.base import Backend, JobList
+from autotune.events import tell, warn
+from autotune.finalists import seed_values
+from autotune.plan import FROZEN, Plan
+from autotune.problem import Problem
+from autotune.records import TrialRecord
+from autotune.strategies.base import PREFIX, Grids, middle, search_space
+from autotune.study import Driver, Records
+from autotune.trial import Failure, Job, Progress, used
+
+
+@dataclass(frozen=True)
+class Row:
+    """One unit with one choice."""
+
+    unit: str
+    """Empty for the empty plan."""
+
+    choice: str
+    parameters: int
+    values: tuple[float, ...]
+    """On validation, one a seed."""
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over seeds; 0 for one."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "mean": self.mean, "std": self.std}
+
+
+def rows_of(records: Records) -> list[Row]:
+    """The profile in depth order, the empty plan first, over the seeds that all of them have.
+
+    Units that failed are left out.
+    """
+    place = {unit: i for i, unit in enumerate(records.problem.units)}
+    complete = [r for r in records.trials if r.is_complete and len(r.plan) <= 1]
+    by_seed = [seed_values(records, record) for record in complete]
+    common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+    found = []
+    for record, values in zip(complete, by_seed, strict=True):
+        unit, choice = next(iter(record.plan.choices.items()), ("", FROZEN))
+        seen = tuple(values[seed] for seed in common)
+        found.append(Row(unit, choice.label, record.cost.parameters, seen))
+    return sorted(found, key=lambda row: place.get(row.unit, -1))
+
+
+def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
+    """Every complete trial again with the next seeds, as far as that is not recorded."""
+    own = driver.setting.seed
+    records = [r for r in driver.trials if r.is_complete and r.repeat_of is None]
+    jobs = {
+        f"repeat {record.number} seed {seed}": (record, seed)
+        for record in records
+        for seed in range(own + 1, own + seeds)
+        if driver.attribute(f"repeat:{record.number}:{seed}") is None
+    }
+    if jobs:
+        tell("stage", "Repeats", stage="repeats", total=len(jobs))
+        backend.run(_Repeats(driver, jobs))
+
+
+class _Repeats(JobList):
+    """Records each job when it ends."""
+
+    def __init__(self, driver: Driver, jobs: dict[str, tuple[TrialRecord, int]]) -> None:
+        super().__init__([_job(name, *job) for name, job in jobs.items()])
+        self.driver, self.jobs = driver, jobs
+
+    def finish(self, job: Job) -> None:
+        super().finish(job)
+        last = self.results[job.name]
+        assert isinstance(last, Progress)
+        record, seed = self.jobs[job.name]
+        self.driver.record(
+            f"repeat:{record.number}:{seed}",
+            {"value": last.value, "metrics": dict(last.metrics), "seconds": 0.0},
+        )
+        tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        super().fail(job, failure)
+        warn(f"{job.name} failed and is left out: {failure.text}")
+
+
+def _job(name: str, record: TrialRecord, seed: int) -> Job:
+    return Job(name, record.plan, used(record.plan, record.hyperparameters), seed)
+
+
+def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:
+    """The complete trials of a profile as those of another problem, as far as they fit there."""
+    space, origin = search_space(problem, grids), str(profile.folder.path)
+    return [
+        create_trial(
+            params={**{PREFIX + u: label for u, label in labels.items()}, **rates},
+            distributions=dict(space),
+            value=record.value,
+            intermediate_values=dict(enumerate(record.curve, 1)),
+            user_attrs={"record": {"metrics": dict(record.metrics), "origin": origin}},
+        )
+        for record in profile.trials
+        if record.is_complete
+        and (labels := _labels(record.plan, problem)) is not None
+        and (rates := _rates(record, grids)) is not None
+    ]
+
+
+def _rates(record: TrialRecord, grids: Grids) -> dict[str, float] | None:
+    """The hyperparameters that were used, others in the middle; None where one is not offered."""
+    own = used(record.plan, record.hyperparameters)
+    if any(value not in grids.get(name, ()) for name, value in own.items()):
+        return None
+    return {name: own.get(name, middle(grid)) for name, grid in grids.items()}
+
+
+def _labels(plan: Plan, problem: Problem) -> dict[str, str] | None:
+    """Unit → label of the problem's parameters; None for a plan that it does not have."""
+    for unit, choice in plan.choices.items():
+        if choice not in problem.choices.get(unit, ()):
+            return None
+    return {u: plan[u].label for u in problem.units if len(problem.choices[u]) > 1}
