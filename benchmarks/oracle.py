@@ -142,11 +142,13 @@ class Regrets:
     def by_sampler(self, strategy: str, seed: int, scores: Scores | None) -> list[float]:
         """Regret after every trial of a strategy."""
         grids = {name: (rate,) for name, rate in RATES.items()}
-        study = optuna.create_study(direction="maximize")
+        sampler = STRATEGIES.load(strategy)(self.problem, grids, seed=seed, scores=scores)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         space, tried = search_space(self.problem, grids), []
         for _ in range(TRIALS):
-            make = STRATEGIES.load(strategy)
-            study.sampler = make(self.problem, grids, seed=seed, scores=scores)
+            if sampler.is_idle(study):  # greedy has ended
+                tried.append(tried[-1])
+                continue
             trial = study.ask(dict(space))
             tried.append(plan_of(self.problem, trial.params))
             study.tell(trial, self.value(tried[-1], seed))
@@ -198,7 +200,10 @@ def written() -> str:
         proxies, scores = table_of.policy()
         run: dict[str, Callable[[int], list[float]]] = {
             "random": lambda seed, t=table_of: t.by_sampler("random", seed, None),
-            "tpe": lambda seed, t=table_of: t.by_sampler("tpe", seed, None),
+            **{
+                name: lambda seed, t=table_of, n=name: t.by_sampler(n, seed, None)
+                for name in ("qmc", "tpe", "gp", "nsga2", "greedy")
+            },
             "proxies, best first": lambda seed, t=table_of, s=proxies: t.by_ranking(s, seed),
             "policy, no scores": lambda seed, t=table_of: t.by_sampler("policy", seed, None),
             "policy, proxies": lambda seed, t=table_of, s=proxies: t.by_sampler("policy", seed, s),
