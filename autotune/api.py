@@ -20,6 +20,7 @@ from autotune.errors import (
     ConfigError,
     RunError,
 )
+from autotune.front import front, price_of
 from autotune.lease import holder
 from autotune.plan import Plan
 from autotune.problem import Problem
@@ -100,6 +101,12 @@ class Study:
         """
         found: dict[str, Any] | None = self._records.attribute("stage:policy")
         return found
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """With `objective="accuracy,cost"`: the trials that no other beats, the cheapest first."""
+        price = price_of(self.settings.objective or "", self.problem)
+        return front(self.trials, price) if price else []
 
     @property
     def profile(self) -> list[Row]:
@@ -233,7 +240,7 @@ def _status(study: Study) -> dict[str, Any]:
         "run": str(study.folder.path),
         "state": study.state,
         "trials": states,
-        "asked": study.settings.trials,
+        "asked": study.settings.most_trials,
         "repeats": sum(r.repeat_of is not None for r in study.trials),
         "best": best,
         "budget": {
@@ -244,6 +251,10 @@ def _status(study: Study) -> dict[str, Any]:
             "room": study.problem.room,
         },
         "references": study.references,
+        "front": [
+            {"number": r.number, "value": r.value, "label": str(r.plan), "cost": asdict(r.cost)}
+            for r in study.front
+        ],
         "preparation": study.preparation,
         "policy": _policy_of(study.policy),
         "test": _test_of(final, study.settings.metric) if final else None,

@@ -18,6 +18,8 @@ TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000, "profile"
 """Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
 greedy, brute force and profiles end by themselves."""
 
+ENDING = ("greedy", "bruteforce", "profile")
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -47,6 +49,7 @@ class Settings(BaseModel):
     batch_size: Count = 32
     augment: Literal["none", "flip", "crop+flip"] = "none"
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
+    objective: str | None = None
     folds: Annotated[int, Field(ge=0)] = 0
     pruner: str = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = 0
@@ -65,6 +68,27 @@ class Settings(BaseModel):
         if given.get("trials") is None and usual is not None:
             return {**given, "trials": usual}
         return {key: value for key, value in given.items() if key != "trials" or value is not None}
+
+    @model_validator(mode="after")
+    def _objective(self) -> Settings:
+        """The metric, and maybe what is minimised beside it."""
+        if self.objective is None:
+            return self
+        first, _, second = self.objective.partition(",")
+        if second in ("latency", "memory"):
+            raise ValueError(f"objective {second} is reserved but not built yet; use cost or bytes")
+        if first != self.metric or second not in ("cost", "bytes"):
+            raise ValueError(
+                f"objective must be {self.metric},cost or {self.metric},bytes, "
+                f"got {self.objective!r}"
+            )
+        return self
+
+    @property
+    def most_trials(self) -> int | None:
+        """How many trials there will be at most; None where the strategy ends by itself."""
+        ends = self.strategy in ENDING and self.trials == TRIALS[self.strategy]
+        return None if ends else self.trials
 
     @field_validator("budget", mode="before")
     @classmethod

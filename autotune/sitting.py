@@ -136,7 +136,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
     if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
         driver.record("stage:final", None)  # no answer until it is chosen among all trials
         limit = driver.problem.budget.limit
-        tell("stage", "Trials", stage="trials", total=settings.trials, limit=limit)
+        tell("stage", "Trials", stage="trials", total=settings.most_trials, limit=limit)
         backend.run(driver)
         if settings.strategy == "profile":
             seeds = check_options("profile", settings.options).get("seeds", 1)
@@ -249,6 +249,7 @@ def _setting(setup: Setup) -> Setting:
         workers=settings.workers,
         folds=settings.folds,
         pruner=settings.pruner,
+        objective=settings.objective or "",
         options=check_options(settings.strategy, settings.options),
         keep=settings.keep,
     )

@@ -7,7 +7,7 @@ own successive halving and Hyperband mark a trial before it is stopped.)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.study import Study
@@ -57,18 +57,22 @@ class Halving(BasePruner):
 
     def __init__(self, first: int, fewest: int) -> None:
         self.first, self.fewest = first, fewest
+        self.price: Callable[[FrozenTrial], int] | None = None
+        """With a second objective: a trial is compared with those that are no dearer alone, so
+        that nothing of the front is lost to a dearer plan."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
         if step is None or not self._is_rung(trial.number, step):
             return False
-        mine = trial.intermediate_values[step]
+        mine, price = trial.intermediate_values[step], self.price
         others = (
             other.intermediate_values[step]
             for other in study.get_trials(deepcopy=False)
             if step in other.intermediate_values
             and other.number != trial.number
             and "repeat_of" not in other.user_attrs.get("record", {})
+            and (price is None or price(other) <= price(trial))
         )
         values = sorted((mine, *others), reverse=True)
         if len(values) < self.fewest and not math.isnan(mine):

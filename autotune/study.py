@@ -6,6 +6,7 @@ import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autotune.errors import RunError
 from autotune.events import tell, warn
 from autotune.files import write_whole
+from autotune.front import front, part_of, price_of, trial_price
 from autotune.knapsack import Scores
 from autotune.lease import Lease
 from autotune.plan import Plan
@@ -26,9 +28,16 @@ from autotune.records import (
     same_training,
 )
 from autotune.run import RunFolder
-from autotune.stopping import PRUNERS, choose_pruner
+from autotune.stopping import PRUNERS, Halving, choose_pruner
 from autotune.strategies import STRATEGIES
-from autotune.strategies.base import Grids, PlanSampler, hyperparameters_of, plan_of, search_space
+from autotune.strategies.base import (
+    Grids,
+    ListingSampler,
+    PlanSampler,
+    hyperparameters_of,
+    plan_of,
+    search_space,
+)
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
 NAME = "autotune"
@@ -57,8 +66,11 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the strategy."""
 
+    objective: str = ""
+    """Two of them with a comma between, where the front is asked for."""
+
     keep: str = "best"
-    """Delta files that stay: those of the `best` five trials, or of `all`."""
+    """Delta files that stay: those of the `best` five trials and of the front, or of `all`."""
 
 
 @dataclass
@@ -155,8 +167,11 @@ class Driver(Records):
                 self._rank(record)
         self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
-        self._samplers: dict[str, PlanSampler] = {}
+        self._samplers: dict[tuple[str, int], PlanSampler] = {}
+        self.price = price_of(setting.objective, self.problem)
         self.study.pruner = _pruner(setting)
+        if self.price is not None and isinstance(self.study.pruner, Halving):
+            self.study.pruner.price = trial_price(self.problem, self.price)
         self._clean()
 
     # the three calls of a backend, and the two for what goes wrong
@@ -361,6 +376,8 @@ class Driver(Records):
         """Only the best trials, the running ones and those to be gone on with keep files."""
         unfinished = {*self.live, *self._interrupted}
         best = {record.number for record in self._best}
+        if self.price is not None:
+            best |= {record.number for record in front(self._by_key.values(), self.price)}
         self.folder.keep_only(best | unfinished)
         for number in best - unfinished:
             self.folder.drop_checkpoint(number)
@@ -380,16 +397,26 @@ class Driver(Records):
         last = [self._ended.get(number - i - 1) for i in range(REPEATS_IN_A_ROW)]
         are_repeats = [r is not None and r.repeat_of is not None for r in last]
         strategy = "random" if all(are_repeats) else self.setting.strategy
-        if strategy not in self._samplers:
-            self._samplers[strategy] = self._made(strategy)
-        return self._samplers[strategy]
+        problem = self.problem
+        if self.price is not None and strategy not in self._listing:
+            problem = part_of(problem, number)
+        key = strategy, problem.budget.limit
+        if key not in self._samplers:
+            self._samplers[key] = self._made(strategy, problem)
+        return self._samplers[key]
 
-    def _made(self, strategy: str) -> PlanSampler:
+    @cached_property
+    def _listing(self) -> set[str]:
+        """The strategy, where its plans follow from its own earlier ones."""
+        sampler = self._made(self.setting.strategy, self.problem)
+        return {self.setting.strategy} if isinstance(sampler, ListingSampler) else set()
+
+    def _made(self, strategy: str, problem: Problem) -> PlanSampler:
         make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
         setting = self.setting
         options = setting.options if strategy == setting.strategy else {}
         return make(
-            self.problem,
+            problem,
             setting.grids,
             seed=setting.seed,
             workers=setting.workers,

@@ -21,7 +21,7 @@ FLOORS = {
     "ground": "errors registry budget plan problem knapsack sizes space trial files events",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
-    "search": "strategies policy backends lease run records references placements finalists "
+    "search": "strategies policy backends lease run records references placements finalists front "
     "profiles stopping study",
     "rim": "config setup learning sitting pictures api export use doctor cli",
 }

@@ -16,7 +16,7 @@ QUIET_KINDS = ("progress", "progress-of-trial", "start")
 
 
 @contextmanager
-def watching(trials: int, *, quiet: bool) -> Iterator[None]:
+def watching(trials: int | None, *, quiet: bool) -> Iterator[None]:
     """Show what the package tells on standard error until the block ends."""
     console = Console(stderr=True)
     if quiet:
@@ -67,7 +67,7 @@ class _Lines(logging.Handler):
 class _Live(logging.Handler):
     """One line that is drawn anew: stage, bar, best value so far, time left."""
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: Console, trials: int | None) -> None:
         super().__init__()
         self.total, self.done, self.began = trials, 0, time.monotonic()
         self.best: tuple[float, int] | None = None
@@ -127,15 +127,16 @@ class _Live(logging.Handler):
         self.done += 1
         if fields["value"] is not None and (self.best is None or fields["value"] > self.best[0]):
             self.best = fields["value"], int(fields["cost"])
-        left = self._left(self.total - fields["number"] - 1)
+        left = self._left(self.total - fields["number"] - 1) if self.total else ""
         self.bar.update(self.task, completed=fields["number"] + 1, said=self._said() + left)
 
     def _said(self) -> str:
+        done = f"{self.done}/{self.total}" if self.total else str(self.done)
         if self.best is None:
-            return f"{self.done}/{self.total} trials"
+            return f"{done} trials"
         value, cost = self.best
         share = f" ({100 * cost / self.limit:.0f} % of budget)" if self.limit else ""
-        return f"{self.done}/{self.total} trials, best {value:.3f} with {cost:,}{share}"
+        return f"{done} trials, best {value:.3f} with {cost:,}{share}"
 
     def _left(self, remaining: float) -> str:
         seconds = (time.monotonic() - self.began) / max(self.done, 1) * remaining

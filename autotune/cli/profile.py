@@ -50,7 +50,7 @@ def profile(
     given = {name: v for name, v in locals().items() if name in _SETTINGS and v is not None}
     given |= {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
     settings = read_settings({**given, "references": False}, file=config)
-    with watching(settings.trials, quiet=quiet or as_json):
+    with watching(settings.most_trials, quiet=quiet or as_json):
         from autotune.api import search as run_search
 
         values = settings.model_dump()

@@ -151,6 +151,14 @@ def search(
             "--metric", help="accuracy, balanced_accuracy, f1 or auroc is maximised.", panel=_HOW
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        _option(
+            "--objective",
+            help="accuracy,cost (or bytes): the front of both, trials at parts of the budget.",
+            panel=_HOW,
+        ),
+    ] = None,
     folds: Annotated[
         int | None, _option("--folds", help="Score plans by so many folds.", panel=_HOW)
     ] = None,
@@ -220,7 +228,7 @@ def search(
     if no_references:
         given["references"] = False
     settings = read_settings(given, file=config)
-    with watching(settings.trials, quiet=quiet or as_json):
+    with watching(settings.most_trials, quiet=quiet or as_json):
         if dry_run:
             _dry_run(settings, as_json)
             return
@@ -263,7 +271,7 @@ def resume(
     from autotune.run import RunFolder
 
     folder = RunFolder.existing(run)
-    total = trials or read_settings({}, file=str(folder.config)).trials
+    total = trials or read_settings({}, file=str(folder.config)).most_trials
     with watching(total, quiet=quiet or as_json):
         from autotune.api import resume as go_on
 

@@ -56,6 +56,8 @@ def print_result(status: dict[str, Any]) -> None:
         _print_spread(out, final)
     if status["policy"]:
         _print_policy(out, status["policy"])
+    if status["front"]:
+        _print_front(out, status["front"])
     _print_cost(out, status)
     run = status["run"]
     for line in (
@@ -140,11 +142,27 @@ def _print_policy(out: Console, found: dict[str, Any]) -> None:
     out.print(f"Policy: {', '.join(told)}.", markup=False)
 
 
+def _print_front(out: Console, front: list[dict[str, Any]]) -> None:
+    """What each further parameter bought, on validation."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("trial", "parameters", "validation"):
+        table.add_column(name, justify="right")
+    table.add_column("plan", overflow="fold")
+    for point in front:
+        cost = f"{point['cost']['parameters']:,}"
+        table.add_row(str(point["number"]), cost, f"{point['value']:.4f}", Text(point["label"]))
+    out.print("The front of validation and cost:")
+    out.print(table)
+
+
 def print_status(status: dict[str, Any]) -> None:
     """Where a run stands."""
     out = console()
     states = ", ".join(f"{n} {state}" for state, n in status["trials"].items()) or "no trials yet"
-    out.print(f"{status['run']}: {status['state']}, {states} of {status['asked']} trials")
+    of = f" of {status['asked']}" if status["asked"] else ""
+    out.print(f"{status['run']}: {status['state']}, {states}{of} trials")
+    if status["front"]:
+        _print_front(out, status["front"])
     if status["final"]:
         out.print(_result_table(status))
         return
@@ -287,11 +305,7 @@ def search_to_json(settings: Settings) -> dict[str, Any]:
         problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
         plans = reference_plans(problem, settings.seed)
         seconds = estimate(setup.engine)
-        trainings = (
-            settings.trials + 3 * (len(plans) - 1) + 3
-            if settings.references
-            else settings.trials + 3
-        )
+        most = _most_seconds(settings, seconds.full, len(plans) - 1)
         parts = {
             "train": len(setup.task.train),
             "val": len(setup.task.val or ()),
@@ -306,7 +320,7 @@ def search_to_json(settings: Settings) -> dict[str, Any]:
             },
             "memory_bytes": seconds.memory,
             "full_finetuning_seconds": seconds.full,
-            "at_most_seconds": trainings * (settings.folds or 1) * seconds.full / settings.workers,
+            "at_most_seconds": most,
         }
     finally:
         setup.engine.close()
@@ -327,11 +341,29 @@ def print_plan_of_search(found: dict[str, Any]) -> None:
             markup=False,
             soft_wrap=True,
         )
-    out.print(
-        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; the "
-        f"search at most about {found['at_most_seconds']:.0f} s, less what pruning saves. Memory "
-        f"so far: {found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
+    most = found["at_most_seconds"]
+    search = (
+        "the search ends by itself"
+        if most is None
+        else (f"the search at most about {most:.0f} s, less what pruning saves")
     )
+    out.print(
+        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; {search}."
+        f" Memory so far: {found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
+    )
+
+
+STAGE = 1.4
+"""What heads, proxies and the supernet of a policy may cost, in full fine-tunings."""
+
+
+def _most_seconds(settings: Settings, full: float, n_references: int) -> float | None:
+    """Of a search with so many references beside the probe; None where it ends by itself."""
+    if settings.most_trials is None:
+        return None
+    references = 3 * n_references if settings.references else 0
+    trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.workers
+    return full * (trainings + (STAGE if settings.strategy == "policy" else 0))
 
 
 def print_profile(rows: list[Row], folder: Path) -> None:
