@@ -10,6 +10,8 @@ import yaml
 
 from autotune.deltas import METHODS
 from autotune.plan import Plan
+from autotune.stopping import PRUNERS
+from autotune.strategies import STRATEGIES
 
 from .conftest import autotune, shown
 
@@ -36,11 +38,12 @@ def test_every_kind_is_listed_by_names_alone(call):
     code, out, _ = call("list")
     assert code == 0
     lines = dict(line.split(": ", 1) for line in out.splitlines())
-    assert lines.keys() == {"backbones", "tasks", "methods", "strategies", "spaces", "metrics"}
+    kinds = "backbones tasks methods strategies pruners spaces metrics"
+    assert lines.keys() == set(kinds.split())
+    assert tuple(lines["pruners"].split(", ")) == PRUNERS.names()
     assert tuple(lines["methods"].split(", ")) == METHODS.names()
-    assert json.loads(call("list", "strategies", "--json")[1]) == {
-        "strategies": ["policy", "tpe", "random"]
-    }
+    found = json.loads(call("list", "strategies", "--json")[1])
+    assert found == {"strategies": list(STRATEGIES.names())}
 
 
 def test_methods_are_listed_with_what_they_do(call):
