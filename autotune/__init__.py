@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autotune.api import Study as Study
     from autotune.api import resume as resume
     from autotune.api import search as search
+    from autotune.api import search_budgets as search_budgets
     from autotune.artifact import detach as detach
     from autotune.artifact import load_adapted as load_adapted
     from autotune.backbones import load_backbone as load_backbone
@@ -52,6 +53,7 @@ _HOME = {
     "load_task": "tasks",
     "resume": "api",
     "search": "api",
+    "search_budgets": "api",
 }
 
 __all__ = sorted(_HOME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from autotune.backbones.base import Backbone
-from autotune.budget import Cost
+from autotune.budget import Cost, largest_first
 from autotune.config import read_settings
 from autotune.errors import (
     ConfigError,
@@ -176,6 +176,29 @@ def search(
         resolved = resolved.model_copy(update={"out": str(folder.path)})
         begin(folder, replace(setup, settings=resolved), began)
     return Study(folder.path)
+
+
+def search_budgets(
+    budgets: Sequence[str],
+    backbone: str | nn.Module | Backbone = "builtin:digits",
+    task: Any = "builtin:digits",
+    **settings: Any,
+) -> dict[str, Study]:
+    """How much is needed: one search for each budget, the largest first; their studies.
+
+    They lie in folders of `out`, named by their budgets. By policy the supernet of the first is
+    used by all. Settings are those of `search`.
+    """
+    first, *rest = largest_first(budgets)
+    name = read_settings({"task": _name(task)}).task
+    folder = RunFolder.new(settings.pop("out", None), name).path
+    found = {first: search(backbone, task, first, **settings, out=str(folder / first))}
+    if settings.get("strategy", "policy") == "policy":
+        settings["supernet"] = str(folder / first)
+    for budget in rest:
+        out = str(folder / budget)
+        found[budget] = search(backbone, task, budget, **settings, out=out)
+    return found
 
 
 def resume(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -92,6 +93,20 @@ def check_text(text: str) -> str:
     """`text` itself when it reads as a budget of some backbone; `BudgetError` otherwise."""
     _read(text)
     return text
+
+
+def largest_first(texts: Sequence[str]) -> list[str]:
+    """Budgets in one unit, the largest first; `BudgetError` for different units."""
+    read = {text.strip(): _read(text) for text in texts}
+    kinds = {"%" if suffix == "%" else suffix in ("kB", "MB") for _, suffix in read.values()}
+    if len(kinds) > 1:
+        raise BudgetError(f"Several budgets must be in one unit, got {', '.join(read)}. {FORMS}")
+
+    def size(text: str) -> Fraction:
+        number, suffix = read[text]
+        return number * _FACTORS.get(suffix, 1)
+
+    return sorted(read, key=size, reverse=True)
 
 
 def _read(text: str) -> tuple[Fraction, str | None]:

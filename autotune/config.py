@@ -42,6 +42,7 @@ class Settings(BaseModel):
     strategy: str = "policy"
     policy: str | None = None
     profile: str | None = None
+    supernet: str | None = None
     options: dict[str, Any] = {}
     trials: Count = 20
     timeout: Annotated[float, Field(gt=0)] | None = None

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from scipy.stats import spearmanr
 
+from autotune.errors import ConfigError
 from autotune.events import tell, warn
 from autotune.files import write_whole
 from autotune.knapsack import Scores
@@ -19,7 +20,8 @@ from autotune.oneshot import Measured, OneShot
 from autotune.plan import Plan
 from autotune.policy.network import read_policy
 from autotune.policy.policy import Policy
-from autotune.policy.rounds import Course, Schedule, run_rounds
+from autotune.policy.rounds import STABLE, Course, Schedule, run_rounds
+from autotune.reuse import open_run
 from autotune.run import RunFolder
 from autotune.setup import Setup
 from autotune.strategies import check_options
@@ -89,7 +91,9 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
     """Learn, and say what came of it."""
     began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
     tell("stage", "Policy", stage="policy", total=schedule.rounds)
-    if can_share(driver.problem.choices):
+    if setup.settings.supernet:
+        policy, course, rates = _by_other(setup, driver)
+    elif can_share(driver.problem.choices):
         policy, course, rates = _by_supernet(folder, setup, driver, schedule)
     else:
         driver.record("stage:proxies", [[], []])
@@ -118,6 +122,24 @@ def _by_supernet(
             write_whole(folder.supernet, _checkpoint(shot, policy, course))
             _tell_round(course, schedule)
         return policy, course, {"lr:head": shot.rates["lr:head"]}
+
+
+def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
+    """By what another run's supernet measured; its budget may have been another."""
+    assert setup.settings.supernet is not None
+    statistics = driver.attribute("stage:preparation")["bnstats"]
+    identity = driver.attribute("identity")
+    other = open_run(setup.settings.supernet, "--supernet", identity, statistics)
+    found = other.attribute(STAGE)
+    if found is None:
+        raise ConfigError(
+            f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
+        )
+    driver.record("stage:proxies", other.attribute("stage:proxies"))
+    policy = _policy(setup, driver)
+    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
+    course = Course(found["rounds"], (policy.plan(),) * (STABLE + 1) if found["stable"] else ())
+    return policy, course, found["rates"]
 
 
 def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:

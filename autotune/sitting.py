@@ -23,7 +23,7 @@ from autotune.backends import BACKENDS
 from autotune.backends.base import Backend
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Cost
-from autotune.config import read_settings, write_settings
+from autotune.config import write_settings
 from autotune.engine import Engine
 from autotune.errors import (
     ConfigError,
@@ -41,6 +41,7 @@ from autotune.problem import Problem
 from autotune.profiles import as_trials, repeat_all
 from autotune.profiling import estimate
 from autotune.references import PROBE, run_reference, run_references, three_rates
+from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
 from autotune.source import import_sources
@@ -54,6 +55,9 @@ def begin(folder: RunFolder, setup: Setup, began: float) -> None:
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
     problem = setup.problem(fixed + _buffer_cost(buffers))
     begun = {"identity": _identity(setup), **stages}
+    if setup.settings.supernet is not None:
+        statistics = stages["stage:preparation"]["bnstats"]
+        open_run(setup.settings.supernet, "--supernet", begun["identity"], statistics)
     create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
         write_whole(folder.prepared, save_tensors(buffers))
@@ -61,31 +65,14 @@ def begin(folder: RunFolder, setup: Setup, began: float) -> None:
     drive(folder, setup, began)
 
 
-_OF_TRAINING = (
-    "backbone's fingerprint",
-    "data",
-    *("epochs", "batch_size", "augment", "metric", "folds", "seed", "keep_head"),
-)
-"""What a profile and a search that begins with it must have in common."""
-
-
 def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
     """The trials of `--profile`, which count beside those that are asked for."""
     if setup.settings.profile is None:
         return ()
-    folder = RunFolder.existing(setup.settings.profile)
-    profile = Records(folder, read_settings({}, file=str(folder.config)).storage)
-    theirs, mine = (dict(profile.attribute("identity")), dict(begun["identity"]))
-    theirs["statistics"] = (profile.attribute("stage:preparation") or {}).get("bnstats")
-    mine["statistics"] = begun["stage:preparation"]["bnstats"]
-    differs = [key for key in (*_OF_TRAINING, "statistics") if theirs.get(key) != mine.get(key)]
-    if differs:
-        raise ConfigError(
-            f"A search begins with a profile of the same training; {folder.path} differs in "
-            f"{', '.join(differs)}. Make another profile, or leave --profile out."
-        )
+    statistics = begun["stage:preparation"]["bnstats"]
+    profile = open_run(setup.settings.profile, "--profile", begun["identity"], statistics)
     trials = as_trials(profile, problem, setup.grids)
-    tell("profile", f"{len(trials)} trials of {folder.path} are known from the beginning.")
+    tell("profile", f"{len(trials)} trials of {profile.folder.path} are known from the beginning.")
     return trials
 
 

@@ -33,6 +33,7 @@ NAMES = [
     "load_task",
     "resume",
     "search",
+    "search_budgets",
 ]
 
 

@@ -23,7 +23,7 @@ FLOORS = {
     "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
     "search": "strategies policy backends lease run records references placements finalists front "
     "profiles stopping study",
-    "rim": "config setup learning sitting pictures api export use doctor cli",
+    "rim": "config setup reuse learning sitting pictures api export use doctor cli",
 }
 BELOW = {
     "ground": {"ground"},

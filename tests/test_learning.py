@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import autotune
-from autotune.errors import ConfigError, Interrupted, PolicyError, TrialError
+from autotune.errors import BudgetError, ConfigError, Interrupted, PolicyError, TrialError
 from autotune.events import fields_of, log
 from autotune.policy.network import read_policy
 
@@ -147,3 +147,32 @@ def test_a_search_by_proxy_confirms_the_plan_of_one_criterion(search, criterion)
     first, second = study._records.attribute("stage:proxies")
     assert len(first) == len(second) > 0
     assert [p.name for p in (study.folder.path / "best").iterdir() if "policy" in p.name] == []
+
+
+def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp_path):
+    search()  # writes the space
+    given = {**GIVEN, "space": str(tmp_path / "space.yaml")}
+    del given["budget"]
+    found = autotune.search_budgets(
+        ["10%", "40%", "20%"], tiny_network, tiny_task, out=f"{tmp_path}/several", **given
+    )
+    assert [*found] == ["40%", "20%", "10%"]
+    for budget, study in found.items():
+        assert study.folder.path == tmp_path / "several" / budget
+        assert study.best.cost.parameters <= study.problem.budget.limit
+    first, *others = (study.policy["earned"] for study in found.values())
+    assert all(earned == first for earned in others)
+    limits = [study.problem.budget.limit for study in found.values()]
+    assert limits == sorted(limits, reverse=True)
+
+
+def test_a_supernet_of_another_training_is_refused(search, tmp_path):
+    search()
+    with pytest.raises(ConfigError, match="--supernet needs a run of the same training"):
+        search("other", epochs=5, supernet=f"{tmp_path}/run")
+    assert not (tmp_path / "other").exists()
+
+
+def test_budgets_of_different_units_are_refused():
+    with pytest.raises(BudgetError, match="must be in one unit, got 1%, 5k"):
+        autotune.search_budgets(["1%", "5k"])

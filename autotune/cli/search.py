@@ -117,6 +117,15 @@ def search(
             metavar="FILE",
         ),
     ] = None,
+    supernet: Annotated[
+        str | None,
+        _option(
+            "--supernet",
+            help="Use what the supernet of a run of the same training measured.",
+            panel=_HOW,
+            metavar="RUN",
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         _option(
@@ -227,6 +236,9 @@ def search(
         given["options"] = dict(_pair(text) for text in option)
     if no_references:
         given["references"] = False
+    if len(budgets := str(given.get("budget", "")).split(",")) > 1:
+        _search_budgets(budgets, {**given, "budget": budgets[0]}, config, quiet, as_json)
+        return
     settings = read_settings(given, file=config)
     with watching(settings.most_trials, quiet=quiet or as_json):
         if dry_run:
@@ -239,6 +251,24 @@ def search(
             values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
         )
     _show_result(study, as_json)
+
+
+def _search_budgets(
+    budgets: list[str], given: dict[str, Any], config: str | None, quiet: bool, as_json: bool
+) -> None:
+    from autotune.cli.live import watching
+    from autotune.config import read_settings
+
+    settings = read_settings(given, file=config)
+    with watching(settings.most_trials, quiet=quiet or as_json):
+        from autotune.api import search_budgets
+
+        values = settings.model_dump(exclude={"budget"})
+        found = search_budgets(budgets, values.pop("backbone"), values.pop("task"), **values)
+    from autotune.cli.tables import print_budgets
+
+    told = {budget: study.status() for budget, study in found.items()}
+    show_json(told) if as_json else print_budgets(told)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -142,6 +142,31 @@ def _print_policy(out: Console, found: dict[str, Any]) -> None:
     out.print(f"Policy: {', '.join(told)}.", markup=False)
 
 
+def print_budgets(statuses: dict[str, dict[str, Any]]) -> None:
+    """How much is needed: the answer for each budget, the largest first."""
+    out, table = console(), Table(box=SIMPLE_HEAD)
+    for name in ("budget", "parameters", "validation", "test"):
+        table.add_column(name, justify="right")
+    table.add_column("plan", overflow="fold")
+    for budget, status in statuses.items():
+        final = status["final"]
+        table.add_row(
+            budget,
+            f"{final['cost']['parameters']:,}",
+            _over_seeds(final, "values", final["value"]),
+            _over_seeds(final, "tests", status["test"]),
+            Text(final["label"]),
+        )
+    out.print(table)
+    for status in statuses.values():
+        out.print(f"  autotune status {status['run']}", soft_wrap=True)
+
+
+def _over_seeds(final: dict[str, Any], name: str, value: float) -> str:
+    found = final.get(name)
+    return f"{found['mean']:.4f} ± {found['std']:.4f}" if found else f"{value:.4f}"
+
+
 def _print_front(out: Console, front: list[dict[str, Any]]) -> None:
     """What each further parameter bought, on validation."""
     table = Table(box=SIMPLE_HEAD)
