@@ -174,6 +174,10 @@ class Driver(Records):
             self.study.pruner.price = trial_price(self.problem, self.price)
         self._clean()
 
+    @property
+    def seed(self) -> int:
+        return self.setting.seed
+
     # the three calls of a backend, and the two for what goes wrong
 
     def next_job(self) -> Job | None:
