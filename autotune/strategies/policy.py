@@ -50,6 +50,9 @@ SHARE = 0.75
 STEP = 0.75
 """Of `VALUE`: what one step on a hyperparameter's grid may change."""
 
+IN_COMMON = 0.9
+"""Of these walks: a task that wants one method's rate higher wants all of them higher."""
+
 KNOWN = 0.2
 """The same where `scores` say where the grid begins."""
 
@@ -263,11 +266,11 @@ def _independent(parts: Sequence[Belief]) -> Belief:
 
 
 def _walks(names: Sequence[str], steps: NDArray[np.int64]) -> Floats:
-    """Covariance of walks of length 1 a step, in both directions from 0, half of it in common."""
+    """Covariance of walks of length 1 a step, in both directions from 0, mostly in common."""
     same_side = (steps[:, None] * steps) > 0
     length = np.minimum(np.abs(steps[:, None]), np.abs(steps))
     same = np.array(names)[:, None] == np.array(names)
-    walks: Floats = np.where(same_side, length, 0.0) * np.where(same, 1.0, 0.5)
+    walks: Floats = np.where(same_side, length, 0.0) * np.where(same, 1.0, IN_COMMON)
     return walks
 
 

@@ -22,7 +22,7 @@ from autotune.events import fields_of, log
 
 from .conftest import SCRIPT, autotune
 
-HOW = ("--trials", "6", "--epochs", "3", "--no-references", "--quiet")
+HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
 KILLS = 3
 
 
