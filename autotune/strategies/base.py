@@ -148,6 +148,21 @@ class ListingSampler(PlanSampler):
         return RandomSampler(trial.number).sample_independent(study, trial, name, distribution)
 
 
+class FixedSampler(ListingSampler):
+    """Proposes the plans of one list, each once, in its order; then it ends."""
+
+    @property
+    @abstractmethod
+    def plans(self) -> Sequence[Plan]:
+        """All of them."""
+
+    def check(self) -> None:
+        _ = self.plans
+
+    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
+        return next((plan for plan in self.plans if plan.digest not in begun), None)
+
+
 Begun = Mapping[str, tuple[Plan, FrozenTrial]]
 """Digest of a plan → the plan and its first trial."""
 

@@ -6,26 +6,18 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from optuna.study import Study
-
 from autotune.errors import PlanError
 from autotune.knapsack import Scores
 from autotune.plan import Plan
 from autotune.problem import Problem
-from autotune.strategies.base import Begun, Grids, ListingSampler
+from autotune.strategies.base import FixedSampler, Grids
 
 MOST = 100_000
 """Plans that it is willing to list."""
 
 
-class BruteForceSampler(ListingSampler):
+class BruteForceSampler(FixedSampler):
     """All plans in the order of their digest, each with the middle of every grid; then it ends."""
-
-    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
-        return next((plan for plan in self.plans if plan.digest not in begun), None)
-
-    def check(self) -> None:
-        _ = self.plans
 
     @cached_property
     def plans(self) -> list[Plan]:

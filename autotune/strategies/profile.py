@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from optuna.study import Study
-
 from autotune.errors import ConfigError
 from autotune.knapsack import Scores
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem, entries_of
-from autotune.strategies.base import Begun, Grids, ListingSampler
+from autotune.strategies.base import FixedSampler, Grids
 
 
-class ProfileSampler(ListingSampler):
+class ProfileSampler(FixedSampler):
     """The empty plan, then every plan of one unit in depth order; then it ends.
 
     `choices` are labels or methods, `lowrank-4` or `lowrank`; none of them means all.
@@ -22,12 +20,6 @@ class ProfileSampler(ListingSampler):
     def __init__(self, problem: Problem, grids: Grids, choices: tuple[str, ...] = ()) -> None:
         super().__init__(problem, grids)
         self.choices = choices
-
-    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
-        return next((plan for plan in self.plans if plan.digest not in begun), None)
-
-    def check(self) -> None:
-        _ = self.plans
 
     @cached_property
     def plans(self) -> list[Plan]:
