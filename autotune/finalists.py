@@ -73,7 +73,8 @@ def _mean(driver: Driver, record: TrialRecord, n_seeds: int | None = None) -> fl
     return mean(value for _, value in by_seed[:n_seeds])
 
 
-def _job(record: TrialRecord, seed: int) -> Job:
+def repeat_job(record: TrialRecord, seed: int) -> Job:
+    """A trial's training with another seed."""
     hyperparameters = used(record.plan, record.hyperparameters)
     return Job(f"repeat {record.number} seed {seed}", record.plan, hyperparameters, seed)
 
@@ -84,7 +85,7 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
     if driver.attribute(name) is not None:
         return True
     try:
-        job, last, seconds = best_of([_job(record, seed)], backend)
+        job, last, seconds = best_of([repeat_job(record, seed)], backend)
     except TrialError as error:
         warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
         return False
@@ -144,7 +145,7 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
     path = driver.folder.delta(winner.number, repeat)
     if (content := driver.folder.read(path)) is not None:
         return content
-    content = _delivered(driver, backend, _job(winner, seed))
+    content = _delivered(driver, backend, repeat_job(winner, seed))
     driver.lease.check()
     write_whole(path, content)
     return content

@@ -26,7 +26,7 @@ from autotune.run import RunFolder
 from autotune.setup import Setup
 from autotune.strategies import check_options
 from autotune.strategies.policy import PolicySampler
-from autotune.study import Driver
+from autotune.study import Driver, Records
 from autotune.supernet import can_share
 
 STAGE = "stage:policy"
@@ -124,17 +124,22 @@ def _by_supernet(
         return policy, course, {"lr:head": shot.rates["lr:head"]}
 
 
+def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
+    """The records of `--supernet`; `ConfigError` where it is of another training or has none."""
+    other = open_run(run, "--supernet", identity, statistics)
+    if other.attribute(STAGE) is None:
+        raise ConfigError(
+            f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
+        )
+    return other
+
+
 def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
     """By what another run's supernet measured; its budget may have been another."""
     assert setup.settings.supernet is not None
     statistics = driver.attribute("stage:preparation")["bnstats"]
-    identity = driver.attribute("identity")
-    other = open_run(setup.settings.supernet, "--supernet", identity, statistics)
+    other = open_supernet(setup.settings.supernet, driver.attribute("identity"), statistics)
     found = other.attribute(STAGE)
-    if found is None:
-        raise ConfigError(
-            f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
-        )
     driver.record("stage:proxies", other.attribute("stage:proxies"))
     policy = _policy(setup, driver)
     policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from autotune.backends.base import Backend, JobList
 from autotune.events import tell, warn
-from autotune.finalists import seed_values
+from autotune.finalists import repeat_job, seed_values
 from autotune.plan import FROZEN, Plan
 from autotune.problem import Problem
 from autotune.records import TrialRecord
@@ -66,7 +66,7 @@ def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
     own = driver.setting.seed
     records = [r for r in driver.trials if r.is_complete and r.repeat_of is None]
     jobs = {
-        f"repeat {record.number} seed {seed}": (record, seed)
+        repeat_job(record, seed).name: (record, seed)
         for record in records
         for seed in range(own + 1, own + seeds)
         if driver.attribute(f"repeat:{record.number}:{seed}") is None
@@ -80,7 +80,7 @@ class _Repeats(JobList):
     """Records each job when it ends."""
 
     def __init__(self, driver: Driver, jobs: dict[str, tuple[TrialRecord, int]]) -> None:
-        super().__init__([_job(name, *job) for name, job in jobs.items()])
+        super().__init__([repeat_job(*job) for job in jobs.values()])
         self.driver, self.jobs = driver, jobs
 
     def finish(self, job: Job) -> None:
@@ -90,17 +90,13 @@ class _Repeats(JobList):
         record, seed = self.jobs[job.name]
         self.driver.record(
             f"repeat:{record.number}:{seed}",
-            {"value": last.value, "metrics": dict(last.metrics), "seconds": 0.0},
+            {"value": last.value, "metrics": dict(last.metrics)},
         )
         tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
 
     def fail(self, job: Job, failure: Failure) -> None:
         super().fail(job, failure)
         warn(f"{job.name} failed and is left out: {failure.text}")
-
-
-def _job(name: str, record: TrialRecord, seed: int) -> Job:
-    return Job(name, record.plan, used(record.plan, record.hyperparameters), seed)
 
 
 def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:

@@ -112,19 +112,25 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
 
 
 def _check_policy(settings: Settings) -> None:
-    if settings.policy is None:
-        return
-    if settings.strategy != "policy":
-        raise ConfigError(
-            f"--policy is for the strategy policy, got {settings.strategy}. Leave one of them out."
-        )
-    read_policy(settings.policy)
+    for name, given in (("policy", settings.policy), ("supernet", settings.supernet)):
+        if given is not None and settings.strategy != "policy":
+            raise ConfigError(
+                f"--{name} is for the strategy policy, got {settings.strategy}. "
+                "Leave one of them out."
+            )
+    if settings.policy is not None:
+        read_policy(settings.policy)
 
 
 def _check_pruner(settings: Settings) -> None:
     PRUNERS.check(settings.pruner)
     if settings.pruner == "wilcoxon" and not settings.folds:
         raise ConfigError("--pruner wilcoxon compares folds, there are none. Give --folds 5.")
+    if settings.objective and settings.pruner in ("median", "wilcoxon"):
+        raise ConfigError(
+            f"--pruner {settings.pruner} knows no cost, so it would end what {settings.objective} "
+            "is to keep. Use halving, hyperband, race or none."
+        )
 
 
 def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:

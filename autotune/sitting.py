@@ -33,7 +33,7 @@ from autotune.errors import (
 from autotune.events import log, tell, warn
 from autotune.files import write_whole
 from autotune.finalists import run_finalists
-from autotune.learning import learned_scores, save_policy
+from autotune.learning import learned_scores, open_supernet, save_policy
 from autotune.lease import Lease
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
@@ -57,7 +57,7 @@ def begin(folder: RunFolder, setup: Setup, began: float) -> None:
     begun = {"identity": _identity(setup), **stages}
     if setup.settings.supernet is not None:
         statistics = stages["stage:preparation"]["bnstats"]
-        open_run(setup.settings.supernet, "--supernet", begun["identity"], statistics)
+        open_supernet(setup.settings.supernet, begun["identity"], statistics)
     create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
         write_whole(folder.prepared, save_tensors(buffers))
@@ -120,7 +120,7 @@ def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> N
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)
     driver.scores = learned_scores(folder, setup, driver)
-    if driver.attribute("stage:final") is None or len(driver.trials) < settings.trials:
+    if driver.attribute("stage:final") is None or driver.has_more():
         driver.record("stage:final", None)  # no answer until it is chosen among all trials
         limit = driver.problem.budget.limit
         tell("stage", "Trials", stage="trials", total=settings.most_trials, limit=limit)

@@ -45,11 +45,12 @@ _BY_STRATEGY = {
 }
 
 
-def choose_pruner(name: str, strategy: str, folds: int) -> str:
+def choose_pruner(name: str, strategy: str, folds: int, objective: str = "") -> str:
     """What `auto` means: few trials race, a listed plan runs to its end, others by halving."""
     if name != "auto":
         return name
-    return _BY_STRATEGY.get(strategy) or ("wilcoxon" if folds else "halving")
+    usual = "wilcoxon" if folds and not objective else "halving"
+    return _BY_STRATEGY.get(strategy, usual)
 
 
 class Halving(BasePruner):

@@ -193,6 +193,10 @@ class Driver(Records):
             if job is not None:
                 return job
 
+    def has_more(self) -> bool:
+        """Whether there is a trial to be run, as far as the record says it."""
+        return bool(self._interrupted) or self._next_sampler() is not None
+
     def report(self, job: Job, progress: Progress) -> Decision:
         """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
         self.lease.check()
@@ -270,15 +274,19 @@ class Driver(Records):
         return self._started(trial, known + 1, stored.intermediate_values)
 
     def _asked(self) -> Trial | None:
-        number = self._asked_for
-        if number >= self.goal or (self.deadline and time.time() >= self.deadline):
-            return None
-        sampler = self._sampler(number)
-        if sampler.is_idle(self.study):
+        sampler = self._next_sampler()
+        if sampler is None or (self.deadline and time.time() >= self.deadline):
             return None
         self.study.sampler = sampler
-        self._asked_for = number + 1
+        self._asked_for += 1
         return self.study.ask(dict(self.space))
+
+    def _next_sampler(self) -> PlanSampler | None:
+        """Who proposes the next trial; None when all were asked for or nothing is left."""
+        if self._asked_for >= self.goal:
+            return None
+        sampler = self._sampler(self._asked_for)
+        return None if sampler.is_idle(self.study) else sampler
 
     def _started(self, trial: Trial, attempt: int, curve: Mapping[int, float]) -> Job | None:
         """The job of a trial; None when the record answers it."""
@@ -323,7 +331,9 @@ class Driver(Records):
         }
         trial.set_user_attr("record", record)
         self.study.tell(trial.number, twin.value, state=twin.state)
-        self._ended[trial.number] = replace(twin, number=trial.number, repeat_of=twin.number)
+        self._ended[trial.number] = replace(
+            twin, number=trial.number, repeat_of=twin.number, seconds=0.0, origin=""
+        )
         self.repeats += 1
         tell(
             "repeat",
@@ -483,6 +493,6 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
 
 
 def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
-    name = choose_pruner(setting.pruner, setting.strategy, setting.folds)
+    name = choose_pruner(setting.pruner, setting.strategy, setting.folds, setting.objective)
     pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
     return pruner

@@ -101,6 +101,14 @@ def test_greedy_takes_it_for_its_first_round(given, tmp_path, profiled):
     assert all(values.get(t.plan, t.value) == t.value for t in known)
 
 
+def test_more_trials_than_the_profile_has_can_be_asked_for_later(given, tmp_path, profiled):
+    how = {"strategy": "random", "budget": "100%", "trials": 1}
+    out = f"{tmp_path}/run"
+    first = autotune.search(**given, **how, profile=f"{tmp_path}/profile", out=out)
+    more = autotune.resume(out, given["backbone"], given["task"], trials=2)
+    assert len(more.trials) == len(first.trials) + 1
+
+
 def test_a_profile_of_another_training_is_refused(given, tmp_path, profiled):
     other = {**given, "epochs": 3}
     with pytest.raises(ConfigError, match="differs in epochs"):

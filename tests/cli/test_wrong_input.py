@@ -74,6 +74,8 @@ def pictures(root: str, classes: int, n: int = 10) -> str:
         (("--pruner", "halvin"), "Did you mean 'halving'"),
         (("--pruner", "wilcoxon"), "--pruner wilcoxon compares folds, there are none"),
         (("--strategy", "greedy", "--option", "epsilom=1"), "Did you mean 'epsilon'"),
+        (("--objective", "accuracy,cost", "--pruner", "median"), "median knows no cost"),
+        (("--strategy", "tpe", "--supernet", "runs/x"), "--supernet is for the strategy policy"),
         (("--option", "epsilon"), "--option takes NAME=VALUE, got 'epsilon'"),
         (("--objective", "accuracy,speed"), "objective must be accuracy,cost or accuracy,bytes"),
         (("--objective", "accuracy,latency"), "objective latency is reserved but not built yet"),
