@@ -104,9 +104,11 @@ def test_greedy_takes_it_for_its_first_round(given, tmp_path, profiled):
 def test_more_trials_than_the_profile_has_can_be_asked_for_later(given, tmp_path, profiled):
     how = {"strategy": "random", "budget": "100%", "trials": 1}
     out = f"{tmp_path}/run"
-    first = autotune.search(**given, **how, profile=f"{tmp_path}/profile", out=out)
+    study = autotune.search(**given, **how, profile=f"{tmp_path}/profile", out=out)
+    n = len(study.trials)
     more = autotune.resume(out, given["backbone"], given["task"], trials=2)
-    assert len(more.trials) == len(first.trials) + 1
+    assert n == len(profiled.trials) + 1
+    assert len(more.trials) == n + 1
 
 
 def test_a_profile_of_another_training_is_refused(given, tmp_path, profiled):
