@@ -241,7 +241,8 @@ class Engine:
     def _fold_progress(self, values: list[dict[str, float]]) -> Progress:
         means = {key: sum(v[key] for v in values) / len(values) for key in values[0]}
         state = save_tensors({"none": torch.zeros(1)}, {"folds": json.dumps(values)})
-        return Progress(len(values), means[self.recipe.metric], means, state)
+        by_fold = tuple(v[self.recipe.metric] for v in values)
+        return Progress(len(values), means[self.recipe.metric], means, state, folds=by_fold)
 
     def _build(self, stack: ExitStack, job: Job, train: Part) -> _Network:
         network = self.backbone.network

@@ -8,12 +8,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from autotune.backends.base import Backend
+from autotune.budget import Cost
 from autotune.errors import TrialError
 from autotune.events import tell, warn
 from autotune.files import write_whole
+from autotune.pairs import Difference, Values, by_fold, paired
 from autotune.plan import Plan
 from autotune.records import TrialRecord
-from autotune.references import PROBE, Test, best_of, deliver_whole
+from autotune.references import PROBE, Test, best_of, deliver_whole, told_of
 from autotune.study import Driver, Records
 from autotune.trial import Job, used
 
@@ -22,31 +24,36 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
     """Three, two, one; then `best/` and the stage `final`.
 
     The best three plans have the study's seed already; the best two of them run again with
-    seed + 1, the best of these with seed + 2. Where the winner's mean does not beat the linear
-    probe on validation, the answer is the empty plan.
+    seed + 1, the best of these with seed + 2, and the linear probe with all three. Where the
+    winner's mean does not beat the probe's on validation, the answer is the empty plan.
     """
-    winner = _winner(driver, backend)
+    finalists = _finalists(driver, backend)
     probe = driver.attribute(f"reference:{PROBE}")
-    if winner is None and probe is None:
+    if not finalists and probe is None:
         raise TrialError("No trial was completed, so there is nothing to choose. See log.jsonl.")
-    if winner is None or (probe is not None and _mean(driver, winner) <= probe["value"]):
+    if finalists and probe is not None:
+        _repeat_probe(driver, backend, probe, [s for s, _ in values_of(driver, finalists[0])])
+    if not finalists or (probe is not None and _against_probe(driver, finalists[0]).mean <= 0):
         _deliver_probe(driver, backend, test, probe)
     else:
-        _deliver(driver, backend, test, winner)
+        _deliver(driver, backend, test, finalists)
 
 
-def _winner(driver: Driver, backend: Backend) -> TrialRecord | None:
-    """The best of the best two plans over two seeds; one whose repeat fails is passed over."""
+def _finalists(driver: Driver, backend: Backend) -> list[TrialRecord]:
+    """The best two plans, the better one over two seeds first.
+
+    One whose repeat fails is passed over.
+    """
     finalists, seed = best_plans(driver.ranked()), driver.setting.seed
     two: list[TrialRecord] = []
     while len(two) < 2 and finalists:
         record = finalists.pop(0)
         if _repeat(driver, backend, record, seed + 1):
             two.append(record)
-    best = max(two, key=lambda r: (_mean(driver, r, 2), -r.rank()[1]), default=None)
-    if best is not None:
-        _repeat(driver, backend, best, seed + 2)
-    return best
+    two.sort(key=lambda r: (-_mean(driver, r, 2), r.rank()[1]))
+    if two:
+        _repeat(driver, backend, two[0], seed + 2)
+    return two
 
 
 def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
@@ -60,15 +67,34 @@ def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
 def seed_values(records: Records, record: TrialRecord) -> dict[int, float]:
     """Seed → value on validation of a trial and its repeats."""
     assert record.value is not None
-    values = {records.seed: record.value}
-    for name, repeat in records.attributes("repeat").items():
-        number, _, seed = name.partition(":")
-        if int(number) == record.number:
-            values[int(seed)] = repeat["value"]
-    return values
+    repeats = records.attributes(f"repeat:{record.number}")
+    return {records.seed: record.value, **{int(s): r["value"] for s, r in repeats.items()}}
 
 
-def _mean(driver: Driver, record: TrialRecord, n_seeds: int | None = None) -> float:
+def values_of(records: Records, record: TrialRecord) -> Values:
+    """(seed, fold) → value on validation of a trial and its repeats."""
+    assert record.value is not None
+    found = by_fold(records.seed, record.value, record.folds)
+    for seed, repeat in records.attributes(f"repeat:{record.number}").items():
+        found |= by_fold(int(seed), repeat["value"], repeat.get("folds", ()))
+    return found
+
+
+def probe_values(records: Records) -> Values:
+    """(seed, fold) → value on validation of the linear probe; nothing where it did not run."""
+    own = {str(records.seed): records.attribute(f"reference:{PROBE}")}
+    found: dict[tuple[int, int], float] = {}
+    for seed, probe in (own | records.attributes("probe")).items():
+        if probe is not None:
+            found |= by_fold(int(seed), probe["value"], probe.get("folds", ()))
+    return found
+
+
+def _against_probe(records: Records, record: TrialRecord) -> Difference:
+    return paired(values_of(records, record), probe_values(records))
+
+
+def _mean(driver: Driver, record: TrialRecord, n_seeds: int) -> float:
     by_seed = sorted(seed_values(driver, record).items())
     return mean(value for _, value in by_seed[:n_seeds])
 
@@ -92,13 +118,24 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
     driver.lease.check()
     if last.artifact is not None:
         write_whole(driver.folder.delta(record.number, seed), last.artifact)
-    driver.record(name, {"value": last.value, "metrics": dict(last.metrics), "seconds": seconds})
+    driver.record(name, {**told_of(last), "seconds": seconds})
     tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
     return True
 
 
-def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) -> None:
-    values = seed_values(driver, winner)
+def _repeat_probe(
+    driver: Driver, backend: Backend, probe: Mapping[str, Any], seeds: list[int]
+) -> None:
+    """The linear probe with the winner's other seeds, where that is not recorded."""
+    for seed in sorted({*seeds} - {driver.setting.seed}):
+        if driver.attribute(f"probe:{seed}") is None:
+            job = Job(f"linear probe seed {seed}", Plan(), probe["hyperparameters"], seed)
+            _, last, seconds = best_of([job], backend)
+            driver.record(f"probe:{seed}", {**told_of(last), "seconds": seconds})
+
+
+def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[TrialRecord]) -> None:
+    winner, values = finalists[0], seed_values(driver, finalists[0])
     own = driver.setting.seed
     files = {seed: _file(driver, backend, winner, seed) for seed in values}
     tests = {seed: dict(test(content)) for seed, content in files.items()}
@@ -109,7 +146,20 @@ def _deliver(driver: Driver, backend: Backend, test: Test, winner: TrialRecord) 
     found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
     found["values"] = _spread(values)
     found["tests"] = _spread({s: t[_metric(t, driver)] for s, t in tests.items()})
+    found["against"] = _rivals(driver, finalists)
     driver.record("stage:final", found)
+
+
+def _rivals(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]]:
+    """What the winner is compared with, pair by pair: the other finalist and the linear probe."""
+    winner, *others = finalists
+    ours = values_of(driver, winner)
+    rivals = [
+        (f"trial {r.number}", r.cost, paired(ours, values_of(driver, r))) for r in others
+    ]
+    if theirs := probe_values(driver):
+        rivals.append((PROBE, Cost(), paired(ours, theirs)))
+    return [{"name": n, "cost": asdict(cost), **found.to_json()} for n, cost, found in rivals]
 
 
 def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:

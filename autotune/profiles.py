@@ -14,6 +14,7 @@ from autotune.finalists import repeat_job, seed_values
 from autotune.plan import FROZEN, Plan
 from autotune.problem import Problem
 from autotune.records import TrialRecord
+from autotune.references import told_of
 from autotune.strategies.base import PREFIX, Grids, middle, search_space
 from autotune.study import Driver, Records
 from autotune.trial import Failure, Job, Progress, used
@@ -90,7 +91,7 @@ class _Repeats(JobList):
         record, seed = self.jobs[job.name]
         self.driver.record(
             f"repeat:{record.number}:{seed}",
-            {"value": last.value, "metrics": dict(last.metrics)},
+            told_of(last),
         )
         tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
 

@@ -33,6 +33,9 @@ class TrialRecord:
     curve: tuple[float, ...] = ()
     """Value after each epoch (fold)."""
 
+    folds: tuple[float, ...] = ()
+    """Value of each fold, where there are any."""
+
     seconds: float = 0.0
     error: str = ""
     origin: str = ""
@@ -85,6 +88,7 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
         value=trial.value if trial.state is TrialState.COMPLETE else None,
         metrics=record.get("metrics", {}),
         curve=tuple(trial.intermediate_values[step] for step in steps),
+        folds=tuple(record.get("folds", ())),
         seconds=record.get("seconds", 0.0),
         error=record.get("error", ""),
         origin=record.get("origin", ""),

@@ -71,8 +71,7 @@ def run_reference(
         value=best.value,
     )
     return {
-        "value": best.value,
-        "metrics": dict(best.metrics),
+        **told_of(best),
         "test": dict(test(artifact)),
         "cost": asdict(Cost()),
         "fits": True,
@@ -81,6 +80,12 @@ def run_reference(
         "hyperparameters": dict(job.hyperparameters),
         "seconds": seconds,
     }
+
+
+def told_of(last: Progress) -> dict[str, Any]:
+    """What is recorded of a training that ended."""
+    folds = {"folds": list(last.folds)} if last.folds else {}
+    return {"value": last.value, "metrics": dict(last.metrics), **folds}
 
 
 def three_rates(grids: Grids, plan: Plan, head: float | None) -> list[dict[str, float]]:

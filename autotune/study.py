@@ -328,6 +328,7 @@ class Driver(Records):
             "seconds": 0.0,
             "error": twin.error,
             "repeat_of": twin.number,
+            **({"folds": twin.folds} if twin.folds else {}),
         }
         trial.set_user_attr("record", record)
         self.study.tell(trial.number, twin.value, state=twin.state)
@@ -347,10 +348,12 @@ class Driver(Records):
     ) -> None:
         number = live.job.number
         seconds = time.monotonic() - live.began
+        folds = live.last.folds if live.last else ()
         record = {
             "metrics": dict(metrics),
             "seconds": seconds,
             "error": error,
+            **({"folds": folds} if folds else {}),
             **({"proposed": live.proposed} if live.proposed else {}),
         }
         live.trial.set_user_attr("record", record)
@@ -368,6 +371,7 @@ class Driver(Records):
             value=value,
             metrics=metrics,
             curve=tuple(value for _, value in sorted(live.curve.items())),
+            folds=folds,
             seconds=seconds,
             error=error,
         )

@@ -54,6 +54,9 @@ class Progress:
     artifact: bytes | None = field(default=None, repr=False)
     """The delta file, with the last progress of a job that delivers one."""
 
+    folds: tuple[float, ...] = ()
+    """Where plans are scored by folds: the value of each one so far, whose mean is the value."""
+
 
 class Decision(Enum):
     """The study's answer to a progress."""

@@ -18,7 +18,7 @@ import autotune
 FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
-    "ground": "errors registry budget plan problem knapsack sizes space trial files events",
+    "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
     "search": "strategies policy backends lease run records references placements finalists front "

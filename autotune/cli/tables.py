@@ -108,6 +108,22 @@ def _print_spread(out: Console, final: dict[str, Any]) -> None:
         f"Over {n} seeds: validation {values['mean']:.4f} ± {values['std']:.4f}, "
         f"test {tests['mean']:.4f} ± {tests['std']:.4f}."
     )
+    for rival in final.get("against", ()):
+        _print_against(out, final, rival)
+
+
+def _print_against(out: Console, final: dict[str, Any], rival: dict[str, Any]) -> None:
+    """What the plan's parameters bought over a cheaper one, and which of them is recommended."""
+    more = final["cost"]["parameters"] - rival["cost"]["parameters"]
+    if more <= 0:
+        return
+    name = NAMES.get(rival["name"], rival["name"])
+    half = "" if rival["half"] is None else f" ± {rival['half']:.4f}"
+    told = f"{more:,} parameters more than {name} bought {rival['mean']:+.4f}{half} on validation"
+    pairs = f"95 %, {rival['pairs']} pairs"
+    if not rival["distinguishable"]:
+        pairs += f": not distinguishable, {name} is recommended"
+    out.print(f"{told} ({pairs}).", soft_wrap=True)
 
 
 def _print_cost(out: Console, status: dict[str, Any]) -> None:

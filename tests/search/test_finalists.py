@@ -26,7 +26,8 @@ class Graded(TableEngine):
         self.repeats = repeats or {}
 
     def progress(self, job: Job, step: int) -> Progress:
-        value = self.repeats.get(job.name, job.number / 100)
+        usual = PROBE["value"] if job.name.startswith("linear probe") else job.number / 100
+        value = self.repeats.get(job.name, usual)
         artifact = f"{job.name}:{job.seed}".encode()
         return Progress(step, value, {"accuracy": value}, b"1", artifact)
 
@@ -110,7 +111,7 @@ def test_the_test_part_selects_nothing(driving):
         backend = InlineBackend(Noting())
         backend.run(driver)
         run_finalists(driver, backend, lambda c: order.append("test") or {"accuracy": 1, "n": 1})
-    assert order == ["train"] * 7 + ["test"] * 3
+    assert order == ["train"] * 9 + ["test"] * 3, "4 trials, 3 repeats, 2 probes"
 
 
 def test_finalists_are_plans_each_by_its_best_trial(driving):
@@ -123,10 +124,12 @@ def test_finalists_are_plans_each_by_its_best_trial(driving):
     assert best[0] == ranked[0]
 
 
-@pytest.mark.parametrize(("probe", "empty"), [(0.04, True), (0.039, False)])
+@pytest.mark.parametrize(("probe", "empty"), [(0.04, True), (0.037, False)])
 def test_the_answer_is_the_empty_plan_when_the_probe_is_not_beaten(driving, folder, probe, empty):
-    """The winner's mean over its seeds must be larger; as good is not enough."""
-    engine = Graded({"repeat 5 seed 1": 0.045, "repeat 5 seed 2": 0.025})
+    """The winner's mean over its seeds must be larger than the probe's over the same seeds."""
+    repeats = {"repeat 5 seed 1": 0.045, "repeat 5 seed 2": 0.025}
+    probes = {"linear probe seed 1": 0.041, "linear probe seed 2": 0.04}
+    engine = Graded({**repeats, **probes})
     with driving(trials=6) as driver:
         final = ended(driver, engine, probe=probe)
     assert final["values"]["mean"] == pytest.approx(0.04) if not empty else final["empty"]
@@ -135,6 +138,23 @@ def test_the_answer_is_the_empty_plan_when_the_probe_is_not_beaten(driving, fold
     if empty:
         assert final["test"] == {"accuracy": 0.1, "n": 10}, "of the delivered file"
         assert final["hyperparameters"] == PROBE["hyperparameters"]
+
+
+def test_what_the_winner_is_compared_with(driving):
+    """Pair by pair over the seeds that both have; two seeds tell nothing apart."""
+    repeats = {"repeat 5 seed 1": 0.05, "repeat 5 seed 2": 0.06, "repeat 4 seed 1": 0.03}
+    with driving(trials=6) as driver:
+        final = ended(driver, Graded(repeats), probe=0.02)
+        costs = {record.number: record.cost.parameters for record in driver.trials}
+    rival, probe = final["against"]
+    assert (rival["name"], rival["pairs"], rival["distinguishable"]) == ("trial 4", 2, False)
+    assert rival["mean"] == pytest.approx(((0.05 - 0.04) + (0.05 - 0.03)) / 2)
+    assert rival["cost"]["parameters"] == costs[4]
+    assert (probe["name"], probe["pairs"], probe["cost"]["parameters"]) == ("probe", 3, 0)
+    differences = [0.05 - 0.02, 0.05 - 0.001, 0.06 - 0.001]
+    assert probe["mean"] == pytest.approx(mean(differences))
+    assert probe["half"] == pytest.approx(4.302653 * stdev(differences) / 3**0.5, rel=1e-6)
+    assert probe["distinguishable"]
 
 
 def test_the_answer_is_the_empty_plan_when_every_trial_failed(driving):
@@ -177,7 +197,7 @@ def test_interrupted_between_repeats_comes_to_the_same_end(driving, new_run, at)
     with pytest.raises(Died):
         ends(died, first)
     assert ends(died, second) == expected
-    assert repeats_of(first) + second.names == repeats_of(whole)
+    assert repeats_of(first) + repeats_of(second) == repeats_of(whole)
 
 
 def test_interrupted_before_the_record_of_the_end_is_gone_on_with(driving, folder):
@@ -193,7 +213,7 @@ def test_interrupted_before_the_record_of_the_end_is_gone_on_with(driving, folde
             run_finalists(driver, backend, dies)
     with driving(trials=5) as driver:
         final = ended(driver, second, probe=-1)
-    assert second.names == []
+    assert repeats_of(second) == []
     assert folder.best.read_bytes() == f"trial {final['number']}:0".encode()
 
 
