@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription as InputDescription
     from autotune.budget import Budget as Budget
     from autotune.budget import Cost as Cost
+    from autotune.comparison import Comparison as Comparison
+    from autotune.comparison import compare as compare
     from autotune.deltas.base import Delta as Delta
     from autotune.deltas.base import Parametrized as Parametrized
     from autotune.deltas.base import Path as Path
@@ -36,6 +38,7 @@ _HOME = {
     "Best": "api",
     "Budget": "budget",
     "Choice": "plan",
+    "Comparison": "comparison",
     "Cost": "budget",
     "Delta": "deltas.base",
     "InputDescription": "backbones.inputs",
@@ -47,6 +50,7 @@ _HOME = {
     "Slot": "deltas.site",
     "Study": "api",
     "adapted": "adapt",
+    "compare": "comparison",
     "detach": "artifact",
     "load_adapted": "artifact",
     "load_backbone": "backbones",

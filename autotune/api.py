@@ -26,8 +26,11 @@ from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
+from autotune.references import BESIDE
+from autotune.rivals import Row as Rivals
+from autotune.rivals import rows_of as rivals_of
 from autotune.run import RunFolder
-from autotune.setup import OBJECT, prepare_search, released
+from autotune.setup import OBJECT, Setup, prepare_search, released
 from autotune.sitting import begin, drive
 from autotune.study import Records, require_free
 
@@ -145,6 +148,26 @@ class Study:
         return float(sum(self._records.attributes("sitting").values()))
 
     @property
+    def own_seconds(self) -> float:
+        """Of these, the search's own: the references that it needs no result of are left out."""
+        references = self._records.attributes("reference")
+        beside: float = sum(references[n]["seconds"] for n in BESIDE if n in references)
+        return self.seconds - beside
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
+        repeats = self._records.attributes("repeat").values()
+        trained = [trial.seconds for trial in self.trials] + [r["seconds"] for r in repeats]
+        learned: float = (self.policy or {}).get("seconds", 0.0)
+        return sum(trained) + learned
+
+    @property
+    def rivals(self) -> list[Rivals]:
+        """What `compare` has run, the answer first; empty before that."""
+        return rivals_of(self._records, self.settings.metric)
+
+    @property
     def full_finetuning(self) -> float | None:
         """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
         found = self._records.attribute("stage:estimate")
@@ -212,13 +235,20 @@ def resume(
     A run that began from objects needs the same objects again. Allowed changes are `trials`,
     `timeout`, `workers` and `device`. Raises `RunError` when anything else differs.
     """
-    began, folder = time.time(), RunFolder.existing(run)
+    began, study = time.time(), Study(run)
     if strange := sorted(set(changes) - {"trials", "timeout", "workers", "device"}):
         raise ConfigError(
             f"A resumed run may change trials, timeout, workers and device, not {strange[0]!r}. "
             "Start a new search for that."
         )
-    before = read_settings({}, file=str(folder.config))
+    with released(reopened(study, backbone, task, **changes)) as setup:
+        drive(study.folder, setup, began)
+    return Study(study.folder.path)
+
+
+def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
+    """The setup of a run once more; `RunError` where it began from objects and lacks them."""
+    before, folder = study.settings, study.folder
     for kind, source, given in (
         ("backbone", before.backbone, backbone),
         ("task", before.task, task),
@@ -226,19 +256,15 @@ def resume(
         if source == OBJECT and given is None:
             raise RunError(
                 f"{folder.path} began from Python objects, so its {kind} is not known here. "
-                "Resume it with autotune.resume(run, backbone=..., task=...)."
+                "From Python: autotune.resume(run, backbone=..., task=...), and compare alike."
             )
     changed = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**before.model_dump(), **changed})
-    with released(
-        prepare_search(
-            settings,
-            settings.backbone if backbone is None else backbone,
-            settings.task if task is None else task,
-        )
-    ) as setup:
-        drive(folder, setup, began)
-    return Study(folder.path)
+    return prepare_search(
+        settings,
+        settings.backbone if backbone is None else backbone,
+        settings.task if task is None else task,
+    )
 
 
 def _name(given: Any) -> str:
@@ -283,6 +309,7 @@ def _status(study: Study) -> dict[str, Any]:
         "test": _test_of(final, study.settings.metric) if final else None,
         "final": final,
         "seconds": study.seconds,
+        "own_seconds": study.own_seconds,
         "full_finetuning_seconds": study.full_finetuning,
     }
 

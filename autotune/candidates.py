@@ -84,6 +84,14 @@ def new_delta(method: Method) -> Delta:
     return delta
 
 
+def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
+    """One choice in every unit where it has a place, whatever the space offers, and its cost."""
+    places = sites(network, units, units.flow)
+    names = [unit.name for unit in units if _has_place(choice, places[unit.name])]
+    plan = Plan(dict.fromkeys(names, choice))
+    return plan, plan_cost(places, plan)
+
+
 def plan_cost(places: Mapping[str, Site], plan: Plan) -> Cost:
     """Predicted cost of a plan at these sites, from shapes alone."""
     costs = [_cost(places[unit], plan[unit]) for unit in plan]

@@ -246,9 +246,7 @@ class Engine:
 
     def _build(self, stack: ExitStack, job: Job, train: Part) -> _Network:
         network = self.backbone.network
-        old = network.get_submodule(self.backbone.head)
-        with seeded(job.seed, "head"):
-            head = self._head(old)
+        head = self._first_head(job, train)
         stack.enter_context(exchanged(network, self.backbone.head, head))
         deltas = Deltas(
             network,
@@ -266,6 +264,13 @@ class Engine:
             raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
         alone = not job.plan.choices and self.recipe.augment == "none" and self._splits_at_head()
         return _Network(head if alone else network, head, deltas, alone)
+
+    def _first_head(self, job: Job, train: Part) -> nn.Module:
+        """A new head, or that of a linear probe with the job's seed."""
+        if job.head_rate is not None and job.checkpoint is None:
+            return self._fitted_head(train, rate=job.head_rate, seed=job.seed)[0]
+        with seeded(job.seed, "head"):
+            return self._head(self.backbone.network.get_submodule(self.backbone.head))
 
     def _fit(self, built: _Network, job: Job) -> Fit:
         return Fit(
@@ -318,13 +323,19 @@ class Engine:
         return head, rate
 
     def _fitted_head(
-        self, train: Part, *, look: Part | None = None, rate: float = SCORING_RATE
+        self,
+        train: Part,
+        *,
+        look: Part | None = None,
+        rate: float = SCORING_RATE,
+        seed: int | None = None,
     ) -> tuple[nn.Module, float]:
         """A head trained on the frozen network, for gradients to describe the network's weights.
 
         And its value on the part that is looked at.
         """
-        job = Job("head for scores", Plan(), {"lr:head": rate}, self.seed)
+        seed = self.seed if seed is None else seed
+        job = Job("linear probe", Plan(), {"lr:head": rate}, seed)
         with ExitStack() as stack:
             built = self._build(stack, job, train)
             parts = train, look or train

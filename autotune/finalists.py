@@ -15,7 +15,7 @@ from autotune.files import write_whole
 from autotune.pairs import Difference, Values, by_fold, paired
 from autotune.plan import Plan
 from autotune.records import TrialRecord
-from autotune.references import PROBE, Test, best_of, deliver_whole, told_of
+from autotune.references import PROBE, Test, best_of, deliver_whole, tested_as, told_of
 from autotune.study import Driver, Records
 from autotune.trial import Job, used
 
@@ -145,7 +145,8 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
     found["metrics"] = dict(winner.metrics)
     found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
     found["values"] = _spread(values)
-    found["tests"] = _spread({s: t[_metric(t, driver)] for s, t in tests.items()})
+    metric = tested_as(tests[own], driver.attribute("identity")["metric"])
+    found["tests"] = _spread({s: t[metric] for s, t in tests.items()})
     found["against"] = _rivals(driver, finalists)
     driver.record("stage:final", found)
 
@@ -154,9 +155,7 @@ def _rivals(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]
     """What the winner is compared with, pair by pair: the other finalist and the linear probe."""
     winner, *others = finalists
     ours = values_of(driver, winner)
-    rivals = [
-        (f"trial {r.number}", r.cost, paired(ours, values_of(driver, r))) for r in others
-    ]
+    rivals = [(f"trial {r.number}", r.cost, paired(ours, values_of(driver, r))) for r in others]
     if theirs := probe_values(driver):
         rivals.append((PROBE, Cost(), paired(ours, theirs)))
     return [{"name": n, "cost": asdict(cost), **found.to_json()} for n, cost, found in rivals]
@@ -208,11 +207,6 @@ def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
     _, last, _ = best_of([job], backend)
     assert last.artifact is not None
     return last.artifact
-
-
-def _metric(test: Mapping[str, float], driver: Driver) -> str:
-    metric = driver.attribute("identity")["metric"]
-    return metric if metric in test else "accuracy"
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from autotune.plan import FROZEN, Choice, Plan
 from autotune.problem import Problem
@@ -39,6 +40,18 @@ def random_placement(problem: Problem, seed: int) -> Plan:
             room -= problem.price(unit, plan[unit])
             if plan[unit].is_alone():
                 break
+    return Plan(plan)
+
+
+def last_units(problem: Problem, units: Sequence[str]) -> Plan:
+    """From the last of the units backwards, each with the dearest choice that still fits."""
+    room, plan = problem.room, dict[str, Choice]()
+    for unit in reversed(units):
+        fitting = [c for c in problem.choices[unit] if problem.price(unit, c) <= room]
+        fitting = [c for c in fitting if c != FROZEN and not c.is_alone()]
+        if fitting:
+            plan[unit] = max(fitting, key=lambda c, u=unit: problem.price(u, c))  # type: ignore[misc]
+            room -= problem.price(unit, plan[unit])
     return Plan(plan)
 
 

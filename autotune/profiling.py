@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from autotune.adapt import adapted
+from autotune.candidates import everywhere
 from autotune.data import batches
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
@@ -36,8 +37,7 @@ class Estimate:
 
 def estimate(engine: Engine) -> Estimate:
     """Time full fine-tuning: every unit's weights train, one batch at a time."""
-    units = [unit.name for unit in engine.units if not unit.is_span()]
-    plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
+    plan, _ = everywhere(engine.backbone.network, engine.units, Choice.of("subtune", what="all"))
     step = _step_seconds(engine, plan)
     recipe, n = engine.recipe, len(engine.task.train)
     assert engine.task.val is not None

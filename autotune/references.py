@@ -22,6 +22,8 @@ Test = Callable[[bytes], Mapping[str, float]]
 """Metrics of a delta file on the test part."""
 
 PROBE = "probe"
+BESIDE = ("uniform", "random")
+"""References that no search needs; the probes it does."""
 
 
 def reference_plans(problem: Problem, seed: int) -> dict[str, Plan]:
@@ -86,6 +88,11 @@ def told_of(last: Progress) -> dict[str, Any]:
     """What is recorded of a training that ended."""
     folds = {"folds": list(last.folds)} if last.folds else {}
     return {"value": last.value, "metrics": dict(last.metrics), **folds}
+
+
+def tested_as(test: Mapping[str, float], metric: str) -> str:
+    """What is told of the test part: the study's metric, or accuracy where it has none."""
+    return metric if metric in test else "accuracy"
 
 
 def three_rates(grids: Grids, plan: Plan, head: float | None) -> list[dict[str, float]]:

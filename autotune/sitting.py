@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -79,43 +79,56 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
 def drive(folder: RunFolder, setup: Setup, began: float) -> None:
     """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost."""
     settings = setup.settings
-    records = Records(folder, settings.storage)
+    deadline = began + settings.timeout if settings.timeout else None
+    with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
+        write_whole(folder.config, write_settings(settings))
+        try:
+            _run(folder, setup, driver, backend)
+        finally:
+            _note_sitting(driver, began)
+
+
+@contextmanager
+def driving(
+    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
+) -> Iterator[tuple[Driver, Backend]]:
+    """Own the study of a run for a while, its backbone prepared as it was.
+
+    Raises `RunError` where something differs from what the run began with, and `Interrupted` on
+    Ctrl-C, which names the command to go on with.
+    """
+    records = Records(folder, setup.settings.storage)
     _refuse_other(records.attribute("identity"), _identity(setup), folder)
     lease = Lease(
         folder.lease,
         lambda: records.study.user_attrs.get("lease"),
         lambda owner: records.study.set_user_attr("lease", owner),
     )
-    deadline = began + settings.timeout if settings.timeout else None
-    with ExitStack() as stack:
-        stack.enter_context(_listening(folder))
-        stack.enter_context(lease)
-        write_whole(folder.config, write_settings(settings))
+    with _listening(folder), lease:
         driver = Driver(
             folder,
-            settings.storage,
+            setup.settings.storage,
             _setting(setup),
             lease,
-            trials=settings.trials,
+            trials=setup.settings.trials,
             deadline=deadline,
         )
-        stack.callback(_note_sitting, driver, began)
         try:
-            _run(stack, folder, setup, driver)
+            prepared = folder.read(folder.prepared)
+            setup.engine.prepare(load_tensors(prepared) if prepared else {})
+            with _backend(setup) as backend:
+                yield driver, backend
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "Interrupted. What was finished is kept; go on with: "
-                f"autotune resume {shlex.quote(str(folder.path))}"
+                f"autotune {command} {shlex.quote(str(folder.path))}"
             ) from error
 
 
-def _run(stack: ExitStack, folder: RunFolder, setup: Setup, driver: Driver) -> None:
+def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
-    prepared = folder.read(folder.prepared)
-    engine.prepare(load_tensors(prepared) if prepared else {})
     if driver.attribute("stage:estimate") is None:
         driver.record("stage:estimate", _estimated(engine))
-    backend = stack.enter_context(_backend(setup))
     if settings.references:
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)

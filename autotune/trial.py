@@ -33,6 +33,9 @@ class Job:
     whole: bool = False
     """Train on training and validation data together, for the delivered file under folds."""
 
+    head_rate: float | None = None
+    """Learning rate of a linear probe that is trained first, for its head to begin with."""
+
     checkpoint: bytes | None = field(default=None, repr=False)
     """Where to go on, as the last progress gave it."""
 

@@ -56,8 +56,18 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 
 @pytest.fixture
-def tiny_network() -> nn.Module:
-    """Random, (n, 1, 6, 6) → (n, 3): `conv` and `norm`, `first` and `second`, the head `fc`.
+def tiny_network(new_tiny_network: Callable[[], nn.Module]) -> nn.Module:
+    return new_tiny_network()
+
+
+@pytest.fixture(scope="session")
+def new_tiny_network() -> Callable[[], nn.Module]:
+    """Makes random networks, all alike."""
+    return _tiny_network
+
+
+def _tiny_network() -> nn.Module:
+    """(n, 1, 6, 6) → (n, 3): `conv` and `norm`, `first` and `second`, the head `fc`.
 
     Both blocks have a convolution, a norm and a dropout; the statistics are not the default ones.
     """

@@ -9,7 +9,13 @@ from typing import Any
 
 import typer
 
-from autotune.cli import look, profile, search, use  # noqa: F401  (they register their commands)
+from autotune.cli import (  # noqa: F401  (they register their commands)
+    compare,
+    look,
+    profile,
+    search,
+    use,
+)
 from autotune.cli.common import app
 from autotune.errors import AutotuneError
 

@@ -115,7 +115,7 @@ def _names() -> dict[str, list[str]]:
     from autotune.strategies import STRATEGIES
     from autotune.tasks import SOURCES as TASKS
 
-    shifts = ["", "-inverted", "-noise", "-contrast", "-rotated"]
+    shifts = ["", "-inverted", "-noise", "-contrast", "-rotated", "-plain"]
     return {
         "backbones": ["builtin:digits", *(f"{s}:…" for s in BACKBONES.names() if s != "builtin")],
         "tasks": [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -118,12 +119,16 @@ def _print_against(out: Console, final: dict[str, Any], rival: dict[str, Any]) -
     if more <= 0:
         return
     name = NAMES.get(rival["name"], rival["name"])
-    half = "" if rival["half"] is None else f" ± {rival['half']:.4f}"
-    told = f"{more:,} parameters more than {name} bought {rival['mean']:+.4f}{half} on validation"
-    pairs = f"95 %, {rival['pairs']} pairs"
-    if not rival["distinguishable"]:
-        pairs += f": not distinguishable, {name} is recommended"
-    out.print(f"{told} ({pairs}).", soft_wrap=True)
+    verdict = ""
+    if rival["pairs"] < 3:
+        verdict = ": too few to tell them apart"
+    elif not rival["distinguishable"]:
+        verdict = f": not distinguishable, so {name} is recommended"
+    out.print(
+        f"{more:,} parameters more than {name} bought {_gain(rival)} on validation "
+        f"(95 %, {rival['pairs']} pairs){verdict}.",
+        soft_wrap=True,
+    )
 
 
 def _print_cost(out: Console, status: dict[str, Any]) -> None:
@@ -132,16 +137,12 @@ def _print_cost(out: Console, status: dict[str, Any]) -> None:
     out.print(f"Trials: {states}.{repeats}")
     full = status["full_finetuning_seconds"]
     if full:
-        beside = sum(status["references"].get(name, NONE)["seconds"] for name in BESIDE)
-        share = (status["seconds"] - beside) / full
+        beside = status["seconds"] - status["own_seconds"]
+        share = status["own_seconds"] / full
         out.print(
             f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for references; the "
             f"rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
         )
-
-
-BESIDE, NONE = ("uniform", "random"), {"seconds": 0.0}
-"""References that no search needs; the probes it does."""
 
 
 def _print_policy(out: Console, found: dict[str, Any]) -> None:
@@ -156,6 +157,64 @@ def _print_policy(out: Console, found: dict[str, Any]) -> None:
     if found["left_out"]:
         told.append(f"left to the trials: {', '.join(found['left_out'])}")
     out.print(f"Policy: {', '.join(told)}.", markup=False)
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """An answer and its rivals over the same seeds, and which of them is recommended."""
+    out, table = console(), Table(box=SIMPLE_HEAD)
+    table.add_column("method", overflow="fold")
+    for name in ("parameters", "stored", "validation, %", "test, %", "autotune gains"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in found["rows"]:
+        over = "" if row["fits"] else " (over)"
+        table.add_row(
+            Text(NAMES.get(row["name"], row["name"])),
+            f"{row['cost']['parameters']:,}{over}",
+            decimal(row["cost"]["bytes"], separator=""),
+            _mean_and_std(row["validation"]),
+            _mean_and_std(row["test"]),
+            *_verdict(row.get("autotune_gains")),
+            style="bold" if row["name"] == found["recommended"] else None,
+        )
+    out.print(table)
+    out.print(
+        f"Over {found['rows'][0]['seeds']} seeds. Gains are paired, in points on validation, with "
+        "their 95 % intervals; ≈ is not distinguishable. Recommended: "
+        f"{NAMES.get(found['recommended'], found['recommended'])}, the cheapest within the budget "
+        "that cannot be told apart from the best.",
+        soft_wrap=True,
+    )
+    if full := found["full_finetuning_seconds"]:
+        share = found["search_seconds"] / full
+        out.print(f"The search took {share:.1f} × one full fine-tuning ({full:.1f} s as measured).")
+    if source := found["source"]:
+        out.print(
+            f"{source['task']} with the backbone's own head: {source['off']:.4f} with the delta "
+            f"off, {source['on']:.4f} with it on ({source['n']:,} test examples).",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _mean_and_std(found: dict[str, float]) -> str:
+    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}"
+
+
+def _gain(found: dict[str, Any]) -> str:
+    half = "" if found["half"] is None else f" ± {found['half']:.4f}"
+    return f"{found['mean']:+.4f}{half}"
+
+
+def _verdict(found: dict[str, Any] | None) -> tuple[str, str]:
+    """By how much the search's answer is better, and whether that can be said."""
+    if found is None:
+        return "", ""
+    half = "" if found["half"] is None else f" ± {100 * found['half']:.1f}"
+    gain = f"{100 * found['mean']:+.1f}{half}"
+    if not found["distinguishable"]:
+        return gain, "≈"
+    return gain, "better" if found["mean"] > 0 else "worse"
 
 
 def print_budgets(statuses: dict[str, dict[str, Any]]) -> None:

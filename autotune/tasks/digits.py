@@ -1,4 +1,4 @@
-"""`builtin:digits…`: the half of the digits that the backbone never saw, under a shift."""
+"""`builtin:digits…`: the half of the digits that the backbone never saw, plain or shifted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,17 @@ def _inverted(x: Pictures) -> Pictures:
     return (1 - x).astype(np.float32)
 
 
+def _plain(x: Pictures) -> Pictures:
+    return x
+
+
 SHIFTS: dict[str, Callable[[Pictures], Pictures]] = {
     "digits": _inverted,
     "digits-inverted": _inverted,
     "digits-noise": _noise,
     "digits-contrast": _contrast,
     "digits-rotated": _rotated,
+    "digits-plain": _plain,
 }
 
 

@@ -147,11 +147,11 @@ def test_unknown_and_reserved_sources_say_the_way_out():
         load_task("csv:a.csv", None)
 
 
-def test_the_digits_come_under_five_names_with_equal_labels():
-    names = ("digits", "digits-inverted", "digits-noise", "digits-contrast", "digits-rotated")
-    tasks = [load_task(f"builtin:{name}", None) for name in names]
+def test_the_digits_come_under_six_names_with_equal_labels():
+    shifts = ("", "-inverted", "-noise", "-contrast", "-rotated", "-plain")
+    tasks = [load_task(f"builtin:digits{shift}", None) for shift in shifts]
     assert {task.train.inputs.shape for task in tasks} == {(899, 1, 8, 8)}
     assert all((t.train.labels == tasks[0].train.labels).all() for t in tasks)
-    assert len({task.digest() for task in tasks}) == 4
+    assert len({task.digest() for task in tasks}) == 5
     with pytest.raises(UnknownName, match="Did you mean 'digits-noise'"):
         load_task("builtin:digits-nose", None)

@@ -1,0 +1,48 @@
+"""`autotune compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.search import Quiet
+
+
+@app.command()
+def compare(
+    run: Annotated[str, typer.Argument(help="The folder of an ended search.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
+    only: Annotated[
+        str, typer.Option(help="Some of them with commas between, as in: last-k,norms only.")
+    ] = "",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="The backbone's own task: accuracy with the delta off and on."
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a search found beside LP-FT, last-k, norms, biases, random search, full fine-tuning …
+
+    Each takes the best of three learning rates on validation and repeats it with other seeds.
+    What was run once is kept, so it can be interrupted.
+
+    Example: autotune compare runs/digits --source builtin:digits
+    """
+    from autotune.cli.live import watching
+    from autotune.cli.tables import print_comparison
+
+    with watching(None, quiet=quiet or as_json):
+        from autotune.comparison import compare as run_comparison
+
+        names = [name.strip() for name in only.split(",") if name.strip()]
+        found = run_comparison(
+            run, seeds=seeds, only=names, source=source, workers=workers, device=device
+        )
+    show_json(found.to_json()) if as_json else print_comparison(found.to_json())
