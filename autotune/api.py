@@ -301,7 +301,13 @@ def _status(study: Study) -> dict[str, Any]:
         },
         "references": study.references,
         "front": [
-            {"number": r.number, "value": r.value, "label": str(r.plan), "cost": asdict(r.cost)}
+            {
+                "number": r.number,
+                "value": r.value,
+                "label": str(r.plan),
+                "cost": asdict(r.cost),
+                "metrics": dict(r.metrics),
+            }
             for r in study.front
         ],
         "preparation": study.preparation,

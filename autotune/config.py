@@ -20,6 +20,9 @@ greedy, brute force and profiles end by themselves."""
 
 ENDING = ("greedy", "bruteforce", "profile")
 
+PRICES = ("cost", "bytes", "latency", "memory")
+"""What may be minimised beside the metric."""
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -76,12 +79,10 @@ class Settings(BaseModel):
         if self.objective is None:
             return self
         first, _, second = self.objective.partition(",")
-        if second in ("latency", "memory"):
-            raise ValueError(f"objective {second} is reserved but not built yet; use cost or bytes")
-        if first != self.metric or second not in ("cost", "bytes"):
+        if first != self.metric or second not in PRICES:
             raise ValueError(
-                f"objective must be {self.metric},cost or {self.metric},bytes, "
-                f"got {self.objective!r}"
+                f"objective must be {self.metric} and one of {', '.join(PRICES)}, as in "
+                f"{self.metric},cost, got {self.objective!r}"
             )
         return self
 

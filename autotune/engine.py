@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from autotune.deltas.site import sites
 from autotune.errors import AutotuneError, TrialError
 from autotune.events import tell
 from autotune.evidence import TaskEvidence
+from autotune.footprint import latency, memory
 from autotune.oneshot import OneShot
 from autotune.plan import Plan
 from autotune.preparation import estimate_statistics
@@ -53,6 +54,9 @@ class _Network:
     features: bool
     """Whether `forward` is the head alone, on cached features."""
 
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What a plan costs while it runs, where that is asked for."""
+
 
 class Engine:
     """Runs jobs on one backbone and one task, each from the backbone's own weights.
@@ -71,6 +75,7 @@ class Engine:
         folds: int = 0,
         seed: int = 0,
         keep_head: bool = False,
+        measured: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         assert task.val is not None and task.test is not None
@@ -83,7 +88,7 @@ class Engine:
         )
         self.folds = self.task.folds(folds, seed) if folds else []
         self.both = self.task.selectable() if folds else self.task.train
-        self.keep_head = keep_head
+        self.keep_head, self.measured = keep_head, measured
         self.about = dict(about or {})
         self.prepared: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
@@ -222,6 +227,8 @@ class Engine:
         with ExitStack() as stack:
             built = self._build(stack, job, train)
             fit = self._fit(built, job)
+            if job.number >= 0:
+                built.measured = self._footprint(built, train)
             if job.checkpoint:
                 yield self._resume(job, fit, built)
             if built.features:
@@ -264,6 +271,17 @@ class Engine:
             raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
         alone = not job.plan.choices and self.recipe.augment == "none" and self._splits_at_head()
         return _Network(head if alone else network, head, deltas, alone)
+
+    def _footprint(self, built: _Network, train: Part) -> dict[str, float]:
+        """`latency` or `memory` of one batch, where the study wants it beside the value."""
+        if self.measured is None:
+            return {}
+        network, size = self.backbone.network, self.recipe.batch_size
+        inputs, _ = next(batches(train, size, input=self.input, device=self._device))
+        if self.measured == "memory":
+            trained = [*built.deltas.parameters(), *built.head.parameters()]
+            return {"memory": float(memory(network, trained, inputs))}
+        return {"latency": latency(network, built.deltas, inputs)}
 
     def _first_head(self, job: Job, train: Part) -> nn.Module:
         """A new head, or that of a linear probe with the job's seed."""
@@ -347,9 +365,9 @@ class Engine:
     # what is told
 
     def _progress(self, job: Job, fit: Fit, built: _Network, epoch: Epoch) -> Progress:
-        metrics = dict(epoch.metrics)
+        metrics = {**epoch.metrics, **built.measured}
         done = epoch.number == self.recipe.epochs
-        header = {"step": epoch.number, "metrics": metrics}
+        header = {"step": epoch.number, "metrics": dict(epoch.metrics)}
         return Progress(
             step=epoch.number,
             value=metrics[self.recipe.metric],

@@ -35,6 +35,7 @@ from autotune.errors import (
     TaskError,
 )
 from autotune.events import warn
+from autotune.front import measured_by
 from autotune.policy.network import read_policy
 from autotune.problem import Candidates, Problem, require_room
 from autotune.space import SearchSpace
@@ -95,6 +96,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         folds=settings.folds,
         seed=settings.seed,
         keep_head=settings.keep_head,
+        measured=measured_by(settings.objective or ""),
         about=_about(settings, data),
     )
     try:

@@ -58,7 +58,7 @@ class Halving(BasePruner):
 
     def __init__(self, first: int, fewest: int) -> None:
         self.first, self.fewest = first, fewest
-        self.price: Callable[[FrozenTrial], int] | None = None
+        self.price: Callable[[FrozenTrial], float] | None = None
         """With a second objective: a trial is compared with those that are no dearer alone, so
         that nothing of the front is lost to a dearer plan."""
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autotune.errors import RunError
 from autotune.events import tell, warn
 from autotune.files import write_whole
-from autotune.front import front, part_of, price_of, trial_price
+from autotune.front import front, measured_by, part_of, price_of, trial_price
 from autotune.knapsack import Scores
 from autotune.lease import Lease
 from autotune.plan import Plan
@@ -32,7 +32,6 @@ from autotune.stopping import PRUNERS, Halving, choose_pruner
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import (
     Grids,
-    ListingSampler,
     PlanSampler,
     hyperparameters_of,
     plan_of,
@@ -168,10 +167,11 @@ class Driver(Records):
         self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
         self._samplers: dict[tuple[str, int], PlanSampler] = {}
+        self._spread: dict[str, bool] = {}
         self.price = price_of(setting.objective, self.problem)
         self.study.pruner = _pruner(setting)
-        if self.price is not None and isinstance(self.study.pruner, Halving):
-            self.study.pruner.price = trial_price(self.problem, self.price)
+        if isinstance(self.study.pruner, Halving):
+            self.study.pruner.price = self._trial_price
         self._clean()
 
     @property
@@ -204,6 +204,8 @@ class Driver(Records):
         if live is None or live.job.attempt != job.attempt:
             return Decision.STOP
         live.last = progress
+        if (name := measured_by(self.setting.objective)) and not live.curve:
+            live.trial.set_user_attr("measured", {name: progress.metrics[name]})
         if progress.step not in live.curve:
             if progress.step < self.setting.steps:
                 write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
@@ -416,24 +418,28 @@ class Driver(Records):
         are_repeats = [r is not None and r.repeat_of is not None for r in last]
         strategy = "random" if all(are_repeats) else self.setting.strategy
         problem = self.problem
-        if self.price is not None and strategy not in self._listing:
+        if self.price is not None and not self._is_spread(strategy):
             problem = part_of(problem, number)
         key = strategy, problem.budget.limit
         if key not in self._samplers:
             self._samplers[key] = self._made(strategy, problem)
         return self._samplers[key]
 
+    def _is_spread(self, strategy: str) -> bool:
+        """Whether a strategy goes by itself to cheap plans and dear ones."""
+        if strategy not in self._spread:
+            self._spread[strategy] = self._made(strategy, self.problem).is_spread
+        return self._spread[strategy]
+
     @cached_property
-    def _listing(self) -> set[str]:
-        """The strategy, where its plans follow from its own earlier ones."""
-        sampler = self._made(self.setting.strategy, self.problem)
-        return {self.setting.strategy} if isinstance(sampler, ListingSampler) else set()
+    def _trial_price(self) -> Callable[[FrozenTrial], float] | None:
+        return None if self.price is None else trial_price(self.problem, self.price)
 
     def _made(self, strategy: str, problem: Problem) -> PlanSampler:
         make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
         setting = self.setting
         options = setting.options if strategy == setting.strategy else {}
-        return make(
+        sampler = make(
             problem,
             setting.grids,
             seed=setting.seed,
@@ -441,6 +447,8 @@ class Driver(Records):
             scores=self.scores,
             **options,
         )
+        sampler.price = self._trial_price
+        return sampler
 
 
 def create(

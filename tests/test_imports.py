@@ -20,7 +20,8 @@ ROOT = "autotune"
 FLOORS = {
     "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
-    "evidence metrics oneshot preparation profiling proxies source supernet training torchvision",
+    "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
+    "torchvision",
     "search": "strategies policy backends lease run records references placements rivals finalists "
     "front profiles stopping study",
     "rim": "config setup reuse learning sitting pictures api comparison export use doctor cli",

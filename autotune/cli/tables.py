@@ -244,15 +244,26 @@ def _over_seeds(final: dict[str, Any], name: str, value: float) -> str:
 
 def _print_front(out: Console, front: list[dict[str, Any]]) -> None:
     """What each further parameter bought, on validation."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("trial", "parameters", "validation"):
-        table.add_column(name, justify="right")
+    table, shown = (
+        Table(box=SIMPLE_HEAD),
+        [name for name in MEASURED if name in front[0]["metrics"]],
+    )
+    for name in ("trial", "parameters", *shown, "validation"):
+        table.add_column(MEASURED.get(name, name), justify="right")
     table.add_column("plan", overflow="fold")
     for point in front:
-        cost = f"{point['cost']['parameters']:,}"
-        table.add_row(str(point["number"]), cost, f"{point['value']:.4f}", Text(point["label"]))
-    out.print("The front of validation and cost:")
+        measured = [_measured(name, point["metrics"][name]) for name in shown]
+        numbers = str(point["number"]), f"{point['cost']['parameters']:,}", *measured
+        table.add_row(*numbers, f"{point['value']:.4f}", Text(point["label"]))
+    out.print("The front:")
     out.print(table)
+
+
+MEASURED = {"latency": "inference ÷ backbone's", "memory": "memory of a step"}
+
+
+def _measured(name: str, value: float) -> str:
+    return decimal(int(value)) if name == "memory" else f"{value:.2f}"
 
 
 def print_status(status: dict[str, Any]) -> None:

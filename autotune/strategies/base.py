@@ -48,8 +48,14 @@ def hyperparameters_of(params: Mapping[str, Any]) -> dict[str, float]:
 class PlanSampler(BaseSampler):
     """Proposes whole plans within the budget, in `sample_relative`.
 
-    `proposed` holds the latest proposal as it was before decoding, where that is another.
+    `proposed` holds the latest proposal as it was before decoding, where that is another. `price`
+    is the second objective of a stored trial, where the front is asked for.
     """
+
+    is_spread = False
+    """Whether it goes to cheap plans and to dear ones by itself, where the front is asked for."""
+
+    price: Callable[[FrozenTrial], float] | None = None
 
     def __init__(self, problem: Problem, grids: Grids) -> None:
         self.problem, self.grids = problem, grids
@@ -88,6 +94,8 @@ class ListingSampler(PlanSampler):
 
     Once there is nothing left to try it repeats the best plan.
     """
+
+    is_spread = True
 
     def __init__(self, problem: Problem, grids: Grids) -> None:
         super().__init__(problem, grids)
@@ -200,6 +208,11 @@ class BudgetedSampler(PlanSampler):
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
         inner = self.make(seed_of(self.seed, trial.number))
+        return self._by(inner, study, trial, search_space)
+
+    def _by(
+        self, inner: BaseSampler, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
         proposed = inner.sample_relative(study, trial, dict(self._open))
         for name, distribution in search_space.items():
             if name not in proposed:
