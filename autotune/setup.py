@@ -131,7 +131,7 @@ def _check_pruner(settings: Settings) -> None:
     if settings.objective and settings.pruner in ("median", "wilcoxon"):
         raise ConfigError(
             f"--pruner {settings.pruner} knows no cost, so it would end what {settings.objective} "
-            "is to keep. Use halving, hyperband, race or none."
+            "is to keep. Use forecast, halving, hyperband, race or none."
         )
 
 

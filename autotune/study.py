@@ -28,7 +28,7 @@ from autotune.records import (
     same_training,
 )
 from autotune.run import RunFolder
-from autotune.stopping import PRUNERS, Halving, choose_pruner
+from autotune.stopping import PRUNERS, Priced, choose_pruner
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import (
     Grids,
@@ -170,7 +170,7 @@ class Driver(Records):
         self._spread: dict[str, bool] = {}
         self.price = price_of(setting.objective, self.problem)
         self.study.pruner = _pruner(setting)
-        if isinstance(self.study.pruner, Halving):
+        if isinstance(self.study.pruner, Priced):
             self.study.pruner.price = self._trial_price
         self._clean()
 

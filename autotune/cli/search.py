@@ -164,7 +164,7 @@ def search(
         str | None,
         _option(
             "--objective",
-            help="accuracy,cost (or bytes): the front of both, trials at parts of the budget.",
+            help="accuracy,cost (or bytes, latency, memory): the front of both.",
             panel=_HOW,
         ),
     ] = None,
@@ -175,7 +175,8 @@ def search(
         str | None,
         _option(
             "--pruner",
-            help="What ends trials early: race, halving, hyperband, median, wilcoxon, none.",
+            help="What ends trials early: race, halving, hyperband, forecast, median, wilcoxon, "
+            "none.",
             panel=_HOW,
         ),
     ] = None,
