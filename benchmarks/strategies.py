@@ -1,0 +1,323 @@
+"""All strategies with equal training budgets; fronts on enumerated tables; greedy on ResNet-20.
+
+`shifts`: the digits under four shifts, as many trainings for each strategy, nothing ended early.
+`front`: what pruning saves on the enumerated tables (`oracle.py` fills them), and what it loses.
+`greedy`: SubTuning on ResNet-20, whole blocks and five folds (needs AUTOTUNE_DATA). The table of
+shifts is kept, so that a run can go on. Regret of all strategies: `policy.py oracle`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+from oracle import RATES, SHIFTS, Regrets
+from oracle import read_table as read_plans
+from resnet20 import sources, write_task
+from results import spread, table, write_section
+
+import autotune
+from autotune.front import price_of, trial_price
+from autotune.plan import Plan
+from autotune.stopping import PRUNERS
+from autotune.strategies import STRATEGIES
+from autotune.strategies.base import plan_of, search_space
+
+TABLE = Path(__file__).parent / "tables" / "strategies.jsonl"
+PICTURE = Path(__file__).parent.parent / "docs" / "strategies.svg"
+TASKS = ("inverted", "rotated", "noise", "contrast")
+STRATEGY_NAMES = ("policy", "proxy", "greedy", "tpe", "gp", "nsga2", "qmc", "random")
+TRIALS, EPOCHS, SEEDS = 10, 6, (0, 1)
+FRONT_TRIALS, FRONT_RUNS, FRONT_STRATEGIES = 100, 12, ("random", "nsga2", "tpe")
+
+
+def searched(shift: str, strategy: str, seed: int) -> dict[str, Any]:
+    """One search on the digits; a policy's supernet takes the place of one trial."""
+    with TemporaryDirectory() as folder:
+        study = autotune.search(
+            task=f"builtin:digits-{shift}",
+            strategy=strategy,
+            trials=TRIALS - (strategy == "policy"),
+            epochs=EPOCHS,
+            seed=seed,
+            pruner="none",
+            bnstats="on",
+            references=strategy == "random",
+            device="cpu",
+            out=f"{folder}/run",
+        )
+        final = study.final
+        assert final is not None
+        return {
+            "test": final["test"]["accuracy"],
+            "tests": mean(final["tests"]["seeds"].values()) if "tests" in final else None,
+            "value": final["value"],
+            "plan": final["label"],
+            "parameters": final["cost"]["parameters"],
+            "trained": sum(trial.repeat_of is None for trial in study.trials),
+            "seconds": study.training_seconds,
+            "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},
+        }
+
+
+def rows_found() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in TABLE.read_text().splitlines()] if TABLE.is_file() else []
+
+
+def measure(tasks: Sequence[str], strategies: Sequence[str]) -> None:
+    """Whatever of the table is not there yet."""
+    for seed in SEEDS:
+        for shift in tasks:
+            for strategy in strategies:
+                key = {"task": shift, "strategy": strategy, "seed": seed}
+                if any(key.items() <= row.items() for row in rows_found()):
+                    continue
+                row = {**key, "found": searched(shift, strategy, seed)}
+                with TABLE.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+
+
+def written_shifts() -> str:
+    """Test accuracy of each strategy and shift, mean over seeds; and the picture."""
+    found = rows_found()
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row in found:
+        cells.setdefault((row["strategy"], row["task"]), []).append(row["found"]["test"])
+        for name, test in row["found"]["references"].items():
+            if name in ("probe", "uniform"):
+                cells.setdefault((name, row["task"]), []).append(test)
+    rows = []
+    for name in (*STRATEGY_NAMES, "uniform", "probe"):
+        tests = [cells.get((name, task), []) for task in TASKS]
+        together = [mean(values) for values in tests if values]
+        of = [row["found"] for row in found if row["strategy"] == name]
+        trained = f"{mean(row['trained'] for row in of):.1f}" if of else ""
+        shown = [spread(values) if values else "" for values in tests]
+        rows.append([name, *shown, spread([mean(together)]) if together else "", trained])
+    draw({name: [cells.get((name, task), []) for task in TASKS] for name in STRATEGY_NAMES})
+    return (
+        f"Test accuracy in percent (180 pictures) at 1 %, {len(SEEDS)} searches each of {TRIALS} "
+        f"trainings of {EPOCHS} epochs (the policy's supernet counts as one), statistics "
+        "re-estimated; the best plan over seeds is chosen as always. Column `trained`: plans that "
+        "were trained, as repeats are answered from the record.\n\n"
+        + table(["strategy", *TASKS, "mean", "trained"], rows)
+        + "\n\n![Test accuracy of all strategies](../docs/strategies.svg)"
+    )
+
+
+def draw(cells: dict[str, list[list[float]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "autotune"
+    figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    for at, (name, tests) in enumerate(cells.items()):
+        for i, values in enumerate(tests):
+            x = i + (at - len(cells) / 2) * 0.09
+            axis.plot([x] * len(values), [100 * v for v in values], "o", color=f"C{at}", ms=4)
+            axis.plot(x, 100 * mean(values), "_", color=f"C{at}", ms=10, mew=2) if values else None
+        axis.plot([], [], "o", color=f"C{at}", label=name)
+    axis.set_xticks(range(len(TASKS)), TASKS)
+    axis.set(ylabel="test accuracy, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(ncols=len(cells), loc="outside lower center", frameon=False)
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+class Curves:
+    """One shift's enumerated table with its curves, as trials of an Optuna study."""
+
+    def __init__(self, shift: str) -> None:
+        self.of = Regrets(shift)
+        self.curves = {
+            (plan, seed): row["curve"]
+            for (name, plan, seed), row in read_plans().items()
+            if name == shift
+        }
+        self.price = price_of("accuracy,cost", self.of.problem)
+        assert self.price is not None
+
+    def run(self, strategy: str, seed: int, pruner: str) -> dict[str, Any]:
+        """Epochs that were run, and the best value at each price."""
+        problem, grids = self.of.problem, {name: (rate,) for name, rate in RATES.items()}
+        sampler = STRATEGIES.load(strategy)(problem, grids, seed=seed)
+        stops = PRUNERS.load(pruner)(self.epochs)
+        stops.price = sampler.price = trial_price(problem, self.price)
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=stops)
+        space, ran, plans = search_space(problem, grids), 0, list[Plan]()
+        for _ in range(FRONT_TRIALS):
+            trial = study.ask(dict(space))
+            plans.append(plan_of(problem, trial.params))
+            curve = self.curves[str(plans[-1]), seed % 3]
+            ran += self._told(study, trial, curve, repeats=plans[-1] in plans[:-1])
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        points = [(problem.cost(plans[t.number]).parameters, t.values[0]) for t in complete]
+        return {"epochs": ran, "points": points, "plans": plans}
+
+    def _told(self, study: Any, trial: Any, curve: Sequence[float], *, repeats: bool) -> int:
+        """Epochs that this trial took; a plan that was tried is answered from the record."""
+        if repeats:
+            trial.set_user_attr("record", {"repeat_of": 0})
+        for step, value in enumerate(curve, 1):
+            trial.report(value, step)
+            if step < len(curve) and not repeats and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return step
+        study.tell(trial, curve[-1])
+        return 0 if repeats else len(curve)
+
+    @property
+    def epochs(self) -> int:
+        return len(next(iter(self.curves.values())))
+
+    def losses(self, front: Points, points: Points, seed: int) -> list[float]:
+        """By how much each point of a front is better than what is as cheap among others.
+
+        The head alone is known in any case.
+        """
+        alone = self.curves[str(Plan()), seed % 3][-1]
+        reached = [max([alone, *(v for p, v in points if p <= price)]) for price, _ in front]
+        return [max(value - r, 0.0) for (_, value), r in zip(front, reached, strict=True)]
+
+    def front(self, seed: int) -> Points:
+        """Of all plans of the table, by one seed."""
+        cost = self.of.problem.cost
+        plans = self.of.plans.items()
+        return front_of([(cost(p).parameters, self.curves[n, seed % 3][-1]) for n, p in plans])
+
+
+Points = Sequence[tuple[int, float]]
+"""(price, value)"""
+
+
+def front_of(points: Points) -> Points:
+    found: list[tuple[int, float]] = []
+    for price, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not found or value > found[-1][1]:
+            found.append((price, value))
+    return found
+
+
+def written_front() -> str:
+    """By strategy and pruner. Random plans are the same with each pruner, so points can be lost."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rows = []
+    for shift in SHIFTS:
+        curves = Curves(shift)
+        for strategy in FRONT_STRATEGIES:
+            whole = [curves.run(strategy, seed, "none") for seed in range(FRONT_RUNS)]
+            for pruner in ("forecast", "halving"):
+                ended = [curves.run(strategy, seed, pruner) for seed in range(FRONT_RUNS)]
+                rows.append([f"{shift}: {strategy}, {pruner}", *_compared(curves, whole, ended)])
+    return (
+        f"{FRONT_RUNS} runs of {FRONT_TRIALS} trials by accuracy and cost on the enumerated "
+        "tables, with a pruner against without. Behind: by how many points of accuracy the front "
+        "is below that of all plans of the table, in the mean over its points; one training's "
+        "error is about 0.6. Lost: what the same plans would have had without pruning (other "
+        "strategies than `random` go another way once a trial has ended early).\n\n"
+        + table(["shift: strategy, pruner", *FRONT_COLUMNS], rows)
+    )
+
+
+FRONT_COLUMNS = ("epochs saved, %", "behind", "behind, unpruned", "points lost, %", "mean loss")
+
+
+def _compared(
+    curves: Curves, whole: list[dict[str, Any]], ended: list[dict[str, Any]]
+) -> list[str]:
+    pairs = [*zip(range(FRONT_RUNS), whole, ended, strict=True)]
+    behind = [
+        [100 * mean(curves.losses(curves.front(seed), run["points"], seed)) for run in runs]
+        for seed, *runs in pairs
+    ]
+    shown = [
+        spread([1 - pruned["epochs"] / a["epochs"] for _, a, pruned in pairs], digits=0),
+        *(spread([of[i] for of in behind], scale=1, digits=2) for i in (1, 0)),
+    ]
+    if any(a["plans"] != pruned["plans"] for _, a, pruned in pairs):
+        return [*shown, "", ""]
+    lost = [curves.losses(front_of(a["points"]), b["points"], seed) for seed, a, b in pairs]
+    parts = [mean(loss > 0 for loss in losses) for losses in lost]
+    means = [100 * mean(losses) for losses in lost]
+    return [*shown, spread(parts, digits=0), spread(means, scale=1, digits=2)]
+
+
+def greedy() -> str:
+    """Forward selection of whole blocks, the parts scored by five folds."""
+    space = {
+        "family": "resnet",
+        "units": {
+            level: {"stem": r"(?:conv1|bn1)\.", "block": r"(layer\d\.\d)\."}
+            for level in ("block", "layer")
+        },
+        "choices": [{"subtune": {"what": "all"}}],
+        "hyperparameters": {"lr": {"head": [0.01], "subtune": [0.003]}},
+    }
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        write_task(home / "cifar.npz", "gaussian_noise", 3, 250, n_val=250)
+        (home / "space.yaml").write_text(json.dumps(space))
+        study = autotune.search(
+            **sources(home / "cifar.npz"),
+            budget="30%",
+            strategy="greedy",
+            options={"epsilon": 0.002},
+            space=str(home / "space.yaml"),
+            folds=5,
+            epochs=3,
+            device="cpu",
+            out=str(home / "run"),
+        )
+        best, references = study.best, study.references
+        found = [("greedy", str(best.plan), best.cost.parameters, best.value, best.test)]
+        found += [
+            (name, one["label"], one["cost"]["parameters"], one["value"], one["test"])
+            for name, one in references.items()
+        ]
+        rows = [
+            [name, plan, f"{cost:,}", f"{100 * value:.1f}", f"{100 * test['accuracy']:.1f}"]
+            for name, plan, cost, value, test in found
+        ]
+        singles = [t for t in study.trials if len(t.plan) == 1 and t.value is not None]
+        order = ", ".join(f"{t.plan} {100 * (t.value or 0):.1f}" for t in singles)
+        return (
+            f"ResNet-20 under gaussian noise 3, 500 pictures in five folds, 3 epochs, at most 30 % "
+            f"of the parameters, whole blocks: {len(study.trials)} trials of five trainings, "
+            f"{study.own_seconds:.0f} s. Alone: {order}.\n\n"
+            + table(["", "plan", "parameters", "validation (folds), %", "test, %"], rows)
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["shifts", "front", "greedy"])
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGY_NAMES))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if "shifts" in given.parts:
+        measure(given.tasks, given.strategies)
+        write_section("Strategies with equal training", written_shifts())
+    if "front" in given.parts:
+        write_section("The front on enumerated tables", written_front())
+    if "greedy" in given.parts:
+        if "AUTOTUNE_DATA" not in os.environ:
+            print("AUTOTUNE_DATA names no folder, so greedy on ResNet-20 is left out.")
+        else:
+            write_section("Greedy on ResNet-20", greedy())
+
+
+if __name__ == "__main__":
+    main()
