@@ -156,3 +156,18 @@ def test_the_network_is_given_back_also_when_the_search_is_refused(
         search(budget="0.001kB")
     assert all(torch.equal(t, before[name]) for name, t in tiny_network.state_dict().items())
     assert tiny_network.training
+
+
+@pytest.mark.parametrize("second", ["cost", "latency"])
+def test_every_point_of_a_front_is_reproduced_by_its_file(
+    search: Search, tiny_network: Any, tiny_task: Any, second: str
+) -> None:
+    study = search(objective=f"accuracy,{second}", strategy="nsga2", trials=8)
+    assert study.front
+    costs = [p.cost.parameters if second == "cost" else p.metrics[second] for p in study.front]
+    assert costs == sorted(set(costs))
+    for point in study.front:
+        tuned = autotune.load_adapted(tiny_network, study.folder.delta(point.number))
+        assert accuracy(tuned, tiny_task.val) == pytest.approx(point.value)
+        assert read_artifact(study.folder.delta(point.number)).plan == point.plan
+        autotune.detach(tuned)
