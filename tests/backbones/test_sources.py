@@ -37,8 +37,8 @@ class StopAtFirstEpoch(logging.Handler):
 
 
 @pytest.fixture
-def no_training() -> Iterator[None]:
-    """Stops a pretraining after its first epoch."""
+def no_training(cached: Path) -> Iterator[None]:
+    """Stops a pretraining after its first epoch, once the network is cached."""
     logger, handler = logging.getLogger("autotune"), StopAtFirstEpoch()
     level = logger.level
     logger.addHandler(handler)
