@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from autotune.cli.tables import METHOD_COLUMNS, method_cells, methods_to_json
+from autotune.cli.menus import METHOD_COLUMNS, method_cells, methods_to_json
 from autotune.registry import OURS
 
 README = Path(__file__).parent.parent / "README.md"

@@ -38,7 +38,7 @@ def units(
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """
     from autotune.cli.live import warned
-    from autotune.cli.tables import print_units, units_to_json
+    from autotune.cli.menus import print_units, units_to_json
     from autotune.config import read_settings
 
     given = {"backbone": backbone, "budget": budget, "granularity": granularity}
@@ -88,7 +88,7 @@ def list_names(
     Example: autotune list methods
     """
     from autotune.cli.live import warned
-    from autotune.cli.tables import methods_to_json, print_methods
+    from autotune.cli.menus import methods_to_json, print_methods
     from autotune.errors import UnknownName, unknown
 
     with warned():

@@ -311,7 +311,7 @@ def resume(
 
 
 def _dry_run(settings: Any, as_json: bool) -> None:
-    from autotune.cli.tables import print_plan_of_search, search_to_json
+    from autotune.cli.menus import print_plan_of_search, search_to_json
 
     found = search_to_json(settings)
     show_json(found) if as_json else print_plan_of_search(found)

@@ -1,10 +1,7 @@
-"""Tables of the command line, and the plain values that they and `--json` show."""
+"""Tables of searches: the answer beside its references, fronts, comparisons, where a run stands."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,37 +10,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from autotune.errors import UnknownName
-from autotune.registry import OURS
+from autotune.cli.shown import NAMES, console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from autotune.config import Settings
     from autotune.profiles import Row
-    from autotune.registry import Registry
-
-NAMES = {
-    "probe": "linear probe",
-    "uniform": "uniform low rank",
-    "random": "random placement",
-}
-
-
-METHOD_COLUMNS = {
-    "name": "method",
-    "what": "what trains",
-    "mergeable": "merges",
-    "inference": "extra when used",
-    "where": "where",
-    "paper": "paper",
-}
-
-
-def console() -> Console:
-    """Standard output; wide enough for a table when it is not a terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=max(out.width, 120))
 
 
 def print_result(status: dict[str, Any]) -> None:
@@ -286,195 +258,6 @@ def print_status(status: dict[str, Any]) -> None:
         _print_policy(out, status["policy"])
     if status["state"] == "interrupted":
         out.print(f"Go on with: autotune resume {status['run']}")
-
-
-def units_to_json(settings: Settings) -> dict[str, Any]:
-    """Units, choices and costs of a backbone, from shapes alone."""
-    from autotune.budget import Cost
-    from autotune.setup import candidates_within, find_backbone, find_choices, parse_budget
-
-    backbone = find_backbone(settings, settings.backbone, shapes_only=True)
-    space, units = find_choices(settings, backbone, backbone.input)
-    budget = parse_budget(settings, backbone)
-    candidates = candidates_within(backbone, units, space, budget, Cost())
-    sizes = {name: p.numel() for name, p in backbone.parameters().items()}
-    return {
-        "backbone": backbone.source,
-        "space": space.family,
-        "granularity": settings.granularity,
-        "total": sum(sizes.values()),
-        "budget": {
-            "limit": budget.limit,
-            "total": budget.total,
-            "measure": budget.measure.value,
-            "text": budget.text,
-        },
-        "units": [
-            {
-                "name": unit.name,
-                "parameters": sum(sizes[name] for name in unit.parameters),
-                "choices": [
-                    {"label": c.label, **asdict(cost), "fits": budget.fits(cost)}
-                    for c, cost in candidates[unit.name].items()
-                ],
-            }
-            for unit in units
-            if unit.name in candidates
-        ],
-        "matches": [asdict(match) for match in units.matches],
-    }
-
-
-def print_units(found: dict[str, Any]) -> None:
-    """The table of units with their choices, and the match table."""
-    out, budget = console(), found["budget"]
-    unit = budget["measure"]
-    out.print(
-        f"{found['backbone']}: {found['total']:,} parameters without its head. Budget "
-        f"{budget['text']} = {budget['limit']:,} {unit}. "
-        f"Space: {found['space']}, {found['granularity']}s."
-    )
-    table = Table("unit", "parameters", f"choices that fit, with their {unit}", "too large")
-    table.columns[1].justify = "right"
-    for row in found["units"]:
-        fits, large = (
-            ", ".join(_shortened([c for c in row["choices"] if c["fits"] == fitting], unit))
-            for fitting in (True, False)
-        )
-        table.add_row(row["name"], f"{row['parameters']:,}", fits, large)
-    out.print(table)
-    matches = Table("pattern", "expression", "units", "modules", "parameters", title="What matched")
-    for m in found["matches"]:
-        numbers = (f"{m[key]:,}" for key in ("units", "modules", "parameters"))
-        matches.add_row(m["pattern"], m["expression"].replace("[", "\\["), *numbers)
-    out.print(matches)
-
-
-def _shortened(choices: list[dict[str, Any]], unit: str) -> Iterator[str]:
-    """Labels with their costs; those that differ in their last number alone as one range."""
-    kin: dict[str, list[dict[str, Any]]] = {}
-    for choice in choices:
-        kin.setdefault(_LAST_NUMBER.sub("#", choice["label"]), []).append(choice)
-    for pattern, found in kin.items():
-        found.sort(key=lambda choice: choice[unit])
-        numbers = [_LAST_NUMBER.findall(c["label"])[0] for c in found if "#" in pattern]
-        label = pattern.replace("#", "/".join(numbers))
-        costs = [f"{found[i][unit]:,}" for i in ([0] if len(found) == 1 else [0, -1])]
-        yield f"{label} {'…'.join(costs)}"
-
-
-_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
-
-
-def methods_to_json() -> list[dict[str, Any]]:
-    """Every method with what it says of itself, its package, and the error if it is broken."""
-    from autotune.deltas import METHODS
-
-    return [_method(name, METHODS) for name in METHODS.names()]
-
-
-def _method(name: str, methods: Registry) -> dict[str, Any]:
-    told = list(METHOD_COLUMNS)[1:]
-    row = {"name": name, **dict.fromkeys(told), "package": methods.package(name), "error": None}
-    try:
-        delta = methods.load(name)
-    except UnknownName as error:
-        return {**row, "error": str(error)}
-    return {**row, **{key: getattr(delta, key) for key in told}}
-
-
-def print_methods(found: list[dict[str, Any]]) -> None:
-    """The table of methods; below it, what comes from other packages and what is broken there."""
-    out = console()
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), leading=1)
-    for title in METHOD_COLUMNS.values():
-        table.add_column(title, overflow="fold")
-    for row in found:
-        if not row["error"]:
-            table.add_row(*map(Text, method_cells(row)))
-    out.print(table)
-    for row in found:
-        if row["error"] or row["package"] != OURS:
-            origin = f"{row['name']} comes from the package {row['package']}."
-            out.print("\n" + (row["error"] or origin), markup=False, soft_wrap=True)
-
-
-def method_cells(row: dict[str, Any]) -> list[str]:
-    """What a table of methods shows of one, in the order of its columns."""
-    shown = {True: "yes", False: "no"}
-    return [shown.get(row[key], row[key]) for key in METHOD_COLUMNS]
-
-
-def search_to_json(settings: Settings) -> dict[str, Any]:
-    """What a search would do: units, references, data, memory and time; nothing is written."""
-    from autotune.profiling import estimate
-    from autotune.references import reference_plans
-    from autotune.setup import head_cost, prepare_search
-
-    setup = prepare_search(settings, settings.backbone, settings.task)
-    try:
-        problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
-        plans = reference_plans(problem, settings.seed)
-        seconds = estimate(setup.engine)
-        most = _most_seconds(settings, seconds.full, len(plans) - 1)
-        parts = {
-            "train": len(setup.task.train),
-            "val": len(setup.task.val or ()),
-            "test": len(setup.task.test or ()),
-        }
-        return {
-            **units_to_json(settings),
-            "task": {"source": setup.task.source, "classes": len(setup.task.classes), **parts},
-            "references": {
-                name: {"plan": str(plan), **asdict(problem.cost(plan))}
-                for name, plan in plans.items()
-            },
-            "memory_bytes": seconds.memory,
-            "full_finetuning_seconds": seconds.full,
-            "at_most_seconds": most,
-        }
-    finally:
-        setup.engine.close()
-
-
-def print_plan_of_search(found: dict[str, Any]) -> None:
-    """The dry run."""
-    out, task = console(), found["task"]
-    print_units(found)
-    out.print(
-        f"{task['source']}: {task['classes']} classes, {task['train']} training, {task['val']} "
-        f"validation and {task['test']} test examples."
-    )
-    for name, reference in found["references"].items():
-        out.print(
-            f"Reference {NAMES.get(name, name)}: {reference['parameters']:,} parameters, "
-            f"{reference['plan']}",
-            markup=False,
-            soft_wrap=True,
-        )
-    most = found["at_most_seconds"]
-    search = (
-        "the search ends by itself"
-        if most is None
-        else (f"the search at most about {most:.0f} s, less what pruning saves")
-    )
-    out.print(
-        f"One full fine-tuning takes about {found['full_finetuning_seconds']:.0f} s here; {search}."
-        f" Memory so far: {found['memory_bytes'] / 2**20:.0f} MiB. Nothing was written."
-    )
-
-
-STAGE = 1.4
-"""What heads, proxies and the supernet of a policy may cost, in full fine-tunings."""
-
-
-def _most_seconds(settings: Settings, full: float, n_references: int) -> float | None:
-    """Of a search with so many references beside the probe; None where it ends by itself."""
-    if settings.most_trials is None:
-        return None
-    references = 3 * n_references if settings.references else 0
-    trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.workers
-    return full * (trainings + (STAGE if settings.strategy == "policy" else 0))
 
 
 def print_profile(rows: list[Row], folder: Path) -> None:
