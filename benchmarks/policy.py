@@ -343,8 +343,8 @@ def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
     return "\n\n".join(
         [
             table(header, rows),
-            f"A search by policy costs {mean(all_costs):.1f} × one full fine-tuning in the mean over "
-            "tasks, budgets and seeds.",
+            f"A search by policy costs {mean(all_costs):.1f} × one full fine-tuning in the mean "
+            "over tasks, budgets and seeds.",
             f"Test accuracy of policy less that of TPE, over {len(differences)} pairs: "
             f"{gain:+.2f} ± {half:.2f} points (95 %): {verdict}.",
             *([f"Not measured yet: {'; '.join(missing)}."] if missing else []),

@@ -1,6 +1,7 @@
 """All strategies with equal training budgets; fronts on enumerated tables; greedy on ResNet-20.
 
 `shifts`: the digits under four shifts, as many trainings for each strategy, nothing ended early.
+`proxies`: seconds of each criterion on ResNet-50.
 `front`: what pruning saves on the enumerated tables (`oracle.py` fills them), and what it loses.
 `greedy`: SubTuning on ResNet-20, whole blocks and five folds (needs AUTOTUNE_DATA). The table of
 shifts is kept, so that a run can go on. Regret of all strategies: `policy.py oracle`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -24,10 +26,14 @@ from oracle import RATES, SHIFTS, Regrets
 from oracle import read_table as read_plans
 from resnet20 import sources, write_task
 from results import spread, table, write_section
+from torch.utils.data import TensorDataset
 
 import autotune
+from autotune.config import read_settings
 from autotune.front import price_of, trial_price
 from autotune.plan import Plan
+from autotune.profiling import estimate
+from autotune.setup import prepare_search, released
 from autotune.stopping import PRUNERS
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import plan_of, search_space
@@ -300,9 +306,44 @@ def greedy() -> str:
         )
 
 
+def proxies() -> str:
+    """Seconds of each criterion's scores on ResNet-50, both halves; nothing is trained but a head.
+
+    The network is random, which changes no time.
+    """
+    from torchvision.models import resnet50
+
+    draw = torch.Generator().manual_seed(0)
+    pictures = torch.rand(128, 3, 224, 224, generator=draw)
+    labels = torch.arange(128) % 8
+    settings = read_settings({"budget": "1%", "strategy": "proxy", "space": "resnet"})
+    data = TensorDataset(pictures, labels)
+    with released(prepare_search(settings, resnet50(), (data, data, data))) as setup:
+        engine, rates = setup.engine, setup.grids["lr:head"]
+        problem = setup.problem()
+        middle = {name: sorted(grid)[len(grid) // 2] for name, grid in setup.grids.items()}
+        began = time.monotonic()
+        with engine.oneshot(problem.choices, middle, rates) as shot:
+            headed = time.monotonic()
+            shot.proxies()
+        rows = [["mass, ratio", f"{time.monotonic() - headed:.0f}"]]
+        print(f"head {headed - began:.0f} s", rows, flush=True)
+        for name in ("fisher", "relative", "taylor", "activation", "condition"):
+            began = time.monotonic()
+            engine.criterion(name, rates)
+            rows.append([name, f"{time.monotonic() - began:.0f}"])
+            print(rows[-1], flush=True)
+        full = estimate(engine).full / settings.epochs
+    return (
+        f"ResNet-50, 128 pictures of 224², batches of 32, one thread; {len(problem.units)} units. "
+        f"One epoch of full fine-tuning takes {full:.0f} s. All but the first row with a linear "
+        "probe of one half.\n\n" + table(["criterion", "seconds"], rows)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["shifts", "front", "greedy"])
+    parser.add_argument("parts", nargs="*", default=["shifts", "front", "proxies", "greedy"])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGY_NAMES))
     given = parser.parse_args()
@@ -312,6 +353,8 @@ def main() -> None:
         write_section("Strategies with equal training", written_shifts())
     if "front" in given.parts:
         write_section("The front on enumerated tables", written_front())
+    if "proxies" in given.parts:
+        write_section("Proxies on ResNet-50", proxies())
     if "greedy" in given.parts:
         if "AUTOTUNE_DATA" not in os.environ:
             print("AUTOTUNE_DATA names no folder, so greedy on ResNet-20 is left out.")

@@ -75,11 +75,14 @@ class Belief:
         error = seen.noise * generator.standard_normal(len(seen.values))
         return self._shifted(draw, seen.values + error, seen)
 
-    def evidence(self, seen: Seen) -> float:
-        """Log likelihood of what was seen, constants left out."""
+    def evidence(self, seen: Seen, scales: Floats) -> Floats:
+        """(scales,) log likelihood of what was seen if its values are in units of each scale."""
         root = np.linalg.cholesky(self._of_values(seen))
-        off = np.linalg.solve(root, seen.values - seen.rows @ self.mean)
-        return float(-np.log(np.diag(root)).sum() - off @ off / 2)
+        values, means = np.linalg.solve(root, np.stack([seen.values, seen.rows @ self.mean], 1)).T
+        off = values / scales[:, None] - means
+        level = np.log(np.diag(root)).sum() + len(values) * np.log(scales)
+        found: Floats = -level - (off**2).sum(1) / 2
+        return found
 
     def _shifted(self, scores: Floats, values: Floats, seen: Seen) -> Floats:
         if not len(values):

@@ -278,13 +278,10 @@ def _fitted_scale(prior: Belief, rows: Floats, values: Floats, noise: Floats) ->
     """The unit of values under which they are the most likely; `VALUE` while there are few."""
     if len(values) < 3:
         return VALUE
-    scales = VALUE * 2.0 ** np.arange(-3, 14)
+    scales: Floats = VALUE * 2.0 ** np.arange(-3.0, 14.0)
 
-    def likelihood(scale: float) -> float:
-        found = prior.evidence(Seen(rows, values / scale, noise))
-        return float(found - len(values) * np.log(scale) - np.log2(scale / VALUE) ** 2 / 8)
-
-    return float(max(scales, key=likelihood))
+    likelihood = prior.evidence(Seen(rows, values, noise), scales)
+    return float(scales[np.argmax(likelihood - np.log2(scales / VALUE) ** 2 / 8)])
 
 
 def policy(

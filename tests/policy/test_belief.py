@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy.stats import multivariate_normal as normal
 
 from autotune.policy.belief import Belief, Seen, as_rows, covariance
 from autotune.problem import entries_of
@@ -50,9 +51,14 @@ def test_before_anything_is_seen_it_is_the_prior(belief):
     assert belief.after(nothing) is belief.mean
 
 
-def test_evidence_prefers_what_was_likely(belief, seen):
-    likely = Seen(seen.rows, seen.rows @ belief.mean, seen.noise)
-    assert belief.evidence(likely) > belief.evidence(seen)
+def test_evidence_is_the_density_of_what_was_seen(belief, seen):
+    """In units of each scale, but for a constant."""
+    scales = np.array([0.5, 1.0, 3.0])
+    mean = seen.rows @ belief.mean
+    inside = seen.rows @ belief.covariance @ seen.rows.T + np.diag(seen.noise**2)
+    expected = np.array([normal(s * mean, s**2 * inside).logpdf(seen.values) for s in scales])
+    found = belief.evidence(seen, scales)
+    assert np.allclose(found - found[0], expected - expected[0])
 
 
 @settings(max_examples=60, deadline=None)
