@@ -36,7 +36,7 @@ from autotune.rivals import (
 )
 from autotune.setup import Setup, released
 from autotune.sitting import driving
-from autotune.strategies.base import Grids
+from autotune.strategies.base import Grids, middle
 from autotune.study import Driver
 from autotune.tasks import load_task
 from autotune.training import Recipe, evaluate
@@ -152,7 +152,7 @@ def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | Non
         name,
         [(plan, used(plan, tried)) for tried in rates],
         {plan.digest: cost},
-        head_rate=(head or rates[1]["lr:head"]) if name == "LP-FT" else None,
+        head_rate=(head or middle(setup.grids["lr:head"])) if name == "LP-FT" else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autotune.backends.base import Backend, JobList
@@ -121,7 +121,7 @@ def best_of(jobs: list[Job], backend: Backend) -> tuple[Job, Progress, float]:
 
 def deliver_whole(job: Job, backend: Backend) -> bytes:
     """The delta file of a job that was scored by folds: trained once more on all of them."""
-    whole = Job(f"{job.name} whole", job.plan, job.hyperparameters, job.seed, whole=True)
+    whole = replace(job, name=f"{job.name} whole", whole=True)
     _, progress, _ = best_of([whole], backend)
     assert progress.artifact is not None
     return progress.artifact

@@ -190,6 +190,18 @@ def test_wrong_wishes_are_refused_in_one_line(run, given, wish, error, said):
     assert "\n" not in str(caught.value)
 
 
+def test_folds_are_pairs_and_what_is_tested_has_seen_them_all(given, tmp_path):
+    """Without references of the search's own; LP-FT begins with a probe in every fold, too."""
+    quick = {**QUICK, "folds": 3, "references": False}
+    autotune.search(**given, **quick, out=str(tmp_path / "run"))
+    compared = autotune.compare(tmp_path / "run", **given, only=["probe", "LP-FT"], seeds=2)
+    assert [row.name for row in compared.rows] == ["autotune", "probe", "LP-FT"]
+    for row in compared.rows:
+        assert sorted(row.values) == [(seed, fold) for seed in (0, 1) for fold in (0, 1, 2)]
+        assert [*row.tests] == [0, 1]
+    assert compared.to_json()["rows"][1]["autotune_gains"]["pairs"] == 6
+
+
 def test_objects_are_needed_again(run):
     with pytest.raises(RunError, match="compare"):
         autotune.compare(run)
