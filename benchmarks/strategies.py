@@ -273,7 +273,7 @@ def greedy() -> str:
     }
     with TemporaryDirectory() as folder:
         home = Path(folder)
-        write_task(home / "cifar.npz", "gaussian_noise", 3, 250, n_val=250)
+        write_task(home / "cifar.npz", "gaussian_noise", 3, 150, n_val=100)
         (home / "space.yaml").write_text(json.dumps(space))
         study = autotune.search(
             **sources(home / "cifar.npz"),
@@ -299,7 +299,7 @@ def greedy() -> str:
         singles = [t for t in study.trials if len(t.plan) == 1 and t.value is not None]
         order = ", ".join(f"{t.plan} {100 * (t.value or 0):.1f}" for t in singles)
         return (
-            f"ResNet-20 under gaussian noise 3, 500 pictures in five folds, 3 epochs, at most 30 % "
+            f"ResNet-20 under gaussian noise 3, 250 pictures in five folds, 3 epochs, at most 30 % "
             f"of the parameters, whole blocks: {len(study.trials)} trials of five trainings, "
             f"{study.own_seconds:.0f} s. Alone: {order}.\n\n"
             + table(["", "plan", "parameters", "validation (folds), %", "test, %"], rows)
