@@ -94,7 +94,12 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for shift in given.shifts:
             statuses[shift] = [searched(shift, seed, folder) for seed in range(given.seeds)]
-    header = ["task: method", "test accuracy, %", "parameters", "search ÷ one full fine-tuning"]
+    header = [
+        "task: method",
+        "test accuracy, %",
+        "parameters",
+        "search with references ÷ one full fine-tuning",
+    ]
     rows = [row for shift, found in statuses.items() for row in rows_of(shift, found)]
     chosen = table(
         ["units chosen", "stem", *(f"{i}.{j}" for i in (1, 2, 3) for j in (0, 1))],
