@@ -18,7 +18,7 @@ from autotune.budget import Cost
 from autotune.candidates import everywhere
 from autotune.config import load_space
 from autotune.data import check_fits, infer_input, normalised
-from autotune.errors import ConfigError, RunError, TaskError, unknown
+from autotune.errors import ConfigError, TaskError, unknown
 from autotune.placements import last_units, random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem
@@ -106,25 +106,14 @@ def compare(
         rivals = [rival for name in chosen if (rival := _rival(name, setup, driver, study))]
         own = study.settings.seed
         run_rivals(driver, backend, rivals, range(own, own + seeds), setup.engine.test)
-    on_source = _on_source(study, setup.backbone, source) if source else None
-    return read_comparison(study, on_source)
-
-
-def read_comparison(study: Study, source: dict[str, Any] | None = None) -> Comparison:
-    """What has been compared so far; `RunError` where nothing has."""
     rows = study.rivals
-    if not rows:
-        raise RunError(
-            f"Nothing was compared in {study.folder.path} yet. "
-            f"Run: autotune compare {study.folder.path}"
-        )
-    full = [row.seconds / row.trainings for row in rows if row.name == FULL]
+    full = next((row for row in rows if row.name == FULL), None)
     return Comparison(
         rows=rows,
         recommended=recommended(rows).name,
-        full=mean(full) if full else None,
+        full=full.seconds / full.trainings if full else None,
         seconds=study.own_seconds,
-        source=source,
+        source=_on_source(study, setup.backbone, source) if source else None,
     )
 
 
