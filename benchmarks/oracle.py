@@ -248,7 +248,8 @@ def draw(curves: dict[str, dict[str, Any]]) -> None:
     figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.6), squeeze=False)
     for panel, (shift, found) in zip(panels[0], curves.items(), strict=True):
         for name, regrets in found.items():
-            panel.plot(np.arange(1, TRIALS + 1), regrets.mean(0), label=name)
+            style = {"color": "black", "linewidth": 2} if name == "policy" else {}
+            panel.plot(np.arange(1, TRIALS + 1), regrets.mean(0), label=name, **style)
         panel.set(xscale="log", xlabel="trials", ylabel="regret, points", title=f"digits, {shift}")
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)
