@@ -41,7 +41,8 @@ def find_candidates(
     """Unit → choice → cost, from shapes alone; a method without a place in a unit is no choice.
 
     Spans that the space offers nothing for are left out. Sizes that the space leaves to the
-    `budget` are the largest that cost all of `room`, a half and a quarter of it.
+    `budget` are the largest that cost all of `room`, a half and a quarter of it; or of what the
+    largest that makes sense there costs.
     """
     combinations = [combination for combination, _ in _checked(space)]
     places = sites(network, units, units.flow)
@@ -144,7 +145,10 @@ def _sized(combination: Combination, site: Site, room: int, measure: Measure) ->
         made = [METHODS.load(name)(**options) for name, options in sized]
         return sum((delta.count(site) for delta in made), Cost())[measure]
 
-    for size in dict.fromkeys(largest_size(price, int(room * share)) for share in SHARES):
+    smallest = [METHODS.load(name)(**options) for name, options in _with_size(combination, 1)]
+    bounds = [most for delta in smallest if (most := delta.most(site)) is not None]
+    top = min([room, *map(price, bounds)])
+    for size in dict.fromkeys(largest_size(price, int(top * share)) for share in SHARES):
         if size:
             yield make_choice(_with_size(combination, size))
 

@@ -40,8 +40,8 @@ SCORING_RATE = 0.01
 SCORED = 32
 """Examples of each half that criteria look at, one by one."""
 
-TOGETHER = 16
-"""Examples whose gradient is squared together where the scores only serve a supernet."""
+ROUGHLY, TOGETHER = 64, 16
+"""Examples of scores that only serve a supernet, and how many of them are squared together."""
 
 
 @dataclass
@@ -175,6 +175,7 @@ class Engine:
             device=self._device,
             fit_head=lambda: head,
             together=TOGETHER,
+            examples=ROUGHLY,
         )
         with exchanged(network, self.backbone.head, head):
             supernet = Supernet(

@@ -68,9 +68,8 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[Measured, Measured]:
     name = check_options("proxy", setup.settings.options).get("criterion", "mass")
     if name in ("mass", "ratio"):
         with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
-            first, second = (
-                {e: _mass(name, m) for e, m in half.items()} for half in shot.proxies()
-            )
+            found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
+            first, second = ({e: _mass(name, m) for e, m in half.items()} for half in found)
             return first, second
     entries = {(u, m.label) for u, offers in choices.items() for c in offers for m in c.methods}
     halves = setup.engine.criterion(name, head_rates)

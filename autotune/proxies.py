@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ class Proxy:
     chance: float
     """The same under labels drawn from the network's own predictions: in expectation the trace of
     the Fisher information in these directions, divided by the number of examples. Mass divided by
-    chance has no bias for depth."""
+    chance has no bias for depth. 0 where nothing is drawn."""
 
     relative: float
     """Norm of the gradient of the unit's weights, divided by the norm of the weights (Auto-RGN,
@@ -39,53 +39,57 @@ class Proxy:
 
 
 def find_proxies(
-    supernet: Supernet, batches: Sequence[Batch], generator: torch.Generator
+    supernet: Supernet, batches: Sequence[Batch], generator: torch.Generator, *, draws: int = DRAWS
 ) -> dict[Entry, Proxy]:
     """(unit, label of a method alone) → its proxy on these batches of (inputs, labels)."""
     for strand in supernet.strands:
         strand.open(-1)
-    true = _gradients(supernet, batches, lambda _, labels: labels)
-    mass, relative = _masses(supernet, true), _relatives(supernet, true)
-    del true
-    drawn = [
-        _masses(supernet, _gradients(supernet, batches, _drawing(generator))) for _ in range(DRAWS)
-    ]
+    true, *drawn = _gradients(supernet, batches, generator, draws)
     supernet.close()
-    chance = {entry: sum(masses[entry] for masses in drawn) / DRAWS for entry in mass}
+    mass, relative = _masses(supernet, true), _relatives(supernet, true)
+    by_draw = [_masses(supernet, gradients) for gradients in drawn]
+    chance = {e: sum(masses[e] for masses in by_draw) / max(1, draws) for e in mass}
     return {entry: Proxy(mass[entry], chance[entry], relative[entry[0]]) for entry in mass}
 
 
-Labels = Callable[[Tensor, Tensor], Tensor]
-Gradients = Mapping[int, Tensor]
+Gradients = dict[int, Tensor]
 """id of a parameter → the loss's gradient, a mean over batches."""
 
 
-def _drawing(generator: torch.Generator) -> Labels:
-    def draw(logits: Tensor, _: Tensor) -> Tensor:
-        chances = logits.detach().float().softmax(1).cpu()
-        return torch.multinomial(chances, 1, generator=generator).flatten().to(logits.device)
-
-    return draw
-
-
-def _gradients(supernet: Supernet, batches: Sequence[Batch], labels_of: Labels) -> Gradients:
+def _gradients(
+    supernet: Supernet, batches: Sequence[Batch], generator: torch.Generator, draws: int
+) -> list[Gradients]:
+    """Under the labels themselves, then under drawn ones; one pass forward serves all."""
     own = [p for strand in supernet.strands for p in strand.delta.parameters()]
     frozen = [slot.frozen for site in supernet.sites.values() for slot in site.slots]
     asked = [*{id(p): p for p in (*own, *frozen)}.values()]
     for parameter in asked:
         parameter.requires_grad_(True)
-    sums: dict[int, Tensor] = {}
+    sums: list[Gradients] = [{} for _ in range(1 + draws)]
     for inputs, labels in batches:
         with autocast(inputs.device):
             logits = supernet.network(inputs)
-            loss = F.cross_entropy(logits, labels_of(logits, labels)) / len(batches)
-        found = torch.autograd.grad(loss, asked, allow_unused=True)
-        for parameter, gradient in zip(asked, found, strict=True):
-            if gradient is not None:
-                sums[id(parameter)] = sums.get(id(parameter), 0) + gradient
+        drawn = [_drawn(logits, generator) for _ in range(draws)]
+        for i, target in enumerate((labels, *drawn)):
+            loss = F.cross_entropy(logits.float(), target) / len(batches)
+            found = torch.autograd.grad(loss, asked, allow_unused=True, retain_graph=i < draws)
+            _add(sums[i], asked, found)
     for parameter in frozen:
         parameter.requires_grad_(False)
     return sums
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Labels from the network's own predictions."""
+    chances = logits.detach().float().softmax(1).cpu()
+    return torch.multinomial(chances, 1, generator=generator).flatten().to(logits.device)
+
+
+def _add(sums: Gradients, asked: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(asked, found, strict=True):
+        if gradient is not None:
+            before = sums.get(id(parameter))
+            sums[id(parameter)] = gradient if before is None else before + gradient
 
 
 def _masses(supernet: Supernet, gradients: Gradients) -> dict[Entry, float]:

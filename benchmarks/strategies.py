@@ -33,6 +33,7 @@ from autotune.config import read_settings
 from autotune.front import price_of, trial_price
 from autotune.plan import Plan
 from autotune.profiling import estimate
+from autotune.proxies import DRAWS
 from autotune.setup import prepare_search, released
 from autotune.stopping import PRUNERS
 from autotune.strategies import STRATEGIES
@@ -324,10 +325,12 @@ def proxies() -> str:
         middle = {name: sorted(grid)[len(grid) // 2] for name, grid in setup.grids.items()}
         began = time.monotonic()
         with engine.oneshot(problem.choices, middle, rates) as shot:
-            headed = time.monotonic()
-            shot.proxies()
-        rows = [["mass, ratio", f"{time.monotonic() - headed:.0f}"]]
-        print(f"head {headed - began:.0f} s", rows, flush=True)
+            rows = [["head, and where sparse deltas begin", f"{time.monotonic() - began:.0f}"]]
+            for name, draws in (("mass", 0), ("ratio", DRAWS)):
+                began = time.monotonic()
+                shot.proxies(draws=draws)
+                rows.append([name, f"{time.monotonic() - began:.0f}"])
+        print(rows, flush=True)
         for name in ("fisher", "relative", "taylor", "activation", "condition"):
             began = time.monotonic()
             engine.criterion(name, rates)
@@ -335,9 +338,11 @@ def proxies() -> str:
             print(rows[-1], flush=True)
         full = estimate(engine).full / settings.epochs
     return (
-        f"ResNet-50, 128 pictures of 224², batches of 32, one thread; {len(problem.units)} units. "
-        f"One epoch of full fine-tuning takes {full:.0f} s. All but the first row with a linear "
-        "probe of one half.\n\n" + table(["criterion", "seconds"], rows)
+        f"ResNet-50, 128 pictures of 224², batches of 32, {torch.get_num_threads()} threads; "
+        f"{len(problem.units)} units, {sum(map(len, problem.choices.values()))} choices. One epoch "
+        f"of full fine-tuning takes {full:.0f} s. `mass` and `ratio` come after the first row; the "
+        "others contain the linear probe that they begin with.\n\n"
+        + table(["criterion", "seconds"], rows)
     )
 
 
@@ -347,6 +352,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGY_NAMES))
     given = parser.parse_args()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     if "shifts" in given.parts:
         measure(given.tasks, given.strategies)
@@ -354,7 +360,9 @@ def main() -> None:
     if "front" in given.parts:
         write_section("The front on enumerated tables", written_front())
     if "proxies" in given.parts:
+        torch.set_num_threads(threads)
         write_section("Proxies on ResNet-50", proxies())
+        torch.set_num_threads(1)
     if "greedy" in given.parts:
         if "AUTOTUNE_DATA" not in os.environ:
             print("AUTOTUNE_DATA names no folder, so greedy on ResNet-20 is left out.")

@@ -59,7 +59,20 @@ def test_a_size_from_the_budget_is_the_largest_that_fits(resnet18, room):
         for choice, cost in list(choices.items())[:1]:
             width = dict(choice.methods[0].options)["width"]
             wider = offered(resnet18, [{"res_adapter": {"width": width + 1}}], room)[unit]
-            assert cost.parameters <= room < next(iter(wider.values())).parameters
+            is_full = width == channels(resnet18, unit)
+            assert cost.parameters <= room
+            assert is_full or room < next(iter(wider.values())).parameters
+
+
+def test_a_bottleneck_is_no_wider_than_its_channels(resnet18):
+    for unit, choices in offered(resnet18, SIZED[1:3], 10**9).items():
+        widths = [dict(choice.methods[0].options)["width"] for choice in choices]
+        assert widths[0] == channels(resnet18, unit) if widths else unit == "network"
+
+
+def channels(resnet18, unit):
+    """Those that a unit of the network gives."""
+    return 64 * 2 ** max(0, int(unit.removeprefix("layer")[0]) - 1) if "layer" in unit else 64
 
 
 def test_a_full_unit_is_taken_once_with_its_own_size(resnet18):

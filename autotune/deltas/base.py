@@ -83,6 +83,10 @@ class Delta(nn.Module, ABC):
     def count(self, site: Site) -> Cost:
         """Cost at this site from shapes and dtypes alone; zero where the method finds no place."""
 
+    def most(self, site: Site) -> int | None:
+        """Largest size that makes sense here, where a space leaves it to the budget; None: any."""
+        return None
+
     def adapts(self, site: Site) -> list[nn.Module]:
         """Normalisation layers whose statistics it lets follow the training batches."""
         return []

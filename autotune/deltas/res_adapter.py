@@ -31,6 +31,10 @@ class ResAdapter(Path):
         self.width = check_size("res_adapter", "width", width)
         self.at = check_word("res_adapter", "at", at, ("block", *_AT))
 
+    def most(self, site: Site) -> int | None:
+        """A bottleneck is no wider than its channels."""
+        return min((point.width for point in self._points(site)), default=None)
+
     def build(self, site: Site) -> nn.Module | None:
         points = self._points(site)
         if not points:

@@ -29,6 +29,10 @@ class Skip(Path):
         super().__init__()
         self.width = check_size("skip", "width", width)
 
+    def most(self, site: Site) -> int | None:
+        """No wider than its channels."""
+        return site.exit.width if site.exit is not None else None
+
     def build(self, site: Site) -> nn.Module | None:
         point = site.exit
         if site.is_network or point is None or not point.is_batched or len(point.places) != 2:
