@@ -15,7 +15,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.budget import Cost, largest_first
-from autotune.config import read_settings
+from autotune.config import Settings, read_settings
 from autotune.errors import (
     ConfigError,
     RunError,
@@ -33,6 +33,7 @@ from autotune.run import RunFolder
 from autotune.setup import OBJECT, Setup, prepare_search, released
 from autotune.sitting import begin, drive
 from autotune.study import Records, require_free
+from autotune.workers import WHERE
 
 
 @dataclass(frozen=True)
@@ -233,13 +234,15 @@ def resume(
     """Go on with an interrupted search, or with more `trials` (the total); returns the study.
 
     A run that began from objects needs the same objects again. Allowed changes are `trials`,
-    `timeout`, `workers` and `device`. Raises `RunError` when anything else differs.
+    `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`, `cpus_per_trial`,
+    `gpus_per_trial`, `address`, `ship_data`, `retries`. Raises `RunError` when anything else
+    differs.
     """
     began, study = time.time(), Study(run)
-    if strange := sorted(set(changes) - {"trials", "timeout", "workers", "device"}):
+    if strange := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(
-            f"A resumed run may change trials, timeout, workers and device, not {strange[0]!r}. "
-            "Start a new search for that."
+            "A resumed run may change how many trials there are and where they run, not "
+            f"{strange[0]!r}. Start a new search for that."
         )
     with released(reopened(study, backbone, task, **changes)) as setup:
         drive(study.folder, setup, began)
@@ -259,12 +262,20 @@ def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: An
                 "From Python: autotune.resume(run, backbone=..., task=...), and compare alike."
             )
     changed = {name: value for name, value in changes.items() if value is not None}
-    settings = read_settings({**before.model_dump(), **changed})
+    settings = read_settings({**_kept(before, changed), **changed})
     return prepare_search(
         settings,
         settings.backbone if backbone is None else backbone,
         settings.task if task is None else task,
     )
+
+
+def _kept(before: Settings, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings so far; on another backend without what was meant for the one before."""
+    kept = before.model_dump()
+    if changed.get("backend", before.backend) == before.backend:
+        return kept
+    return {name: value for name, value in kept.items() if name not in WHERE - {"device"}}
 
 
 def _name(given: Any) -> str:

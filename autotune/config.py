@@ -13,6 +13,7 @@ from autotune.budget import check_text
 from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.registry import Registry
 from autotune.space import SearchSpace, problems, read_space
+from autotune.trial import ATTEMPTS
 
 TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000, "profile": 1000}
 """Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
@@ -57,11 +58,18 @@ class Settings(BaseModel):
     folds: Annotated[int, Field(ge=0)] = 0
     pruner: str = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = 0
-    workers: Count = 1
+    backend: Literal["auto", "inline", "processes", "ray"] = "auto"
+    workers: Count | None = None
+    cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    address: str | None = None
+    ship_data: bool = False
+    retries: Annotated[int, Field(ge=0)] = ATTEMPTS - 1
     device: str = "auto"
     out: str | None = None
     storage: str | None = None
     keep: Literal["best", "all"] = "best"
+    disk: str | None = None
     references: bool = True
 
     @model_validator(mode="before")
@@ -86,6 +94,37 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _where(self) -> Settings:
+        """What only some backends understand."""
+        if self.backend == "inline" and (self.workers or 1) > 1:
+            raise ValueError("inline is one worker; leave --workers out, or use processes or ray")
+        if self.backend != "ray":
+            named = {"address": self.address, "cpus_per_trial": self.cpus_per_trial}
+            named["ship_data"] = self.ship_data or None
+            if strange := [name for name, value in named.items() if value is not None]:
+                raise ValueError(f"{strange[0]} is for the backend ray; give --backend ray")
+        if (gpus := self.gpus_per_trial or 0) > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_trial is a part of one GPU or a whole number, got {gpus}")
+        return self
+
+    @property
+    def where(self) -> str:
+        """The backend: the driver's own process for one worker, unless another is asked for."""
+        if self.backend != "auto":
+            return self.backend
+        return "inline" if self.workers in (None, 1) else "processes"
+
+    @property
+    def n_workers(self) -> int:
+        """Trials at once that strategies plan for; on Ray at least two, where nothing is said."""
+        return self.workers or (2 if self.backend == "ray" else 1)
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """The quota in bytes."""
+        return None if self.disk is None else parse_bytes(self.disk)
+
     @property
     def most_trials(self) -> int | None:
         """How many trials there will be at most; None where the strategy ends by itself."""
@@ -100,12 +139,32 @@ class Settings(BaseModel):
         except BudgetError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("disk")
+    @classmethod
+    def _disk(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_bytes(text)
+        return text
+
     @field_validator("folds")
     @classmethod
     def _folds(cls, folds: int) -> int:
         if folds == 1:
             raise ValueError("one fold leaves nothing to train on; use 2 or more, or 0 for none")
         return folds
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in `500kB`, `300MB`, `2GB`; `ValueError` for anything else."""
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    number, unit = text[:-2].strip(), text[-2:].lower()
+    try:
+        size = int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"a size on disk is written 500kB, 300MB or 2GB, got {text!r}")
+    return size
 
 
 def read_settings(given: dict[str, Any], *, file: str | None = None) -> Settings:

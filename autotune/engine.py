@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from autotune.backbones.units import Units
 from autotune.criteria import unit_values
 from autotune.data import batches, normalised
 from autotune.deltas.site import sites
-from autotune.errors import AutotuneError, TrialError
+from autotune.errors import AutotuneError, OutOfMemory, TrialError
 from autotune.events import tell
 from autotune.evidence import TaskEvidence
 from autotune.footprint import latency, memory
@@ -42,6 +43,10 @@ SCORED = 32
 
 ROUGHLY, TOGETHER = 64, 16
 """Examples of scores that only serve a supernet, and how many of them are squared together."""
+
+
+PARTS = 1, 2, 4
+"""Parts that a batch is trained in, one after the other, when it does not fit into memory."""
 
 
 @dataclass
@@ -128,17 +133,39 @@ class Engine:
             self.backbone.network.to(memory_format=torch.contiguous_format)
 
     def __call__(self, job: Job) -> Iterator[Progress]:
-        """Run a job; the last progress has the delta file. Raises `TrialError` when it fails."""
-        try:
-            if self.folds and not job.whole:
-                yield from self._by_fold(job)
-            elif job.whole:
-                yield from self._by_epoch(job, self.both, self.both)
-            else:
-                assert self.task.val is not None
-                yield from self._by_epoch(job, self.task.train, self.task.val)
-        except AutotuneError as error:
-            raise TrialError(f"{job.name} ({job.plan}): {error}") from error
+        """Run a job; the last progress has the delta file. Raises `TrialError` when it fails.
+
+        Out of memory, it goes on from its last checkpoint with each batch in twice as many parts,
+        gradients added up; `OutOfMemory` when even a quarter of a batch does not fit.
+        """
+        for parts in PARTS:
+            job = replace(job, parts=parts)
+            try:
+                for progress in self._run(job):
+                    job = replace(job, checkpoint=progress.checkpoint or job.checkpoint)
+                    yield replace(progress, parts=parts)
+                return
+            except AutotuneError as error:
+                raise TrialError(f"{job.name} ({job.plan}): {error}") from error
+            except (MemoryError, RuntimeError) as error:
+                if not _is_memory(error):
+                    raise
+                if parts == PARTS[-1]:
+                    size = max(1, self.recipe.batch_size // parts)
+                    raise OutOfMemory(
+                        f"{job.name} ({job.plan}): a step on {size} examples must fit into memory, "
+                        "it does not. Use a smaller --batch-size."
+                    ) from error
+            _free_memory()
+
+    def _run(self, job: Job) -> Iterator[Progress]:
+        if self.folds and not job.whole:
+            yield from self._by_fold(job)
+        elif job.whole:
+            yield from self._by_epoch(job, self.both, self.both)
+        else:
+            assert self.task.val is not None
+            yield from self._by_epoch(job, self.task.train, self.task.val)
 
     def test(self, content: bytes) -> dict[str, float]:
         """Metrics of a delta file on the test part, and `n`."""
@@ -299,6 +326,7 @@ class Engine:
             seed=job.seed,
             weight_decay=job.hyperparameters.get("weight_decay", 0.0),
             input=None if built.features else self.input,
+            parts=job.parts,
         )
 
     def _head(self, old: nn.Module) -> nn.Module:
@@ -368,7 +396,11 @@ class Engine:
     def _progress(self, job: Job, fit: Fit, built: _Network, epoch: Epoch) -> Progress:
         metrics = {**epoch.metrics, **built.measured}
         done = epoch.number == self.recipe.epochs
-        header = {"step": epoch.number, "metrics": dict(epoch.metrics)}
+        header = {
+            "step": epoch.number,
+            "metrics": dict(epoch.metrics),
+            "trained": _trained(built),
+        }
         return Progress(
             step=epoch.number,
             value=metrics[self.recipe.metric],
@@ -384,6 +416,11 @@ class Engine:
         built.deltas.load(_of(tensors, "delta"))
         built.head.load_state_dict(_of(tensors, "head"))
         fit.restore(_of(tensors, "optimizer"), header["step"])
+        if header["trained"] != _trained(built):
+            raise TrialError(
+                f"A checkpoint goes on with the tensors that trained before, that of {job.name} "
+                "has others. Start a new search."
+            )
         epoch = Epoch(header["step"], 0.0, header["metrics"])
         return self._progress(job, fit, built, epoch)
 
@@ -462,6 +499,19 @@ class Engine:
         self._originals.clear()
 
 
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU, in torch's own allocator, or in Python."""
+    is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_known or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    """What a failed step held; the error that held its frames is gone by now."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class _Tap:
     """Keeps what goes into a layer."""
 
@@ -485,6 +535,17 @@ def _checkpoint(fit: Fit, built: _Network, header: Mapping[str, Any]) -> bytes:
         **_prefixed("optimizer", fit.state()),
     }
     return save_tensors(_plain(tensors), {"progress": json.dumps(header)})
+
+
+def _trained(built: _Network) -> dict[str, list[str]]:
+    """Names of the parameters that take gradients, of the deltas and of the network around them."""
+    deltas = {
+        f"{unit}/{method}/{name}": parameter
+        for (unit, method), delta in built.deltas.by_place.items()
+        for name, parameter in delta.named_parameters()
+    }
+    kinds = {"delta": deltas, "network": dict(built.deltas.network.named_parameters())}
+    return {k: sorted(n for n, p in of.items() if p.requires_grad) for k, of in kinds.items()}
 
 
 def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -78,6 +78,10 @@ class TrialError(AutotuneError, RuntimeError):
     exit_code = 1
 
 
+class OutOfMemory(TrialError):
+    """A trial that does not fit into memory, not even with its batches in parts."""
+
+
 class WorkerError(AutotuneError, RuntimeError):
     """A worker process that died or could not start."""
 

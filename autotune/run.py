@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,17 @@ class RunFolder:
             if folder.name.isdigit() and int(folder.name) not in numbers:
                 shutil.rmtree(folder)
 
+    def within(self, ranked: Iterable[int], limit: int, besides: Iterable[int]) -> list[int]:
+        """The first of these trials whose files fit beside others; at least the very first."""
+        room = limit - sum(_bytes(self._trial(number)) for number in besides)
+        kept: list[int] = []
+        for number in ranked:
+            room -= _bytes(self._trial(number))
+            if kept and room < 0:
+                break
+            kept.append(number)
+        return kept
+
     def put_best(self, delta: bytes, plan: str) -> None:
         """Write `best/`: the plan first, so that a delta file there is always complete."""
         write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
@@ -118,6 +130,10 @@ class RunFolder:
 
     def _trial(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04}"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
 
 
 _FIRST = {"study.db", "study.db-journal", "study.db-wal", "study.db-shm", "prepared.safetensors"}

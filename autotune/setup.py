@@ -77,7 +77,8 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     _check_policy(settings)
     device = choose_device(settings.device)
     found = find_backbone(settings, backbone)
-    data = _find_task(task, found).split(settings.seed)
+    given = _find_task(task, found)
+    data = (given.carried() if settings.ship_data else given).split(settings.seed)
     source_input = infer_input(data.train, found.input)
     for part in (data.train, data.val, data.test):
         assert part is not None

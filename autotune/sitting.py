@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shlex
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autotune.artifact import from_bytes, to_bytes
-from autotune.backends import BACKENDS
 from autotune.backends.base import Backend
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Cost
@@ -44,9 +43,10 @@ from autotune.references import PROBE, run_reference, run_references, three_rate
 from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
-from autotune.source import import_sources
+from autotune.storage import disk_is_full, is_full
 from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
+from autotune.workers import WHERE, open_backend
 
 
 def begin(folder: RunFolder, setup: Setup, began: float) -> None:
@@ -94,9 +94,27 @@ def driving(
 ) -> Iterator[tuple[Driver, Backend]]:
     """Own the study of a run for a while, its backbone prepared as it was.
 
-    Raises `RunError` where something differs from what the run began with, and `Interrupted` on
-    Ctrl-C, which names the command to go on with.
+    Raises `RunError` where something differs from what the run began with or the disk is full, and
+    `Interrupted` on Ctrl-C or SIGTERM, which names the command to go on with.
     """
+    try:
+        with _owned(folder, setup, deadline) as owned:
+            yield owned
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "Interrupted. What was finished is kept; go on with: "
+            f"autotune {command} {shlex.quote(str(folder.path))}"
+        ) from error
+    except Exception as error:
+        if is_full(error):
+            raise disk_is_full(folder.path) from error
+        raise
+
+
+@contextmanager
+def _owned(
+    folder: RunFolder, setup: Setup, deadline: float | None
+) -> Iterator[tuple[Driver, Backend]]:
     records = Records(folder, setup.settings.storage)
     _refuse_other(records.attribute("identity"), _identity(setup), folder)
     lease = Lease(
@@ -113,16 +131,27 @@ def driving(
             trials=setup.settings.trials,
             deadline=deadline,
         )
-        try:
-            prepared = folder.read(folder.prepared)
-            setup.engine.prepare(load_tensors(prepared) if prepared else {})
-            with _backend(setup) as backend:
-                yield driver, backend
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                "Interrupted. What was finished is kept; go on with: "
-                f"autotune {command} {shlex.quote(str(folder.path))}"
-            ) from error
+        prepared = folder.read(folder.prepared)
+        setup.engine.prepare(load_tensors(prepared) if prepared else {})
+        with open_backend(setup) as backend, _ended_by_sigterm():
+            yield driver, backend
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What a scheduler sends before it takes the machine away ends the search as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
@@ -222,23 +251,6 @@ def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
     write_whole(folder.best, to_bytes(signed))
 
 
-def _backend(setup: Setup) -> Backend:
-    workers = setup.settings.workers
-    named = (setup.settings.backbone, setup.settings.task)
-    places = [s.split(":", 1)[1].rpartition(":")[0] for s in named if s.startswith("python:")]
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    ready = partial(_ready_worker, places, threads)
-    beside = () if workers == 1 else (workers, ready)
-    make = BACKENDS.load("inline" if workers == 1 else "processes")
-    backend: Backend = make(setup.engine, *beside)
-    return backend
-
-
-def _ready_worker(places: list[str], threads: int) -> None:
-    torch.set_num_threads(threads)
-    import_sources(places)
-
-
 def _setting(setup: Setup) -> Setting:
     settings = setup.settings
     return Setting(
@@ -246,12 +258,14 @@ def _setting(setup: Setup) -> Setting:
         seed=settings.seed,
         steps=settings.folds or settings.epochs,
         grids=setup.grids,
-        workers=settings.workers,
+        workers=settings.n_workers,
         folds=settings.folds,
         pruner=settings.pruner,
         objective=settings.objective or "",
         options=check_options(settings.strategy, settings.options),
         keep=settings.keep,
+        disk=settings.disk_bytes,
+        attempts=settings.retries + 1,
     )
 
 
@@ -259,7 +273,7 @@ def _identity(setup: Setup) -> dict[str, Any]:
     """What must not change between sittings."""
     space, policy = setup.space.model_dump_json(), setup.settings.policy
     kept = setup.settings.model_dump(
-        exclude={"trials", "timeout", "workers", "device", "out", "storage", "keep", "references"}
+        exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}
     )
     return {
         "backbone's fingerprint": setup.backbone.fingerprint,

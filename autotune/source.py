@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,6 +45,33 @@ def import_sources(places: Sequence[str]) -> None:
     """Import the modules or files of `python:` sources again, in a worker process."""
     for place in places:
         _module(place, "backbone")
+
+
+def ship_sources(places: Sequence[str], folder: Path) -> list[str]:
+    """Copy files, and modules of the working folder, to `folder`; names to import them by.
+
+    Modules that are installed are expected to be so on every machine.
+    """
+    names = []
+    for place in places:
+        module = _module(place, "backbone")
+        home = Path(module.__file__ or "").resolve()
+        if place.endswith(".py"):
+            shutil.copy(home, folder / f"{module.__name__}.py")
+        elif home.is_relative_to(Path.cwd()):
+            top = Path.cwd() / place.partition(".")[0]
+            if top.is_dir():
+                shutil.copytree(top, folder / top.name, dirs_exist_ok=True)
+            else:
+                shutil.copy(home, folder)
+        names.append(module.__name__)
+    return names
+
+
+def import_shipped(names: Sequence[str]) -> None:
+    """Import what `ship_sources` has named, in a worker on another machine."""
+    for name in names:
+        import_module(name)
 
 
 def _module(place: str, what: str) -> ModuleType:

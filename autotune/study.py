@@ -12,12 +12,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotune.errors import RunError
+from autotune.errors import LeaseError, RunError
 from autotune.events import tell, warn
 from autotune.files import write_whole
 from autotune.front import front, measured_by, part_of, price_of, trial_price
 from autotune.knapsack import Scores
-from autotune.lease import Lease
+from autotune.lease import Lease, holder
 from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.records import (
@@ -29,6 +29,7 @@ from autotune.records import (
 )
 from autotune.run import RunFolder
 from autotune.stopping import PRUNERS, Priced, choose_pruner
+from autotune.storage import open_storage
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import (
     Grids,
@@ -39,7 +40,9 @@ from autotune.strategies.base import (
 )
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
-NAME = "autotune"
+NAME, FORMAT = "autotune", 1
+"""Of the stored study; another format is refused."""
+
 REPEATS_IN_A_ROW = 3
 """After so many answers from the record a random plan is proposed."""
 
@@ -71,6 +74,12 @@ class Setting:
     keep: str = "best"
     """Delta files that stay: those of the `best` five trials and of the front, or of `all`."""
 
+    disk: int | None = None
+    """Bytes that the files of trials may take; the best one stays whatever it takes."""
+
+    attempts: int = ATTEMPTS
+    """A trial whose worker dies is started so often before it counts as failed."""
+
 
 @dataclass
 class _Live:
@@ -96,6 +105,7 @@ class Records:
         self.folder = folder
         self.storage = open_storage(folder, storage)
         self.study = _load(self.storage, storage or str(folder.database))
+        _check_format(self.attribute("format"), folder)
         self.problem = problem_from_json(self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
 
@@ -203,6 +213,12 @@ class Driver(Records):
         live = self.live.get(job.number)
         if live is None or live.job.attempt != job.attempt:
             return Decision.STOP
+        if live.last is not None and progress.parts > live.last.parts:
+            warn(
+                f"{job.name} did not fit into memory; it goes on with each batch in "
+                f"{progress.parts} parts.",
+                number=job.number,
+            )
         live.last = progress
         if (name := measured_by(self.setting.objective)) and not live.curve:
             live.trial.set_user_attr("measured", {name: progress.metrics[name]})
@@ -247,9 +263,9 @@ class Driver(Records):
         live = self.live.pop(job.number, None)
         if live is None:
             return
-        if job.attempt + 1 >= ATTEMPTS:
+        if job.attempt + 1 >= (attempts := self.setting.attempts):
             self.live[job.number] = live
-            self.fail(job, Failure("WorkerError", f"its worker died {ATTEMPTS} times"))
+            self.fail(job, Failure("WorkerError", f"its worker died {attempts} times"))
         else:
             self._interrupted.append(job.number)
             self._attempts[job.number] = job.attempt
@@ -280,8 +296,11 @@ class Driver(Records):
         if sampler is None or (self.deadline and time.time() >= self.deadline):
             return None
         self.study.sampler = sampler
-        self._asked_for += 1
-        return self.study.ask(dict(self.space))
+        trial = self.study.ask(dict(self.space))
+        # A storage that went away may have written a trial and not said so: it is gone on with.
+        self._interrupted += range(self._asked_for, trial.number)
+        self._asked_for = trial.number + 1
+        return trial
 
     def _next_sampler(self) -> PlanSampler | None:
         """Who proposes the next trial; None when all were asked for or nothing is left."""
@@ -356,6 +375,7 @@ class Driver(Records):
             "seconds": seconds,
             "error": error,
             **({"folds": folds} if folds else {}),
+            **({"parts": live.last.parts} if live.last and live.last.parts > 1 else {}),
             **({"proposed": live.proposed} if live.proposed else {}),
         }
         live.trial.set_user_attr("record", record)
@@ -395,11 +415,13 @@ class Driver(Records):
     def _clean(self) -> None:
         """Only the best trials, the running ones and those to be gone on with keep files."""
         unfinished = {*self.live, *self._interrupted}
-        best = {record.number for record in self._best}
+        best = [record.number for record in self._best]
         if self.price is not None:
-            best |= {record.number for record in front(self._by_key.values(), self.price)}
-        self.folder.keep_only(best | unfinished)
-        for number in best - unfinished:
+            best += [record.number for record in front(self._by_key.values(), self.price)]
+        if self.setting.disk is not None:
+            best = self.folder.within(dict.fromkeys(best), self.setting.disk, unfinished)
+        self.folder.keep_only({*best} | unfinished)
+        for number in {*best} - unfinished:
             self.folder.drop_checkpoint(number)
 
     def _rank(self, record: TrialRecord) -> None:
@@ -468,33 +490,35 @@ def create(
         )
     except optuna.exceptions.DuplicatedStudyError as error:
         raise RunError(_TAKEN.format(storage or folder.database)) from error
-    for name, value in {**attributes, "problem": problem_to_json(problem)}.items():
+    begun = {"format": FORMAT, **attributes, "problem": problem_to_json(problem)}
+    for name, value in begun.items():
         study.set_user_attr(name, value)
     study.add_trials(trials)
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:
-    """Raise `RunError` when a named storage cannot be reached or has a study already."""
-    if storage is not None and NAME in optuna.get_all_study_names(open_storage(folder, storage)):
-        raise RunError(_TAKEN.format(storage))
+    """Raise `RunError` when a named storage cannot be reached or has a study already.
 
-
-def open_storage(folder: RunFolder, storage: str | None) -> optuna.storages.BaseStorage:
-    """The run folder's SQLite file, or the storage named by a URL; `RunError` if unreachable."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    `LeaseError` names the driver of a study that is running there.
+    """
     if storage is None:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{folder.database}"
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        found = optuna.storages.RDBStorage(url, engine_kwargs=options)
-        if storage is None:
-            with found.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        return found
-    except Exception as error:
-        first = str(error).strip().splitlines()[0]
-        raise RunError(f"A storage must be reachable, {url!r} is not ({first}).") from error
+        return
+    found = open_storage(folder, storage)
+    if NAME not in optuna.get_all_study_names(found):
+        return
+    owner = holder(folder.lease, _load(found, storage).user_attrs.get("lease"))
+    if owner is not None:
+        raise LeaseError(f"One driver owns a study; {storage} is owned by {owner}.")
+    raise RunError(_TAKEN.format(storage))
+
+
+def _check_format(found: Any, folder: RunFolder) -> None:
+    """Before there was a number the format was the first."""
+    if found not in (None, FORMAT):
+        raise RunError(
+            f"This version reads studies of format {FORMAT}, {folder.path} has format {found}. "
+            "Use the version of autotune that began it; config.yaml starts it anew."
+        )
 
 
 def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:

@@ -53,7 +53,10 @@ class Epoch:
 
 
 class Fit:
-    """One training run, epoch by epoch; between epochs it can be saved and gone on with."""
+    """One training run, epoch by epoch; between epochs it can be saved and gone on with.
+
+    In several `parts` a batch's gradients are added up part by part: the same step, less memory.
+    """
 
     def __init__(
         self,
@@ -64,8 +67,10 @@ class Fit:
         seed: int,
         weight_decay: float,
         input: InputDescription | None = None,
+        parts: int = 1,
     ) -> None:
         self.network, self.recipe, self.seed, self.input = network, recipe, seed, input
+        self.parts = parts
         self.groups = [group for group in groups if group.parameters]
         self.device = torch.device(recipe.device)
         self.optimizer = torch.optim.AdamW(_by_decay(self.groups, weight_decay))
@@ -78,7 +83,7 @@ class Fit:
             loss = self._epoch(train)
             self.done += 1
             self._check(loss, steps=self.done * _steps(train, self.recipe))
-            metrics = evaluate(self.network, val, self.recipe, input=self.input)
+            metrics = evaluate(self.network, val, self.recipe, input=self.input, parts=self.parts)
             self._check_finite(metrics["loss"])
             yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
 
@@ -110,12 +115,15 @@ class Fit:
         return float(total) / len(train)
 
     def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        with autocast(self.device):
-            loss = F.cross_entropy(self.network(inputs), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        for some, theirs in zip(inputs.chunk(self.parts), labels.chunk(self.parts), strict=True):
+            with autocast(self.device):
+                loss = F.cross_entropy(self.network(some), theirs) * (len(theirs) / len(labels))
+            loss.backward()
+            total += loss.detach()
         self.optimizer.step()
-        return loss.detach()
+        return total
 
     def _set_rates(self, part_done: float) -> None:
         factor = 0.5 * (1 + math.cos(math.pi * part_done))
@@ -160,6 +168,7 @@ def evaluate(
     recipe: Recipe,
     *,
     input: InputDescription | None = None,
+    parts: int = 1,
 ) -> dict[str, float]:
     """Metrics on a part with evaluation transforms; modules are put back into their modes."""
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
@@ -167,7 +176,7 @@ def evaluate(
     for module in modules:
         module.training = False
     try:
-        logits, labels = predict(network, part, recipe, input=input)
+        logits, labels = predict(network, part, recipe, input=input, parts=parts)
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
@@ -181,11 +190,13 @@ def predict(
     recipe: Recipe,
     *,
     input: InputDescription | None = None,
+    parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """(logits (n, classes) float32, labels (n,)) in the order of the part."""
     device = torch.device(recipe.device)
     logits, labels = [], []
-    for inputs, targets in batches(part, 2 * recipe.batch_size, input=input, device=device):
+    size = max(1, 2 * recipe.batch_size // parts)
+    for inputs, targets in batches(part, size, input=input, device=device):
         with autocast(device):
             logits.append(network(inputs).float())
         labels.append(targets)

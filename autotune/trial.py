@@ -9,7 +9,8 @@ from enum import Enum
 from autotune.plan import Plan
 
 ATTEMPTS = 3
-"""A job whose worker dies is started so often before it counts as failed."""
+"""A job whose worker dies is started so often before it counts as failed, if nothing else is
+asked."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Job:
 
     whole: bool = False
     """Train on training and validation data together, for the delivered file under folds."""
+
+    parts: int = 1
+    """Parts that each batch is trained in."""
 
     head_rate: float | None = None
     """Learning rate of a linear probe that is trained first, for its head to begin with."""
@@ -56,6 +60,9 @@ class Progress:
 
     artifact: bytes | None = field(default=None, repr=False)
     """The delta file, with the last progress of a job that delivers one."""
+
+    parts: int = 1
+    """Parts that each batch is trained in, where a whole one does not fit into memory."""
 
     folds: tuple[float, ...] = ()
     """Where plans are scored by folds: the value of each one so far, whose mean is the value."""

@@ -25,9 +25,10 @@ from autotune.placements import random_placement
 from autotune.plan import Choice
 from autotune.problem import Problem
 from autotune.run import RunFolder
+from autotune.storage import open_storage
 from autotune.strategies import STRATEGIES
 from autotune.strategies.base import PREFIX, search_space
-from autotune.study import Driver, Setting, create, open_storage
+from autotune.study import Driver, Setting, create
 from autotune.trial import Job, Progress
 
 GRIDS = {"lr:head": (0.003, 0.01, 0.03), "lr:lowrank": (0.003, 0.01, 0.03)}

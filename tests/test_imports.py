@@ -23,8 +23,8 @@ FLOORS = {
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
     "torchvision",
     "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping study",
-    "rim": "config setup reuse learning sitting pictures api comparison export use doctor cli",
+    "front profiles stopping storage study",
+    "rim": "config setup reuse learning sitting pictures api comparison export use doctor workers cli",
 }
 BELOW = {
     "ground": {"ground"},

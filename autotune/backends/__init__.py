@@ -9,6 +9,6 @@ BACKENDS = Registry(
     {
         "inline": "autotune.backends.inline:InlineBackend",
         "processes": "autotune.backends.processes:ProcessBackend",
+        "ray": "autotune.backends.ray:RayBackend",
     },
-    reserved={"ray": "Use --workers N for processes on this machine."},
 )

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from autotune.backends.base import Backend, Source, told
+from autotune.backends.travel import Packed, packed, refusal, unpacked
 from autotune.errors import WorkerError
 from autotune.trial import Decision, Engine, Failure, Job, Progress
-
-_WAY_OUT = "Networks and data given as objects must come from a module; or use --workers 1."
 
 
 @dataclass(eq=False)
@@ -35,14 +34,15 @@ class _Worker:
 class ProcessBackend(Backend):
     """`workers` processes, each with its own copy of the engine, unpickled once.
 
-    `ready` is called in a worker before the engine is unpickled: it imports the user's sources
-    and sets the number of threads. A worker that dies gives its job back and is replaced.
+    `ready` is called in a worker, with its place among the workers, before the engine is loaded:
+    it imports the user's sources, sets the number of threads and chooses a device. A worker that
+    dies gives its job back and is replaced.
     """
 
-    def __init__(self, engine: Engine, workers: int, ready: Callable[[], None]) -> None:
-        self.content = _pickled(engine)
+    def __init__(self, engine: Engine, workers: int, ready: Callable[[int], None]) -> None:
+        self.content = packed(engine)
         self.ready = ready
-        self.workers = [self._start() for _ in range(workers)]
+        self.workers = [self._start(at) for at in range(workers)]
 
     def run(self, source: Source) -> None:
         self._hand_out(source)
@@ -88,43 +88,29 @@ class ProcessBackend(Backend):
 
     def _replace(self, worker: _Worker, source: Source, job: Job) -> None:
         worker.process.join(timeout=5)
-        self.workers[self.workers.index(worker)] = self._start()
+        at = self.workers.index(worker)
+        self.workers[at] = self._start(at)
         worker.pipe.close()
         source.lost(job)
 
-    def _start(self) -> _Worker:
+    def _start(self, at: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
-        arguments = (theirs, self.ready, self.content)
+        arguments = (theirs, partial(self.ready, at), self.content)
         process = context.Process(target=_work, args=arguments)
         process.start()
         theirs.close()
         return _Worker(process, mine)
 
 
-def _pickled(engine: Engine) -> bytes:
-    try:
-        return pickle.dumps(engine)
-    except Exception as error:
-        raise WorkerError(
-            f"An engine must travel to its workers, which failed ({type(error).__name__}: {error})"
-            f". {_WAY_OUT}"
-        ) from error
-
-
-def _work(pipe: Connection, ready: Callable[[], None], content: bytes) -> None:
+def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
         ready()
-        engine: Engine = pickle.loads(content)
+        engine = unpacked(content)
     except Exception as error:
-        pipe.send(
-            WorkerError(
-                f"A worker must load the engine, which failed ({type(error).__name__}: {error}). "
-                f"{_WAY_OUT}"
-            )
-        )
+        pipe.send(refusal(error))
         return
     try:
         while True:

@@ -214,5 +214,5 @@ def _most_seconds(settings: Settings, full: float, n_references: int) -> float |
     if settings.most_trials is None:
         return None
     references = 3 * n_references if settings.references else 0
-    trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.workers
+    trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.n_workers
     return full * (trainings + (STAGE if settings.strategy == "policy" else 0))

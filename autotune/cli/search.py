@@ -11,6 +11,74 @@ from autotune.cli.common import AsJson, app, show_json
 if TYPE_CHECKING:
     from autotune.api import Study
 
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="inline, processes (of this machine) or ray; by itself inline for one worker.",
+        rich_help_panel="Where it runs and writes",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Trials at once; on Ray as many as fit, if not said.",
+        rich_help_panel="Where it runs and writes",
+    ),
+]
+Cpus = Annotated[
+    float | None,
+    typer.Option(
+        "--cpus-per-trial",
+        help="On Ray; also its threads. 1 by itself.",
+        rich_help_panel="Where it runs and writes",
+        metavar="N",
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-trial",
+        help="0.25 puts four trials on a GPU; 1 by itself, where there is one.",
+        rich_help_panel="Where it runs and writes",
+        metavar="N",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
+        "ray://HOST:10001.",
+        rich_help_panel="Where it runs and writes",
+    ),
+]
+ShipData = Annotated[
+    bool | None,
+    typer.Option(
+        "--ship-data",
+        help="On Ray: send picture files to the nodes that lack them.",
+        rich_help_panel="Where it runs and writes",
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(
+        "--retries",
+        help="How often a trial whose worker died goes on in another; 2 by itself.",
+        rich_help_panel="Where it runs and writes",
+    ),
+]
+Disk = Annotated[
+    str | None,
+    typer.Option(
+        "--disk",
+        help="Most that the files of trials may take, as 2GB; the best one always stays.",
+        rich_help_panel="Where it runs and writes",
+        metavar="SIZE",
+    ),
+]
 What = Annotated[str | None, typer.Option(metavar="SOURCE")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
 _WHAT, _HOW, _WHERE = "What is tuned", "How it is searched and trained", "Where it runs and writes"
@@ -187,9 +255,13 @@ def search(
         bool | None,
         _option("--no-references", help="Leave out what the result is compared with.", panel=_HOW),
     ] = None,
-    workers: Annotated[
-        int | None, _option("--workers", help="Processes on this machine.", panel=_WHERE)
-    ] = None,
+    backend: Backend = None,
+    workers: Workers = None,
+    cpus_per_trial: Cpus = None,
+    gpus_per_trial: Gpus = None,
+    address: Address = None,
+    ship_data: ShipData = None,
+    retries: Retries = None,
     device: Annotated[
         str | None, _option("--device", help="auto, cpu, cuda, cuda:1 …", panel=_WHERE)
     ] = None,
@@ -209,6 +281,7 @@ def search(
         str | None,
         _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE),
     ] = None,
+    disk: Disk = None,
     config: Annotated[
         str | None,
         _option(
@@ -283,19 +356,27 @@ def _pair(text: str) -> tuple[str, str]:
 
 @app.command()
 def resume(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="The run folder.")],
     trials: Annotated[int | None, typer.Option(help="The total, counting those that ran.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until no new trial starts.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    backend: Backend = None,
+    workers: Workers = None,
+    cpus_per_trial: Cpus = None,
+    gpus_per_trial: Gpus = None,
+    address: Address = None,
+    ship_data: ShipData = None,
+    retries: Retries = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
+    disk: Disk = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with an interrupted search, or with more trials.
+    """Go on with an interrupted search, or with more trials; also elsewhere than it began.
 
-    Example: autotune resume runs/digits --trials 40
+    Example: autotune resume runs/digits --trials 40 --backend ray
     """
     from autotune.cli.live import watching
     from autotune.config import read_settings
@@ -306,7 +387,8 @@ def resume(
     with watching(total, quiet=quiet or as_json):
         from autotune.api import resume as go_on
 
-        study = go_on(run, trials=trials, timeout=timeout, workers=workers, device=device)
+        beside = {"run", "quiet", "as_json"}
+        study = go_on(run, **{k: v for k, v in context.params.items() if k not in beside})
     _show_result(study, as_json)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,15 +33,33 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Inputs in memory travel as an array, which processes of one machine may share."""
+        inputs = self.inputs.numpy() if isinstance(self.inputs, Tensor) else self.inputs
+        return _as_part, (inputs, self.labels)
+
     def take(self, rows: NDArray[Any]) -> Part:
         """Only these rows, in this order."""
         if isinstance(self.inputs, Tensor):
             return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows])
         return Part(Rows(self.inputs, rows), self.labels[rows])
 
+    def files(self) -> Sequence[Path]:
+        """Files that are read while it trains, where its examples are not in memory."""
+        return _files(self.inputs)
+
     def first(self) -> Tensor:
         """One example, to see its shape and dtype."""
         return self.inputs[0]
+
+
+def _as_part(inputs: Any, labels: Labels) -> Part:
+    labels = labels.copy()  # shared memory cannot be written, which torch warns of
+    if not isinstance(inputs, np.ndarray):
+        return Part(inputs, labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return Part(torch.from_numpy(inputs), labels)  # nobody writes into a part
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +76,13 @@ class Rows(Sequence[Tensor]):
         return self.inputs[self.rows[at]]
 
 
+def _files(inputs: Any) -> Sequence[Path]:
+    if isinstance(inputs, Rows):
+        return _files(inputs.inputs)
+    found: Sequence[Path] = getattr(inputs, "files", ())
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A labelled data set; parts that its source lacks are None until `split` cuts them."""
@@ -65,6 +92,15 @@ class Task:
     val: Part | None
     test: Part | None
     classes: tuple[str, ...]
+
+    def carried(self) -> Task:
+        """With the content of its files in memory, to travel to other machines."""
+        return replace(
+            self,
+            train=_carried(self.train),
+            val=None if self.val is None else _carried(self.val),
+            test=None if self.test is None else _carried(self.test),
+        )
 
     def split(self, seed: int) -> Task:
         """All three parts: test is 20 % of all, validation 20 % of the rest, cut by class.
@@ -121,6 +157,11 @@ class Task:
                     f"Every part needs every class, the {name} part of {self.source} has no "
                     f"example of {lost!r}. Add examples or leave the class out."
                 )
+
+
+def _carried(part: Part) -> Part:
+    carry = getattr(part.inputs, "carried", None)
+    return part if carry is None else Part(carry(), part.labels)
 
 
 def join(first: Part, second: Part) -> Part:

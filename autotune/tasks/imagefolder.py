@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -50,6 +52,8 @@ class Pictures(Sequence[Tensor]):
     """Picture files that are decoded when they are looked at: uint8 (channels, height, width)."""
 
     files: tuple[Path, ...]
+    """Absolute, since a worker may run in another folder."""
+
     input: InputDescription
 
     def __len__(self) -> int:
@@ -58,8 +62,25 @@ class Pictures(Sequence[Tensor]):
     def __getitem__(self, at: Any) -> Any:
         return decode_picture(self.files[at], self.input)
 
+    def carried(self) -> Sequence[Tensor]:
+        """The same pictures, their files' content in memory."""
+        contents = tuple(np.fromfile(file, np.uint8) for file in self.files)
+        return _Carried(contents, self.input)
 
-def decode_picture(file: Path, input: InputDescription) -> Tensor:
+
+@dataclass(frozen=True, eq=False)
+class _Carried(Sequence[Tensor]):
+    contents: tuple[NDArray[np.uint8], ...]
+    input: InputDescription
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, at: Any) -> Any:
+        return decode_picture(BytesIO(self.contents[at].tobytes()), self.input)
+
+
+def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
     """uint8 (channels, height, width): shorter side to `resize`, then the centre of `size`."""
     try:
         with Image.open(file) as opened:
@@ -99,7 +120,7 @@ def _no_pictures(folder: Path) -> TaskError:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    return sorted(f.absolute() for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
 
 
 def _part(folder: Path, classes: list[str], input: InputDescription) -> Part:

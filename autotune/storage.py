@@ -1,0 +1,153 @@
+"""Where a study is kept: an Optuna storage that waits for its database, and what may go wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from autotune.errors import DependencyError, RunError
+from autotune.events import warn
+from autotune.run import RunFolder
+
+PATIENCE, PAUSE = 45.0, 0.5
+"""Seconds that a database may be away, less than a lease lasts, and between two tries."""
+
+NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs 9p lustre gpfs beegfs ceph glusterfs afs".split())
+"""File systems on which SQLite may not write ahead."""
+
+
+def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
+    """The run folder's SQLite file, or the storage named by a URL; `RunError` if unreachable."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    named = url or f"sqlite:///{folder.database}"
+    is_sqlite = named.startswith("sqlite")
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if is_sqlite:
+        options = {"connect_args": {"timeout": 60}}
+    try:
+        found = PatientStorage(named, engine_kwargs=options)
+        if url is None:
+            _choose_journal(found, folder.path)
+        return found
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"A {named.partition(':')[0]} storage needs {error.name}, which is not installed: "
+            "pip install 'autotune[postgres]'."
+        ) from error
+    except Exception as error:
+        if is_full(error):
+            raise disk_is_full(folder.path) from error
+        first = str(error).strip().splitlines()[0]
+        raise RunError(f"A storage must be reachable, {named!r} is not ({first}).") from error
+
+
+def _choose_journal(storage: RDBStorage, folder: Path) -> None:
+    """Write-ahead on a local disk; a rollback journal where several machines see the file.
+
+    Both last through a power cut: SQLite waits for the disk at every commit.
+    """
+    kind = file_system(folder)
+    mode = "DELETE" if kind in NETWORK else "WAL"
+    with storage.engine.connect() as connection:
+        (before,) = connection.exec_driver_sql("PRAGMA journal_mode").one()
+        if before.upper() != mode:
+            connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
+            if mode == "DELETE":
+                warn(
+                    f"{folder} is on a network file system ({kind}), so the study is written with "
+                    "a rollback journal, which is slower. A local folder, or --storage with a "
+                    "server, is better."
+                )
+
+
+def file_system(path: Path) -> str:
+    """Kind of the file system that holds `path`, as Linux names it; empty where that is unknown."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    resolved = path.resolve()
+    holding = [(at, kind) for at, kind in mounts if resolved.is_relative_to(at)]
+    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
+
+
+def disk_is_full(folder: Path) -> RunError:
+    """What is raised when nothing can be written any more."""
+    return RunError(
+        f"The disk of {folder} is full, so the search stops; what was recorded is kept. "
+        f"Make room, then go on with: autotune resume {folder}"
+    )
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that a disk is full."""
+    while error is not None:
+        text = str(error).lower()
+        if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
+            return True
+        error = error.__cause__
+    return False
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether a database did not answer, which may pass."""
+    while error is not None:
+        if isinstance(error, OperationalError | InterfaceError):
+            return not is_full(error)
+        error = error.__cause__
+    return False
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's storage, each call of which waits up to `PATIENCE` for a database that is away."""
+
+
+_inside = local()
+
+
+def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def patient(*args: Any, **kwargs: Any) -> Any:
+        if getattr(_inside, "call", False):
+            return call(*args, **kwargs)
+        _inside.call = True
+        try:
+            return _waiting(lambda: call(*args, **kwargs))
+        finally:
+            _inside.call = False
+
+    return patient
+
+
+def _waiting(call: Callable[[], Any]) -> Any:
+    began = time.monotonic()
+    has_warned = False
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_away(error) or time.monotonic() - began > PATIENCE:
+                raise
+            if not has_warned:
+                first = str(error.__cause__ or error).strip().splitlines()[0]
+                warn(f"The storage does not answer ({first}); waiting up to {PATIENCE:.0f} s.")
+                has_warned = True
+        time.sleep(PAUSE)
+
+
+_PRIVATE = ("_create_new_trial", "_get_trials", "_check_and_set_param_distribution")
+"""What Optuna's cache, which is put around every such storage, calls beside the public names."""
+
+for _name in (*(n for n in vars(BaseStorage) if not n.startswith("_")), *_PRIVATE):
+    if callable(_call := getattr(RDBStorage, _name, None)):
+        setattr(PatientStorage, _name, _patient(_call))
