@@ -43,7 +43,7 @@ from autotune.references import PROBE, run_reference, run_references, three_rate
 from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
-from autotune.storage import disk_is_full, is_full
+from autotune.storage import disk_is_full, is_full, warn_of_network
 from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
 from autotune.workers import WHERE, open_backend
@@ -123,6 +123,8 @@ def _owned(
         lambda owner: records.study.set_user_attr("lease", owner),
     )
     with _listening(folder), lease:
+        if setup.settings.storage is None:
+            warn_of_network(folder.path)
         driver = Driver(
             folder,
             setup.settings.storage,

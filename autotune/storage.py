@@ -39,10 +39,11 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
         if url is None:
             _choose_journal(found, folder.path)
         return found
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        driver = getattr(error.__cause__, "name", None) or "its driver"
         raise DependencyError(
-            f"A {named.partition(':')[0]} storage needs {error.name}, which is not installed: "
-            "pip install 'autotune[postgres]'."
+            f"A {named.partition(':')[0]} storage needs {driver}, which is not installed. Install "
+            "it; for PostgreSQL: pip install 'autotune[postgres]'."
         ) from error
     except Exception as error:
         if is_full(error):
@@ -56,18 +57,22 @@ def _choose_journal(storage: RDBStorage, folder: Path) -> None:
 
     Both last through a power cut: SQLite waits for the disk at every commit.
     """
-    kind = file_system(folder)
-    mode = "DELETE" if kind in NETWORK else "WAL"
-    with storage.engine.connect() as connection:
+    mode = "DELETE" if file_system(folder) in NETWORK else "WAL"
+    alone = storage.engine.execution_options(isolation_level="AUTOCOMMIT")  # no transaction
+    with alone.connect() as connection:
         (before,) = connection.exec_driver_sql("PRAGMA journal_mode").one()
         if before.upper() != mode:
             connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
-            if mode == "DELETE":
-                warn(
-                    f"{folder} is on a network file system ({kind}), so the study is written with "
-                    "a rollback journal, which is slower. A local folder, or --storage with a "
-                    "server, is better."
-                )
+
+
+def warn_of_network(folder: Path) -> None:
+    """Say it where the study's SQLite file is on a network file system."""
+    if (kind := file_system(folder)) in NETWORK:
+        warn(
+            f"{folder} is on a network file system ({kind}), so the study is written with a "
+            "rollback journal, which is slower. A local folder, or --storage with a server, is "
+            "better."
+        )
 
 
 def file_system(path: Path) -> str:
@@ -136,8 +141,13 @@ def _waiting(call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
-            if not is_away(error) or time.monotonic() - began > PATIENCE:
+            if not is_away(error):
                 raise
+            if time.monotonic() - began > PATIENCE:
+                raise RunError(
+                    f"A storage must answer, this one has not for {PATIENCE:.0f} s. What was "
+                    "recorded is kept; go on with autotune resume."
+                ) from error
             if not has_warned:
                 first = str(error.__cause__ or error).strip().splitlines()[0]
                 warn(f"The storage does not answer ({first}); waiting up to {PATIENCE:.0f} s.")

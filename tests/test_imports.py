@@ -24,7 +24,8 @@ FLOORS = {
     "torchvision",
     "search": "strategies policy backends lease run records references placements rivals finalists "
     "front profiles stopping storage study",
-    "rim": "config setup reuse learning sitting pictures api comparison export use doctor workers cli",
+    "rim": "config setup reuse learning sitting workers pictures api comparison export use doctor "
+    "cli",
 }
 BELOW = {
     "ground": {"ground"},

@@ -69,7 +69,8 @@ def _quick_sqlite() -> Iterator[None]:
     """SQLite that does not wait for the disk: these tests end drivers, never the machine."""
 
     def connected(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA synchronous = OFF")
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", connected)
     yield

@@ -106,5 +106,21 @@ def _refuse(text: str) -> None:
     raise RuntimeError(text)
 
 
-def nothing() -> None:
-    """What a worker does before it loads the engine."""
+def nothing(*_: object) -> None:
+    """What a worker does before it has loaded the engine, or with it."""
+
+
+def no_complaint() -> str:
+    """What a node says before the first job."""
+    return ""
+
+
+@dataclass
+class Seeing(TableEngine):
+    """Its value is the number of the GPU that it was given; -1 for none."""
+
+    def progress(self, job: Job, step: int) -> Progress:
+        gpu = float(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
+        told = super().progress(job, step)
+        time.sleep(0.05)
+        return Progress(step, gpu, {"pid": os.getpid()}, told.checkpoint, told.artifact)

@@ -225,7 +225,7 @@ class TestProcesses(BackendContract):
             self.open(lambda job: iter(()))
 
     def test_what_makes_a_worker_ready_may_refuse(self):
-        ready = partial(int, "no number")
+        ready = partial(int, "no number")  # and a place among the workers
         with ProcessBackend(TableEngine(), 1, ready) as backend, pytest.raises(WorkerError):
             backend.run(Noting(jobs(1)))
 
