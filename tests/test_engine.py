@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from autotune.artifact import from_bytes
 from autotune.backbones.base import describe
 from autotune.backbones.inputs import InputDescription
-from autotune.errors import TrialError
+from autotune.engine import _header as checkpoint_header
+from autotune.errors import OutOfMemory, TrialError
 from autotune.plan import Choice, Plan
 from autotune.tasks.base import Part
 from autotune.trial import Job, Progress
@@ -65,6 +67,74 @@ def test_resuming_after_any_epoch_gives_equal_bits(make_engine, plan, after):
     whole = list(make_engine()(job(plan)))
     resumed = list(make_engine()(job(plan, checkpoint=whole[after - 1].checkpoint)))
     assert [bare(p) for p in resumed] == [bare(p) for p in whole[after - 1 :]]
+
+
+class Small:
+    """A network with memory for so many examples, however they come."""
+
+    def __init__(self, network: nn.Module, room: int, error: Exception) -> None:
+        self.room, self.error, self.most = room, error, 0
+        self.handle = network.register_forward_pre_hook(self._look)
+
+    def _look(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > self.room:
+            raise self.error
+        self.most = max(self.most, len(inputs[0]))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=["gpu", "host"]
+)
+@pytest.mark.parametrize(("room", "parts"), [(16, 2), (8, 4)])
+def test_a_batch_that_does_not_fit_is_trained_in_parts(
+    make_engine, tiny_network, error, room, parts
+):
+    """The same step, but for rounding: evaluation takes twice a batch, so room 16 is a half."""
+    plan = Plan({"conv": Choice.of("subtune", what="all")})  # no dropout, which draws by batch
+    whole = list(make_engine()(job(plan)))
+    engine, small = make_engine(), Small(tiny_network, room, error)
+    told = list(engine(job(plan)))
+    small.handle.remove()
+    assert [p.step for p in told] == [1, 2, 3]
+    assert {p.parts for p in told} == {parts}
+    assert small.most == room
+    losses = [[p.metrics["train_loss"] for p in of] for of in (told, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_memory_that_ends_later_goes_on_from_the_last_epoch(make_engine, tiny_network):
+    engine, told = make_engine(), []
+    running = engine(job())
+    told.append(next(running))
+    small = Small(tiny_network, 16, torch.OutOfMemoryError("CUDA out of memory."))
+    told += running
+    small.handle.remove()
+    assert [(p.step, p.parts) for p in told] == [(1, 1), (1, 2), (2, 2), (3, 2)]
+
+
+def test_what_does_not_fit_in_parts_either_is_out_of_memory(make_engine, tiny_network):
+    before, small = state(tiny_network), Small(tiny_network, 1, MemoryError())
+    with pytest.raises(OutOfMemory, match=r"trial 0 .* a step on 4 examples must fit"):
+        list(make_engine()(job()))
+    small.handle.remove()
+    assert same(state(tiny_network), before)
+
+
+def test_another_error_is_not_taken_for_memory(make_engine, tiny_network):
+    small = Small(tiny_network, 1, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(make_engine()(job()))
+    small.handle.remove()
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(make_engine, tiny_network):
+    """What takes gradients is part of a checkpoint, and compared."""
+    first, *_ = make_engine()(job())
+    tensors, header = load(first.checkpoint), checkpoint_header(first.checkpoint)
+    header["progress"]["trained"]["network"].append("conv.weight")
+    changed = save(tensors, {key: json.dumps(value) for key, value in header.items()})
+    with pytest.raises(TrialError, match="goes on with the tensors that trained before"):
+        list(make_engine()(job(checkpoint=changed)))
 
 
 def test_a_job_that_is_left_early_leaves_the_network_alone(make_engine, tiny_network):

@@ -188,7 +188,8 @@ def test_torch_is_unknown_to_the_ground_and_to_the_search_wing():
     [
         ("optuna", on("search")),
         ("yaml", {"autotune.config"}),
-        ("ray", set()),  # the doctor starts it in a process of its own
+        ("ray", {"autotune.backends.ray"}),  # the doctor starts it in a process of its own
+        ("sqlalchemy", {"autotune.storage"}),
     ],
 )
 def test_a_foreign_library_has_few_doors(library, doors):
