@@ -7,6 +7,7 @@ own successive halving and Hyperband mark a trial before it is stopped.)
 from __future__ import annotations
 
 import math
+from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -87,7 +88,7 @@ class Priced(BasePruner):
             for other in study.get_trials(deepcopy=False, states=states)
             if step in other.intermediate_values
             and other.number != trial.number
-            and "repeat_of" not in other.user_attrs.get("record", {})
+            and not _is_repeat(other)
         ]
 
     def no_dearer(self, trial: FrozenTrial, others: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -96,23 +97,74 @@ class Priced(BasePruner):
         return [o for o in others if price is None or price(o) <= price(trial)]
 
 
+class Ended:
+    """Values at every step of the trainings that ended, in order; it grows with the record."""
+
+    def __init__(self) -> None:
+        self._begin(None)
+
+    def _begin(self, study: Study | None) -> None:
+        self._study = study
+        self._seen, self._open = 0, list[int]()
+        self._at: dict[int, list[float]] = {}
+
+    def look(self, study: Study) -> list[FrozenTrial]:
+        """Take note of what has ended since; the trials that have not."""
+        if study is not self._study:
+            self._begin(study)
+        trials = study.get_trials(deepcopy=False)
+        waiting, self._open = [*self._open, *range(self._seen, len(trials))], []
+        self._seen = len(trials)
+        for number in waiting:
+            if trials[number].state.is_finished():
+                self._add(trials[number])
+            else:
+                self._open.append(number)
+        return [trials[number] for number in self._open]
+
+    def at(self, step: int) -> Sequence[float]:
+        """The values, the lowest first; one that is no number is the lowest."""
+        return self._at.get(step, ())
+
+    def _add(self, trial: FrozenTrial) -> None:
+        if not _is_repeat(trial):
+            for step, value in trial.intermediate_values.items():
+                insort(self._at.setdefault(step, []), -math.inf if math.isnan(value) else value)
+
+
+def _is_repeat(trial: FrozenTrial) -> bool:
+    return "repeat_of" in trial.user_attrs.get("record", {})
+
+
 class Halving(Priced):
     """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half goes on."""
 
     def __init__(self, first: int, fewest: int) -> None:
         super().__init__()
         self.first, self.fewest = first, fewest
+        self._ended = Ended()
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
         if step is None or not self._is_rung(trial.number, step):
             return False
         mine = trial.intermediate_values[step]
-        others = self.no_dearer(trial, self.rivals(study, trial, step, None))
-        values = sorted((mine, *(o.intermediate_values[step] for o in others)), reverse=True)
-        if len(values) < self.fewest and not math.isnan(mine):
-            return False
-        return math.isnan(mine) or mine < values[max(len(values) // 2 - 1, 0)]
+        if math.isnan(mine):
+            return True
+        n, better = self._others(study, trial, step)
+        return 1 + n >= self.fewest and better > max((1 + n) // 2 - 1, 0)
+
+    def _others(self, study: Study, trial: FrozenTrial, step: int) -> tuple[int, int]:
+        """Trials that it is compared with at a step, and those of them that are better."""
+        mine = trial.intermediate_values[step]
+        if self.price is not None:
+            others = self.no_dearer(trial, self.rivals(study, trial, step, None))
+            return len(others), sum(o.intermediate_values[step] > mine for o in others)
+        running = [t for t in self._ended.look(study) if t.number != trial.number]
+        values = [t.intermediate_values[step] for t in running if step in t.intermediate_values]
+        ended = self._ended.at(step)
+        above = len(ended) - bisect_right(ended, mine)
+        return len(ended) + len(values), above + sum(value > mine for value in values)
 
     def _is_rung(self, number: int, step: int) -> bool:
         times, rest = divmod(step, self.first_of(number))

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import event
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from autotune.errors import DependencyError, RunError
@@ -50,6 +51,24 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
             raise disk_is_full(folder.path) from error
         first = str(error).strip().splitlines()[0]
         raise RunError(f"A storage must be reachable, {named!r} is not ({first}).") from error
+
+
+def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
+    """The storage for those who only look: a database that can will refuse their writes."""
+    storage = open_storage(folder, url)
+
+    def connected(connection: Any, _: Any) -> None:
+        kind = storage.engine.dialect.name
+        statement = {
+            "sqlite": "PRAGMA query_only = ON",
+            "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        }.get(kind)
+        if statement is not None:
+            connection.execute(statement)
+
+    storage.engine.dispose()
+    event.listen(storage.engine, "connect", connected)
+    return storage
 
 
 def _choose_journal(storage: RDBStorage, folder: Path) -> None:
@@ -108,7 +127,7 @@ def is_away(error: BaseException | None) -> bool:
     """Whether a database did not answer, which may pass."""
     while error is not None:
         if isinstance(error, OperationalError | InterfaceError):
-            return not is_full(error)
+            return not (is_full(error) or "readonly" in str(error))
         error = error.__cause__
     return False
 

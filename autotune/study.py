@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import LeaseError, RunError
@@ -18,6 +19,7 @@ from autotune.files import write_whole
 from autotune.front import front, measured_by, part_of, price_of, trial_price
 from autotune.knapsack import Scores
 from autotune.lease import Lease, holder
+from autotune.mirror import Mirror
 from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.records import (
@@ -103,11 +105,16 @@ class Records:
 
     def __init__(self, folder: RunFolder, storage: str | None) -> None:
         self.folder = folder
-        self.storage = open_storage(folder, storage)
-        self.study = _load(self.storage, storage or str(folder.database))
+        self.storage = self._opened(open_storage(folder, storage), storage or str(folder.database))
+        self.study = optuna.load_study(study_name=NAME, storage=self.storage)
         _check_format(self.attribute("format"), folder)
         self.problem = problem_from_json(self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
+
+    def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
+        """The storage to be looked at; `RunError` where it holds no study."""
+        _load(storage, where)
+        return storage
 
     @property
     def seed(self) -> int:
@@ -183,6 +190,9 @@ class Driver(Records):
         if isinstance(self.study.pruner, Priced):
             self.study.pruner.price = self._trial_price
         self._clean()
+
+    def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
+        return Mirror(super()._opened(storage, where), NAME)
 
     @property
     def seed(self) -> int:

@@ -86,14 +86,6 @@ def test_every_name_of_a_family_loads(table):
     assert all(callable(table.load(name)) for name in table.names())
 
 
-@pytest.mark.parametrize("table", [BACKENDS], ids=lambda table: table.kind)
-def test_every_reserved_name_of_a_family_points_to_what_can_be_used(table):
-    assert table.reserved
-    for name in table.reserved:
-        with pytest.raises(NotBuilt, match=f"{table.kind} '{name}' is reserved .* Use "):
-            table.load(name)
-
-
 # names that other packages add
 
 GROUP = "autotune.deltas"

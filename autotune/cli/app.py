@@ -11,6 +11,7 @@ import typer
 
 from autotune.cli import (  # noqa: F401  (they register their commands)
     compare,
+    dashboard,
     look,
     profile,
     search,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -224,6 +225,12 @@ def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) ->
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that a dead server has closed
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestServer:
+    @pytest.fixture(autouse=True)
+    def _collected(self) -> Iterator[None]:
+        """What is left of connections is warned of here, where that is expected."""
+        yield
+        gc.collect()
+
     def begin(self, folder: RunFolder, url: str, problem: Any) -> None:
         folder.path.mkdir(parents=True)
         create(folder, url, problem, {"identity": {"metric": "accuracy"}})

@@ -1,0 +1,154 @@
+"""Searches on Ray from the command line: begun here, gone on with there, ended by signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotune.api import Study
+
+from .conftest import SCRIPT, autotune
+
+HOW = ("--epochs", "2", "--no-references", "--strategy", "random", "--quiet")
+
+
+@pytest.mark.ray
+def test_begun_here_gone_on_with_on_ray_and_finished_here(tmp_path):
+    """One study, one table; each sitting adds to it."""
+    folder = tmp_path / "moving"
+    autotune("search", *HOW, "--trials", 2, "--out", folder)
+    autotune("resume", folder, "--trials", 4, "--backend", "ray", "--workers", 2)
+    first = [(t.number, t.value, str(t.plan)) for t in Study(folder).trials]
+    autotune("resume", folder, "--trials", 5, "--backend", "inline", "--workers", 1)
+    study = Study(folder)
+    assert [t.number for t in study.trials] == [0, 1, 2, 3, 4]
+    assert all(t.state.is_finished() for t in study.trials)
+    assert [(t.number, t.value, str(t.plan)) for t in study.trials][:4] == first
+    assert study.state == "complete"
+    assert (study.settings.backend, study.settings.workers) == ("inline", 1)
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert sum(event["kind"] == "worker" for event in events) == 2
+
+
+@pytest.mark.ray
+def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
+    """Workers run in another folder and have no such file; it is shipped, as its helper is not."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Block(nn.Sequential):\n"
+        "    pass\n"
+        "def network():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(Block(nn.Linear(8, 16), nn.ReLU()), nn.Linear(16, 2))\n"
+    )
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(120, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=(x[:, 0] > 0).astype(np.int64))
+    folder = tmp_path / "run"
+    source = ("--backbone", f"python:{tmp_path / 'mine.py'}:network")
+    data = ("--task", f"npz:{tmp_path / 'data.npz'}", "--budget", "60%", "--trials", 3)
+    autotune("search", *HOW, *source, *data, "--backend", "ray", "--workers", 1, "--out", folder)
+    assert Study(folder).state == "complete"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        ("inline",),
+        ("processes", "--workers", "2"),
+        pytest.param(("ray", "--workers", "2"), marks=pytest.mark.ray),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, ending):
+    """What runs has its checkpoint, the line to go on with is printed, and it goes on."""
+    folder = tmp_path / "run"
+    command = ["search", *HOW, "--epochs", "200", "--trials", "3", "--out", str(folder)]
+    process = subprocess.Popen(
+        [str(SCRIPT), *command, "--backend", *backend],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: list(folder.glob("trials/*/checkpoint.safetensors")), process)
+    began = time.monotonic()
+    os.kill(process.pid, ending)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130, errors
+    assert f"autotune resume {folder}" in errors
+    assert list(folder.glob("trials/*/checkpoint.safetensors"))
+    assert not (folder / "lease.json").exists()
+    study = Study(folder)
+    assert study.state == "interrupted"
+    assert any(trial.curve for trial in study.trials)
+
+
+def wait_for(holds, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not holds():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "the search did not come so far within two minutes"
+        time.sleep(0.1)
+
+
+def test_what_only_ray_understands_is_refused_elsewhere(call):
+    code, _, errors = call("search", "--address", "auto")
+    assert code == 2
+    assert "address is for the backend ray; give --backend ray" in errors
+    code, _, errors = call("search", "--backend", "inline", "--workers", "2")
+    assert code == 2
+    assert "inline is one worker" in errors
+    code, _, errors = call("search", "--disk", "much")
+    assert code == 2
+    assert "500kB, 300MB or 2GB, got 'much'" in errors
+
+
+@pytest.mark.ray
+def test_a_cluster_that_does_not_answer_is_said(tmp_path):
+    done = autotune(
+        "search", *HOW, "--backend", "ray", "--address", "127.0.0.1:1", "--out", tmp_path / "r",
+        ok=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "A Ray cluster must answer at --address" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_pictures_are_carried_to_nodes_that_lack_them(tmp_path):
+    """With `--ship-data` the same examples, and no file is needed any more."""
+    from PIL import Image
+
+    from autotune.backbones.inputs import InputDescription
+    from autotune.tasks import imagefolder
+
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = draw.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "all" / name / f"{i}.png")
+    input = InputDescription(size=(8, 8), channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+    try:
+        before, imagefolder.IN_MEMORY = imagefolder.IN_MEMORY, 0
+        task = imagefolder.load(str(tmp_path / "all"), input)
+    finally:
+        imagefolder.IN_MEMORY = before
+    carried = task.carried().split(0)
+    task = task.split(0)
+    assert len(task.train.files()) == 10
+    assert not carried.train.files()
+    shown = [task.train.inputs[i].clone() for i in range(len(task.train))]
+    for file in Path(tmp_path / "all").rglob("*.png"):
+        file.unlink()
+    assert all((carried.train.inputs[i] == shown[i]).all() for i in range(len(shown)))
