@@ -127,7 +127,7 @@ def is_away(error: BaseException | None) -> bool:
     """Whether a database did not answer, which may pass."""
     while error is not None:
         if isinstance(error, OperationalError | InterfaceError):
-            return not (is_full(error) or "readonly" in str(error))
+            return not (is_full(error) or "readonly" in str(error) or "read-only" in str(error))
         error = error.__cause__
     return False
 

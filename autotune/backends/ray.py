@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,7 +197,9 @@ def _connect(cluster: Cluster) -> None:
 
 
 def _connect_to(address: str, given: dict[str, Any]) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
         ray.init(address=address, **given)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

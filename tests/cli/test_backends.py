@@ -60,22 +60,20 @@ def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "backend",
+    ("backend", "workers", "ending"),
     [
-        ("inline",),
-        ("processes", "--workers", "2"),
-        pytest.param(("ray", "--workers", "2"), marks=pytest.mark.ray),
+        ("inline", 1, signal.SIGINT),
+        ("processes", 2, signal.SIGTERM),
+        pytest.param("ray", 2, signal.SIGTERM, marks=pytest.mark.ray),
     ],
-    ids=lambda words: words[0],
 )
-def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, ending):
+def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, ending):
     """What runs has its checkpoint, the line to go on with is printed, and it goes on."""
     folder = tmp_path / "run"
-    command = ["search", *HOW, "--epochs", "200", "--trials", "3", "--out", str(folder)]
+    command = ["search", *HOW, "--epochs", "200", "--bnstats", "off", "--out", str(folder)]
     process = subprocess.Popen(
-        [str(SCRIPT), *command, "--backend", *backend],
+        [str(SCRIPT), *command, "--backend", backend, "--workers", str(workers)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
