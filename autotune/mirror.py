@@ -15,7 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-Changes = dict[str, Any]
+_CHANGING = ("params", "distributions", "intermediate_values", "user_attrs", "system_attrs")
+"""Of a trial that has not ended."""
 
 
 class Mirror(BaseStorage):
@@ -113,7 +114,14 @@ class Mirror(BaseStorage):
         self._change(trial_id, "system_attrs", key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._trials[self._number[trial_id]]
+        """Its own for who asks: Optuna's live trials write into what they got."""
+        trial = self._trials[self._number[trial_id]]
+        if trial.state.is_finished():
+            return trial
+        own = copy.copy(trial)
+        for name in _CHANGING:
+            setattr(own, name, dict(getattr(trial, name)))
+        return own
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         if not 0 <= trial_number < len(self._trials):
@@ -160,6 +168,6 @@ class Mirror(BaseStorage):
             self._unfinished.add(trial.number)
 
     def _change(self, trial_id: int, what: str, key: Any, value: Any) -> None:
-        trial = copy.copy(self.get_trial(trial_id))
+        trial = copy.copy(self._trials[self._number[trial_id]])
         setattr(trial, what, {**getattr(trial, what), key: value})
         self._put(trial)
