@@ -7,7 +7,9 @@ it; a driver is the only writer, and has a thousand of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Sequence
+import gc
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -17,6 +19,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 _CHANGING = ("params", "distributions", "intermediate_values", "user_attrs", "system_attrs")
 """Of a trial that has not ended."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look again and again at a record that stays."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Mirror(BaseStorage):
@@ -31,7 +45,8 @@ class Mirror(BaseStorage):
         self.name, self.directions = name, behind.get_study_directions(self.study_id)
         self._user_attrs = behind.get_study_user_attrs(self.study_id)
         self._system_attrs = behind.get_study_system_attrs(self.study_id)
-        self._trials = behind.get_all_trials(self.study_id, deepcopy=False)
+        with uncollected():
+            self._trials = behind.get_all_trials(self.study_id, deepcopy=False)
         self._number = {trial._trial_id: trial.number for trial in self._trials}
         self._unfinished = {t.number for t in self._trials if not t.state.is_finished()}
 

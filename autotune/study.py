@@ -19,7 +19,7 @@ from autotune.files import write_whole
 from autotune.front import front, measured_by, part_of, price_of, trial_price
 from autotune.knapsack import Scores
 from autotune.lease import Lease, holder
-from autotune.mirror import Mirror
+from autotune.mirror import Mirror, uncollected
 from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.records import (
@@ -178,9 +178,10 @@ class Driver(Records):
         stored = self.study.get_trials(deepcopy=False)
         self._asked_for = len(stored)
         self._interrupted = [t.number for t in stored if t.state is TrialState.RUNNING]
-        for trial in stored:
-            if trial.state.is_finished() and (record := self._read(trial)) is not None:
-                self._rank(record)
+        with uncollected():
+            for trial in stored:
+                if trial.state.is_finished() and (record := self._read(trial)) is not None:
+                    self._rank(record)
         self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
         self._samplers: dict[tuple[str, int], PlanSampler] = {}

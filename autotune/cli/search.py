@@ -11,74 +11,6 @@ from autotune.cli.common import AsJson, app, show_json
 if TYPE_CHECKING:
     from autotune.api import Study
 
-Backend = Annotated[
-    str | None,
-    typer.Option(
-        "--backend",
-        help="inline, processes (of this machine) or ray; by itself inline for one worker.",
-        rich_help_panel="Where it runs and writes",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        help="Trials at once; on Ray as many as fit, if not said.",
-        rich_help_panel="Where it runs and writes",
-    ),
-]
-Cpus = Annotated[
-    float | None,
-    typer.Option(
-        "--cpus-per-trial",
-        help="On Ray; also its threads. 1 by itself.",
-        rich_help_panel="Where it runs and writes",
-        metavar="N",
-    ),
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus-per-trial",
-        help="0.25 puts four trials on a GPU; 1 by itself, where there is one.",
-        rich_help_panel="Where it runs and writes",
-        metavar="N",
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        help="Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
-        "ray://HOST:10001.",
-        rich_help_panel="Where it runs and writes",
-    ),
-]
-ShipData = Annotated[
-    bool | None,
-    typer.Option(
-        "--ship-data",
-        help="On Ray: send picture files to the nodes that lack them.",
-        rich_help_panel="Where it runs and writes",
-    ),
-]
-Retries = Annotated[
-    int | None,
-    typer.Option(
-        "--retries",
-        help="How often a trial whose worker died goes on in another; 2 by itself.",
-        rich_help_panel="Where it runs and writes",
-    ),
-]
-Disk = Annotated[
-    str | None,
-    typer.Option(
-        "--disk",
-        help="Most that the files of trials may take, as 2GB; the best one always stays.",
-        rich_help_panel="Where it runs and writes",
-        metavar="SIZE",
-    ),
-]
 What = Annotated[str | None, typer.Option(metavar="SOURCE")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
 _WHAT, _HOW, _WHERE = "What is tuned", "How it is searched and trained", "Where it runs and writes"
@@ -86,6 +18,60 @@ _WHAT, _HOW, _WHERE = "What is tuned", "How it is searched and trained", "Where 
 
 def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+def _where(*names: str, help: str, metavar: str | None = None) -> Any:
+    return _option(*names, help=help, panel=_WHERE, metavar=metavar)
+
+
+Backend = Annotated[
+    str | None,
+    _where(
+        "--backend",
+        help="inline, processes (of this machine) or ray; by itself inline for one worker.",
+    ),
+]
+Workers = Annotated[
+    int | None, _where("--workers", help="Trials at once; on Ray as many as fit, if not said.")
+]
+Cpus = Annotated[
+    float | None,
+    _where("--cpus-per-trial", help="On Ray; also its threads. 1 by itself.", metavar="N"),
+]
+Gpus = Annotated[
+    float | None,
+    _where(
+        "--gpus-per-trial",
+        help="0.25 puts four trials on a GPU; 1 by itself, where there is one.",
+        metavar="N",
+    ),
+]
+Address = Annotated[
+    str | None,
+    _where(
+        "--address",
+        help="Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
+        "ray://HOST:10001.",
+    ),
+]
+ShipData = Annotated[
+    bool | None,
+    _where("--ship-data", help="On Ray: send picture files to the nodes that lack them."),
+]
+Retries = Annotated[
+    int | None,
+    _where(
+        "--retries", help="How often a trial whose worker died goes on in another; 2 by itself."
+    ),
+]
+Disk = Annotated[
+    str | None,
+    _where(
+        "--disk",
+        help="Most that the files of trials may take, as 2GB; the best one always stays.",
+        metavar="SIZE",
+    ),
+]
 
 
 @app.command()

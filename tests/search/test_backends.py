@@ -169,19 +169,15 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.processes
-class TestProcesses(BackendContract):
-    def open(self, engine: Engine) -> ProcessBackend:
-        return ProcessBackend(engine, 2, nothing)
+class WorkersContract(BackendContract):
+    """What holds where workers may die, and engines must travel."""
 
-    def test_a_killed_worker_gives_its_trial_back(self, driving, folder, tmp_path):
+    def test_a_killed_worker_gives_its_trial_back(self, driving, tmp_path):
         """Killed at its third step, the trial goes on from there, and the run ends."""
         engine = OnceKilled(victim="trial 1", mark=tmp_path / "killed")
         with driving(trials=4) as driver, self.open(engine) as backend:
-            before = workers_of(backend)
             backend.run(driver)
             trials, attempt = driver.trials, driver.study.trials[1].user_attrs["attempt"]
-            assert len(set(before) & set(workers_of(backend))) == 1
         assert engine.mark.exists()
         assert attempt == 1
         assert all(trial.is_complete and len(trial.curve) == STEPS for trial in trials)
@@ -199,6 +195,28 @@ class TestProcesses(BackendContract):
         assert listed.results["job 1"].value == looked_up(jobs(3)[1], STEPS)
         assert len(listed.results) == 3
 
+    def test_an_engine_that_cannot_be_loaded_is_an_error(self):
+        with self.open(NotLoadable()) as backend, pytest.raises(WorkerError) as error:
+            backend.run(Noting(jobs(1)))
+        assert "this network lives in one process only" in str(error.value)
+        assert "--workers 1" in str(error.value)
+
+    def test_an_engine_that_cannot_travel_is_an_error(self):
+        with pytest.raises(WorkerError, match="--workers 1"):
+            self.open(lambda job: iter(()))
+
+
+@pytest.mark.processes
+class TestProcesses(WorkersContract):
+    def open(self, engine: Engine) -> ProcessBackend:
+        return ProcessBackend(engine, 2, nothing)
+
+    def test_a_killed_worker_alone_is_replaced(self, tmp_path):
+        with self.open(OnceKilled(victim="job 1", mark=tmp_path / "killed")) as backend:
+            before = workers_of(backend)
+            backend.run(JobList(jobs(4)))
+            assert len(set(before) & set(workers_of(backend))) == 1
+
     def test_a_worker_that_dies_between_two_runs_is_replaced(self):
         with self.open(TableEngine()) as backend:
             backend.run(Noting(jobs(2)))
@@ -213,16 +231,6 @@ class TestProcesses(BackendContract):
             pids = workers_of(backend)
             assert all(is_alive(pid) for pid in pids)
         assert not any(is_alive(pid) for pid in pids)
-
-    def test_an_engine_that_cannot_be_loaded_is_an_error(self):
-        with self.open(NotLoadable()) as backend, pytest.raises(WorkerError) as error:
-            backend.run(Noting(jobs(1)))
-        assert "this network lives in one process only" in str(error.value)
-        assert "--workers 1" in str(error.value)
-
-    def test_an_engine_that_cannot_travel_is_an_error(self):
-        with pytest.raises(WorkerError, match="--workers 1"):
-            self.open(lambda job: iter(()))
 
     def test_what_makes_a_worker_ready_may_refuse(self):
         ready = partial(int, "no number")  # and a place among the workers

@@ -1,4 +1,4 @@
-"""Drivers and workers that are killed at random moments lose nothing, on every backend."""
+"""Drivers and workers that are killed at random moments lose nothing, on backends with workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def seen(path) -> list:
 @pytest.mark.parametrize(
     ("backend", "workers"),
     [
-        pytest.param("inline", 1, marks=pytest.mark.processes),
         pytest.param("processes", 2, marks=pytest.mark.processes),
         pytest.param("ray", 1, marks=pytest.mark.ray),
         pytest.param("ray", 2, marks=pytest.mark.ray),

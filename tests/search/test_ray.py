@@ -19,17 +19,12 @@ from autotune.errors import WorkerError
 from autotune.trial import Engine, Progress
 
 from .table_engine import (
-    STEPS,
-    AlwaysKilled,
-    NotLoadable,
-    OnceKilled,
     Seeing,
     TableEngine,
-    looked_up,
     no_complaint,
     nothing,
 )
-from .test_backends import BackendContract, Noting, is_alive, jobs
+from .test_backends import Noting, WorkersContract, is_alive, jobs
 
 ray = pytest.importorskip("ray")
 
@@ -66,30 +61,9 @@ def opened(engine: Engine, *, visit: Any = no_complaint, **cluster: Any) -> RayB
 
 
 @pytest.mark.usefixtures("started")
-class TestRay(BackendContract):
+class TestRay(WorkersContract):
     def open(self, engine: Engine) -> RayBackend:
         return opened(engine)
-
-    def test_a_killed_worker_gives_its_trial_back(self, driving, tmp_path):
-        """Killed at its third step, the trial goes on from there, and the run ends."""
-        engine = OnceKilled(victim="trial 1", mark=tmp_path / "killed")
-        with driving(trials=4) as driver, self.open(engine) as backend:
-            backend.run(driver)
-            trials, attempt = driver.trials, driver.study.trials[1].user_attrs["attempt"]
-        assert attempt == 1
-        assert all(trial.is_complete and len(trial.curve) == STEPS for trial in trials)
-
-    def test_a_trial_that_kills_every_worker_fails_and_the_others_run(self, driving):
-        with driving(trials=3) as driver, self.open(AlwaysKilled(victim="trial 1")) as backend:
-            backend.run(driver)
-            states = {trial.number: trial.state_name for trial in driver.trials}
-        assert states == {0: "complete", 1: "failed", 2: "complete"}
-
-    def test_a_reference_whose_worker_dies_is_run_again(self, tmp_path):
-        listed = JobList(jobs(3))
-        with self.open(OnceKilled(victim="job 1", mark=tmp_path / "killed")) as backend:
-            backend.run(listed)
-        assert listed.results["job 1"].value == looked_up(jobs(3)[1], STEPS)
 
     def test_workers_stay_from_run_to_run(self):
         pids = []
@@ -100,15 +74,6 @@ class TestRay(BackendContract):
                 pids.append({r.metrics["pid"] for r in listed.results.values()})
         assert len(pids[-1]) == 2
         assert len(set.union(*pids)) == 2
-
-    def test_an_engine_that_cannot_be_loaded_is_an_error(self):
-        with self.open(NotLoadable()) as backend, pytest.raises(WorkerError) as error:
-            backend.run(Noting(jobs(1)))
-        assert "this network lives in one process only" in str(error.value)
-
-    def test_an_engine_that_cannot_travel_is_an_error(self):
-        with pytest.raises(WorkerError, match="must travel"):
-            self.open(lambda job: iter(()))
 
     def test_a_node_that_complains_is_named(self):
         with pytest.raises(WorkerError, match=r"All nodes must .* lacks the pictures"):
