@@ -113,4 +113,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import workers  # a worker cannot import what is `__main__` here
+
+    workers.main()
