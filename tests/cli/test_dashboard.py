@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import time
@@ -35,16 +34,18 @@ def address(finished: Path) -> Iterator[str]:
         [str(SCRIPT), "dashboard", str(finished), "--port", str(port)], stderr=subprocess.DEVNULL
     )
     at, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    while True:
-        try:
-            urlopen(f"{at}/api/studies").close()
-            break
-        except URLError:
-            assert process.poll() is None and time.monotonic() < end, "it did not start"
-            time.sleep(0.2)
-    yield at
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) in (0, 130)
+    try:
+        while True:
+            try:
+                urlopen(f"{at}/api/studies").close()
+                break
+            except URLError:
+                assert process.poll() is None and time.monotonic() < end, "it did not start"
+                time.sleep(0.2)
+        yield at
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_it_shows_the_study_and_refuses_to_write(address, finished):
