@@ -17,6 +17,8 @@ from autotune.api import Study
 from .conftest import SCRIPT, autotune
 
 HOW = ("--epochs", "2", "--no-references", "--strategy", "random", "--quiet")
+RAY = ("--backend", "ray", "--address", "local")
+"""A cluster of its own: `auto` would find that of another test."""
 
 
 @pytest.mark.ray
@@ -24,7 +26,7 @@ def test_begun_here_gone_on_with_on_ray_and_finished_here(tmp_path):
     """One study, one table; each sitting adds to it."""
     folder = tmp_path / "moving"
     autotune("search", *HOW, "--trials", 2, "--out", folder)
-    autotune("resume", folder, "--trials", 4, "--backend", "ray", "--workers", 2)
+    autotune("resume", folder, "--trials", 4, *RAY, "--workers", 2)
     first = [(t.number, t.value, str(t.plan)) for t in Study(folder).trials]
     autotune("resume", folder, "--trials", 5, "--backend", "inline", "--workers", 1)
     study = Study(folder)
@@ -55,7 +57,7 @@ def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
     folder = tmp_path / "run"
     source = ("--backbone", f"python:{tmp_path / 'mine.py'}:network")
     data = ("--task", f"npz:{tmp_path / 'data.npz'}", "--budget", "60%", "--trials", 3)
-    autotune("search", *HOW, *source, *data, "--backend", "ray", "--workers", 1, "--out", folder)
+    autotune("search", *HOW, *source, *data, *RAY, "--workers", 1, "--out", folder)
     assert Study(folder).state == "complete"
 
 
@@ -71,9 +73,10 @@ def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
 def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, ending):
     """What runs has its checkpoint, the line to go on with is printed, and it goes on."""
     folder = tmp_path / "run"
+    where = RAY if backend == "ray" else ("--backend", backend)
     command = ["search", *HOW, "--epochs", "200", "--bnstats", "off", "--out", str(folder)]
     process = subprocess.Popen(
-        [str(SCRIPT), *command, "--backend", backend, "--workers", str(workers)],
+        [str(SCRIPT), *command, *where, "--workers", str(workers)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
