@@ -199,9 +199,11 @@ def test_a_node_that_dies_loses_nothing():
             warm = JobList(jobs(30))
             backend.run(warm)
             assert len({r.metrics["pid"] for r in warm.results.values()}) == 3
-            listed = Noticing(12, cluster, second)
-            backend.run(listed)
-        assert len(listed.results) == 12
+            listed, end = Noticing(40, cluster, second), time.monotonic() + 60
+            while not listed.was_lost and time.monotonic() < end:  # a death is not noticed at once
+                backend.run(listed)
+                listed.waiting += jobs(20)
+        assert len(listed.results) == 40
         assert all(isinstance(result, Progress) for result in listed.results.values())
         assert listed.was_lost >= 1
         assert third is not None
