@@ -23,6 +23,7 @@ from autotune.backends.base import Backend
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Cost
 from autotune.config import write_settings
+from autotune.disks import disk_is_full, is_full, warn_of_network
 from autotune.engine import Engine
 from autotune.errors import (
     ConfigError,
@@ -43,7 +44,6 @@ from autotune.references import PROBE, run_reference, run_references, three_rate
 from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
-from autotune.storage import disk_is_full, is_full, warn_of_network
 from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
 from autotune.workers import WHERE, open_backend

@@ -1,4 +1,4 @@
-"""Where a study is kept: an Optuna storage that waits for its database, and what may go wrong."""
+"""Where a study is kept: an Optuna storage that waits for its database."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import event
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from autotune.disks import disk_is_full, is_full, network_kind
 from autotune.errors import DependencyError, RunError
 from autotune.events import warn
 from autotune.run import RunFolder
 
 PATIENCE, PAUSE = 45.0, 0.5
 """Seconds that a database may be away, less than a lease lasts, and between two tries."""
-
-NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs 9p lustre gpfs beegfs ceph glusterfs afs".split())
-"""File systems on which SQLite may not write ahead."""
 
 
 def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
@@ -76,51 +74,12 @@ def _choose_journal(storage: RDBStorage, folder: Path) -> None:
 
     Both last through a power cut: SQLite waits for the disk at every commit.
     """
-    mode = "DELETE" if file_system(folder) in NETWORK else "WAL"
+    mode = "DELETE" if network_kind(folder) else "WAL"
     alone = storage.engine.execution_options(isolation_level="AUTOCOMMIT")  # no transaction
     with alone.connect() as connection:
         (before,) = connection.exec_driver_sql("PRAGMA journal_mode").one()
         if before.upper() != mode:
             connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
-
-
-def warn_of_network(folder: Path) -> None:
-    """Say it where the study's SQLite file is on a network file system."""
-    if (kind := file_system(folder)) in NETWORK:
-        warn(
-            f"{folder} is on a network file system ({kind}), so the study is written with a "
-            "rollback journal, which is slower. A local folder, or --storage with a server, is "
-            "better."
-        )
-
-
-def file_system(path: Path) -> str:
-    """Kind of the file system that holds `path`, as Linux names it; empty where that is unknown."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return ""
-    resolved = path.resolve()
-    holding = [(at, kind) for at, kind in mounts if resolved.is_relative_to(at)]
-    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
-
-
-def disk_is_full(folder: Path) -> RunError:
-    """What is raised when nothing can be written any more."""
-    return RunError(
-        f"The disk of {folder} is full, so the search stops; what was recorded is kept. "
-        f"Make room, then go on with: autotune resume {folder}"
-    )
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that a disk is full."""
-    while error is not None:
-        text = str(error).lower()
-        if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
-            return True
-        error = error.__cause__
-    return False
 
 
 def is_away(error: BaseException | None) -> bool:

@@ -47,14 +47,14 @@ def _made(name: str, *given: Any) -> Backend:
 def _processes(setup: Setup) -> Backend:
     workers = setup.settings.n_workers
     threads = max(1, (os.cpu_count() or 1) // workers)
-    gpus = _gpus_in_turn(workers, setup.settings.gpus_per_trial)
+    gpus = gpus_in_turn(workers, setup.settings.gpus_per_trial)
     for at, gpu in enumerate(gpus):
         tell("worker", f"Worker {at} takes GPU {gpu}.")
     ready = partial(_ready_process, _places(setup), threads, gpus)
     return _made("processes", setup.engine, workers, ready)
 
 
-def _gpus_in_turn(workers: int, share: float | None) -> list[str]:
+def gpus_in_turn(workers: int, share: float | None) -> list[str]:
     """`CUDA_VISIBLE_DEVICES` of each worker: one GPU each, or a GPU for several; none on a CPU."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
@@ -93,7 +93,7 @@ def _ray(setup: Setup) -> Backend:
         arrived = partial(_arrived, settings.device)
         engine = setup.engine
         parts = [engine.task.train, engine.task.val, engine.task.test]
-        visit = partial(_complaint, _versions(), [f for p in parts if p for f in p.files()])
+        visit = partial(complaint, versions(), [f for p in parts if p for f in p.files()])
         engine.to("cpu")  # tensors travel through memory
         try:
             return _made("ray", engine, cluster, ready, arrived, visit)
@@ -114,13 +114,13 @@ def _arrived(device: str, engine: Any) -> None:
         engine.to(choose_device(device))
 
 
-def _complaint(versions: dict[str, str], files: Sequence[Path]) -> str:
+def complaint(theirs: dict[str, str], files: Sequence[Path]) -> str:
     """Why trials cannot run on this node; empty when they can."""
-    mine = _versions()
+    mine = versions()
     differing = [
-        f"{name} {mine.get(name, 'is not there')} instead of {there}"
-        for name, there in versions.items()
-        if mine.get(name) != there
+        f"{name} {mine.get(name, 'is not there')} instead of {expected}"
+        for name, expected in theirs.items()
+        if mine.get(name) != expected
     ]
     complaints = [f"has {', '.join(differing)}"] if differing else []
     if lost := next((file for file in files if not file.exists()), None):
@@ -128,7 +128,8 @@ def _complaint(versions: dict[str, str], files: Sequence[Path]) -> str:
     return " and ".join(complaints)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that all nodes must have alike."""
     found = {}
     for name in ALIKE:
         with suppress(ModuleNotFoundError):

@@ -23,7 +23,7 @@ FLOORS = {
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
     "torchvision",
     "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping storage mirror study",
+    "front profiles stopping disks storage mirror study",
     "rim": "config setup reuse learning sitting workers pictures api comparison export use doctor "
     "cli",
 }

@@ -8,7 +8,7 @@ from autotune.config import read_settings
 from autotune.errors import ConfigError
 from autotune.source import import_shipped, ship_sources
 from autotune.tasks.base import Part
-from autotune.workers import _complaint, _gpus_in_turn, _versions
+from autotune.workers import complaint, gpus_in_turn, versions
 
 
 @pytest.mark.parametrize(
@@ -23,26 +23,26 @@ from autotune.workers import _complaint, _gpus_in_turn, _versions
         ("-1", 2, None, []),
     ],
 )
-def test_local_workers_take_gpus_in_turn(monkeypatch, visible, n, share, expected):
+def test_local_workers_takegpus_in_turn(monkeypatch, visible, n, share, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert _gpus_in_turn(n, share) == expected
+    assert gpus_in_turn(n, share) == expected
 
 
 def test_more_workers_than_gpus_is_said(monkeypatch, caplog):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    _gpus_in_turn(2, None)
+    gpus_in_turn(2, None)
     assert "2 workers share 1 GPUs" in caplog.text
 
 
 def test_nodes_alike_do_not_complain(tmp_path):
-    assert _complaint(_versions(), [tmp_path]) == ""
-    assert "ray" in _versions()
+    assert complaint(versions(), [tmp_path]) == ""
+    assert "ray" in versions()
 
 
 def test_a_node_with_another_version_or_without_the_data_complains(tmp_path):
     lost = tmp_path / "lost.png"
-    said = _complaint({**_versions(), "optuna": "1.0", "unheard": "2"}, [lost])
-    assert f"has optuna {_versions()['optuna']} instead of 1.0" in said
+    said = complaint({**versions(), "optuna": "1.0", "unheard": "2"}, [lost])
+    assert f"has optuna {versions()['optuna']} instead of 1.0" in said
     assert "unheard is not there instead of 2" in said
     assert f"lacks {lost} (bring the data there, or give --ship-data)" in said
 

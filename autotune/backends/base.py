@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from autotune.trial import ATTEMPTS, Decision, Engine, Failure, Job, Progress
 
@@ -81,11 +81,23 @@ def told(engine: Engine, job: Job) -> Generator[Progress | Failure, None, None]:
         yield Failure.of(error)
 
 
-def deliver(source: Source, job: Job, progresses: Iterator[Progress | Failure]) -> Any:
+def pass_on(source: Source, job: Job, message: Progress | Failure | None) -> Decision | None:
+    """Tell the source what became of its job; the decision, or None when the job has ended."""
+    if isinstance(message, Progress):
+        return source.report(job, message)
+    if isinstance(message, Failure):
+        source.fail(job, message)
+    else:
+        source.finish(job)
+    return None
+
+
+def deliver(source: Source, job: Job, progresses: Iterator[Progress | Failure]) -> None:
     """Pass a job's progress to its source until it ends or is stopped."""
     for progress in progresses:
-        if isinstance(progress, Failure):
-            return source.fail(job, progress)
-        if source.report(job, progress) is Decision.STOP:
+        decision = pass_on(source, job, progress)
+        if decision is None:
+            return
+        if decision is Decision.STOP:
             break
-    return source.finish(job)
+    pass_on(source, job, None)

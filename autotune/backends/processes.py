@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from autotune.backends.base import Backend, Source, told
+from autotune.backends.base import Backend, Source, pass_on, told
 from autotune.backends.travel import Packed, packed, refusal, unpacked
 from autotune.errors import WorkerError
 from autotune.trial import Decision, Engine, Failure, Job, Progress
@@ -77,14 +77,10 @@ class ProcessBackend(Backend):
             return
         if isinstance(message, WorkerError):
             raise message
-        if isinstance(message, Progress):
-            worker.send(source.report(job, message))
-            return
-        worker.job = None
-        if isinstance(message, Failure):
-            source.fail(job, message)
-        else:
-            source.finish(job)
+        if not isinstance(message, Progress):
+            worker.job = None
+        if (decision := pass_on(source, job, message)) is not None:
+            worker.send(decision)
 
     def _replace(self, worker: _Worker, source: Source, job: Job) -> None:
         worker.process.join(timeout=5)

@@ -19,12 +19,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autotune.backends.base import Backend, Source
+from autotune.backends.base import Backend, Source, pass_on
 from autotune.backends.resident import Arrived, Message, Ready, Resident
 from autotune.backends.travel import packed
 from autotune.errors import WorkerError
 from autotune.events import tell, warn
-from autotune.trial import ATTEMPTS, Engine, Failure, Job, Progress
+from autotune.trial import ATTEMPTS, Engine, Job, Progress
 
 PATIENCE = 30.0
 """Seconds without any worker until it is said what is waited for."""
@@ -151,14 +151,10 @@ class RayBackend(Backend):
         tell("worker", f"A worker is {found}.")
 
     def _pass_on(self, seat: _Seat, job: Job, message: Message, source: Source) -> None:
-        if isinstance(message, Progress):
-            seat.waited = seat.actor.go_on.remote(source.report(job, message))
-            return
-        seat.job = None
-        if isinstance(message, Failure):
-            source.fail(job, message)
-        else:
-            source.finish(job)
+        if not isinstance(message, Progress):
+            seat.job = None
+        if (decision := pass_on(source, job, message)) is not None:
+            seat.waited = seat.actor.go_on.remote(decision)
 
     def _replace(self, seat: _Seat, source: Source, error: RayError) -> None:
         """Another actor takes the seat, on whatever node has room, and the job is given back."""

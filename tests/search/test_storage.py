@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from autotune import disks
 from autotune import storage as storages
 from autotune.backends.inline import InlineBackend
+from autotune.disks import disk_is_full, file_system, is_full, warn_of_network
 from autotune.errors import DependencyError, LeaseError, RunError
 from autotune.lease import Lease
 from autotune.run import RunFolder
-from autotune.storage import disk_is_full, file_system, is_full, open_storage, warn_of_network
+from autotune.storage import open_storage
 from autotune.study import Driver, Records, Setting, create, require_free
 
 from .table_engine import STEPS, TableEngine
@@ -39,7 +41,7 @@ def test_a_local_disk_has_a_journal_that_is_written_ahead(tmp_path):
 
 
 def test_a_network_disk_has_a_rollback_journal_and_it_is_said(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(storages, "file_system", lambda path: "nfs4")
+    monkeypatch.setattr(disks, "file_system", lambda path: "nfs4")
     assert journal(RunFolder(tmp_path)) == "delete"
     warn_of_network(tmp_path)
     assert "network file system (nfs4)" in caplog.text
