@@ -201,7 +201,8 @@ def _connect_to(address: str, given: dict[str, Any]) -> None:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorkerError(
             f"A Ray cluster must answer at --address, {address!r} does not ({first}). "
-            "Use auto, local, HOST:PORT or ray://HOST:10001."
+            "Use auto, local, HOST:PORT or ray://HOST:10001; a cluster with a token needs "
+            "RAY_AUTH_MODE=token."
         ) from error
 
 
