@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from torch import nn
 
 from autotune.adapt import exchanged
@@ -17,7 +18,7 @@ from autotune.backbones.base import Backbone
 from autotune.budget import Cost
 from autotune.candidates import everywhere
 from autotune.config import load_space
-from autotune.data import check_fits, infer_input, normalised
+from autotune.data import PartFeed, check_fits, infer_input, normalised
 from autotune.errors import ConfigError, TaskError, unknown
 from autotune.placements import last_units, random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
@@ -196,13 +197,14 @@ def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
     check_fits(part, input, source)
     device = str(next(backbone.network.parameters()).device)
     recipe = Recipe(batch_size=study.settings.batch_size, device=device)
-    examples, network = normalised(part, input), backbone.network
+    network = backbone.network
+    examples = PartFeed(normalised(part, input), input, torch.device(device))
     with (
         tuned(backbone, read_artifact(study.best.artifact)),
         exchanged(network, backbone.head, head),
     ):
-        on = evaluate(network, examples, recipe, input=input)
-    off = evaluate(network.eval(), examples, recipe, input=input)
+        on = evaluate(network, examples, recipe)
+    off = evaluate(network.eval(), examples, recipe)
     return {
         "task": source,
         "n": len(part),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +18,54 @@ LOADERS = 2
 """Processes that decode pictures which do not fit into memory."""
 
 Batch = tuple[Tensor, Tensor]
+"""(inputs, labels)."""
+
+Given = tuple[tuple[Tensor, ...], Tensor]
+"""(what a network takes, one tensor or several with a row for each example; labels)."""
+
+
+class Feed(Protocol):
+    """Examples as a network takes them, batch by batch."""
+
+    def __len__(self) -> int: ...
+
+    def in_order(self, size: int) -> Iterator[Given]:
+        """All of them in their own order, the last batch maybe smaller."""
+
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+        """All of them in an order, and with augmentation, drawn from `generator`."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartFeed:
+    """A part, for the whole network."""
+
+    part: Part
+    input: InputDescription | None
+    device: torch.device
+    augment: str = "none"
+    views: Sequence[View] = ()
+    """Shown one an epoch in turn; without any, every epoch draws a new one."""
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def in_order(self, size: int) -> Iterator[Given]:
+        for x, labels in batches(self.part, size, input=self.input, device=self.device):
+            yield (x,), labels
+
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+        view = self.views[epoch % len(self.views)] if self.views else None
+        options: Any = {"input": self.input, "device": self.device, "augment": self.augment}
+        for x, labels in shuffled(self.part, size, generator, view=view, **options):
+            yield (x,), labels
 
 
 def batches(
     part: Part, size: int, *, input: InputDescription | None, device: torch.device
 ) -> Iterator[Batch]:
     """All of `part` in its own order, the last batch maybe smaller."""
-    yield from _in_order(part, torch.arange(len(part)), size, input, device)
+    yield from in_rows(part, torch.arange(len(part)), size, input=input, device=device)
 
 
 def shuffled(
@@ -34,12 +76,14 @@ def shuffled(
     input: InputDescription | None,
     device: torch.device,
     augment: str = "none",
+    view: View | None = None,
 ) -> Iterator[Batch]:
-    """All of `part` in an order, and with augmentation, drawn from `generator`."""
+    """All of `part` in an order drawn from `generator`; its view too, where none is given."""
     order = torch.randperm(len(part), generator=generator)
-    change = AUGMENTATIONS[augment]
-    for inputs, labels in _in_order(part, order, size, input, device):
-        yield change(inputs, generator), labels
+    view = view or draw_view(augment, len(part), generator)
+    given = in_rows(part, order, size, input=input, device=device)
+    for (inputs, labels), rows in zip(given, order.split(size), strict=True):
+        yield view(inputs, rows), labels
 
 
 def normalised(part: Part, input: InputDescription | None) -> Part:
@@ -50,9 +94,15 @@ def normalised(part: Part, input: InputDescription | None) -> Part:
     return part
 
 
-def _in_order(
-    part: Part, order: Tensor, size: int, input: InputDescription | None, device: torch.device
+def in_rows(
+    part: Part,
+    order: Tensor,
+    size: int,
+    *,
+    input: InputDescription | None,
+    device: torch.device,
 ) -> Iterator[Batch]:
+    """Some rows of `part` (int64) in this order."""
     labels = torch.from_numpy(part.labels)
     source = part.inputs
     if isinstance(source, Tensor):
@@ -107,34 +157,44 @@ def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the pictures mirrored left to right."""
-    mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
-    return torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+@dataclass(frozen=True, eq=False)
+class View:
+    """How every example of a part looks for once."""
+
+    moved: Tensor | None = None
+    """(n, 2) float in [0, 1): down and right, 0.5 being where it was."""
+
+    mirrored: Tensor | None = None
+    """(n,) bool: left to right."""
+
+    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The examples x (n, channels, height, width) of these rows as they look."""
+        if self.moved is not None:
+            x = _moved(x, self.moved[rows])
+        if self.mirrored is not None:
+            x = torch.where(self.mirrored[rows].to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+        return x
 
 
-def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Moved by up to an eighth of the side, the edge reflected; then `flip`."""
+def _moved(x: Tensor, by: Tensor) -> Tensor:
+    """Moved by up to an eighth of the side, the edge reflected."""
     height, width = x.shape[-2:]
     most = max(1, height // 8), max(1, width // 8)
     padded = torch.nn.functional.pad(x, (most[1], most[1], most[0], most[0]), mode="reflect")
-    tops = torch.randint(0, 2 * most[0] + 1, (len(x),), generator=generator).tolist()
-    lefts = torch.randint(0, 2 * most[1] + 1, (len(x),), generator=generator).tolist()
-    moved = [
-        p[:, t : t + height, w : w + width] for p, t, w in zip(padded, tops, lefts, strict=True)
-    ]
-    return flip(torch.stack(moved), generator)
+    places = (by * torch.tensor([2 * side + 1 for side in most])).long().tolist()
+    parts = [p[:, t : t + height, w : w + width] for p, (t, w) in zip(padded, places, strict=True)]
+    return torch.stack(parts)
 
 
-def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x
+AUGMENTATIONS = {"none": (), "flip": ("mirrored",), "crop+flip": ("moved", "mirrored")}
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "none": _unchanged,
-    "flip": flip,
-    "crop+flip": crop_and_flip,
-}
+def draw_view(augment: str, n: int, generator: torch.Generator) -> View:
+    """A view of n examples: half of them mirrored, each moved somewhere."""
+    what = AUGMENTATIONS[augment]
+    moved = torch.rand(n, 2, generator=generator) if "moved" in what else None
+    mirrored = torch.rand(n, generator=generator) < 0.5 if "mirrored" in what else None
+    return View(moved, mirrored)
 
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from autotune.adapt import Deltas, exchanged, seeded
 from autotune.artifact import Artifact, from_bytes, to_bytes, tuned
-from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.base import Backbone, fingerprint, new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Units
 from autotune.criteria import unit_values
-from autotune.data import batches, normalised
+from autotune.data import Feed, PartFeed, batches, normalised
 from autotune.deltas.site import sites
 from autotune.errors import AutotuneError, OutOfMemory, TrialError
-from autotune.events import tell
 from autotune.evidence import TaskEvidence
 from autotune.footprint import latency, memory
 from autotune.oneshot import OneShot
@@ -34,6 +33,7 @@ from autotune.supernet import Choices, Supernet
 from autotune.tasks.base import Part, Task, halved
 from autotune.training import Epoch, Fit, Group, Recipe, evaluate
 from autotune.trial import Job, Progress
+from autotune.trunk.trunk import Keeping, Trunk
 
 SCORING_RATE = 0.01
 """Learning rate of the head that weights are scored with."""
@@ -49,15 +49,18 @@ PARTS = 1, 2, 4
 """Parts that a batch is trained in, one after the other, when it does not fit into memory."""
 
 
+IN_MEMORY = Keeping(memory=2**31)
+
+
 @dataclass
 class _Network:
-    """What one job trains: a callable with its parameter groups."""
+    """What one job trains: a network, or what is behind its cut, and what that reads."""
 
-    forward: nn.Module
     head: nn.Module
     deltas: Deltas
-    features: bool
-    """Whether `forward` is the head alone, on cached features."""
+    forward: nn.Module
+    train: Feed
+    val: Feed
 
     measured: Mapping[str, float] = field(default_factory=dict)
     """What a plan costs while it runs, where that is asked for."""
@@ -81,6 +84,7 @@ class Engine:
         seed: int = 0,
         keep_head: bool = False,
         measured: str | None = None,
+        keeping: Keeping = IN_MEMORY,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         assert task.val is not None and task.test is not None
@@ -97,10 +101,8 @@ class Engine:
         self.about = dict(about or {})
         self.prepared: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
-        self._features: dict[int, tuple[Part, Part]] = {}
         self._found: dict[int, tuple[Part, TaskEvidence]] = {}
-        self.seed = seed
-        self._has_features: bool | None = None
+        self.seed, self.keeping = seed, keeping
         self._home = next(backbone.network.parameters()).device
         self.to(recipe.device)
 
@@ -110,6 +112,17 @@ class Engine:
         self.backbone.network.to(device)
         if device != "cpu":
             self.backbone.network.to(memory_format=torch.channels_last)
+        self.trunk = Trunk(
+            self.backbone.network, self.recipe, self.keeping, input=self.input, seed=self.seed
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To travel to a worker, which cuts and keeps by itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "trunk"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.to(self.recipe.device)
 
     def statistics(self) -> dict[str, Tensor]:
         """Normalisation statistics of the training inputs; the network is left as it is."""
@@ -178,7 +191,8 @@ class Engine:
         self._restore()
         try:
             with tuned(self.backbone, artifact) as network:
-                metrics = evaluate(network, part, self.recipe, input=self.input)
+                feed = PartFeed(part, self.input, self._device)
+                metrics = evaluate(network, feed, self.recipe)
         finally:
             self._put_prepared()
         return {**metrics, "n": len(part)}
@@ -253,15 +267,13 @@ class Engine:
 
     def _by_epoch(self, job: Job, train: Part, val: Part) -> Iterator[Progress]:
         with ExitStack() as stack:
-            built = self._build(stack, job, train)
+            built = self._build(stack, job, train, val)
             fit = self._fit(built, job)
             if job.number >= 0:
                 built.measured = self._footprint(built, train)
             if job.checkpoint:
                 yield self._resume(job, fit, built)
-            if built.features:
-                train, val = self._featured(train), self._featured(val)
-            for epoch in fit.epochs(train, val):
+            for epoch in fit.epochs(built.train, built.val):
                 yield self._progress(job, fit, built, epoch)
 
     def _by_fold(self, job: Job) -> Iterator[Progress]:
@@ -279,8 +291,9 @@ class Engine:
         by_fold = tuple(v[self.recipe.metric] for v in values)
         return Progress(len(values), means[self.recipe.metric], means, state, folds=by_fold)
 
-    def _build(self, stack: ExitStack, job: Job, train: Part) -> _Network:
+    def _build(self, stack: ExitStack, job: Job, train: Part, val: Part) -> _Network:
         network = self.backbone.network
+        self.trunk.look(self.task.train, [self.backbone.fingerprint, fingerprint(self.prepared)])
         head = self._first_head(job, train)
         stack.enter_context(exchanged(network, self.backbone.head, head))
         deltas = Deltas(
@@ -297,8 +310,8 @@ class Engine:
         deltas.train()
         if deltas.cost() != deltas.predicted:
             raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
-        alone = not job.plan.choices and self.recipe.augment == "none" and self._splits_at_head()
-        return _Network(head if alone else network, head, deltas, alone)
+        size = max(1, self.recipe.batch_size // job.parts)
+        return _Network(head, deltas, *self.trunk.split(train, val, size))
 
     def _footprint(self, built: _Network, train: Part) -> dict[str, float]:
         """`latency` or `memory` of one batch, where the study wants it beside the value."""
@@ -325,7 +338,6 @@ class Engine:
             self.recipe,
             seed=job.seed,
             weight_decay=job.hyperparameters.get("weight_decay", 0.0),
-            input=None if built.features else self.input,
             parts=job.parts,
         )
 
@@ -363,7 +375,7 @@ class Engine:
 
         Where the frozen network must run for every step, only the middle rate is tried.
         """
-        if not self._splits_at_head():
+        if not self.trunk.keeps:
             rates = sorted(rates)[(len(rates) - 1) // 2 :][:1]
         found = [(self._fitted_head(parts[0], look=parts[1], rate=rate), rate) for rate in rates]
         (head, _), rate = max(found, key=lambda tried: tried[0][1])
@@ -384,11 +396,8 @@ class Engine:
         seed = self.seed if seed is None else seed
         job = Job("linear probe", Plan(), {"lr:head": rate}, seed)
         with ExitStack() as stack:
-            built = self._build(stack, job, train)
-            parts = train, look or train
-            if built.features:
-                parts = self._featured(parts[0]), self._featured(parts[1])
-            *_, last = self._fit(built, job).epochs(*parts)
+            built = self._build(stack, job, train, look or train)
+            *_, last = self._fit(built, job).epochs(built.train, built.val)
             return built.head, last.metrics[self.recipe.metric]
 
     # what is told
@@ -449,35 +458,6 @@ class Engine:
         )
         return to_bytes(artifact)
 
-    # cached features of the frozen network
-
-    def _splits_at_head(self) -> bool:
-        """Whether the network is its head behind everything else, so that features are enough."""
-        if self._has_features is None:
-            network, path = self.backbone.network, self.backbone.head
-            network.eval()
-            inputs, _ = next(batches(self.task.train, 4, input=self.input, device=self._device))
-            with torch.no_grad(), _Tap(network.get_submodule(path)) as tap:
-                whole = network(inputs)
-            with torch.no_grad():
-                again = network.get_submodule(path)(tap.inputs[0]) if len(tap.inputs) == 1 else None
-            self._has_features = again is not None and torch.equal(whole, again)
-            if not self._has_features:
-                tell("features", f"Something follows {path}: the linear probe runs uncached.")
-        return self._has_features
-
-    @torch.no_grad()
-    def _featured(self, part: Part) -> Part:
-        if id(part) not in self._features:
-            network = self.backbone.network
-            network.eval()
-            with _Tap(network.get_submodule(self.backbone.head)) as tap:
-                size = 2 * self.recipe.batch_size
-                for inputs, _ in batches(part, size, input=self.input, device=self._device):
-                    network(inputs)
-            self._features[id(part)] = part, Part(torch.cat(tap.inputs), part.labels)
-        return self._features[id(part)][1]
-
     @property
     def _device(self) -> torch.device:
         return torch.device(self.recipe.device)
@@ -490,7 +470,7 @@ class Engine:
 
     def _forget(self) -> None:
         """What was found on the network as it is."""
-        self._features.clear()
+        self.trunk.forget()
         self._found.clear()
 
     def _restore(self) -> None:
@@ -510,22 +490,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-class _Tap:
-    """Keeps what goes into a layer."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.inputs = layer, []  # type: ignore[var-annotated]
-
-    def __enter__(self) -> _Tap:
-        self.handle = self.layer.register_forward_pre_hook(
-            lambda _, inputs: self.inputs.extend(x.detach() for x in inputs)
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
 
 
 def _checkpoint(fit: Fit, built: _Network, header: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from autotune.backbones.flow import Point
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.modes import evaluating
 from autotune.data import batches, generator_of
-from autotune.deltas.base import change_at
+from autotune.deltas.base import look_at
 from autotune.deltas.site import Site
 from autotune.tasks.base import Part
 
@@ -127,11 +127,10 @@ def _seen(site: Site, point: Point) -> Iterator[list[Tensor]]:
     """What passes at a point while inside."""
     seen: list[Tensor] = []
 
-    def keep(x: Tensor) -> Tensor:
+    def keep(x: Tensor) -> None:
         seen.append(x.detach().clone())
-        return x
 
-    handle = change_at(site, point, keep)
+    handle = look_at(site, point, keep)
     try:
         yield seen
     finally:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.backbones.inputs import InputDescription
-from autotune.data import batches, generator_of, shuffled
+from autotune.data import Feed, generator_of
 from autotune.errors import TrialError
 from autotune.metrics import measure
-from autotune.tasks.base import Part
 
 
 @dataclass(frozen=True)
@@ -60,30 +58,28 @@ class Fit:
 
     def __init__(
         self,
-        network: Callable[[Tensor], Tensor],
+        network: Callable[..., Tensor],
         groups: Sequence[Group],
         recipe: Recipe,
         *,
         seed: int,
         weight_decay: float,
-        input: InputDescription | None = None,
         parts: int = 1,
     ) -> None:
-        self.network, self.recipe, self.seed, self.input = network, recipe, seed, input
-        self.parts = parts
+        self.network, self.recipe, self.seed, self.parts = network, recipe, seed, parts
         self.groups = [group for group in groups if group.parameters]
         self.device = torch.device(recipe.device)
         self.optimizer = torch.optim.AdamW(_by_decay(self.groups, weight_decay))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.done = 0
 
-    def epochs(self, train: Part, val: Part) -> Iterator[Epoch]:
+    def epochs(self, train: Feed, val: Feed) -> Iterator[Epoch]:
         """Train to the end of the recipe; `TrialError` for a NaN or a tensor without gradient."""
         while self.done < self.recipe.epochs:
             loss = self._epoch(train)
             self.done += 1
             self._check(loss, steps=self.done * _steps(train, self.recipe))
-            metrics = evaluate(self.network, val, self.recipe, input=self.input, parts=self.parts)
+            metrics = evaluate(self.network, val, self.recipe, parts=self.parts)
             self._check_finite(metrics["loss"])
             yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
 
@@ -96,17 +92,10 @@ class Fit:
         put_moments(self.optimizer, state)
         self.done = done
 
-    def _epoch(self, train: Part) -> float:
+    def _epoch(self, train: Feed) -> float:
         generator = generator_of(self.seed, self.done)
         steps, total = _steps(train, self.recipe), torch.zeros((), device=self.device)
-        given = shuffled(
-            train,
-            self.recipe.batch_size,
-            generator,
-            input=self.input,
-            device=self.device,
-            augment=self.recipe.augment,
-        )
+        given = train.shuffled(self.recipe.batch_size, generator, self.done)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.initial_seed()))
             for step, (inputs, labels) in enumerate(given):
@@ -114,12 +103,12 @@ class Fit:
                 total += self._step(inputs, labels) * len(labels)
         return float(total) / len(train)
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for some, theirs in zip(inputs.chunk(self.parts), labels.chunk(self.parts), strict=True):
+        for *some, theirs in zip(*(t.chunk(self.parts) for t in (*inputs, labels)), strict=True):
             with autocast(self.device):
-                loss = F.cross_entropy(self.network(some), theirs) * (len(theirs) / len(labels))
+                loss = F.cross_entropy(self.network(*some), theirs) * (len(theirs) / len(labels))
             loss.backward()
             total += loss.detach()
         self.optimizer.step()
@@ -163,20 +152,19 @@ def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor])
 
 
 def evaluate(
-    network: Callable[[Tensor], Tensor],
-    part: Part,
+    network: Callable[..., Tensor],
+    feed: Feed,
     recipe: Recipe,
     *,
-    input: InputDescription | None = None,
     parts: int = 1,
 ) -> dict[str, float]:
-    """Metrics on a part with evaluation transforms; modules are put back into their modes."""
+    """Metrics on a feed with evaluation transforms; modules are put back into their modes."""
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
     modes = [module.training for module in modules]
     for module in modules:
         module.training = False
     try:
-        logits, labels = predict(network, part, recipe, input=input, parts=parts)
+        logits, labels = predict(network, feed, recipe, parts=parts)
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
@@ -185,20 +173,19 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(
-    network: Callable[[Tensor], Tensor],
-    part: Part,
+    network: Callable[..., Tensor],
+    feed: Feed,
     recipe: Recipe,
     *,
-    input: InputDescription | None = None,
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """(logits (n, classes) float32, labels (n,)) in the order of the part."""
+    """(logits (n, classes) float32, labels (n,)) in the order of the feed."""
     device = torch.device(recipe.device)
     logits, labels = [], []
     size = max(1, 2 * recipe.batch_size // parts)
-    for inputs, targets in batches(part, size, input=input, device=device):
+    for inputs, targets in feed.in_order(size):
         with autocast(device):
-            logits.append(network(inputs).float())
+            logits.append(network(*inputs).float())
         labels.append(targets)
     return torch.cat(logits), torch.cat(labels)
 
@@ -221,5 +208,5 @@ def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:
     return split
 
 
-def _steps(part: Part, recipe: Recipe) -> int:
-    return math.ceil(len(part) / recipe.batch_size)
+def _steps(feed: Feed, recipe: Recipe) -> int:
+    return math.ceil(len(feed) / recipe.batch_size)

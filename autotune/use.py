@@ -14,6 +14,7 @@ from torch import nn
 from autotune.api import Study
 from autotune.artifact import Artifact, read_artifact, tuned
 from autotune.backbones.inputs import InputDescription
+from autotune.data import PartFeed
 from autotune.errors import ConfigError, RunError, TaskError, unknown
 from autotune.setup import OBJECT, find_backbone, prepare_search
 from autotune.tasks.base import Part
@@ -48,7 +49,8 @@ def predict_path(run: str, path: str, *, device: str = "auto") -> list[dict[str,
     with _tuned_network(run, device) as (network, artifact, input, recipe):
         names, part = _examples(Path(path), input)
         try:
-            logits, _ = predict(network, part, recipe, input=input)
+            feed = PartFeed(part, input, torch.device(recipe.device))
+            logits, _ = predict(network, feed, recipe)
         except (RuntimeError, ValueError, IndexError) as error:
             first = str(error).splitlines()[0]
             raise TaskError(f"The backbone cannot take {path!r}: {first}.") from error

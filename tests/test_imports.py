@@ -18,12 +18,13 @@ import autotune
 FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
-    "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events",
+    "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events "
+    "disks",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
-    "torchvision",
+    "torchvision trunk",
     "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping disks storage mirror study",
+    "front profiles stopping storage mirror study",
     "rim": "config setup reuse learning sitting workers pictures api comparison export use doctor "
     "cli",
 }
@@ -208,5 +209,5 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
     assert any("Usage" in line for line in shown)
-    heavy = {"torch", "optuna", "ray", "torchvision", "sklearn", "pydantic"}
+    heavy = {"torch", "optuna", "ray", "torchvision trunk", "sklearn", "pydantic"}
     assert not heavy & set(json.loads(last))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, Protocol
 
@@ -292,45 +293,84 @@ class Path(Delta):
     def attach(self, site: Site) -> None:
         self.path = self.path or self.built(site)
         if self.path is not None:
-            following = site.network.register_forward_pre_hook(self._follow)
-            self._handles = [following, *self.hook(site)]
+            following = _carrying(self._follow(), IDLE)
+            self._handles = [site.network.register_forward_pre_hook(following), *self.hook(site)]
 
     def detach(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def _follow(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+    def _follow(self) -> Callable[..., None]:
         """Move to where the network now computes: the path is in none of its modules."""
-        assert self.path is not None
-        at = next(self.path.parameters()).device
-        if given and isinstance(given[0], Tensor) and given[0].device != at:
-            self.path.to(given[0].device)
+
+        def follow(_: nn.Module, given: tuple[Any, ...]) -> None:
+            assert self.path is not None
+            at = next(self.path.parameters()).device
+            if given and isinstance(given[0], Tensor) and given[0].device != at:
+                self.path.to(given[0].device)
+
+        return follow
 
 
-def change_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
-    """The module takes `change(x)` for its first input x, named or not; a handle that undoes it."""
+@dataclass(frozen=True, eq=False)
+class Touch:
+    """What a delta does to a tensor that a module takes first, or gives (the first of several)."""
 
-    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        first = next(iter(kwargs))
-        return args, {**kwargs, first: change(kwargs[first])}
+    change: Callable[[Tensor], Tensor | None]
+    is_input: bool
+    only_looks: bool
+    """Whether the tensor stays as it is."""
 
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return (self(value[0]), *value[1:])
+        changed = self.change(value)
+        return value if self.only_looks else changed
+
+    def put_on(self, module: nn.Module) -> Any:
+        """As a hook, which carries this touch with it; a handle that takes it off."""
+        if self.is_input:
+            return module.register_forward_pre_hook(self._hook_before(), with_kwargs=True)
+
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
+            return self(output)
+
+        return module.register_forward_hook(_carrying(after, self))
+
+    def _hook_before(self) -> Callable[..., Any]:
+        def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (self(args[0]), *args[1:]), kwargs
+            first = next(iter(kwargs))
+            return args, {**kwargs, first: self(kwargs[first])}
+
+        return _carrying(before, self)
 
 
-def change_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
-    """The module gives `change(y)` for its output y, or for the first of several; a handle."""
+IDLE = Touch(lambda x: None, is_input=True, only_looks=True)
+"""What a hook carries that does nothing to tensors."""
 
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
 
-    return module.register_forward_hook(hook)
+def touch_of(hook: Any) -> Touch | None:
+    """What a hook carries; None for those that are not ours, or that do more than touch."""
+    found: Touch | None = getattr(hook, "touch", None)
+    return found
+
+
+def _carrying(hook: Callable[..., Any], touch: Touch) -> Callable[..., Any]:
+    hook.touch = touch  # type: ignore[attr-defined]
+    return hook
 
 
 def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> Any:
     """The tensor at a point becomes `change` of it; a handle that undoes it."""
-    module = site.network.get_submodule(point.path)
-    return (change_input if point.is_input else change_output)(module, change)
+    return _touched(site, point, Touch(change, point.is_input, only_looks=False))
+
+
+def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
+    """`look` sees the tensor at a point before anything changes it in place; a handle."""
+    return _touched(site, point, Touch(look, point.is_input, only_looks=True))
+
+
+def _touched(site: Site, point: Point, touch: Touch) -> Any:
+    return touch.put_on(site.network.get_submodule(point.path))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.flow import Point
-from autotune.deltas.base import Path, change_at, check_size, is_off, scaled
+from autotune.deltas.base import Path, change_at, check_size, is_off, look_at, scaled
 from autotune.deltas.bottleneck import Bottleneck, as_channels, as_places
 from autotune.deltas.site import Site
 
@@ -43,17 +43,16 @@ class Bypass(Path):
     def hook(self, site: Site) -> list[Any]:
         assert isinstance(self.path, _Ladder) and site.exit is not None
         at_levels = [
-            change_at(site, point, self._seen(level)) for level, point in enumerate(site.levels)
+            look_at(site, point, self._seen(level)) for level, point in enumerate(site.levels)
         ]
         return [*at_levels, change_at(site, site.exit, self._added)]
 
     def _seen(self, level: int) -> Any:
-        def keep(x: Tensor) -> Tensor:
+        def keep(x: Tensor) -> None:
             if not is_off(self.gate):
                 assert isinstance(self.path, _Ladder)
                 before = self._state if level else None
                 self._state = self.path.climb(level, x.detach().clone(), before)
-            return x
 
         return keep
 

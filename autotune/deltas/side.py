@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.flow import Point
-from autotune.deltas.base import Evidence, Path, change_at, check_size, is_off, scaled
+from autotune.deltas.base import Evidence, Path, change_at, check_size, is_off, look_at, scaled
 from autotune.deltas.bottleneck import as_places
 from autotune.deltas.site import Site
 
@@ -66,13 +66,12 @@ class Side(Path):
     def hook(self, site: Site) -> list[Any]:
         assert isinstance(self.path, _Blend) and site.entry and site.exit
         return [
-            change_at(site, site.entry, self._keep),
+            look_at(site, site.entry, self._keep),
             change_at(site, site.exit, self._blended),
         ]
 
-    def _keep(self, x: Tensor) -> Tensor:
+    def _keep(self, x: Tensor) -> None:
         self._taken = x.clone()  # the first module may work in place
-        return x
 
     def _blended(self, base: Tensor) -> Tensor:
         taken, self._taken = self._taken, None

@@ -14,7 +14,7 @@ from autotune.adapt import Deltas
 from autotune.backbones.flow import Flow
 from autotune.backbones.modes import evaluating
 from autotune.backbones.units import Unit
-from autotune.deltas.base import Evidence, change_at
+from autotune.deltas.base import Evidence, look_at
 from autotune.deltas.site import Site
 from autotune.plan import Choice, Plan
 
@@ -36,11 +36,10 @@ class Looked:
     def passing(self, site: Site) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
 
-        def keep(x: Tensor) -> Tensor:
+        def keep(x: Tensor) -> None:
             seen.append(x.clone())
-            return x
 
-        handles = [change_at(site, point, keep) for point in (site.entry, site.exit) if point]
+        handles = [look_at(site, point, keep) for point in (site.entry, site.exit) if point]
         self.rig.outputs()
         for handle in handles:
             handle.remove()

@@ -1,0 +1,1 @@
+"""The trunk: what is frozen runs once for all trials."""

@@ -1,0 +1,197 @@
+"""Where values are kept: in memory, or on a shelf of files that processes of one machine share."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
+"""Of safetensors."""
+
+STALE = 24 * 3600
+"""Seconds after which a file that nobody finished is removed."""
+
+CHUNK = 2**24
+"""Bytes of a checksum's step."""
+
+
+class Place(Protocol):
+    """Tensors by name, at most `limit` bytes; the one used longest ago goes first."""
+
+    limit: int
+    rate: ClassVar[float]
+    """Bytes a second that rows are read with, about."""
+
+    def find(self, name: str) -> Tensor | None:
+        """To be read only; None where it is not, or not whole."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it was once made here, whole or not."""
+
+    def making(self, name: str, shape: Shape, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
+        """A context with a tensor to be filled, which is kept afterwards."""
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """A context in which no other process makes this."""
+
+
+class Memory:
+    """Of one process, on the device that it computes on."""
+
+    rate: ClassVar[float] = 4e9
+
+    def __init__(self, limit: int, device: torch.device) -> None:
+        self.limit, self.device = limit, device
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def find(self, name: str) -> Tensor | None:
+        if name in self._kept:
+            self._kept.move_to_end(name)
+        return self._kept.get(name)
+
+    @contextmanager
+    def making(self, name: str, shape: Shape, dtype: torch.dtype) -> Iterator[Tensor]:
+        size = math.prod(shape) * dtype.itemsize
+        while self._kept and sum(t.nbytes for t in self._kept.values()) + size > self.limit:
+            self._kept.popitem(last=False)
+        made = torch.empty(shape, dtype=dtype, device=self.device)
+        yield made
+        self._kept[name] = made
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class Shelf:
+    """A folder of memory-mapped safetensors files with a checksum in each header.
+
+    A damaged file is removed as if it had never been there. `OSError` where a disk is full.
+    """
+
+    rate: ClassVar[float] = 1e9
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self._open: dict[str, Tensor] = {}
+
+    def find(self, name: str) -> Tensor | None:
+        path = self._path(name)
+        try:
+            os.utime(path)
+            if name not in self._open:
+                self._open[name] = _opened(path)
+        except FileNotFoundError:
+            return self._open.get(name)  # removed for others, still there for us
+        except (OSError, ValueError, KeyError, TypeError):
+            path.unlink(missing_ok=True)
+            return None
+        return self._open[name]
+
+    @contextmanager
+    def making(self, name: str, shape: Shape, dtype: torch.dtype) -> Iterator[Tensor]:
+        header = _header(shape, dtype, 0)
+        size = len(header) + math.prod(shape) * dtype.itemsize
+        self._make_room(size)
+        beside = self.folder / f".{name}.{os.getpid()}"
+        try:
+            with beside.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told here, not later
+                file.write(header)
+            content = np.memmap(beside, np.uint8, "r+", len(header))
+            yield torch.from_numpy(content).view(dtype).view(shape)
+            content.flush()
+            with beside.open("r+b") as file:
+                file.write(_header(shape, dtype, _checksum(content)))
+            os.replace(beside, self._path(name))
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with its process
+            yield
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._open or self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _make_room(self, size: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.folder.glob(".*"):
+            with suppress(OSError):
+                if time.time() - file.stat().st_mtime > STALE:
+                    file.unlink()
+        found = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in self._files())
+        used = sum(size for _, size, _ in found)
+        for _, its, file in found:
+            if used + size <= self.limit:
+                break
+            file.unlink(missing_ok=True)
+            used -= its
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.glob("*.safetensors"))
+
+
+def _header(shape: Shape, dtype: torch.dtype, checksum: int) -> bytes:
+    """Of a safetensors file with one tensor; as long with any checksum."""
+    size = math.prod(shape) * dtype.itemsize
+    about = {
+        "__metadata__": {"crc32": f"{checksum:08x}"},
+        "values": {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]},
+    }
+    text = json.dumps(about).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _opened(path: Path) -> Tensor:
+    """The tensor of a file; `ValueError` when it is not what was written."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(min(length, 2**20)))
+    values = about["values"]
+    dtype = next(dtype for dtype, name in NAMES.items() if name == values["dtype"])
+    content = np.memmap(path, np.uint8, "r", 8 + length)
+    if f"{_checksum(content):08x}" != about["__metadata__"]["crc32"]:
+        raise ValueError(f"{path} is damaged")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(content).view(dtype).view(values["shape"])
+
+
+def _checksum(content: Any) -> int:
+    found = 0
+    for at in range(0, len(content), CHUNK):
+        found = zlib.crc32(content[at : at + CHUNK], found)
+    return found

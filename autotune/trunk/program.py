@@ -1,0 +1,107 @@
+"""Programs: some nodes of a graph, run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
+from typing import Any
+
+from torch import fx, nn
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call: what it reads are nodes among its arguments, what it gives has its node's name."""
+
+    node: fx.Node
+    function: Function
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def reads(self) -> list[fx.Node]:
+        found: dict[fx.Node, None] = {}
+        fx.node.map_arg((self.args, dict(self.kwargs)), found.setdefault)
+        return list(found)
+
+
+class Program:
+    """Steps from some given values to some wanted ones; what nobody reads any more is let go.
+
+    A wanted value is copied where a later step may change it in place (`copied`).
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        given: Sequence[fx.Node],
+        wanted: Sequence[fx.Node],
+        *,
+        copied: Container[fx.Node] = (),
+    ) -> None:
+        self.steps = list(steps)
+        places: dict[fx.Node, int] = {}
+        for node in (*given, *(step.node for step in self.steps)):
+            places.setdefault(node, len(places))
+        last = {node: at for at, step in enumerate(self.steps) for node in step.reads()}
+        ends: dict[int, list[int]] = {}
+        for node, at in last.items():
+            if node not in wanted:
+                ends.setdefault(at, []).append(places[node])
+        self._calls = []
+        for at, step in enumerate(self.steps):
+            call = _call(step, places)
+            if step.node in wanted and step.node in copied:
+                call = partial(_copied, call)
+            self._calls.append((call, places[step.node], ends.get(at, ())))
+        self._size, self._wanted = len(places), [places[node] for node in wanted]
+
+    def reads(self, node: fx.Node) -> bool:
+        """Whether any step reads a value."""
+        return any(node in step.reads() for step in self.steps)
+
+    def __call__(self, *given: Any) -> tuple[Any, ...]:
+        values = [*given, *[None] * (self._size - len(given))]
+        for call, place, ends in self._calls:
+            values[place] = call(values)
+            for end in ends:
+                values[end] = None
+        return tuple(values[place] for place in self._wanted)
+
+
+def function_of(node: fx.Node, root: nn.Module) -> Function:
+    """What a node calls, by the names of its graph; parameters are read when they are needed."""
+    if node.op == "call_module":
+        return root.get_submodule(str(node.target))
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda first, *args, **kwargs: methodcaller(name, *args, **kwargs)(first)
+    if node.op == "get_attr":
+        path, _, name = str(node.target).rpartition(".")
+        owner = root.get_submodule(path)
+        return lambda: getattr(owner, name)
+    assert callable(node.target)
+    return node.target
+
+
+def _call(step: Step, places: Mapping[fx.Node, int]) -> Callable[[list[Any]], Any]:
+    function, args, kwargs = step.function, step.args, step.kwargs
+    if not kwargs and all(isinstance(arg, fx.Node) for arg in args):
+        reads = [places[arg] for arg in args]
+        if len(reads) == 1:
+            (read,) = reads
+            return lambda values: function(values[read])
+        return lambda values: function(*[values[read] for read in reads])
+
+    def call(values: list[Any]) -> Any:
+        mine, named = fx.node.map_arg((args, dict(kwargs)), lambda node: values[places[node]])
+        return function(*mine, **named)
+
+    return call
+
+
+def _copied(call: Callable[[list[Any]], Any], values: list[Any]) -> Any:
+    return call(values).clone()

@@ -1,0 +1,160 @@
+"""The trunk of a backbone and a task: cut for each plan, and kept before the cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.inputs import InputDescription
+from autotune.data import Feed, PartFeed, View, batches, draw_view, generator_of
+from autotune.events import tell
+from autotune.tasks.base import Part
+from autotune.training import Recipe
+from autotune.trunk.cut import Cut, cut
+from autotune.trunk.graph import EXAMPLES, Graph, Untraceable
+from autotune.trunk.keeper import Keeper, Looked
+from autotune.trunk.places import Memory, Place, Shelf
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How much is kept of what the frozen network computes, and where."""
+
+    memory: int = 0
+    """Bytes of this process."""
+
+    disk: int = 0
+    """Bytes of files, which other workers and later searches find."""
+
+    folder: Path | None = None
+    """Of the files; none without it."""
+
+    dtype: str = "float32"
+    """Of what is kept of float32 values; `bfloat16` takes half, and rounds."""
+
+    views: int = 0
+    """With augmentation: so many views of the training inputs, instead of a new one each epoch."""
+
+    is_shared: bool = False
+    """Whether workers of one machine share what is kept, so that all of it is files."""
+
+
+class Behind(nn.Module):
+    """The network behind a cut: live values in, logits out."""
+
+    def __init__(self, network: nn.Module, cut: Cut) -> None:
+        super().__init__()
+        self.network = network
+        self._program = cut.behind
+
+    def forward(self, *live: Tensor) -> Tensor:
+        (logits,) = self._program(*live)
+        return logits  # type: ignore[no-any-return]
+
+
+class Trunk:
+    """Cuts a network where a plan begins, and keeps what the frozen part before it computes.
+
+    One rule for changes of weights and for paths: what depends on nothing that trains is computed
+    once for each example, and the rest reads it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        keeping: Keeping,
+        *,
+        input: InputDescription | None,
+        seed: int,
+    ) -> None:
+        self.network, self.recipe, self.keeping, self.input = network, recipe, keeping, input
+        self.seed, self.device = seed, torch.device(recipe.device)
+        self._graph: Graph | None = None
+        self._keeper: Keeper | None = None
+        self._is_known = False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the frozen part need not run in every step."""
+        is_there = self._keeper is not None and bool(self._keeper.places)
+        return is_there and (self.recipe.augment == "none" or self.keeping.views > 0)
+
+    def look(self, part: Part, about: Sequence[str]) -> None:
+        """Trace the network once, with nothing on it, on some examples of a part.
+
+        `about` tells what its values depend on beside its code: weights and preparation.
+        """
+        if not self._is_known:
+            self._graph, self._is_known = self._traced(part), True
+        if self._graph is not None and self._keeper is None:
+            self._keeper = Keeper(
+                self._graph,
+                self._places(),
+                self.input,
+                self.device,
+                dtype=self.keeping.dtype,
+                about=json.dumps([*about, *self._circumstances(self._graph)]),
+            )
+
+    def forget(self) -> None:
+        """What is kept; the weights or the preparation change."""
+        self._keeper = None
+
+    def _traced(self, part: Part) -> Graph | None:
+        few = part.take(torch.arange(EXAMPLES).remainder(len(part)).numpy())
+        inputs, _ = next(batches(few, EXAMPLES, input=self.input, device=self.device))
+        try:
+            return Graph(self.network, inputs)
+        except Untraceable as error:
+            tell("trunk", f"The network runs as a whole and nothing of it is kept: {error}.")
+            return None
+
+    def split(self, train: Part, val: Part, size: int) -> tuple[nn.Module, Feed, Feed]:
+        """What is behind the cut for what is on the network now, and what it reads.
+
+        The frozen part runs in batches of `size`. Without a cut, the network and its examples.
+        """
+        looked = [self._looked(train, self.recipe.augment), self._looked(val, "none")]
+        if self._keeper is None:
+            return self.network, looked[0].plain, looked[1].plain
+        try:
+            found = cut(self._keeper.graph)
+        except Untraceable as error:
+            tell("trunk", f"Here the network runs as a whole and nothing of it is kept: {error}.")
+            return self.network, looked[0].plain, looked[1].plain
+        train_feed, val_feed = self._keeper.feeds(found.live, looked, size)
+        return Behind(self.network, found), train_feed, val_feed
+
+    def _looked(self, part: Part, augment: str) -> Looked:
+        if augment == "none":
+            return Looked(part, PartFeed(part, self.input, self.device), [("as it is", View())])
+        generators = [generator_of(self.seed, at) for at in range(self.keeping.views)]
+        views = [draw_view(augment, len(part), generator) for generator in generators]
+        names = [f"{augment} {self.seed} {at}" for at in range(len(views))]
+        plain = PartFeed(part, self.input, self.device, augment, views)
+        return Looked(part, plain, list(zip(names, views, strict=True)))
+
+    def _places(self) -> list[Place]:
+        keeping, places = self.keeping, list[Place]()
+        if keeping.memory and not keeping.is_shared:
+            places.append(Memory(keeping.memory, self.device))
+        if keeping.disk and keeping.folder is not None:
+            places.append(Shelf(keeping.folder, keeping.disk))
+        return places
+
+    def _circumstances(self, graph: Graph) -> list[str]:
+        """What last bits depend on."""
+        on_gpu = self.device.type == "cuda"
+        return [
+            torch.__version__,
+            torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
+            str(torch.get_num_threads()),
+            str(self.input),
+            graph.text,
+        ]
