@@ -53,6 +53,7 @@ class Settings(BaseModel):
     epochs: Count = 10
     batch_size: Count = 32
     augment: Literal["none", "flip", "crop+flip"] = "none"
+    views: Annotated[int, Field(ge=0)] = 0
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
     objective: str | None = None
     folds: Annotated[int, Field(ge=0)] = 0
@@ -70,6 +71,9 @@ class Settings(BaseModel):
     storage: str | None = None
     keep: Literal["best", "all"] = "best"
     disk: str | None = None
+    cache_memory: str = "2GB"
+    cache_disk: str = "10GB"
+    cache_dtype: Literal["float32", "bfloat16"] = "float32"
     references: bool = True
 
     @model_validator(mode="before")
@@ -104,6 +108,8 @@ class Settings(BaseModel):
             named["ship_data"] = self.ship_data or None
             if strange := [name for name, value in named.items() if value is not None]:
                 raise ValueError(f"{strange[0]} is for the backend ray; give --backend ray")
+        if self.views and self.augment == "none":
+            raise ValueError("views are of augmented inputs; give --augment, or leave --views out")
         if (gpus := self.gpus_per_trial or 0) > 1 and gpus != int(gpus):
             raise ValueError(f"gpus_per_trial is a part of one GPU or a whole number, got {gpus}")
         return self
@@ -126,6 +132,13 @@ class Settings(BaseModel):
         return None if self.disk is None else parse_bytes(self.disk)
 
     @property
+    def cache_bytes(self) -> tuple[int, int]:
+        """What is kept of the frozen network's values: in memory, and in files."""
+        sizes = self.cache_memory, self.cache_disk
+        memory, disk = (0 if text == "0" else parse_bytes(text) for text in sizes)
+        return memory, disk
+
+    @property
     def most_trials(self) -> int | None:
         """How many trials there will be at most; None where the strategy ends by itself."""
         ends = self.strategy in ENDING and self.trials == TRIALS[self.strategy]
@@ -146,6 +159,14 @@ class Settings(BaseModel):
             parse_bytes(text)
         return text
 
+    @field_validator("cache_memory", "cache_disk", mode="before")
+    @classmethod
+    def _cache(cls, given: Any) -> str:
+        text = str(given)
+        if text != "0":
+            parse_bytes(text)
+        return text
+
     @field_validator("folds")
     @classmethod
     def _folds(cls, folds: int) -> int:
@@ -163,7 +184,7 @@ def parse_bytes(text: str) -> int:
     except (KeyError, ValueError, OverflowError):
         size = 0
     if size < 1:
-        raise ValueError(f"a size on disk is written 500kB, 300MB or 2GB, got {text!r}")
+        raise ValueError(f"a size is written 500kB, 300MB or 2GB, got {text!r}")
     return size
 
 

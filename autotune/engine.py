@@ -293,7 +293,7 @@ class Engine:
 
     def _build(self, stack: ExitStack, job: Job, train: Part, val: Part) -> _Network:
         network = self.backbone.network
-        self.trunk.look(self.task.train, [self.backbone.fingerprint, fingerprint(self.prepared)])
+        self._look()
         head = self._first_head(job, train)
         stack.enter_context(exchanged(network, self.backbone.head, head))
         deltas = Deltas(
@@ -355,6 +355,10 @@ class Engine:
         ]
         return [*methods, Group("the head", list(built.head.parameters()), rates["lr:head"])]
 
+    def _look(self) -> None:
+        about = [self.backbone.fingerprint, fingerprint(self.prepared)]
+        self.trunk.look(self.task.train, about)
+
     def _evidence(self, train: Part) -> TaskEvidence:
         """Of this part alone, so that with folds no validation data is looked at."""
         if id(train) not in self._found:
@@ -375,6 +379,7 @@ class Engine:
 
         Where the frozen network must run for every step, only the middle rate is tried.
         """
+        self._look()
         if not self.trunk.keeps:
             rates = sorted(rates)[(len(rates) - 1) // 2 :][:1]
         found = [(self._fitted_head(parts[0], look=parts[1], rate=rate), rate) for rate in rates]

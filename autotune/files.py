@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from platformdirs import user_cache_path
+
+
+def cache_folder() -> Path:
+    """`$AUTOTUNE_CACHE`, or the user's own folder for what can be made again."""
+    folder = os.environ.get("AUTOTUNE_CACHE")
+    return Path(folder) if folder else user_cache_path("autotune")
+
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write beside and rename, so that `path` holds the old content or the new, never a part."""

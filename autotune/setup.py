@@ -46,6 +46,7 @@ from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.python import as_task
 from autotune.training import Recipe
+from autotune.trunk.trunk import Keeping
 
 OBJECT = "object"
 """The name of a backbone or task that was given as a Python object."""
@@ -98,6 +99,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         seed=settings.seed,
         keep_head=settings.keep_head,
         measured=measured_by(settings.objective or ""),
+        keeping=_keeping(settings),
         about=_about(settings, data),
     )
     try:
@@ -112,6 +114,17 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         engine.close()
         raise
     return Setup(settings, found, data, space, units, engine, grids)
+
+
+def _keeping(settings: Settings) -> Keeping:
+    memory, disk = settings.cache_bytes
+    return Keeping(
+        memory,
+        disk,
+        dtype=settings.cache_dtype,
+        views=settings.views,
+        is_shared=settings.where != "inline" and settings.workers != 1,
+    )
 
 
 def _check_policy(settings: Settings) -> None:

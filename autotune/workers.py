@@ -21,7 +21,8 @@ from autotune.setup import Setup, choose_device
 from autotune.source import import_shipped, import_sources, ship_sources
 
 WHERE = frozenset(
-    "backend workers cpus_per_trial gpus_per_trial address ship_data retries device".split()
+    "backend workers cpus_per_trial gpus_per_trial address ship_data retries device cache_memory "
+    "cache_disk".split()
 )
 """Settings that say where a search runs, which may change when it is gone on with."""
 

@@ -13,6 +13,7 @@ from torch import nn
 import autotune
 from autotune.artifact import from_bytes, load_adapted, read_artifact, read_header, to_bytes, tuned
 from autotune.backbones.base import Backbone, describe
+from autotune.data import PartFeed
 from autotune.errors import ArtifactError
 from autotune.plan import Choice, Method, Plan
 from autotune.training import Recipe, predict
@@ -242,6 +243,7 @@ def test_a_file_that_is_not_there_or_foreign_is_refused(tmp_path):
 
 def test_predictions_of_a_loaded_model_are_those_of_the_trial(file, tiny_network, tiny_task):
     found = read_header(file)["metrics"]["val"]["accuracy"]
-    logits, labels = predict(load_adapted(tiny_network, file), tiny_task.val, Recipe())
+    val = PartFeed(tiny_task.val, None, torch.device("cpu"))
+    logits, labels = predict(load_adapted(tiny_network, file), val, Recipe())
     assert float((logits.argmax(1) == labels).float().mean()) == pytest.approx(found)
     autotune.detach(tiny_network)

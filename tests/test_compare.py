@@ -19,6 +19,7 @@ from autotune import rivals
 from autotune.backends.inline import InlineBackend
 from autotune.budget import Cost
 from autotune.comparison import Comparison
+from autotune.data import PartFeed
 from autotune.errors import ConfigError, RunError, TaskError
 from autotune.plan import Plan
 from autotune.rivals import NAMES, Row, recommended
@@ -120,7 +121,8 @@ def test_nothing_is_run_twice(run, given, compared):
 
 def test_the_base_keeps_what_it_could(given, tiny_task, compared):
     """With the delta off the backbone's own task is what it was before, exactly."""
-    before = evaluate(given["backbone"].eval(), tiny_task.test, Recipe(), input=None)
+    test = PartFeed(tiny_task.test, None, torch.device("cpu"))
+    before = evaluate(given["backbone"].eval(), test, Recipe())
     found = compared.source
     assert found is not None
     assert (found["off"], found["n"]) == (before["accuracy"], len(tiny_task.test))

@@ -83,7 +83,8 @@ def test_a_resumed_job_gives_the_bits_of_an_uninterrupted_one(engine, name):
 @pytest.mark.parametrize("name", PLANS)
 def test_its_file_rebuilds_the_tuned_network_and_comes_off_again(engine, name, tmp_path):
     *_, last = engine(job(PLANS[name]))
-    assert engine.measure(last.artifact, engine.task.val)["loss"] == last.metrics["loss"]
+    again = engine.measure(last.artifact, engine.task.val)  # in other batches, and as a whole
+    assert again["loss"] == pytest.approx(last.metrics["loss"], rel=1e-5)
     engine.close()
     network, x = engine.backbone.network.eval(), engine.task.val.inputs
     before = network(x)

@@ -11,12 +11,21 @@ from torch import nn
 
 from autotune.adapt import adapted
 from autotune.backbones.units import find_units
+from autotune.data import PartFeed
 from autotune.errors import TrialError
 from autotune.plan import Choice, Plan
 from autotune.tasks.base import Part
 from autotune.training import Fit, Group, Recipe, evaluate, predict
 
 RECIPE = Recipe(epochs=3, batch_size=16)
+
+
+def feed(part):
+    return PartFeed(part, None, torch.device("cpu"))
+
+
+def feeds(task):
+    return feed(task.train), feed(task.val)
 
 
 def fit_of(network: nn.Module, recipe: Recipe = RECIPE, *, rate=0.01, decay=0.0, seed=0) -> Fit:
@@ -51,9 +60,7 @@ def test_a_seed_decides_everything(small, tiny_task):
     for seed in (1, 1, 2):
         network = small()
         torch.rand(5)
-        metrics = [
-            e.metrics for e in fit_of(network, seed=seed).epochs(tiny_task.train, tiny_task.val)
-        ]
+        metrics = [e.metrics for e in fit_of(network, seed=seed).epochs(*feeds(tiny_task))]
         ended.append((metrics, tensors(network)))
     assert ended[0][0] == ended[1][0] != ended[2][0]
     assert equal(ended[0][1], ended[1][1])
@@ -62,28 +69,28 @@ def test_a_seed_decides_everything(small, tiny_task):
 
 def test_training_leaves_the_random_state_of_torch_alone(small, tiny_task):
     network, before = small(), torch.get_rng_state()
-    list(fit_of(network).epochs(tiny_task.train, tiny_task.val))
+    list(fit_of(network).epochs(*feeds(tiny_task)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_resuming_after_any_epoch_gives_equal_bits(small, tiny_task, after):
     whole, cut, resumed = small(), small(), small()
-    expected = list(fit_of(whole, decay=0.1).epochs(tiny_task.train, tiny_task.val))
+    expected = list(fit_of(whole, decay=0.1).epochs(*feeds(tiny_task)))
     first = fit_of(cut, decay=0.1)
-    epochs = first.epochs(tiny_task.train, tiny_task.val)
+    epochs = first.epochs(*feeds(tiny_task))
     for _ in range(after):
         next(epochs)
     second = fit_of(resumed, decay=0.1)
     resumed.load_state_dict(cut.state_dict())
     second.restore({k: t.clone() for k, t in first.state().items()}, after)
-    rest = list(second.epochs(tiny_task.train, tiny_task.val))
+    rest = list(second.epochs(*feeds(tiny_task)))
     assert [e.metrics for e in rest] == [e.metrics for e in expected[after:]]
     assert equal(tensors(resumed), tensors(whole))
 
 
 def test_training_learns(small, tiny_task):
-    *_, last = fit_of(small(), replace(RECIPE, epochs=30)).epochs(tiny_task.train, tiny_task.val)
+    *_, last = fit_of(small(), replace(RECIPE, epochs=30)).epochs(*feeds(tiny_task))
     assert last.metrics["accuracy"] > 0.8
     assert last.loss < math.log(3) / 2
     assert last.number == 30
@@ -101,7 +108,7 @@ def test_the_rate_falls_on_a_cosine_and_each_group_has_its_own(small, tiny_task)
     kernels = [p for p in network.parameters() if p.ndim == 2]
     groups = [Group("a", vectors, 0.01), Group("b", kernels, 0.001), Group("none", [], 9.0)]
     fit = Fit(network, groups, replace(RECIPE, epochs=2), seed=0, weight_decay=0.0)
-    next(epochs := fit.epochs(tiny_task.train, tiny_task.val))
+    next(epochs := fit.epochs(*feeds(tiny_task)))
     first = [group["lr"] for group in fit.optimizer.param_groups]
     list(epochs)
     last = [group["lr"] for group in fit.optimizer.param_groups]
@@ -122,11 +129,7 @@ def test_frozen_means_frozen(tiny_backbone, tiny_task):
     with adapted(network, units, Plan({"first": Choice.of("subtune", what="all")})) as deltas:
         deltas.train()
         group = Group("first", deltas.parameters(), 0.01)
-        list(
-            Fit(network, [group], RECIPE, seed=0, weight_decay=0.5).epochs(
-                tiny_task.train, tiny_task.val
-            )
-        )
+        list(Fit(network, [group], RECIPE, seed=0, weight_decay=0.5).epochs(*feeds(tiny_task)))
         trained = {n for n, t in network.state_dict().items() if not torch.equal(t, before[n])}
     assert trained == {
         f"first.{p}" for p in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
@@ -139,13 +142,15 @@ def test_a_nan_ends_the_trial(small, tiny_task):
     inputs = tiny_task.train.inputs.clone()
     inputs[5] = float("nan")
     with pytest.raises(TrialError, match="must keep finite losses, epoch 1 gave nan"):
-        list(fit_of(small()).epochs(Part(inputs, tiny_task.train.labels), tiny_task.val))
+        list(
+            fit_of(small()).epochs(feed(Part(inputs, tiny_task.train.labels)), feed(tiny_task.val))
+        )
 
 
 def test_weights_that_burst_in_the_last_step_end_the_trial(small, tiny_task):
     recipe = Recipe(epochs=1, batch_size=999)
     with pytest.raises(TrialError, match="must keep finite losses, epoch 1 gave"):
-        list(fit_of(small(), recipe, rate=1e30).epochs(tiny_task.train, tiny_task.val))
+        list(fit_of(small(), recipe, rate=1e30).epochs(*feeds(tiny_task)))
 
 
 def test_a_trained_tensor_that_is_never_used_ends_the_trial(small, tiny_task):
@@ -156,7 +161,7 @@ def test_a_trained_tensor_that_is_never_used_ends_the_trial(small, tiny_task):
     ]
     fit = Fit(network, groups, RECIPE, seed=0, weight_decay=0.0)
     with pytest.raises(TrialError, match=r"one of spare subtune with shape \(2, 3\) got none"):
-        list(fit.epochs(tiny_task.train, tiny_task.val))
+        list(fit.epochs(*feeds(tiny_task)))
 
 
 def test_evaluation_gives_every_module_its_mode_back(tiny_network, tiny_task):
@@ -164,14 +169,14 @@ def test_evaluation_gives_every_module_its_mode_back(tiny_network, tiny_task):
     tiny_network.first.eval()
     modes = [module.training for module in tiny_network.modules()]
     before = {name: b.clone() for name, b in tiny_network.named_buffers()}
-    found = [evaluate(tiny_network, tiny_task.val, RECIPE) for _ in range(2)]
+    found = [evaluate(tiny_network, feed(tiny_task.val), RECIPE) for _ in range(2)]
     assert found[0] == found[1]
     assert [module.training for module in tiny_network.modules()] == modes
     assert all(torch.equal(b, before[name]) for name, b in tiny_network.named_buffers())
 
 
 def test_predictions_come_in_the_order_of_the_part(tiny_network, tiny_task):
-    logits, labels = predict(tiny_network.eval(), tiny_task.val, Recipe(batch_size=4))
+    logits, labels = predict(tiny_network.eval(), feed(tiny_task.val), Recipe(batch_size=4))
     with torch.no_grad():
         expected = tiny_network(tiny_task.val.inputs)
     torch.testing.assert_close(logits, expected)
@@ -180,6 +185,6 @@ def test_predictions_come_in_the_order_of_the_part(tiny_network, tiny_task):
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auroc"])
 def test_every_metric_is_measured_and_lies_between_0_and_1(tiny_network, tiny_task, metric):
-    found = evaluate(tiny_network, tiny_task.val, replace(RECIPE, metric=metric))
+    found = evaluate(tiny_network, feed(tiny_task.val), replace(RECIPE, metric=metric))
     assert set(found) == {"loss", "accuracy", metric}
     assert 0 <= found[metric] <= 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from autotune.backbones.weights import load_weights, read_weights
 from autotune.digits import halves
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.events import tell
-from autotune.files import write_whole
+from autotune.files import cache_folder, write_whole
 
 INPUT = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 EPOCHS, BATCH, RATE, DECAY = 15, 64, 3e-3, 1e-2
@@ -85,9 +83,8 @@ class DigitsNet(nn.Module):
 
 
 def cache_file() -> Path:
-    """Where the pretrained weights are kept: `$AUTOTUNE_CACHE`, or the user's cache folder."""
-    folder = os.environ.get("AUTOTUNE_CACHE")
-    return (Path(folder) if folder else user_cache_path("autotune")) / "digits-1.safetensors"
+    """Where the pretrained weights are kept."""
+    return cache_folder() / "digits-1.safetensors"
 
 
 def _pretrained() -> dict[str, Tensor]:

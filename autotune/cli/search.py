@@ -72,6 +72,22 @@ Disk = Annotated[
         metavar="SIZE",
     ),
 ]
+CacheMemory = Annotated[
+    str | None,
+    _where(
+        "--cache-memory",
+        help="For what the frozen part computes, which trials share; 2GB by itself, 0 for none.",
+        metavar="SIZE",
+    ),
+]
+CacheDisk = Annotated[
+    str | None,
+    _where(
+        "--cache-disk",
+        help="What does not fit there, or is for several workers, in files; 10GB by itself.",
+        metavar="SIZE",
+    ),
+]
 
 
 @app.command()
@@ -208,6 +224,16 @@ def search(
     augment: Annotated[
         str | None, _option("--augment", help="In training: none, flip, crop+flip.", panel=_HOW)
     ] = None,
+    views: Annotated[
+        int | None,
+        _option(
+            "--views",
+            help="So many augmented views of each input, which can be kept; a new one each epoch "
+            "by itself.",
+            panel=_HOW,
+            metavar="N",
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         _option(
@@ -268,6 +294,12 @@ def search(
         _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE),
     ] = None,
     disk: Disk = None,
+    cache_memory: CacheMemory = None,
+    cache_disk: CacheDisk = None,
+    cache_dtype: Annotated[
+        str | None,
+        _where("--cache-dtype", help="float32, exact; or bfloat16, which takes half and rounds."),
+    ] = None,
     config: Annotated[
         str | None,
         _option(
@@ -357,6 +389,8 @@ def resume(
     retries: Retries = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
     disk: Disk = None,
+    cache_memory: CacheMemory = None,
+    cache_disk: CacheDisk = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -83,7 +83,6 @@ class Graph:
 
         self._owner = traced  # nodes live as long as their graph
 
-
     def own_hooks(self, module: nn.Module) -> frozenset[Any]:
         """Those that a module had when it was traced."""
         return self._hooks.get(module, frozenset())

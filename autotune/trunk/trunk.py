@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autotune.backbones.inputs import InputDescription
 from autotune.data import Feed, PartFeed, View, batches, draw_view, generator_of
 from autotune.events import tell
+from autotune.files import cache_folder
 from autotune.tasks.base import Part
 from autotune.training import Recipe
 from autotune.trunk.cut import Cut, cut
@@ -32,7 +33,7 @@ class Keeping:
     """Bytes of files, which other workers and later searches find."""
 
     folder: Path | None = None
-    """Of the files; none without it."""
+    """Of the files; None: in the user's cache folder."""
 
     dtype: str = "float32"
     """Of what is kept of float32 values; `bfloat16` takes half, and rounds."""
@@ -144,8 +145,8 @@ class Trunk:
         keeping, places = self.keeping, list[Place]()
         if keeping.memory and not keeping.is_shared:
             places.append(Memory(keeping.memory, self.device))
-        if keeping.disk and keeping.folder is not None:
-            places.append(Shelf(keeping.folder, keeping.disk))
+        if keeping.disk:
+            places.append(Shelf(keeping.folder or cache_folder() / "trunk", keeping.disk))
         return places
 
     def _circumstances(self, graph: Graph) -> list[str]:
