@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -46,18 +45,17 @@ class Program:
         places: dict[fx.Node, int] = {}
         for node in (*given, *(step.node for step in self.steps)):
             places.setdefault(node, len(places))
+        self._size, self._places = len(places), [places[node] for node in wanted]
+        self._copied = {places[node]: at for at, node in enumerate(wanted) if node in copied}
         last = {node: at for at, step in enumerate(self.steps) for node in step.reads()}
         ends: dict[int, list[int]] = {}
         for node, at in last.items():
             if node not in wanted:
                 ends.setdefault(at, []).append(places[node])
-        self._calls = []
-        for at, step in enumerate(self.steps):
-            call = _call(step, places)
-            if step.node in wanted and step.node in copied:
-                call = partial(_copied, call)
-            self._calls.append((call, places[step.node], ends.get(at, ())))
-        self._size, self._wanted = len(places), [places[node] for node in wanted]
+        self._calls = [
+            (_call(step, places), places[step.node], ends.get(at, ()))
+            for at, step in enumerate(self.steps)
+        ]
 
     def reads(self, node: fx.Node) -> bool:
         """Whether any step reads a value."""
@@ -65,11 +63,17 @@ class Program:
 
     def __call__(self, *given: Any) -> tuple[Any, ...]:
         values = [*given, *[None] * (self._size - len(given))]
+        copies = {
+            at: given[place].clone() for place, at in self._copied.items() if place < len(given)
+        }
         for call, place, ends in self._calls:
             values[place] = call(values)
+            if place in self._copied:
+                copies[self._copied[place]] = values[place].clone()
             for end in ends:
                 values[end] = None
-        return tuple(values[place] for place in self._wanted)
+        found = (values[place] for place in self._places)
+        return tuple(copies.get(at, value) for at, value in enumerate(found))
 
 
 def function_of(node: fx.Node, root: nn.Module) -> Function:
@@ -101,7 +105,3 @@ def _call(step: Step, places: Mapping[fx.Node, int]) -> Callable[[list[Any]], An
         return function(*mine, **named)
 
     return call
-
-
-def _copied(call: Callable[[list[Any]], Any], values: list[Any]) -> Any:
-    return call(values).clone()

@@ -13,9 +13,11 @@ from autotune.deltas.base import Evidence
 from autotune.deltas.site import sites
 from autotune.errors import MergeError, PlanError
 from autotune.plan import Choice, Plan
+from autotune.trunk.cut import before, cut
+from autotune.trunk.graph import Graph
 
 from .kinds import LAYERS, SPANS, Kind
-from .rig import Rig, bits, content, same, snapshot, stored
+from .rig import Rig, bits, content, gradients, same, snapshot, stored
 
 
 class DeltaContract:
@@ -105,6 +107,22 @@ class DeltaContract:
         deltas.detach()
         self.attach(rig, choice, seed=1).load(tensors)
         assert torch.equal(rig.outputs(), outputs)
+
+    def test_behind_a_cut_it_is_what_it_is_on_the_whole_network(self, rig, choice):
+        """Its outputs and gradients; what is before the cut is computed as if it were not there."""
+        graph = Graph(rig.network, rig.batch)
+        deltas = self.attach(rig, choice)
+        rig.train(deltas, steps=1)  # so that no part of it is zero
+        found = cut(graph)
+        rig.network.eval()
+        with torch.no_grad():
+            live = before(graph, found.live, [graph.input])(rig.batch.clone())
+        state = stored(deltas)  # a curriculum counts steps
+        whole = gradients(rig, deltas, rig.network(rig.batch.clone()))
+        deltas.load(state)
+        behind = gradients(rig, deltas, found.behind(*live)[0])
+        for theirs, ours in zip(whole, behind, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
     def test_every_trained_tensor_gets_a_gradient_within_two_steps(self, rig, choice):
         assert all(rig.train(self.attach(rig, choice), steps=2))

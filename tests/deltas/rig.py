@@ -104,6 +104,14 @@ class Rig:
         return had
 
 
+def gradients(rig: Rig, deltas: Deltas, outputs: Tensor) -> list[Tensor]:
+    """Outputs, and what a loss on them gives every trained tensor; zeros where it gives none."""
+    trained = deltas.parameters()
+    loss = F.mse_loss(outputs.float(), rig.target)
+    found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+    return [outputs.detach(), *found]
+
+
 def stored(deltas: Deltas) -> dict[str, Tensor]:
     """What the tensors are after a way through a file."""
     return load(content(deltas))

@@ -1,0 +1,229 @@
+"""Against what a careful user writes: the same plans in a plain loop, and by the barest arithmetic.
+
+Seconds of one training, by the unit that trains, in three ways that take turns: (a) a plain PyTorch
+loop that freezes, trains and evaluates the whole network; (b) autotune with what is before the unit
+kept (and, the first time, making it); (c) the barest loop over activations that were computed
+before, by hand and without any framework. All have the same examples, epochs, batches and threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import geometric_mean, median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from policy import digits, flowers, resnet20
+from results import table, write_section
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.backbones.base import new_head
+from autotune.config import read_settings
+from autotune.engine import Engine
+from autotune.plan import Choice, Plan
+from autotune.setup import prepare_search
+from autotune.trial import Job
+
+RATES = {"lr:head": 3e-3, "lr:subtune": 1e-3, "weight_decay": 1e-4}
+REPEATS = 3
+Piece = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Net:
+    """One network in this comparison: its parts in a row, each needing only the one before it."""
+
+    given: Callable[[Path], dict[str, Any]]
+    pieces: Callable[[Any], dict[str, Piece]]
+    """Unit → the part that it is; the last is the head."""
+
+    epochs: int = 5
+
+
+def residual(net: Any) -> dict[str, Piece]:
+    """Stem, blocks in three stages, and the head on the mean over positions."""
+    head = net.fc if hasattr(net, "fc") else net.linear
+    stages = {"layer1": net.layer1, "layer2": net.layer2, "layer3": net.layer3}
+    blocks = {f"{name}.{i}": b for name, stage in stages.items() for i, b in enumerate(stage)}
+    return {
+        "stem": lambda x: F.relu(net.bn1(net.conv1(x))),
+        **blocks,
+        "head": lambda x: head(x.mean((2, 3))),
+    }
+
+
+def mobilenet(net: Any) -> dict[str, Piece]:
+    parts = {f"features.{i}": part for i, part in enumerate(net.features)}
+    return {**parts, "head": lambda x: net.classifier[1](x.mean((2, 3)))}
+
+
+NETS = {
+    "digits": Net(lambda folder: digits("inverted", folder), residual),
+    "ResNet-20, 32 px": Net(lambda folder: resnet20("gaussian_noise", folder), residual),
+    "MobileNetV2, 96 px": Net(lambda folder: flowers(96, folder), mobilenet, epochs=3),
+}
+
+
+@dataclass
+class Rig:
+    """A network with its examples, as all three ways have them."""
+
+    engine: Engine
+    pieces: Callable[[Any], dict[str, Piece]]
+
+    def tensors(self) -> list[Tensor]:
+        task = self.engine.task
+        assert task.val is not None
+        parts = (task.train, task.val)
+        return [t for p in parts for t in (p.inputs, torch.from_numpy(p.labels))]  # type: ignore[misc]
+
+    def fresh(self) -> tuple[Any, Any]:
+        """The network with a new head of its own, and that head; all frozen but the head."""
+        backbone = self.engine.backbone
+        network = copy.deepcopy(backbone.network).eval().requires_grad_(False)
+        parent, _, name = backbone.head.rpartition(".")
+        torch.manual_seed(1)
+        head = new_head(network.get_submodule(backbone.head), len(self.engine.task.classes))
+        setattr(network.get_submodule(parent), name, head)
+        return network, head
+
+    def trained(self, network: Any, unit: str) -> list[nn.Parameter]:
+        """What the unit trains, by the names that the plan has for it."""
+        found = [u for u in self.engine.units if u.name == unit]
+        names = {name for u in found for name in u.parameters}
+        chosen = [p for name, p in network.named_parameters() if name in names]
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return chosen
+
+
+def fit(
+    forward: Piece, groups: list[dict[str, Any]], tensors: Sequence[Tensor], epochs: int, size: int
+) -> float:
+    """AdamW on a cosine over batches in random order, accuracy after each epoch: the last one."""
+    inputs, labels, val_inputs, val_labels = tensors
+    optimizer = torch.optim.AdamW(groups, weight_decay=RATES["weight_decay"])
+    steps = epochs * math.ceil(len(inputs) / size)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    accuracy = 0.0
+    for _ in range(epochs):
+        for rows in torch.randperm(len(inputs)).split(size):
+            loss = F.cross_entropy(forward(inputs[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cosine.step()
+        with torch.no_grad():
+            right = [
+                (forward(x).argmax(1) == y).sum()
+                for x, y in zip(val_inputs.split(2 * size), val_labels.split(2 * size), strict=True)
+            ]
+        accuracy = float(sum(right)) / len(val_labels)
+    return accuracy
+
+
+def plain(rig: Rig, unit: str) -> float:
+    """(a) Seconds of what a careful user writes."""
+    began = time.perf_counter()
+    network, head = rig.fresh()
+    groups = [{"params": list(head.parameters()), "lr": RATES["lr:head"]}]
+    if chosen := rig.trained(network, unit):
+        groups.append({"params": chosen, "lr": RATES["lr:subtune"]})
+    recipe = rig.engine.recipe
+    fit(network, groups, rig.tensors(), recipe.epochs, recipe.batch_size)
+    return time.perf_counter() - began
+
+
+def barest(rig: Rig, unit: str) -> float:
+    """(c) Seconds of the loop over activations alone, which are computed before."""
+    network, head = rig.fresh()
+    pieces = rig.pieces(network)
+    at = list(pieces).index(unit)
+    before, behind = list(pieces.values())[:at], list(pieces.values())[at:]
+
+    def through(parts: list[Piece], x: Tensor) -> Tensor:
+        for part in parts:
+            x = part(x)
+        return x
+
+    inputs, labels, val_inputs, val_labels = rig.tensors()
+    with torch.no_grad():
+        made = [torch.cat([through(before, x) for x in t.split(32)]) for t in (inputs, val_inputs)]
+    groups = [{"params": list(head.parameters()), "lr": RATES["lr:head"]}]
+    if chosen := rig.trained(network, unit):
+        groups.append({"params": chosen, "lr": RATES["lr:subtune"]})
+    recipe = rig.engine.recipe
+    began = time.perf_counter()
+    tensors = (made[0], labels, made[1], val_labels)
+    fit(lambda x: through(behind, x), groups, tensors, recipe.epochs, recipe.batch_size)
+    return time.perf_counter() - began
+
+
+def ours(rig: Rig, unit: str) -> float:
+    """(b) Seconds of a job of the engine."""
+    units = {u.name for u in rig.engine.units}
+    plan = Plan({unit: Choice.of("subtune", what="all")} if unit in units else {})
+    began = time.perf_counter()
+    for _ in rig.engine(Job("trial", plan, RATES, seed=1)):
+        pass
+    return time.perf_counter() - began
+
+
+def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]]]:
+    """Unit by unit: medians, and ratios."""
+    with TemporaryDirectory() as folder:
+        settings = read_settings({**net.given(Path(folder)), "epochs": net.epochs})
+        setup = prepare_search(settings, settings.backbone, settings.task)
+    rig, rows, ratios = Rig(setup.engine, net.pieces), [], []
+    plain(rig, "head")  # whatever is slow once
+    for unit in net.pieces(setup.backbone.network):
+        making = ours(rig, unit)
+        turns = [(plain(rig, unit), ours(rig, unit), barest(rig, unit)) for _ in range(REPEATS)]
+        user, mine, least = (median(times) for times in zip(*turns, strict=True))
+        ratios.append((user / mine, least / mine, user / making))
+        rows.append([unit, *(f"{1000 * s:.0f}" for s in (user, making, mine, least))])
+        rows[-1] += [f"{user / mine:.2f}", f"{least / mine:.2f}"]
+        print(name, rows[-1], flush=True)
+    setup.engine.close()
+    return rows, ratios
+
+
+def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -> str:
+    head = ["unit", "plain, ms", "first, ms", "kept, ms", "barest, ms", "plain ÷ kept", "of barest"]
+    texts = []
+    for name, (rows, ratios) in found.items():
+        faster, share, first = zip(*ratios, strict=True)
+        last = faster[-max(1, len(faster) // 5) :]
+        texts.append(
+            f"{name}\n\n{table(head, rows)}\n\n"
+            f"Faster than the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
+            f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the first "
+            f"trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
+            f"{min(share):.2f} at worst, {geometric_mean(share):.2f} in the mean."
+        )
+    return "\n\n".join(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", nargs="*", choices=NETS, default=list(NETS))
+    given = parser.parse_args()
+    if "AUTOTUNE_DATA" not in os.environ:
+        given.nets = ["digits"]
+        print("AUTOTUNE_DATA names no folder: only the digits are compared.", file=sys.stderr)
+    found = {name: trials(name, NETS[name]) for name in given.nets}
+    write_section("Trials against a plain loop", written(found))
+
+
+if __name__ == "__main__":
+    main()
