@@ -215,9 +215,15 @@ def seeded(seed: int, *names: str) -> Iterator[None]:
     text = ":".join([str(seed), *names])
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
     with torch.random.fork_rng():
-        torch.default_generator.manual_seed(number)
-        torch.cuda.manual_seed_all(number)
+        set_seed(number)
         yield
+
+
+def set_seed(number: int) -> None:
+    """Of torch on every device that there is; torch's own call remembers its caller without one."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(number)
 
 
 @contextmanager

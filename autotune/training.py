@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.adapt import set_seed
 from autotune.data import Feed, generator_of
 from autotune.errors import TrialError
 from autotune.metrics import measure
@@ -97,7 +99,7 @@ class Fit:
         steps, total = _steps(train, self.recipe), torch.zeros((), device=self.device)
         given = train.shuffled(self.recipe.batch_size, generator, self.done)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator.initial_seed()))
+            set_seed(int(generator.initial_seed()))
             for step, (inputs, labels) in enumerate(given):
                 self._set_rates((self.done + step / steps) / self.recipe.epochs)
                 total += self._step(inputs, labels) * len(labels)
@@ -105,14 +107,17 @@ class Fit:
 
     def _step(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for *some, theirs in zip(*(t.chunk(self.parts) for t in (*inputs, labels)), strict=True):
-            with autocast(self.device):
-                loss = F.cross_entropy(self.network(*some), theirs) * (len(theirs) / len(labels))
-            loss.backward()
-            total += loss.detach()
+        parts = zip(*(tensor.chunk(self.parts) for tensor in (*inputs, labels)), strict=True)
+        losses = [self._part(some, theirs, len(labels)) for *some, theirs in parts]
         self.optimizer.step()
-        return total
+        return sum(losses[1:], losses[0])
+
+    def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
+        """What a part of a batch of n adds to its loss and to the gradients."""
+        with autocast(self.device):
+            loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
+        loss.backward()
+        return loss.detach()
 
     def _set_rates(self, part_done: float) -> None:
         factor = 0.5 * (1 + math.cos(math.pi * part_done))
@@ -192,7 +197,7 @@ def predict(
 
 def autocast(device: torch.device) -> Any:
     """bfloat16 where a GPU multiplies; nothing on the CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:

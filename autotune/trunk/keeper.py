@@ -51,6 +51,7 @@ class Keeper:
     device: torch.device
     dtype: str
     about: str
+    _frontiers: dict[tuple[fx.Node, ...], list[Frontier]] = field(default_factory=dict)
     _digests: dict[int, tuple[Part, str]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     """Names of values that this process computed, or compared."""
@@ -86,7 +87,7 @@ class Keeper:
         self, live: Sequence[fx.Node], looked: Looked, rooms: Mapping[int, int]
     ) -> tuple[Frontier, Place] | None:
         """The frontier and the place that take least time; None where that is to keep nothing."""
-        first, *others = frontiers(self.graph, live)
+        first, *others = self._frontiers_of(tuple(live))
         least, best = first.seconds, None
         for frontier in others if looked.views else []:
             for place in self.places:
@@ -96,6 +97,11 @@ class Keeper:
                 if seconds < least:
                     least, best = seconds, (frontier, place)
         return best
+
+    def _frontiers_of(self, live: tuple[fx.Node, ...]) -> list[Frontier]:
+        if live not in self._frontiers:
+            self._frontiers[live] = frontiers(self.graph, live)
+        return self._frontiers[live]
 
     def _nbytes(self, frontier: Frontier, looked: Looked) -> int:
         return self._row_bytes(frontier) * len(looked.part) * len(looked.views)
