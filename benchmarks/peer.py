@@ -207,8 +207,8 @@ def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -
         texts.append(
             f"{name}\n\n{table(head, rows)}\n\n"
             f"Faster than the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
-            f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the first "
-            f"trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
+            f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the "
+            f"first trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
             f"{min(share):.2f} at worst, {geometric_mean(share):.2f} in the mean."
         )
     return "\n\n".join(texts)

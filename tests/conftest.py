@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,20 @@ def make_engine(tiny_backbone: Backbone, tiny_task: Task) -> Iterator[Callable[.
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    at = tmp_path / "small"
+    at.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", at], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted by this user")
+    yield at
+    subprocess.run(["umount", "-l", at], check=True)
 
 
 OPT_IN = ("install", "accelerator", "downloads")

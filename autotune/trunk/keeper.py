@@ -177,7 +177,8 @@ class Keeper:
     def _known(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[fx.Node]:
         """The nearest kept values that others can be computed from; none that were rounded."""
         steps = before(self.graph, nodes, [self.graph.input]).steps
-        kept = [step.node for step in steps if self._is_there(step.node, pass_)]
+        others = [step.node for step in steps if step.node not in nodes]
+        kept = [node for node in others if self._is_there(node, pass_)]
         while True:
             program = before(self.graph, nodes, [*kept, self.graph.input])
             nearest = [node for node in kept if program.reads(node)]

@@ -129,6 +129,7 @@ class Shelf:
             with beside.open("r+b") as file:
                 file.write(_header(shape, dtype, _checksum(content)))
             os.replace(beside, self._path(name))
+            self._open.pop(name, None)
         finally:
             beside.unlink(missing_ok=True)
 

@@ -80,20 +80,6 @@ def test_a_study_of_another_format_is_refused(folder):
 # a disk that is full
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MB."""
-    at = tmp_path / "small"
-    at.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", at], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted by this user")
-    yield at
-    subprocess.run(["umount", "-l", at], check=True)
-
-
 def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(
     small_disk, new_run, grids
 ):
