@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from autotune import timings
 from autotune.backbones.base import Backbone
 from autotune.budget import Cost, largest_first
 from autotune.config import Settings, read_settings
@@ -149,6 +150,14 @@ class Study:
         return float(sum(self._records.attributes("sitting").values()))
 
     @property
+    def timings(self) -> dict[str, float]:
+        """Stage → seconds that all sittings spent on it, and `other`: on none of them."""
+        found: Counter[str] = Counter()
+        for sitting in self._records.attributes("timings").values():
+            found.update(sitting)
+        return {**found, "other": self.seconds - sum(found.values())}
+
+    @property
     def own_seconds(self) -> float:
         """Of these, the search's own: the references that it needs no result of are left out."""
         references = self._records.attributes("reference")
@@ -195,6 +204,7 @@ def search(
     given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(given)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
+    timings.begin()
     require_free(folder, resolved.storage)
     with released(prepare_search(resolved, backbone, task)) as setup:
         resolved = resolved.model_copy(update={"out": str(folder.path)})
@@ -239,6 +249,7 @@ def resume(
     differs.
     """
     began, study = time.time(), Study(run)
+    timings.begin()
     if strange := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(
             "A resumed run may change how many trials there are and where they run, not "
@@ -328,6 +339,7 @@ def _status(study: Study) -> dict[str, Any]:
         "seconds": study.seconds,
         "own_seconds": study.own_seconds,
         "full_finetuning_seconds": study.full_finetuning,
+        "timings": study.timings,
     }
 
 

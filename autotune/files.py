@@ -8,6 +8,8 @@ from tempfile import NamedTemporaryFile
 
 from platformdirs import user_cache_path
 
+from autotune.timings import spent
+
 
 def cache_folder() -> Path:
     """`$AUTOTUNE_CACHE`, or the user's own folder for what can be made again."""
@@ -15,6 +17,7 @@ def cache_folder() -> Path:
     return Path(folder) if folder else user_cache_path("autotune")
 
 
+@spent("storage")
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write beside and rename, so that `path` holds the old content or the new, never a part."""
     data = content.encode() if isinstance(content, str) else content

@@ -45,6 +45,7 @@ from autotune.strategies.base import Grids
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.python import as_task
+from autotune.timings import spent
 from autotune.training import Recipe
 from autotune.trunk.trunk import Keeping
 
@@ -71,6 +72,7 @@ class Setup:
         return _problem(candidates, budget, fixed)
 
 
+@spent("data")
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     """Everything that can be refused is refused here, before a run folder is made."""
     STRATEGIES.check(settings.strategy)

@@ -46,6 +46,7 @@ from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
 from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
+from autotune.timings import counted, spent
 from autotune.workers import WHERE, open_backend
 
 
@@ -159,11 +160,13 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
     if driver.attribute("stage:estimate") is None:
-        driver.record("stage:estimate", _estimated(engine))
+        with spent("training"):
+            driver.record("stage:estimate", _estimated(engine))
     if settings.references:
         tell("stage", "References", stage="references")
         run_references(driver, backend, engine.test)
-    driver.scores = learned_scores(folder, setup, driver)
+    with spent("proposing"):
+        driver.scores = learned_scores(folder, setup, driver)
     if driver.attribute("stage:final") is None or driver.has_more():
         driver.record("stage:final", None)  # no answer until it is chosen among all trials
         limit = driver.problem.budget.limit
@@ -172,7 +175,8 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
         if settings.strategy == "profile":
             seeds = check_options("profile", settings.options).get("seeds", 1)
             repeat_all(driver, backend, seeds)
-        save_policy(folder, setup, driver)  # before the answer, which ends a search
+        with spent("proposing"):
+            save_policy(folder, setup, driver)  # before the answer, which ends a search
         tell("stage", "Finalists and test", stage="finalists")
         run_finalists(driver, backend, engine.test)
     _sign(folder, driver.attribute("stage:final"))
@@ -201,7 +205,8 @@ def _settle_preparation(setup: Setup) -> tuple[dict[str, torch.Tensor], dict[str
             )
         return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
     tell("stage", "Preparation", stage="preparation")
-    buffers = engine.statistics()
+    with spent("prefix"):
+        buffers = engine.statistics()
     if asked != "auto" and not setup.settings.references:
         why = "as asked"
         return (buffers if asked == "on" else {}), _prepared(asked, why, {}, None)
@@ -301,6 +306,7 @@ def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: Run
 
 def _note_sitting(driver: Driver, began: float) -> None:
     if not driver.lease.is_lost:
+        driver.record(f"timings:{began:.3f}", counted())
         driver.record(f"sitting:{began:.3f}", time.time() - began)
 
 

@@ -18,6 +18,7 @@ from autotune.disks import disk_is_full, is_full, network_kind
 from autotune.errors import DependencyError, RunError
 from autotune.events import warn
 from autotune.run import RunFolder
+from autotune.timings import spent
 
 PATIENCE, PAUSE = 45.0, 0.5
 """Seconds that a database may be away, less than a lease lasts, and between two tries."""
@@ -105,7 +106,8 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*args, **kwargs)
         _inside.call = True
         try:
-            return _waiting(lambda: call(*args, **kwargs))
+            with spent("storage"):
+                return _waiting(lambda: call(*args, **kwargs))
         finally:
             _inside.call = False
 

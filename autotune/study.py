@@ -40,6 +40,7 @@ from autotune.strategies.base import (
     plan_of,
     search_space,
 )
+from autotune.timings import spent
 from autotune.trial import ATTEMPTS, Decision, Failure, Job, Progress
 
 NAME, FORMAT = "autotune", 1
@@ -201,6 +202,7 @@ class Driver(Records):
 
     # the three calls of a backend, and the two for what goes wrong
 
+    @spent("proposing")
     def next_job(self) -> Job | None:
         """The next trial to be run: an unfinished one first; None when there is none."""
         while True:
@@ -218,6 +220,7 @@ class Driver(Records):
         """Whether there is a trial to be run, as far as the record says it."""
         return bool(self._interrupted) or self._next_sampler() is not None
 
+    @spent("storage")
     def report(self, job: Job, progress: Progress) -> Decision:
         """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
         self.lease.check()
@@ -249,6 +252,7 @@ class Driver(Records):
         live.pruned = progress.step < self.setting.steps and live.trial.should_prune()
         return Decision.STOP if live.pruned else Decision.CONTINUE
 
+    @spent("storage")
     def finish(self, job: Job) -> None:
         """The job ended by itself or was stopped: complete or pruned."""
         self.lease.check()

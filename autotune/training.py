@@ -16,6 +16,7 @@ from autotune.adapt import set_seed
 from autotune.data import Feed, generator_of
 from autotune.errors import TrialError
 from autotune.metrics import measure
+from autotune.timings import spent, timed
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Fit:
         given = train.shuffled(self.recipe.batch_size, generator, self.done)
         with torch.random.fork_rng(devices=[]):
             set_seed(int(generator.initial_seed()))
-            for step, (inputs, labels) in enumerate(given):
+            for step, (inputs, labels) in enumerate(timed("data", given)):
                 self._set_rates((self.done + step / steps) / self.recipe.epochs)
                 total += self._step(inputs, labels) * len(labels)
         return float(total) / len(train)
@@ -156,6 +157,7 @@ def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor])
     optimizer.load_state_dict({"state": restored, "param_groups": groups})
 
 
+@spent("evaluation")
 def evaluate(
     network: Callable[..., Tensor],
     feed: Feed,
@@ -188,7 +190,7 @@ def predict(
     device = torch.device(recipe.device)
     logits, labels = [], []
     size = max(1, 2 * recipe.batch_size // parts)
-    for inputs, targets in feed.in_order(size):
+    for inputs, targets in timed("data", feed.in_order(size)):
         with autocast(device):
             logits.append(network(*inputs).float())
         labels.append(targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from autotune.backends.base import Backend, Source, deliver, told
+from autotune.timings import timed
 from autotune.trial import Engine
 
 
@@ -17,4 +18,4 @@ class InlineBackend(Backend):
     def run(self, source: Source) -> None:
         while (job := source.next_job()) is not None:
             with closing(told(self.engine, job)) as progresses:
-                deliver(source, job, progresses)
+                deliver(source, job, timed("training", progresses))

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 from autotune.backends.base import Backend, Source, pass_on, told
 from autotune.backends.travel import Packed, packed, refusal, unpacked
 from autotune.errors import WorkerError
+from autotune.timings import spent
 from autotune.trial import Decision, Engine, Failure, Job, Progress
 
 
@@ -47,10 +48,14 @@ class ProcessBackend(Backend):
     def run(self, source: Source) -> None:
         self._hand_out(source)
         while busy := [worker for worker in self.workers if worker.job is not None]:
-            for pipe in wait([worker.pipe for worker in busy]):
+            for pipe in self._answering(busy):
                 worker = next(w for w in busy if w.pipe is pipe)
                 self._hear(worker, source)
             self._hand_out(source)
+
+    def _answering(self, busy: Sequence[_Worker]) -> list[Any]:
+        with spent("workers"):
+            return wait([worker.pipe for worker in busy])
 
     def close(self) -> None:
         for worker in self.workers:

@@ -24,6 +24,7 @@ from autotune.backends.resident import Arrived, Message, Ready, Resident
 from autotune.backends.travel import packed
 from autotune.errors import WorkerError
 from autotune.events import tell, warn
+from autotune.timings import spent
 from autotune.trial import ATTEMPTS, Engine, Job, Progress
 
 PATIENCE = 30.0
@@ -119,7 +120,8 @@ class RayBackend(Backend):
         waited = {seat.waited: seat for seat in self.seats if seat.waited is not None}
         while True:
             patience = None if any(seat.is_there for seat in self.seats) else PATIENCE
-            answered, _ = ray.wait(list(waited), timeout=patience)
+            with spent("workers"):
+                answered, _ = ray.wait(list(waited), timeout=patience)
             if answered:
                 return [waited[reference] for reference in answered]
             warn("No worker could start so far: waiting for resources of the cluster.")

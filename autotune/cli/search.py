@@ -72,6 +72,7 @@ Disk = Annotated[
         metavar="SIZE",
     ),
 ]
+Timings = Annotated[bool, _where("--timings", help="Show where the seconds went.")]
 CacheMemory = Annotated[
     str | None,
     _where(
@@ -312,6 +313,7 @@ def search(
     dry_run: Annotated[
         bool, _option("--dry-run", help="Show what would happen and write nothing.", panel=_WHERE)
     ] = False,
+    timings: Timings = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -322,7 +324,7 @@ def search(
     from autotune.cli.live import watching
     from autotune.config import read_settings
 
-    beside = {"config", "dry_run", "quiet", "as_json", "option", "no_references"}
+    beside = {"config", "dry_run", "timings", "quiet", "as_json", "option", "no_references"}
     given = {k: v for k, v in context.params.items() if k not in beside and v is not None}
     if option:
         given["options"] = dict(_pair(text) for text in option)
@@ -342,7 +344,7 @@ def search(
         study = run_search(
             values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
         )
-    _show_result(study, as_json)
+    _show_result(study, as_json, timings)
 
 
 def _search_budgets(
@@ -391,6 +393,7 @@ def resume(
     disk: Disk = None,
     cache_memory: CacheMemory = None,
     cache_disk: CacheDisk = None,
+    timings: Timings = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -407,9 +410,9 @@ def resume(
     with watching(total, quiet=quiet or as_json):
         from autotune.api import resume as go_on
 
-        beside = {"run", "quiet", "as_json"}
+        beside = {"run", "timings", "quiet", "as_json"}
         study = go_on(run, **{k: v for k, v in context.params.items() if k not in beside})
-    _show_result(study, as_json)
+    _show_result(study, as_json, timings)
 
 
 def _dry_run(settings: Any, as_json: bool) -> None:
@@ -419,7 +422,13 @@ def _dry_run(settings: Any, as_json: bool) -> None:
     show_json(found) if as_json else print_plan_of_search(found)
 
 
-def _show_result(study: Study, as_json: bool) -> None:
-    from autotune.cli.tables import print_result
+def _show_result(study: Study, as_json: bool, timings: bool) -> None:
+    from autotune.cli.tables import print_result, print_timings
 
-    show_json(study.status()) if as_json else print_result(study.status())
+    status = study.status()
+    if as_json:
+        show_json(status)
+        return
+    print_result(status)
+    if timings:
+        print_timings(status)

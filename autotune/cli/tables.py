@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.shown import NAMES, console
+from autotune.timings import STAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,6 +208,21 @@ def print_budgets(statuses: dict[str, dict[str, Any]]) -> None:
     out.print(table)
     for status in statuses.values():
         out.print(f"  autotune status {status['run']}", soft_wrap=True)
+
+
+def print_timings(status: dict[str, Any]) -> None:
+    """Where the seconds of all sittings went."""
+    out, table = console(), Table(box=SIMPLE_HEAD, title="Where the seconds went")
+    table.add_column("stage")
+    table.add_column("what", overflow="fold")
+    for name in ("seconds", "%"):
+        table.add_column(name, justify="right")
+    found = status["timings"]
+    for stage in (*STAGES, "other"):
+        if stage in found:
+            share = 100 * found[stage] / status["seconds"]
+            table.add_row(stage, STAGES.get(stage, ""), f"{found[stage]:.1f}", f"{share:.1f}")
+    out.print(table)
 
 
 def _over_seeds(final: dict[str, Any], name: str, value: float) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autotune.data import Feed, Given
+from autotune.timings import spent
 from autotune.training import autocast
 from autotune.trunk.program import Program
 
@@ -59,7 +60,7 @@ class Way:
     def __call__(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Rows of live values for rows of what is given."""
         n = len(given[0])
-        with autocast(self.device):
+        with spent("prefix"), autocast(self.device):
             found = [
                 self.program(*(self._filled(rows) for rows in batch))
                 for batch in zip(*(tensor.split(self.size) for tensor in given), strict=True)

@@ -17,6 +17,7 @@ from autotune.data import Feed, View, in_rows
 from autotune.disks import is_full
 from autotune.events import warn
 from autotune.tasks.base import Part
+from autotune.timings import spent
 from autotune.trunk.cut import before
 from autotune.trunk.feed import KeptFeed, Way, WayFeed
 from autotune.trunk.frontier import Frontier, frontiers
@@ -59,7 +60,8 @@ class Keeper:
     def feeds(self, live: Sequence[fx.Node], looked: Sequence[Looked], size: int) -> list[Feed]:
         """What gives the live values of some parts, which share the room, in batches of `size`."""
         rooms = {id(place): place.limit for place in self.places}
-        return [self._feed(live, each, size, rooms) for each in looked]
+        with spent("prefix"):
+            return [self._feed(live, each, size, rooms) for each in looked]
 
     def _feed(
         self, live: Sequence[fx.Node], looked: Looked, size: int, rooms: dict[int, int]

@@ -15,6 +15,7 @@ from autotune.data import Feed, PartFeed, View, batches, draw_view, generator_of
 from autotune.events import tell
 from autotune.files import cache_folder
 from autotune.tasks.base import Part
+from autotune.timings import spent
 from autotune.training import Recipe
 from autotune.trunk.cut import Cut, cut
 from autotune.trunk.graph import EXAMPLES, Graph, Untraceable
@@ -111,7 +112,8 @@ class Trunk:
         few = part.take(torch.arange(EXAMPLES).remainder(len(part)).numpy())
         inputs, _ = next(batches(few, EXAMPLES, input=self.input, device=self.device))
         try:
-            return Graph(self.network, inputs)
+            with spent("prefix"):
+                return Graph(self.network, inputs)
         except Untraceable as error:
             tell("trunk", f"The network runs as a whole and nothing of it is kept: {error}.")
             return None
