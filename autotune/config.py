@@ -54,6 +54,9 @@ class Settings(BaseModel):
     batch_size: Count = 32
     augment: Literal["none", "flip", "crop+flip"] = "none"
     views: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
+    fold: bool = False
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
     objective: str | None = None
     folds: Annotated[int, Field(ge=0)] = 0

@@ -107,11 +107,10 @@ class Engine:
         self.to(recipe.device)
 
     def to(self, device: str) -> None:
-        """Move the network; layers in channels-last order on a GPU."""
+        """Move the network, its layers in the recipe's order."""
         self.recipe = replace(self.recipe, device=device)
         self.backbone.network.to(device)
-        if device != "cpu":
-            self.backbone.network.to(memory_format=torch.channels_last)
+        self.backbone.network.to(memory_format=self.recipe.memory_format)
         self.trunk = Trunk(
             self.backbone.network, self.recipe, self.keeping, input=self.input, seed=self.seed
         )
@@ -142,8 +141,7 @@ class Engine:
         self._restore()
         self._forget()
         self.backbone.network.to(self._home)
-        if self._home != self._device:
-            self.backbone.network.to(memory_format=torch.contiguous_format)
+        self.backbone.network.to(memory_format=torch.contiguous_format)
 
     def __call__(self, job: Job) -> Iterator[Progress]:
         """Run a job; the last progress has the delta file. Raises `TrialError` when it fails.

@@ -16,7 +16,7 @@ from autotune.deltas.site import Site
 from autotune.proxies import DRAWS, find_proxies
 from autotune.supernet import Entry, Supernet
 from autotune.tasks.base import Part
-from autotune.training import Recipe, autocast, moments_of, put_moments
+from autotune.training import Recipe, moments_of, put_moments
 
 Credits = Mapping[Entry, Sequence[float]]
 """(unit, label of a method alone) → loss that it took away, in nats, once a batch."""
@@ -142,7 +142,7 @@ class OneShot:
         return {unit: _shape(site) for unit, site in self.supernet.sites.items()}
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        with autocast(self.device):
+        with self.recipe.autocast():
             return F.cross_entropy(self.supernet.network(inputs), labels)
 
     def _batches(self, part: Part, epoch: int, augment: str) -> Iterator[Batch]:

@@ -16,7 +16,6 @@ from autotune.candidates import everywhere
 from autotune.data import batches
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
-from autotune.training import autocast
 
 TIMED_STEPS = 3
 
@@ -57,7 +56,7 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
         optimizer = torch.optim.AdamW(deltas.parameters(), 1e-6)
         for _ in range(TIMED_STEPS + 1):
             began = time.perf_counter()
-            with autocast(device):
+            with engine.recipe.autocast():
                 logits = network(inputs)
                 loss = F.cross_entropy(logits, logits.argmax(1).detach())
             optimizer.zero_grad()

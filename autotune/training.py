@@ -28,6 +28,23 @@ class Recipe:
     augment: str = "none"
     metric: str = "accuracy"
     device: str = "cpu"
+    precision: str = "auto"
+    """`auto`: bfloat16 where a GPU multiplies, float32 on the CPU."""
+
+    layout: str = "auto"
+    """Of pictures in memory; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
+
+    fold: bool = False
+    """Whether frozen normalisation is folded into frozen convolutions, which rounds otherwise."""
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        is_last = self.layout == "channels_last" or (self.layout == "auto" and self.device != "cpu")
+        return torch.channels_last if is_last else torch.contiguous_format
+
+    def autocast(self) -> Any:
+        """In which multiplications are made."""
+        return autocast(torch.device(self.device), self.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +132,7 @@ class Fit:
 
     def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
         """What a part of a batch of n adds to its loss and to the gradients."""
-        with autocast(self.device):
+        with self.recipe.autocast():
             loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
         loss.backward()
         return loss.detach()
@@ -187,19 +204,19 @@ def predict(
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """(logits (n, classes) float32, labels (n,)) in the order of the feed."""
-    device = torch.device(recipe.device)
     logits, labels = [], []
     size = max(1, 2 * recipe.batch_size // parts)
     for inputs, targets in timed("data", feed.in_order(size)):
-        with autocast(device):
+        with recipe.autocast():
             logits.append(network(*inputs).float())
         labels.append(targets)
     return torch.cat(logits), torch.cat(labels)
 
 
-def autocast(device: torch.device) -> Any:
-    """bfloat16 where a GPU multiplies; nothing on the CPU."""
-    return torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, precision: str = "auto") -> Any:
+    """bfloat16 where a GPU multiplies, or where it is asked for; else nothing."""
+    is_low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if is_low else nullcontext()
 
 
 def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:

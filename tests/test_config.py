@@ -117,6 +117,12 @@ def test_every_problem_is_listed_in_one_line():
         ("granularity", "stage"),
         ("bnstats", "maybe"),
         ("augment", "mixup"),
+        ("views", -1),
+        ("cache_memory", "much"),
+        ("cache_disk", "-1GB"),
+        ("cache_dtype", "int8"),
+        ("precision", "float16"),
+        ("layout", "last"),
         ("keep", "none"),
         ("backbone", 7),
     ],
@@ -124,6 +130,17 @@ def test_every_problem_is_listed_in_one_line():
 def test_a_value_that_a_setting_cannot_have_is_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}"):
         read_settings({name: value})
+
+
+def test_views_are_of_augmented_inputs():
+    with pytest.raises(ConfigError, match="views are of augmented inputs; give --augment"):
+        read_settings({"views": 3})
+    assert read_settings({"views": 3, "augment": "flip"}).views == 3
+
+
+def test_sizes_of_what_is_kept():
+    found = read_settings({"cache_memory": 0, "cache_disk": "1.5GB"})
+    assert found.cache_bytes == (0, 1_500_000_000)
 
 
 @pytest.mark.parametrize("text", ["0", "-1%", "101%", "lots", ""])

@@ -235,6 +235,30 @@ def search(
             metavar="N",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        _option(
+            "--precision",
+            help="float32 or bfloat16; by itself bfloat16 on a GPU, float32 on the CPU.",
+            panel=_HOW,
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        _option(
+            "--layout",
+            help="Of pictures: contiguous, or channels_last, often faster; by itself so on a GPU.",
+            panel=_HOW,
+        ),
+    ] = None,
+    fold: Annotated[
+        bool | None,
+        _option(
+            "--fold",
+            help="Frozen normalisation becomes part of the convolution before it: faster, rounds.",
+            panel=_HOW,
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         _option(

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from autotune.deltas.base import IDLE, Touch, touch_of
+from autotune.trunk.fold import folded
 from autotune.trunk.graph import (
     NETWORK,
     Graph,
@@ -45,12 +46,13 @@ class Cut:
     """From the live values to the logits, with all that trains."""
 
 
-def cut(graph: Graph) -> Cut:
+def cut(graph: Graph, *, fold: bool = False) -> Cut:
     """As deep as possible for the network as it is now, with deltas and head on it.
 
-    Raises `Untraceable` where something is on the network that its graph has no place for.
+    With `fold`, frozen normalisation behind the cut is folded into frozen convolutions. Raises
+    `Untraceable` where something is on the network that its graph has no place for.
     """
-    return _Cutter(graph).cut()
+    return _Cutter(graph).cut(fold=fold)
 
 
 def before(graph: Graph, wanted: Sequence[fx.Node], known: Sequence[fx.Node]) -> Program:
@@ -81,7 +83,7 @@ class _Cutter:
         self.shapes: list[fx.Node] = []
         """What asks a value before the cut for its shape."""
 
-    def cut(self) -> Cut:
+    def cut(self, *, fold: bool) -> Cut:
         self._refuse_modes()
         touches = self._touches()
         looks = {}
@@ -103,6 +105,8 @@ class _Cutter:
         for node in list(self.steps):
             self._need(self.steps[node].reads())
         self._stand_in()
+        if fold:
+            self.steps = folded(self.graph, self.steps, lambda node: not self._is_touched(node))
         live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
         wanted = [self.source[self.graph.output]]
         return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))

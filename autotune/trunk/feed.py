@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autotune.data import Feed, Given
 from autotune.timings import spent
-from autotune.training import autocast
+from autotune.training import Recipe
 from autotune.trunk.program import Program
 
 
@@ -53,14 +53,14 @@ class Way:
     """
 
     program: Program
+    recipe: Recipe
     size: int
-    device: torch.device
 
     @torch.no_grad()
     def __call__(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Rows of live values for rows of what is given."""
         n = len(given[0])
-        with spent("prefix"), autocast(self.device):
+        with spent("prefix"), self.recipe.autocast():
             found = [
                 self.program(*(self._filled(rows) for rows in batch))
                 for batch in zip(*(tensor.split(self.size) for tensor in given), strict=True)

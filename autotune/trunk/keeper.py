@@ -18,6 +18,7 @@ from autotune.disks import is_full
 from autotune.events import warn
 from autotune.tasks.base import Part
 from autotune.timings import spent
+from autotune.training import Recipe
 from autotune.trunk.cut import before
 from autotune.trunk.feed import KeptFeed, Way, WayFeed
 from autotune.trunk.frontier import Frontier, frontiers
@@ -49,13 +50,17 @@ class Keeper:
     graph: Graph
     places: list[Place]
     input: InputDescription | None
-    device: torch.device
+    recipe: Recipe
     dtype: str
     about: str
     _frontiers: dict[tuple[fx.Node, ...], list[Frontier]] = field(default_factory=dict)
     _digests: dict[int, tuple[Part, str]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     """Names of values that this process computed, or compared."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.recipe.device)
 
     def feeds(self, live: Sequence[fx.Node], looked: Sequence[Looked], size: int) -> list[Feed]:
         """What gives the live values of some parts, which share the room, in batches of `size`."""
@@ -81,7 +86,7 @@ class Keeper:
         self, feed: Feed, known: Sequence[fx.Node], live: Sequence[fx.Node], size: int
     ) -> Feed:
         way = before(self.graph, live, known)
-        return WayFeed(feed, Way(way, size, self.device)) if way.steps else feed
+        return WayFeed(feed, Way(way, self.recipe, size)) if way.steps else feed
 
     # what is kept, and where
 
@@ -198,7 +203,7 @@ class Keeper:
         self, program: Program, known: Sequence[fx.Node], pass_: _Pass, rows: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         """What a program from some kept values and the examples gives, batch by batch."""
-        way = Way(program, pass_.size, self.device)
+        way = Way(program, self.recipe, pass_.size)
         kept = [pass_.place.find(self._name(node, pass_)) for node in known]
         needs_examples = program.reads(self.graph.input)
         given = pass_.examples(rows, self.input, self.device) if needs_examples else None

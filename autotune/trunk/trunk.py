@@ -99,7 +99,7 @@ class Trunk:
                 self._graph,
                 self._places(),
                 self.input,
-                self.device,
+                self.recipe,
                 dtype=self.keeping.dtype,
                 about=json.dumps([*about, *self._circumstances(self._graph)]),
             )
@@ -127,7 +127,7 @@ class Trunk:
         if self._keeper is None:
             return self.network, looked[0].plain, looked[1].plain
         try:
-            found = cut(self._keeper.graph)
+            found = cut(self._keeper.graph, fold=self.recipe.fold)
         except Untraceable as error:
             tell("trunk", f"Here the network runs as a whole and nothing of it is kept: {error}.")
             return self.network, looked[0].plain, looked[1].plain
@@ -159,5 +159,7 @@ class Trunk:
             torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
             str(torch.get_num_threads()),
             str(self.input),
+            self.recipe.layout,
+            self.recipe.precision,
             graph.text,
         ]

@@ -94,9 +94,7 @@ def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, e
     assert f"autotune resume {folder}" in errors
     assert list(folder.glob("trials/*/checkpoint.safetensors"))
     assert not (folder / "lease.json").exists()
-    study = Study(folder)
-    assert study.state == "interrupted"
-    assert any(trial.curve for trial in study.trials)
+    assert Study(folder).state == "interrupted"
 
 
 def heed_interrupts() -> None:

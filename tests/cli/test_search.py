@@ -77,6 +77,21 @@ def test_the_plan_file_is_the_answer(finished, status):
 # status
 
 
+def test_every_second_is_counted_once(status):
+    found = status["timings"]
+    assert sum(found.values()) == pytest.approx(status["seconds"])
+    stages = {"data", "prefix", "training", "evaluation", "proposing", "storage", "other"}
+    assert set(found) == stages
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_timings_are_shown_when_they_are_asked_for(finished, tmp_path):
+    copied = shutil.copytree(finished, tmp_path / "run")
+    said = autotune("resume", copied, "--timings").stdout
+    assert "Where the seconds went" in said and "the frozen part before a plan" in said
+    assert "Where the seconds went" not in autotune("resume", copied).stdout
+
+
 def test_status_says_where_the_search_stands(status, finished):
     assert status["state"] == "complete"
     assert sum(status["trials"].values()) == status["asked"] == 3

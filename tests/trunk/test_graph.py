@@ -211,3 +211,40 @@ def test_what_is_before_a_cut_is_not_run_again():
     net.head.requires_grad_(True)
     found = cut(graph)
     assert [str(step.node.target) for step in found.behind.steps] == ["network.head"]
+
+
+class Normed(nn.Module):
+    """Convolutions with norms behind them; the last one's convolution is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second, self.norm = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.third, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.second(F.relu(self.first(self.stem(x)))))
+        y = self.third(x)
+        return self.head((y + self.last(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("trained", "left"),
+    [("stem", {"stem", "first", "third", "last"}), ("norm", {"norm", "third", "last"})],
+)
+def test_frozen_norms_are_folded_where_nobody_sees_it(trained, left):
+    torch.manual_seed(0)
+    net = Normed()
+    net(3 * torch.randn(20, 2, 5, 5) + 1)
+    net.eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    for name in (trained, "head"):
+        getattr(net, name).requires_grad_(True)
+    plain, folded = cut(graph), cut(graph, fold=True)
+    assert len(folded.behind.steps) == len(plain.behind.steps) - (trained == "stem")
+    layers = {str(s.node.target).rpartition(".")[2] for s in folded.behind.steps}
+    assert left <= layers
+    with torch.no_grad():
+        live = before(graph, folded.live, [graph.input])(EXAMPLE)
+        torch.testing.assert_close(folded.behind(*live)[0], net(EXAMPLE))

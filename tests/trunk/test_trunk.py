@@ -271,6 +271,19 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
     assert "The network runs as a whole and nothing of it is kept" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "settings", [{"fold": True}, {"layout": "channels_last"}, {"precision": "bfloat16"}], ids=str
+)
+def test_faster_ways_change_next_to_nothing(settings):
+    losses = []
+    for chosen in ({}, settings):
+        with engine("resnet20", MEMORY, **chosen) as kept:
+            *_, last = run(kept, Plan({"layer2.0": LOWRANK}))
+            losses.append(last.metrics["loss"])
+    rounding = 0.02 if "precision" in settings else 1e-4
+    assert losses[1] == pytest.approx(losses[0], rel=rounding)
+
+
 def count(layer: nn.Module) -> list[int]:
     """How many pictures a layer sees from now on; its `forward` alone, as a graph calls it."""
     seen, forward = [0], layer.forward
