@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import wilcoxon
 
 from autotune.registry import Registry
 
@@ -224,6 +223,8 @@ class Wilcoxon(BasePruner):
         differences = [mine - theirs for mine, theirs in pairs]
         if not any(differences):
             return False
+        from scipy.stats import wilcoxon  # a second to import
+
         return bool(wilcoxon(differences, alternative="less").pvalue < CHANCE)
 
 

@@ -12,16 +12,8 @@ from torch.nn.utils import parametrize
 
 from autotune.deltas.base import IDLE, Touch, touch_of
 from autotune.trunk.fold import folded
-from autotune.trunk.graph import (
-    NETWORK,
-    Graph,
-    Untraceable,
-    given,
-    is_boundary,
-    read_by,
-    reads_shape,
-    taken,
-)
+from autotune.trunk.graph import Graph
+from autotune.trunk.nodes import Untraceable, given, is_boundary, read_by, reads_shape, taken
 from autotune.trunk.program import Function, Program, Step, function_of
 
 HEED = (
@@ -114,14 +106,20 @@ class _Cutter:
     # what is on the network
 
     def _refuse_modes(self) -> None:
-        if self.graph.heeds_mode and self.root.get_submodule(NETWORK).training:
-            raise Untraceable("it heeds its mode, and trains")
+        for path in self.graph.heeding:
+            if self.root.get_submodule(path).training:
+                raise Untraceable(f"{path} heeds its mode, and trains")
+        if self.graph.is_exported:  # which has no layers that could be in another mode
+            for path, module in self.root.named_modules():
+                if module.training and isinstance(module, HEED):
+                    raise Untraceable(f"{path} trains, and the graph is that of evaluation")
 
     def _touches(self) -> dict[tuple[Any, str], list[Touch]]:
         """What deltas do at the boundaries of modules; `Untraceable` for hooks of other kinds."""
         found: dict[tuple[Any, str], list[Touch]] = {}
         layers = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
         self.native = {path for path in layers if self._runs_natively(path)}
+        self._refuse_hidden(layers)
         for path in self.graph.boundaries - self.native:
             for hook in self._new_hooks(path):
                 touch = touch_of(hook)
@@ -131,6 +129,14 @@ class _Cutter:
                     kind = taken if touch.is_input else given
                     found.setdefault((kind, path), []).append(touch)
         return found
+
+    def _refuse_hidden(self, layers: set[str]) -> None:
+        """Raise for hooks where the graph shows no module; inside layers they run by themselves."""
+        for path, _ in self.root.named_modules():
+            if path in self.graph.boundaries or _is_inside(path, layers):
+                continue
+            if any(touch_of(hook) is not IDLE for hook in self._new_hooks(path)):
+                raise Untraceable(f"{path} has a hook, and is no part of its graph")
 
     def _runs_natively(self, path: str) -> bool:
         """Whether a layer has hooks that only its own call respects, beside anything of ours."""
@@ -241,6 +247,11 @@ def _in_order(graph: Graph, steps: Mapping[fx.Node, Step]) -> list[Step]:
 
 def _hooks(module: nn.Module) -> list[Any]:
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _is_inside(path: str, layers: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in layers for n in range(1, len(parts)))
 
 
 def _heeds(module: nn.Module) -> bool:

@@ -18,8 +18,10 @@ from autotune.tasks.base import Part
 from autotune.timings import spent
 from autotune.training import Recipe
 from autotune.trunk.cut import Cut, cut
-from autotune.trunk.graph import EXAMPLES, Graph, Untraceable
+from autotune.trunk.graph import Graph
 from autotune.trunk.keeper import Keeper, Looked
+from autotune.trunk.nodes import Untraceable
+from autotune.trunk.observer import EXAMPLES
 from autotune.trunk.places import Memory, Place, Shelf
 
 
@@ -77,14 +79,13 @@ class Trunk:
     ) -> None:
         self.network, self.recipe, self.keeping, self.input = network, recipe, keeping, input
         self.seed, self.device = seed, torch.device(recipe.device)
-        self._graph: Graph | None = None
-        self._keeper: Keeper | None = None
-        self._is_known = False
+        self._graphs: list[Graph] | None = None
+        self._keepers: list[Keeper] = []
 
     @property
     def keeps(self) -> bool:
         """Whether the frozen part need not run in every step."""
-        is_there = self._keeper is not None and bool(self._keeper.places)
+        is_there = any(keeper.places for keeper in self._keepers)
         return is_there and (self.recipe.augment == "none" or self.keeping.views > 0)
 
     def look(self, part: Part, about: Sequence[str]) -> None:
@@ -92,31 +93,42 @@ class Trunk:
 
         `about` tells what its values depend on beside its code: weights and preparation.
         """
-        if not self._is_known:
-            self._graph, self._is_known = self._traced(part), True
-        if self._graph is not None and self._keeper is None:
-            self._keeper = Keeper(
-                self._graph,
-                self._places(),
-                self.input,
-                self.recipe,
-                dtype=self.keeping.dtype,
-                about=json.dumps([*about, *self._circumstances(self._graph)]),
-            )
+        if self._graphs is None:
+            self._graphs = self._traced(part)
+        if not self._keepers:
+            places = self._places()
+            self._keepers = [
+                Keeper(
+                    graph,
+                    places,
+                    self.input,
+                    self.recipe,
+                    dtype=self.keeping.dtype,
+                    about=json.dumps([*about, *self._circumstances(graph)]),
+                )
+                for graph in self._graphs
+            ]
 
     def forget(self) -> None:
         """What is kept; the weights or the preparation change."""
-        self._keeper = None
+        self._keepers = []
 
-    def _traced(self, part: Part) -> Graph | None:
+    @spent("prefix")
+    def _traced(self, part: Part) -> list[Graph]:
+        """By modules; by operators first, where some module's own code cannot be traced."""
         few = part.take(torch.arange(EXAMPLES).remainder(len(part)).numpy())
         inputs, _ = next(batches(few, EXAMPLES, input=self.input, device=self.device))
-        try:
-            with spent("prefix"):
-                return Graph(self.network, inputs)
-        except Untraceable as error:
-            tell("trunk", f"The network runs as a whole and nothing of it is kept: {error}.")
-            return None
+        found, why = list[Graph](), ""
+        for is_exported in (False, True):
+            if found and not found[0].untraced:
+                break
+            try:
+                found.insert(0, Graph(self.network, inputs, is_exported=is_exported))
+            except Untraceable as error:
+                why = str(error)
+        if not found:
+            tell("trunk", f"The network runs as a whole and nothing of it is kept: {why}.")
+        return found
 
     def split(self, train: Part, val: Part, size: int) -> tuple[nn.Module, Feed, Feed]:
         """What is behind the cut for what is on the network now, and what it reads.
@@ -124,15 +136,18 @@ class Trunk:
         The frozen part runs in batches of `size`. Without a cut, the network and its examples.
         """
         looked = [self._looked(train, self.recipe.augment), self._looked(val, "none")]
-        if self._keeper is None:
-            return self.network, looked[0].plain, looked[1].plain
-        try:
-            found = cut(self._keeper.graph, fold=self.recipe.fold)
-        except Untraceable as error:
-            tell("trunk", f"Here the network runs as a whole and nothing of it is kept: {error}.")
-            return self.network, looked[0].plain, looked[1].plain
-        train_feed, val_feed = self._keeper.feeds(found.live, looked, size)
-        return Behind(self.network, found), train_feed, val_feed
+        why = ""
+        for keeper in self._keepers:
+            try:
+                found = cut(keeper.graph, fold=self.recipe.fold)
+            except Untraceable as error:
+                why = str(error)
+                continue
+            train_feed, val_feed = keeper.feeds(found.live, looked, size)
+            return Behind(self.network, found), train_feed, val_feed
+        if why:
+            tell("trunk", f"Here the network runs as a whole and nothing of it is kept: {why}.")
+        return self.network, looked[0].plain, looked[1].plain
 
     def _looked(self, part: Part, augment: str) -> Looked:
         if augment == "none":

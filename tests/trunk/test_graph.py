@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.trunk.cut import before, cut
-from autotune.trunk.graph import EXAMPLES, Graph, Untraceable
+from autotune.trunk.graph import Graph
+from autotune.trunk.nodes import Untraceable
+from autotune.trunk.observer import EXAMPLES
 
 EXAMPLE = torch.randn(EXAMPLES, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -135,14 +137,13 @@ def test_what_depends_on_other_examples_is_never_kept(name):
 
 def test_a_container_that_cannot_be_traced_is_one_node():
     graph = Graph(Net(Inside(nn.Conv2d(3, 3, 1))).eval(), EXAMPLE)
-    assert graph.opaque == ["network.middle"]
+    assert graph.untraced == ("network.middle",)
 
 
 def test_what_heeds_its_mode_is_behind_the_cut_while_it_trains():
     net = Net(Heeds()).eval().requires_grad_(False)
     graph = Graph(net, EXAMPLE)
     net.head.requires_grad_(True)
-    assert len(graph.opaque) == 1
     assert str(cut(graph).live[0].target) != "network.stem"
     net.middle.train()
     assert [str(node.target) for node in cut(graph).live] == ["network.stem"]

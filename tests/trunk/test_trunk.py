@@ -200,7 +200,7 @@ def test_with_little_room_an_earlier_and_smaller_cut_is_kept():
     for room in (10**5, 10**6, 3 * 10**6):
         with engine("resnet20", Keeping(memory=room)) as kept:
             assert told(run(kept, plan)) == expected
-            place = kept.trunk._keeper.places[0]
+            place = kept.trunk._keepers[0].places[0]
             assert sum(t.nbytes for t in place._kept.values()) <= room
 
 
@@ -244,7 +244,7 @@ def test_bfloat16_takes_half_and_rounds():
     for dtype in ("float32", "bfloat16"):
         with engine("resnet20", Keeping(memory=10**9, dtype=dtype)) as kept:
             *_, last = run(kept, plan)
-            place = kept.trunk._keeper.places[0]
+            place = kept.trunk._keepers[0].places[0]
             sizes.append(sum(t.nbytes for t in place._kept.values()))
             losses.append(last.metrics["loss"])
     assert sizes[0] == 2 * sizes[1]
