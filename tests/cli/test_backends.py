@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from autotune.api import Study
+from autotune.backbones.digits import cache_file
 
 from .conftest import SCRIPT, autotune
 
@@ -59,6 +61,23 @@ def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
     data = ("--task", f"npz:{tmp_path / 'data.npz'}", "--budget", "60%", "--trials", 3)
     autotune("search", *HOW, *source, *data, *RAY, "--workers", 1, "--out", folder)
     assert Study(folder).state == "complete"
+
+
+@pytest.mark.ray
+def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copy(cache_file(), cache)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray's workers have it
+    nothing = ("--backend", "inline", "--cache-memory", 0, "--cache-disk", 0)
+    found = []
+    for name, where in {"inline": nothing, "ray": (*RAY, "--workers", 2)}.items():
+        autotune("search", *HOW, "--trials", 2, *where, "--out", tmp_path / name)
+        trials = Study(tmp_path / name).trials
+        found.append([(t.number, str(t.plan), t.value, t.curve) for t in trials])
+        assert any((cache / "trunk").glob("*.safetensors")) == (name == "ray")
+    assert found[0] == found[1]
 
 
 @pytest.mark.processes

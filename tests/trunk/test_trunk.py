@@ -53,11 +53,29 @@ def resnet20() -> nn.Module:
     return load_backbone(f"python:{file}:resnet20").network
 
 
+class Checked(nn.Module):
+    """Looks at what it is given, which only `torch.export` can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = resnet20()
+        self.stem = nn.Sequential(made.conv1, made.bn1)
+        self.body = nn.Sequential(made.layer1, made.layer2, made.layer3)
+        self.head = made.linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 3:
+            raise ValueError("pictures have three channels")
+        y: Tensor = self.body(self.stem(x).relu()).mean((2, 3))
+        return self.head(y)  # type: ignore[no-any-return]
+
+
 NETWORKS: dict[str, tuple[Any, str, tuple[int, int, int]]] = {
     "digits": (digits, "resnet", (1, 8, 8)),
     "resnet20": (resnet20, "resnet", (3, 32, 32)),
     "resnet18": (lambda: torchvision("resnet18"), "resnet", (3, 32, 32)),
     "mobilenet_v2": (lambda: torchvision("mobilenet_v2"), "mobilenet", (3, 32, 32)),
+    "checked": (Checked, "any", (3, 32, 32)),
     "vit": (small_vit, "vit", (3, 32, 32)),
 }
 
@@ -113,7 +131,8 @@ def plans(engine: Engine) -> dict[str, Plan]:
     if "layer3" in spans:
         found["side"] = {"layer3": Choice.of("side", width=4)}
         found["skip"] = {"layer2": Choice.of("skip", width=4)}
-    found["bypass"] = {"network": Choice.of("bypass", width=4)}
+    if "network" in spans:
+        found["bypass"] = {"network": Choice.of("bypass", width=4)}
     return {name: Plan(chosen) for name, chosen in found.items()}
 
 
@@ -137,6 +156,14 @@ def test_with_other_batch_sizes_it_changes_next_to_nothing(name):
             *_, one = run(plain, plan)
             *_, other = run(kept, plan)
             assert other.metrics["loss"] == pytest.approx(one.metrics["loss"], rel=1e-4), key
+
+
+def test_a_network_that_looks_at_its_input_is_cut_by_operators():
+    with engine("checked", MEMORY) as kept:
+        *_, last = [u.name for u in kept.units if not u.levels]
+        run(kept, Plan({last: ALL}))
+        assert [keeper.graph.is_exported for keeper in kept.trunk._keepers] == [True]
+        assert len(kept.trunk._keepers[0].places[0]._kept) == 2  # of training and of validation
 
 
 def test_a_resumed_job_reads_what_is_kept():
