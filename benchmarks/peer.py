@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +36,7 @@ from autotune.engine import Engine
 from autotune.plan import Choice, Plan
 from autotune.setup import prepare_search
 from autotune.trial import Job
+from autotune.trunk.trunk import Keeping
 
 RATES = {"lr:head": 3e-3, "lr:subtune": 1e-3, "weight_decay": 1e-4}
 REPEATS = 3
@@ -198,6 +202,42 @@ def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]
     return rows, ratios
 
 
+def peak(name: str, unit: str, way: str) -> None:
+    """Print this process's largest memory in MiB, and that of what is kept, after one training."""
+    net = NETS[name]
+    with TemporaryDirectory() as folder:
+        settings = read_settings({**net.given(Path(folder)), "epochs": 1})
+        setup = prepare_search(settings, settings.backbone, settings.task)
+    rig = Rig(setup.engine, net.pieces)
+    if way == "uncached":
+        rig.engine.keeping = Keeping()
+        rig.engine.to("cpu")
+    (plain if way == "plain" else ours)(rig, unit)
+    places = [place for keeper in rig.engine.trunk._keepers for place in keeper.places]
+    kept = sum(place.nbytes for place in places)
+    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, kept / 2**20]))
+
+
+def peaks(names: list[str]) -> list[list[str]]:
+    """Of a unit in the middle, each way in a process of its own."""
+    rows = []
+    for name in names:
+        with TemporaryDirectory() as folder:
+            settings = read_settings(NETS[name].given(Path(folder)))
+            setup = prepare_search(settings, settings.backbone, settings.task)
+        units = list(NETS[name].pieces(setup.backbone.network))
+        unit = units[len(units) // 2]
+        found = {}
+        for way in ("plain", "uncached", "kept"):
+            command = [sys.executable, __file__, "--peak", name, unit, way]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[way] = json.loads(done.stdout.splitlines()[-1])
+        sizes = [f"{found[way][0]:.0f}" for way in ("plain", "uncached", "kept")]
+        rows.append([name, unit, *sizes, f"{found['kept'][1]:.0f}"])
+        print(rows[-1], flush=True)
+    return rows
+
+
 def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -> str:
     head = ["unit", "plain, ms", "first, ms", "kept, ms", "barest, ms", "plain ÷ kept", "of barest"]
     texts = []
@@ -217,12 +257,18 @@ def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nets", nargs="*", choices=NETS, default=list(NETS))
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.peak:
+        peak(*given.peak)
+        return
     if "AUTOTUNE_DATA" not in os.environ:
         given.nets = ["digits"]
         print("AUTOTUNE_DATA names no folder: only the digits are compared.", file=sys.stderr)
     found = {name: trials(name, NETS[name]) for name in given.nets}
-    write_section("Trials against a plain loop", written(found))
+    head = ["network", "unit", "plain, MiB", "uncached, MiB", "kept, MiB", "of which kept, MiB"]
+    memory = f"Largest memory of a process with one training:\n\n{table(head, peaks(given.nets))}"
+    write_section("Trials against a plain loop", f"{written(found)}\n\n{memory}")
 
 
 if __name__ == "__main__":

@@ -226,6 +226,17 @@ class _Gated(nn.Module):
         return tensor if is_off(gate) else tensor + scaled(self.part(tensor), gate)
 
 
+def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:
+    """What changes a tensor, where that is all and it is applied as it is; None otherwise."""
+    if not parametrize.is_parametrized(module, attribute):
+        return None
+    stack: Any = module.parametrizations
+    (first, *others) = stack[attribute]
+    if others or not isinstance(first, _Gated) or first._delta[0].gate != 1:
+        return None
+    return first.part
+
+
 def is_off(gate: Gate) -> bool:
     """Whether nothing of a change is applied, for certain."""
     return not isinstance(gate, Tensor) and gate == 0

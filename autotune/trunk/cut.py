@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from autotune.deltas.base import IDLE, Touch, touch_of
+from autotune.trunk.beside import beside
 from autotune.trunk.fold import folded
 from autotune.trunk.graph import Graph
 from autotune.trunk.nodes import Untraceable, given, is_boundary, read_by, reads_shape, taken
@@ -186,9 +187,12 @@ class _Cutter:
             self.steps[node] = _step(node, function, self.source.__getitem__)
 
     def _function(self, node: fx.Node) -> Function:
-        if node.op == "call_module" and str(node.target) in self.native:
-            return self.root.get_submodule(str(node.target))
-        return _plain(self.graph, node)
+        if node.op != "call_module":
+            return _plain(self.graph, node)
+        layer = self.root.get_submodule(str(node.target))
+        if str(node.target) in self.native:
+            return layer
+        return beside(layer) or _plain(self.graph, node)
 
     def _need(self, nodes: list[fx.Node]) -> None:
         """What is read is live; or computed behind the cut, where its rows cannot be kept."""

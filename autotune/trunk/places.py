@@ -45,6 +45,10 @@ class Place(Protocol):
     rate: ClassVar[float]
     """Bytes a second that rows are read with, about."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of all that is kept."""
+
     def find(self, name: str) -> Tensor | None:
         """To be read only; None where it is not, or not whole."""
 
@@ -67,6 +71,10 @@ class Memory:
         self.limit, self.device = limit, device
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._kept.values())
+
     def find(self, name: str) -> Tensor | None:
         if name in self._kept:
             self._kept.move_to_end(name)
@@ -75,7 +83,7 @@ class Memory:
     @contextmanager
     def making(self, name: str, shape: Shape, dtype: torch.dtype) -> Iterator[Tensor]:
         size = math.prod(shape) * dtype.itemsize
-        while self._kept and sum(t.nbytes for t in self._kept.values()) + size > self.limit:
+        while self._kept and self.nbytes + size > self.limit:
             self._kept.popitem(last=False)
         made = torch.empty(shape, dtype=dtype, device=self.device)
         yield made
@@ -99,6 +107,10 @@ class Shelf:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._open: dict[str, Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.stat().st_size for file in self._files())
 
     def find(self, name: str) -> Tensor | None:
         path = self._path(name)

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.adapt import adapted
+from autotune.backbones.units import Unit
+from autotune.plan import Choice, Plan
+from autotune.trunk.beside import beside
 from autotune.trunk.cut import before, cut
 from autotune.trunk.graph import Graph
 from autotune.trunk.nodes import Untraceable
@@ -249,3 +253,42 @@ def test_frozen_norms_are_folded_where_nobody_sees_it(trained, left):
     with torch.no_grad():
         live = before(graph, folded.live, [graph.input])(EXAMPLE)
         torch.testing.assert_close(folded.behind(*live)[0], net(EXAMPLE))
+
+
+class Wide(nn.Module):
+    """Layers that are large enough for low rank to be computed beside them, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(2, 256, 1), nn.Conv2d(256, 256, 3, padding=1, stride=2)
+        self.mlp, self.head = nn.Linear(256, 300), nn.Linear(300, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.mlp(F.relu(self.wide(self.stem(x))).mean((2, 3)))))
+
+
+@pytest.mark.parametrize("unit", ["stem", "wide", "mlp"])
+def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
+    torch.manual_seed(0)
+    net = Wide().eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    place = Unit(unit, (f"{unit}.weight", f"{unit}.bias"))
+    with adapted(net, [place], Plan({unit: Choice.of("lowrank", rank=3)})) as deltas:
+        delta = deltas.by_place[unit, "lowrank"]
+        for parameter in delta.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        found = cut(graph)
+        is_beside = [step.function for step in found.behind.steps][0] != getattr(net, unit).forward
+        assert is_beside == (unit != "stem")
+        live = before(graph, found.live, [graph.input])(EXAMPLE)
+        behind, whole = found.behind(*live)[0], net(EXAMPLE)
+        with torch.no_grad():
+            assert torch.equal(found.behind(*live)[0], net(EXAMPLE))
+        torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
+        ours, theirs = (
+            torch.autograd.grad(outputs.square().sum(), deltas.parameters())
+            for outputs in (behind, whole)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        delta.gate = 0.5
+        assert beside(getattr(net, unit)) is None
