@@ -18,12 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from policy import digits, flowers, resnet20
 from results import table, write_section
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.base import new_head
-from autotune.config import read_settings
+from autotune.config import Settings, read_settings
 from autotune.engine import Engine
 from autotune.plan import Choice, Plan
 from autotune.setup import prepare_search
@@ -52,6 +53,18 @@ class Net:
     """Unit → the part that it is; the last is the head."""
 
     epochs: int = 5
+    every: int = 1
+    """Of its parts, those that are trained; the head always."""
+
+    batch_size: int = 32
+
+    def settings(self, folder: Path) -> Settings:
+        given = {**self.given(folder), "epochs": self.epochs, "batch_size": self.batch_size}
+        return read_settings(given)
+
+    def chosen(self, network: Any) -> list[str]:
+        *units, head = self.pieces(network)
+        return [*units[:: self.every], head]
 
 
 def residual(net: Any) -> dict[str, Piece]:
@@ -71,10 +84,41 @@ def mobilenet(net: Any) -> dict[str, Piece]:
     return {**parts, "head": lambda x: net.classifier[1](x.mean((2, 3)))}
 
 
+def vit(net: Any) -> dict[str, Piece]:
+    def first(x: Tensor) -> Tensor:
+        x = net._process_input(x)
+        tokens = torch.cat([net.class_token.expand(len(x), -1, -1), x], dim=1)
+        return tokens + net.encoder.pos_embedding  # type: ignore[no-any-return]
+
+    layers = {f"encoder.layers.encoder_layer_{i}": b for i, b in enumerate(net.encoder.layers)}
+    return {"conv_proj": first, **layers, "head": lambda x: net.heads(net.encoder.ln(x)[:, 0])}
+
+
+def random_vit(folder: Path) -> dict[str, Any]:
+    """ViT-B/16 without its weights, and 48 pictures of noise: only its speed means something."""
+    (folder / "net.py").write_text(
+        "from torchvision.models import vit_b_16\n\n\ndef make():\n    return vit_b_16()\n"
+    )
+    (folder / "input.yaml").write_text("size: 224\n")
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, n in {"train": 32, "val": 16, "test": 8}.items():
+        arrays[f"x_{part}"] = generator.integers(0, 255, (n, 224, 224, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(n) % 2
+    np.savez(folder / "noise.npz", **arrays)
+    return {
+        "backbone": f"python:{folder / 'net.py'}:make",
+        "input": str(folder / "input.yaml"),
+        "task": f"npz:{folder / 'noise.npz'}",
+        "space": "vit",
+    }
+
+
 NETS = {
     "digits": Net(lambda folder: digits("inverted", folder), residual),
     "ResNet-20, 32 px": Net(lambda folder: resnet20("gaussian_noise", folder), residual),
-    "MobileNetV2, 96 px": Net(lambda folder: flowers(96, folder), mobilenet, epochs=3),
+    "MobileNetV2, 96 px": Net(lambda folder: flowers(96, folder), mobilenet, epochs=3, every=3),
+    "ViT-B/16, 224 px": Net(random_vit, vit, epochs=1, every=4, batch_size=8),
 }
 
 
@@ -162,7 +206,7 @@ def barest(rig: Rig, unit: str) -> float:
 
     inputs, labels, val_inputs, val_labels = rig.tensors()
     with torch.no_grad():
-        made = [torch.cat([through(before, x) for x in t.split(32)]) for t in (inputs, val_inputs)]
+        made = [torch.cat([through(before, x) for x in t.split(16)]) for t in (inputs, val_inputs)]
     groups = [{"params": list(head.parameters()), "lr": RATES["lr:head"]}]
     if chosen := rig.trained(network, unit):
         groups.append({"params": chosen, "lr": RATES["lr:subtune"]})
@@ -186,11 +230,11 @@ def ours(rig: Rig, unit: str) -> float:
 def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]]]:
     """Unit by unit: medians, and ratios."""
     with TemporaryDirectory() as folder:
-        settings = read_settings({**net.given(Path(folder)), "epochs": net.epochs})
+        settings = net.settings(Path(folder))
         setup = prepare_search(settings, settings.backbone, settings.task)
     rig, rows, ratios = Rig(setup.engine, net.pieces), [], []
     plain(rig, "head")  # whatever is slow once
-    for unit in net.pieces(setup.backbone.network):
+    for unit in net.chosen(setup.backbone.network):
         making = ours(rig, unit)
         turns = [(plain(rig, unit), ours(rig, unit), barest(rig, unit)) for _ in range(REPEATS)]
         user, mine, least = (median(times) for times in zip(*turns, strict=True))
@@ -206,7 +250,7 @@ def peak(name: str, unit: str, way: str) -> None:
     """Print this process's largest memory in MiB, and that of what is kept, after one training."""
     net = NETS[name]
     with TemporaryDirectory() as folder:
-        settings = read_settings({**net.given(Path(folder)), "epochs": 1})
+        settings = replace(net, epochs=1).settings(Path(folder))
         setup = prepare_search(settings, settings.backbone, settings.task)
     rig = Rig(setup.engine, net.pieces)
     if way == "uncached":
@@ -223,7 +267,7 @@ def peaks(names: list[str]) -> list[list[str]]:
     rows = []
     for name in names:
         with TemporaryDirectory() as folder:
-            settings = read_settings(NETS[name].given(Path(folder)))
+            settings = NETS[name].settings(Path(folder))
             setup = prepare_search(settings, settings.backbone, settings.task)
         units = list(NETS[name].pieces(setup.backbone.network))
         unit = units[len(units) // 2]

@@ -123,7 +123,8 @@ class Trunk:
             if found and not found[0].untraced:
                 break
             try:
-                found.insert(0, Graph(self.network, inputs, is_exported=is_exported))
+                with self.recipe.autocast():
+                    found.insert(0, Graph(self.network, inputs, is_exported=is_exported))
             except Untraceable as error:
                 why = str(error)
         if not found:

@@ -278,7 +278,8 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
         for parameter in delta.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         found = cut(graph)
-        is_beside = [step.function for step in found.behind.steps][0] != getattr(net, unit).forward
+        first = next(step.function for step in found.behind.steps)
+        is_beside = first != getattr(net, unit).forward
         assert is_beside == (unit != "stem")
         live = before(graph, found.live, [graph.input])(EXAMPLE)
         behind, whole = found.behind(*live)[0], net(EXAMPLE)
