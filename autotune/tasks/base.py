@@ -86,8 +86,9 @@ class Rows(Sequence[Tensor]):
 
 def _content(inputs: Any) -> str:
     if isinstance(inputs, Tensor):
-        shape = f"{inputs.dtype} {tuple(inputs.shape)} "
-        return sha256(shape.encode() + inputs.numpy().tobytes()).hexdigest()
+        digest = sha256(f"{inputs.dtype} {tuple(inputs.shape)} ".encode())
+        digest.update(inputs.contiguous().numpy().data)
+        return digest.hexdigest()
     if isinstance(inputs, Rows):
         return sha256(_content(inputs.inputs).encode() + inputs.rows.tobytes()).hexdigest()
     if isinstance(inputs, _Chain):

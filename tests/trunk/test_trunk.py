@@ -231,6 +231,18 @@ def test_with_little_room_an_earlier_and_smaller_cut_is_kept():
             assert place.nbytes <= room
 
 
+def test_what_does_not_fit_into_memory_goes_to_files(tmp_path):
+    plan = Plan({"layer3.2": LOWRANK})
+    with engine("resnet20", NONE) as plain:
+        expected = told(run(plain, plan))
+    room = 700_000  # training takes 38 · 16 kB, validation 10 · 16 kB more
+    with engine("resnet20", Keeping(memory=room, disk=10**9, folder=tmp_path)) as kept:
+        assert told(run(kept, plan)) == expected
+        memory, shelf = kept.trunk._keepers[0].places
+        assert 0 < memory.nbytes <= room
+        assert shelf.nbytes > 0
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, small_disk, caplog):
     plan = Plan({"layer3.2": LOWRANK})
     with engine("resnet20", NONE) as plain:
