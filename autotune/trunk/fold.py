@@ -16,7 +16,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def folded(
-    graph: Graph, steps: Mapping[fx.Node, Step], is_frozen: Callable[[fx.Node], bool]
+    graph: Graph, steps: Mapping[fx.Node, Step], is_touched: Callable[[fx.Node], bool]
 ) -> dict[fx.Node, Step]:
     """The same steps but for rounding, one instead of two where nobody reads in between."""
     found = dict(steps)
@@ -27,7 +27,7 @@ def folded(
             continue
         (before,) = step.reads()
         convolution = _layer(graph, before)
-        both_frozen = before in found and is_frozen(node) and is_frozen(before)
+        both_frozen = before in found and not is_touched(node) and not is_touched(before)
         if isinstance(convolution, CONVOLUTIONS) and both_frozen and readers[before] == 1:
             joined = partial(_convolved, convolution, *_weights(convolution, norm))
             found[node] = Step(node, joined, found.pop(before).args, {})

@@ -25,7 +25,7 @@ class Graph:
 
     def __init__(self, network: nn.Module, examples: Tensor, *, is_exported: bool = False) -> None:
         self.root, self.is_exported = Root(network), is_exported
-        self._hooks = {module: hooks_of(module) for module in network.modules()}
+        self._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
         with evaluating(network):
             traced = (
                 trace_operators(self.root, examples) if is_exported else trace_modules(self.root)
@@ -62,9 +62,9 @@ def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, Seen]:
         raise Untraceable((str(error).strip() or repr(error)).splitlines()[0]) from error
 
 
-def hooks_of(module: nn.Module) -> frozenset[Any]:
+def hooks_of(module: nn.Module) -> list[Any]:
     """What runs before and after the module's own code."""
-    return frozenset([*module._forward_pre_hooks.values(), *module._forward_hooks.values()])
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def _drop_unread(graph: fx.Graph) -> None:
