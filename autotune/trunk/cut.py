@@ -87,9 +87,7 @@ class _Cutter:
             self._need(self.steps[node].reads())
         self._stand_in()
         if fold:
-            self.steps = folded(
-                self.graph, self.steps, lambda node: not self.attached.is_touched(node)
-            )
+            self.steps = folded(self.graph, self.steps, self.attached.is_touched)
         live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
         wanted = [self.source[self.graph.output]]
         return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))
@@ -110,7 +108,8 @@ class _Cutter:
             return _plain(self.graph, node)
         layer = self.attached.modules[str(node.target)]
         if str(node.target) in self.attached.native:
-            return layer.__call__
+            call: Function = layer
+            return call
         return beside(layer) or _plain(self.graph, node)
 
     def _need(self, nodes: list[fx.Node]) -> None:
