@@ -13,7 +13,6 @@ import copy
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -259,7 +258,11 @@ def peak(name: str, unit: str, way: str) -> None:
     (plain if way == "plain" else ours)(rig, unit)
     places = [place for keeper in rig.engine.trunk._keepers for place in keeper.places]
     kept = sum(place.nbytes for place in places)
-    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, kept / 2**20]))
+    status = Path(
+        "/proc/self/status"
+    ).read_text()  # what a child's `ru_maxrss` says is its parent's
+    largest = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    print(json.dumps([largest, kept / 2**20]))
 
 
 def peaks(names: list[str]) -> list[list[str]]:
@@ -301,6 +304,7 @@ def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nets", nargs="*", choices=NETS, default=list(NETS))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peak:
@@ -309,10 +313,22 @@ def main() -> None:
     if "AUTOTUNE_DATA" not in os.environ:
         given.nets = ["digits"]
         print("AUTOTUNE_DATA names no folder: only the digits are compared.", file=sys.stderr)
-    found = {name: trials(name, NETS[name]) for name in given.nets}
+    for part in given.parts:
+        PARTS[part](given.nets)
+
+
+def write_trials(names: list[str]) -> None:
+    found = {name: trials(name, NETS[name]) for name in names}
+    write_section("Trials against a plain loop", written(found))
+
+
+def write_memory(names: list[str]) -> None:
     head = ["network", "unit", "plain, MiB", "uncached, MiB", "kept, MiB", "of which kept, MiB"]
-    memory = f"Largest memory of a process with one training:\n\n{table(head, peaks(given.nets))}"
-    write_section("Trials against a plain loop", f"{written(found)}\n\n{memory}")
+    text = f"Largest memory of a process with one training:\n\n{table(head, peaks(names))}"
+    write_section("Memory against a plain loop", text)
+
+
+PARTS = {"trials": write_trials, "memory": write_memory}
 
 
 if __name__ == "__main__":
