@@ -133,7 +133,7 @@ class Shelf:
         beside = self.folder / f".{name}.{os.getpid()}"
         try:
             with beside.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told here, not later
+                _reserve(file.fileno(), size)
                 file.write(header)
             content = np.memmap(beside, np.uint8, "r+", len(header))
             yield torch.from_numpy(content).view(dtype).view(shape)
@@ -174,6 +174,16 @@ class Shelf:
 
     def _files(self) -> list[Path]:
         return list(self.folder.glob("*.safetensors"))
+
+
+def _reserve(file: int, size: int) -> None:
+    """Room on the disk, so that a full one is told here: a write into mapped memory cannot tell."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # as on macOS
+        for at in range(0, size, CHUNK):
+            os.write(file, bytes(min(CHUNK, size - at)))
+        os.lseek(file, 0, os.SEEK_SET)
 
 
 def _header(shape: Shape, dtype: torch.dtype, checksum: int) -> bytes:

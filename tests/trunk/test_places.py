@@ -131,3 +131,10 @@ def test_a_header_says_what_is_in_it(tmp_path):
     content = (tmp_path / "a.safetensors").read_bytes()
     about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert about["values"] == {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+def test_where_room_cannot_be_reserved_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    value = torch.randn(50)
+    put(Shelf(tmp_path, 10**6), "a", value)
+    assert torch.equal(Shelf(tmp_path, 10**6).find("a"), value)
