@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -58,7 +58,7 @@ class Place(Protocol):
     def making(self, name: str, shape: Shape, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
         """A context with a tensor to be filled, which is kept afterwards."""
 
-    def alone(self, name: str) -> AbstractContextManager[None]:
+    def alone(self, name: str) -> AbstractContextManager[Any]:
         """A context in which no other process makes this."""
 
 
@@ -92,7 +92,7 @@ class Memory:
     def __contains__(self, name: str) -> bool:
         return name in self._kept
 
-    def alone(self, name: str) -> AbstractContextManager[None]:
+    def alone(self, name: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
 
@@ -145,12 +145,9 @@ class Shelf:
         finally:
             beside.unlink(missing_ok=True)
 
-    @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def alone(self, name: str) -> AbstractContextManager[Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # ends with its process
-            yield
+        return FileLock(self.folder / f".{name}.lock")  # ends with its process
 
     def __contains__(self, name: str) -> bool:
         return name in self._open or self._path(name).exists()
