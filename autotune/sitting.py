@@ -136,9 +136,7 @@ def _owned(
         )
         prepared = folder.read(folder.prepared)
         setup.engine.prepare(load_tensors(prepared) if prepared else {})
-        with spent("workers"):
-            backend = open_backend(setup)
-        with backend, _ended_by_sigterm():
+        with open_backend(setup) as backend, _ended_by_sigterm():
             yield driver, backend
 
 

@@ -19,6 +19,7 @@ from autotune.backends.base import Backend
 from autotune.events import tell, warn
 from autotune.setup import Setup, choose_device
 from autotune.source import import_shipped, import_sources, ship_sources
+from autotune.timings import spent
 
 WHERE = frozenset(
     "backend workers cpus_per_trial gpus_per_trial address ship_data retries device cache_memory "
@@ -45,6 +46,7 @@ def _made(name: str, *given: Any) -> Backend:
     return backend
 
 
+@spent("workers")
 def _processes(setup: Setup) -> Backend:
     workers = setup.settings.n_workers
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -75,6 +77,7 @@ def _ready_process(places: list[str], threads: int, gpus: list[str], at: int) ->
     import_sources(places)
 
 
+@spent("workers")
 def _ray(setup: Setup) -> Backend:
     from autotune.backends.ray import Cluster
 

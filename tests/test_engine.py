@@ -71,11 +71,11 @@ def test_resuming_after_any_epoch_gives_equal_bits(make_engine, plan, after):
 
 
 class Small:
-    """A network with memory for so many examples, however they come."""
+    """A layer with memory for so many examples, however they come."""
 
-    def __init__(self, network: nn.Module, room: int, error: Exception) -> None:
+    def __init__(self, layer: nn.Module, room: int, error: Exception) -> None:
         self.room, self.error, self.most = room, error, 0
-        self.handle = network.register_forward_pre_hook(self._look)
+        self.handle = layer.register_forward_pre_hook(self._look)
 
     def _look(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) > self.room:
@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(
     """The same step, but for rounding: evaluation takes twice a batch, so room 16 is a half."""
     plan = Plan({"conv": Choice.of("subtune", what="all")})  # no dropout, which draws by batch
     whole = list(make_engine()(job(plan)))
-    engine, small = make_engine(), Small(tiny_network, room, error)
+    engine, small = make_engine(), Small(tiny_network.conv, room, error)
     told = list(engine(job(plan)))
     small.handle.remove()
     assert [p.step for p in told] == [1, 2, 3]
@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(
 
 
 def test_memory_that_ends_later_goes_on_from_the_last_epoch(make_engine, tiny_network):
-    small = Small(tiny_network, 1000, torch.OutOfMemoryError("CUDA out of memory."))
+    small = Small(tiny_network.first.conv, 1000, torch.OutOfMemoryError("CUDA out of memory."))
     engine, told = make_engine(), []
     running = engine(job())
     told.append(next(running))
@@ -115,7 +115,7 @@ def test_memory_that_ends_later_goes_on_from_the_last_epoch(make_engine, tiny_ne
 
 
 def test_what_does_not_fit_in_parts_either_is_out_of_memory(make_engine, tiny_network):
-    before, small = state(tiny_network), Small(tiny_network, 1, MemoryError())
+    before, small = state(tiny_network), Small(tiny_network.first.conv, 1, MemoryError())
     with pytest.raises(OutOfMemory, match=r"trial 0 .* a step on 4 examples must fit"):
         list(make_engine()(job()))
     small.handle.remove()
@@ -123,7 +123,7 @@ def test_what_does_not_fit_in_parts_either_is_out_of_memory(make_engine, tiny_ne
 
 
 def test_another_error_is_not_taken_for_memory(make_engine, tiny_network):
-    small = Small(tiny_network, 1, RuntimeError("shapes do not match"))
+    small = Small(tiny_network.first.conv, 1, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(make_engine()(job()))
     small.handle.remove()
