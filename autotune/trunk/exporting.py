@@ -21,7 +21,7 @@ def trace_operators(root: nn.Module, examples: Tensor) -> Traced:
                 root, (examples,), dynamic_shapes=({0: Dim.AUTO},), strict=False
             )
     except Exception as error:  # anything that the network's code does with what it is given
-        raise Untraceable((str(error).strip() or repr(error)).splitlines()[0]) from error
+        raise Untraceable.by(error) from error
     return Traced(_as_graph(program, root), frozenset(heeding))
 
 

@@ -59,7 +59,7 @@ def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, Seen]:
     try:
         return observer.observe(examples)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        raise Untraceable((str(error).strip() or repr(error)).splitlines()[0]) from error
+        raise Untraceable.by(error) from error
 
 
 def hooks_of(module: nn.Module) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,11 @@ from torch import fx, nn
 class Untraceable(Exception):
     """Why a network has no graph, so that it runs as a whole."""
 
+    @classmethod
+    def by(cls, error: Exception) -> Untraceable:
+        """In the first line of what was raised."""
+        return cls((str(error).strip() or repr(error)).splitlines()[0])
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -22,11 +26,6 @@ class Seen:
     """Of one example, without the batch."""
 
     dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Of one example."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def taken(x: Any, path: str) -> Any:

@@ -36,7 +36,7 @@ def trace_modules(root: nn.Module) -> Traced:
                 graph = tracer.trace(root)
         except Exception as error:
             if tracer.inside in ([], [NETWORK]):
-                raise Untraceable((str(error).strip() or repr(error)).splitlines()[0]) from error
+                raise Untraceable.by(error) from error
             untraced.append(tracer.inside[-1])
             continue
         end_of(graph)
