@@ -40,6 +40,9 @@ from autotune.trunk.trunk import Keeping
 
 RATES = {"lr:head": 3e-3, "lr:subtune": 1e-3, "weight_decay": 1e-4}
 REPEATS = 3
+SHORT = 10
+"""Turns in each repeat of what takes a tenth of a second or less."""
+
 Piece = Callable[[Tensor], Tensor]
 
 
@@ -226,6 +229,17 @@ def ours(rig: Rig, unit: str) -> float:
     return time.perf_counter() - began
 
 
+def turns(rig: Rig, unit: str, making: float) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of the three ways, which take turns; short ones have several, as they are noisy."""
+    users, mine, least = list[float](), list[float](), list[float]()
+    for _ in range(REPEATS):
+        users.append(plain(rig, unit))
+        for _ in range(max(1, min(SHORT, round(SHORT / 10 / making)))):
+            mine.append(ours(rig, unit))
+            least.append(barest(rig, unit))
+    return users, mine, least
+
+
 def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]]]:
     """Unit by unit: medians, and ratios."""
     with TemporaryDirectory() as folder:
@@ -235,8 +249,7 @@ def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]
     plain(rig, "head")  # whatever is slow once
     for unit in net.chosen(setup.backbone.network):
         making = ours(rig, unit)
-        turns = [(plain(rig, unit), ours(rig, unit), barest(rig, unit)) for _ in range(REPEATS)]
-        user, mine, least = (median(times) for times in zip(*turns, strict=True))
+        user, mine, least = map(median, turns(rig, unit, making))
         ratios.append((user / mine, least / mine, user / making))
         rows.append([unit, *(f"{1000 * s:.0f}" for s in (user, making, mine, least))])
         rows[-1] += [f"{user / mine:.2f}", f"{least / mine:.2f}"]
@@ -258,9 +271,7 @@ def peak(name: str, unit: str, way: str) -> None:
     (plain if way == "plain" else ours)(rig, unit)
     places = [place for keeper in rig.engine.trunk._keepers for place in keeper.places]
     kept = sum(place.nbytes for place in places)
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # what a child's `ru_maxrss` says is its parent's
+    status = Path("/proc/self/status").read_text()  # a child's `ru_maxrss` is its parent's
     largest = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     print(json.dumps([largest, kept / 2**20]))
 
@@ -285,20 +296,17 @@ def peaks(names: list[str]) -> list[list[str]]:
     return rows
 
 
-def written(found: dict[str, tuple[list[list[str]], list[tuple[float, ...]]]]) -> str:
+def written(rows: list[list[str]], ratios: list[tuple[float, ...]]) -> str:
     head = ["unit", "plain, ms", "first, ms", "kept, ms", "barest, ms", "plain ÷ kept", "of barest"]
-    texts = []
-    for name, (rows, ratios) in found.items():
-        faster, share, first = zip(*ratios, strict=True)
-        last = faster[-max(1, len(faster) // 5) :]
-        texts.append(
-            f"{name}\n\n{table(head, rows)}\n\n"
-            f"Faster than the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
-            f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the "
-            f"first trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
-            f"{min(share):.2f} at worst, {geometric_mean(share):.2f} in the mean."
-        )
-    return "\n\n".join(texts)
+    faster, share, first = zip(*ratios, strict=True)
+    last = faster[-max(1, len(faster) // 5) :]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Faster than the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
+        f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the "
+        f"first trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
+        f"{min(share):.2f} at worst, {geometric_mean(share):.2f} in the mean."
+    )
 
 
 def main() -> None:
@@ -318,8 +326,8 @@ def main() -> None:
 
 
 def write_trials(names: list[str]) -> None:
-    found = {name: trials(name, NETS[name]) for name in names}
-    write_section("Trials against a plain loop", written(found))
+    for name in names:
+        write_section(f"Trials against a plain loop: {name}", written(*trials(name, NETS[name])))
 
 
 def write_memory(names: list[str]) -> None:
