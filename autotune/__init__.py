@@ -6,14 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.adapt import adapted as adapted
     from autotune.api import Best as Best
     from autotune.api import Study as Study
     from autotune.api import resume as resume
     from autotune.api import search as search
     from autotune.api import search_budgets as search_budgets
-    from autotune.artifact import detach as detach
-    from autotune.artifact import load_adapted as load_adapted
     from autotune.backbones import load_backbone as load_backbone
     from autotune.backbones.inputs import InputDescription as InputDescription
     from autotune.budget import Budget as Budget
@@ -26,6 +23,12 @@ if TYPE_CHECKING:
     from autotune.deltas.site import Site as Site
     from autotune.deltas.site import Slot as Slot
     from autotune.errors import AutotuneError as AutotuneError
+    from autotune.export.exporting import export_model as export_model
+    from autotune.mount import adapted as adapted
+    from autotune.mount import detach as detach
+    from autotune.mount import load_adapted as load_adapted
+    from autotune.mount import merge as merge
+    from autotune.mount import switch as switch
     from autotune.plan import Choice as Choice
     from autotune.plan import Plan as Plan
     from autotune.problem import Problem as Problem
@@ -49,15 +52,18 @@ _HOME = {
     "Site": "deltas.site",
     "Slot": "deltas.site",
     "Study": "api",
-    "adapted": "adapt",
+    "adapted": "mount",
     "compare": "comparison",
-    "detach": "artifact",
-    "load_adapted": "artifact",
+    "detach": "mount",
+    "export_model": "export.exporting",
+    "load_adapted": "mount",
     "load_backbone": "backbones",
     "load_task": "tasks",
+    "merge": "mount",
     "resume": "api",
     "search": "api",
     "search_budgets": "api",
+    "switch": "mount",
 }
 
 __all__ = sorted(_HOME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -130,14 +130,14 @@ class Deltas:
         self.detach()
         before = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
         _write(tuned)
-        difference = _difference(_output(self.network, inputs), together)
-        if not difference <= TOLERANCE:  # NaN is refused too
+        found = difference(_output(self.network, inputs), together)
+        if not found <= TOLERANCE:  # NaN is refused too
             _write(before)
             raise MergeError(
                 f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
-                f"them by {difference:.2g}. Keep the delta file, or use float32."
+                f"them by {found:.2g}. Keep the delta file, or use float32."
             )
-        return difference
+        return found
 
     def _tensors_of_sites(self) -> list[tuple[nn.Module, str, Tensor]]:
         weights = [(*slot.owners[0], slot.tensor) for s in self.sites.values() for slot in s.slots]
@@ -167,7 +167,8 @@ def _write(tensors: list[tuple[nn.Module, str, Tensor]]) -> None:
             _held(module, name).copy_(tensor)
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest, relative to the largest of theirs."""
     largest = theirs.abs().max().float()
     return float((ours.float() - theirs.float()).abs().max() / largest.clamp_min(1e-12))
 
@@ -241,13 +242,21 @@ def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.M
 
 @contextmanager
 def buffers_of(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The named buffers with other values, which come back afterwards."""
-    mine = {name: network.get_buffer(name) for name in values}
-    before = {name: buffer.clone() for name, buffer in mine.items()}
+    """Others in the place of the named buffers, which come back afterwards."""
+    with ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(_buffer(network, name, value))
+        yield
+
+
+@contextmanager
+def _buffer(network: nn.Module, name: str, value: Tensor) -> Iterator[None]:
+    path, _, own = name.rpartition(".")
+    buffers, before = network.get_submodule(path)._buffers, network.get_buffer(name)
+    if value.shape != before.shape:
+        raise ValueError(f"{name} must have the shape {tuple(before.shape)}")
+    buffers[own] = torch.empty_like(before).copy_(value)
     try:
-        for name, buffer in mine.items():
-            buffer.copy_(values[name])
         yield
     finally:
-        for name, buffer in mine.items():
-            buffer.copy_(before[name])
+        buffers[own] = before

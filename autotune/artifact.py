@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from autotune.adapt import Deltas, buffers_of, exchanged
-from autotune.backbones.base import Backbone, describe, fingerprint, new_head
-from autotune.backbones.flow import Flow, trace
-from autotune.backbones.inputs import read_input
+from autotune.backbones.base import fingerprint
 from autotune.backbones.units import Unit
-from autotune.candidates import new_delta
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.plan import Plan
 
@@ -124,92 +119,6 @@ def read_header(path: Path | str) -> dict[str, Any]:
         raise ArtifactError(
             f"A delta file must be safetensors, {path} is not ({error})."
         ) from error
-
-
-@contextmanager
-def tuned(
-    backbone: Backbone, artifact: Artifact, *, source: str = "the artifact"
-) -> Iterator[nn.Module]:
-    """The backbone's network with the artifact on: deltas, head and prepared buffers, in eval mode.
-
-    Afterwards everything is what it was. Raises `ArtifactError` for another backbone's artifact.
-    """
-    if artifact.fingerprint != backbone.fingerprint:
-        raise ArtifactError(
-            f"A delta fits only the backbone that it was made for: {source} wants fingerprint "
-            f"{artifact.fingerprint[:12]}, {backbone.source} has {backbone.fingerprint[:12]}. "
-            "Load the same weights, before anything is changed in them."
-        )
-    with ExitStack() as stack:
-        try:
-            _put_on(stack, backbone, artifact)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ArtifactError(
-                f"The tensors of {source} do not fit its own plan ({error}). The file is damaged."
-            ) from error
-        yield backbone.network
-
-
-def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> None:
-    network = backbone.network
-    stack.enter_context(buffers_of(network, artifact.part("buffer")))
-    values = artifact.part("head")
-    head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
-    head.load_state_dict(values)
-    stack.enter_context(exchanged(network, backbone.head, head))
-    flow = _flow(network, artifact)
-    deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
-    stack.callback(deltas.detach)
-    stored = artifact.part("delta")
-    if set(stored) != set(deltas.tensors()):
-        raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or too much")
-    deltas.load(stored)
-    head.requires_grad_(False)
-    for parameter in deltas.parameters():
-        parameter.requires_grad_(False)
-    network.eval()
-
-
-def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:
-    """What passes between modules, where a delta of the plan needs it."""
-    methods = [method for choice in artifact.plan.choices.values() for method in choice.methods]
-    if not any(new_delta(method).on_path for method in methods):
-        return None
-    return trace(network, read_input(artifact.header["input"], source="the artifact"))
-
-
-_ATTACHED: dict[int, ExitStack] = {}
-
-
-def load_adapted(model: nn.Module | Backbone, path: Path | str) -> nn.Module:
-    """The model with the delta file at `path` on it, in place, in evaluation mode.
-
-    `detach` takes it off again; the model is then what it was, bit for bit. Raises
-    `ArtifactError` for a file of another backbone, a damaged one, or a model that has one on.
-    """
-    artifact = read_artifact(path)
-    head = artifact.header.get("about", {}).get("head")
-    backbone = model if isinstance(model, Backbone) else None
-    if backbone is None:
-        assert isinstance(model, nn.Module)
-        backbone = describe(model, source="the model", family="any", head=head)
-    if id(backbone.network) in _ATTACHED:
-        raise ArtifactError(
-            "A model carries one delta at a time. Call autotune.detach(model) first."
-        )
-    stack = ExitStack()
-    network = stack.enter_context(tuned(backbone, artifact, source=str(path)))
-    _ATTACHED[id(network)] = stack
-    return network
-
-
-def detach(model: nn.Module) -> nn.Module:
-    """Take off what `load_adapted` put on; `ArtifactError` when there is nothing."""
-    stack = _ATTACHED.pop(id(model), None)
-    if stack is None:
-        raise ArtifactError("There is no delta on this model. Put one on with load_adapted.")
-    stack.close()
-    return model
 
 
 def _check_format(found: object, source: str) -> None:

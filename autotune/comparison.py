@@ -13,13 +13,14 @@ from torch import nn
 
 from autotune.adapt import exchanged
 from autotune.api import Study, reopened
-from autotune.artifact import read_artifact, tuned
+from autotune.artifact import read_artifact
 from autotune.backbones.base import Backbone
 from autotune.budget import Cost
 from autotune.candidates import everywhere
 from autotune.config import load_space
 from autotune.data import PartFeed, check_fits, infer_input, normalised
 from autotune.errors import ConfigError, TaskError, unknown
+from autotune.mount import tuned
 from autotune.placements import last_units, random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from autotune.adapt import Deltas, exchanged, seeded
-from autotune.artifact import Artifact, from_bytes, to_bytes, tuned
+from autotune.artifact import Artifact, from_bytes, to_bytes
 from autotune.backbones.base import Backbone, fingerprint, new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Units
@@ -26,6 +26,7 @@ from autotune.deltas.site import sites
 from autotune.errors import AutotuneError, OutOfMemory, TrialError
 from autotune.evidence import TaskEvidence
 from autotune.footprint import latency, memory
+from autotune.mount import tuned
 from autotune.oneshot import OneShot
 from autotune.plan import Plan
 from autotune.preparation import estimate_statistics

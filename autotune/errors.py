@@ -58,6 +58,12 @@ class ArtifactError(AutotuneError, ValueError):
     """A delta file that is damaged, foreign or made for another backbone."""
 
 
+class ExportError(AutotuneError, ValueError):
+    """A tuned network that has no such form, or whose form does not compute the same."""
+
+    exit_code = 1
+
+
 class RunError(AutotuneError, ValueError):
     """A run folder or storage that cannot be used as asked."""
 

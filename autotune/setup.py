@@ -304,8 +304,7 @@ def _about(settings: Settings, task: Task) -> dict[str, Any]:
         },
         "python": platform.python_version(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "backbone": settings.backbone,
-        "budget": settings.budget,
+        **settings.model_dump(include={"backbone", "weights", "budget", "space", "granularity"}),
         "data": task.digest(),
     }
 

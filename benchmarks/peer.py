@@ -230,13 +230,13 @@ def ours(rig: Rig, unit: str) -> float:
 
 
 def turns(rig: Rig, unit: str, making: float) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of the three ways, which take turns; short ones have several, as they are noisy."""
+    """Seconds of the three ways, which take turns; short ones have more, as they are noisy."""
     users, mine, least = list[float](), list[float](), list[float]()
     for _ in range(REPEATS):
         users.append(plain(rig, unit))
-        for _ in range(max(1, min(SHORT, round(SHORT / 10 / making)))):
+        for _ in range(max(2, min(SHORT, round(SHORT / 10 / making)))):
             mine.append(ours(rig, unit))
-            least.append(barest(rig, unit))
+            least.append(barest(rig, unit))  # at once, so that both have the same noise
     return users, mine, least
 
 
@@ -249,10 +249,12 @@ def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]
     plain(rig, "head")  # whatever is slow once
     for unit in net.chosen(setup.backbone.network):
         making = ours(rig, unit)
-        user, mine, least = map(median, turns(rig, unit, making))
-        ratios.append((user / mine, least / mine, user / making))
+        times = turns(rig, unit, making)
+        user, mine, least = map(median, times)
+        share = median(b / a for a, b in zip(*times[1:], strict=True))
+        ratios.append((user / mine, share, user / making))
         rows.append([unit, *(f"{1000 * s:.0f}" for s in (user, making, mine, least))])
-        rows[-1] += [f"{user / mine:.2f}", f"{least / mine:.2f}"]
+        rows[-1] += [f"{user / mine:.2f}", f"{share:.2f}"]
         print(name, rows[-1], flush=True)
     setup.engine.close()
     return rows, ratios

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 
@@ -10,13 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import autotune
-from autotune.artifact import from_bytes, load_adapted, read_artifact, read_header, to_bytes, tuned
+from autotune.artifact import from_bytes, read_artifact, read_header, to_bytes
 from autotune.backbones.base import Backbone, describe
-from autotune.data import PartFeed
 from autotune.errors import ArtifactError
+from autotune.mount import tuned
 from autotune.plan import Choice, Method, Plan
-from autotune.training import Recipe, predict
 from autotune.trial import Job
 
 PLAN = Plan(
@@ -99,58 +96,6 @@ def test_it_rebuilds_the_tuned_network(content, make_engine, tiny_task):
     assert {k: found[k] for k in ("accuracy", "loss")} == {
         k: metrics[k] for k in ("accuracy", "loss")
     }
-
-
-def test_loading_and_detaching_restore_the_model(file, tiny_network, tiny_task):
-    tiny_network.train()
-    tiny_network.first.requires_grad_(False)
-    before = state(tiny_network)
-    model = autotune.load_adapted(tiny_network, file)
-    assert model is tiny_network
-    assert not same(state(model), before)
-    assert not any(m.training for m in model.modules())
-    assert not any(p.requires_grad for p in model.parameters())
-    autotune.detach(model)
-    assert same(state(model), before)
-
-
-def test_two_loads_of_one_file_give_equal_outputs(file, tiny_network, tiny_task):
-    other = copy.deepcopy(tiny_network)
-    outputs = [load_adapted(n, file)(tiny_task.test.inputs) for n in (tiny_network, other)]
-    assert torch.equal(*outputs)
-    autotune.detach(other)
-    assert not torch.equal(other.eval()(tiny_task.test.inputs), outputs[0])
-    assert torch.equal(tiny_network(tiny_task.test.inputs), outputs[0])
-    autotune.detach(tiny_network)
-
-
-def test_a_second_load_is_refused_and_changes_nothing(file, tiny_network, tiny_task):
-    load_adapted(tiny_network, file)
-    before = state(tiny_network)
-    with pytest.raises(ArtifactError, match="carries one delta at a time"):
-        load_adapted(tiny_network, file)
-    assert same(state(tiny_network), before)
-    autotune.detach(tiny_network)
-    with pytest.raises(ArtifactError, match="There is no delta on this model"):
-        autotune.detach(tiny_network)
-
-
-def test_another_backbone_is_refused_and_left_alone(file, tiny_network):
-    with torch.no_grad():
-        tiny_network.conv.weight[0, 0, 0, 0] += 1e-6
-    before = state(tiny_network)
-    with pytest.raises(
-        ArtifactError, match=r"wants fingerprint \w{12}, the model has \w{12}\. Load"
-    ):
-        load_adapted(tiny_network, file)
-    assert same(state(tiny_network), before)
-
-
-def test_another_head_is_no_other_backbone(file, tiny_network):
-    tiny_network.fc = nn.Linear(4, 99)
-    model = load_adapted(tiny_network, file)
-    assert model.fc.out_features == 3
-    assert autotune.detach(model).fc.out_features == 99
 
 
 def test_a_truncated_file_is_refused(content):
@@ -239,11 +184,3 @@ def test_a_file_that_is_not_there_or_foreign_is_refused(tmp_path):
     for read in (read_artifact, read_header):
         with pytest.raises(ArtifactError):
             read(tmp_path / "delta.safetensors")
-
-
-def test_predictions_of_a_loaded_model_are_those_of_the_trial(file, tiny_network, tiny_task):
-    found = read_header(file)["metrics"]["val"]["accuracy"]
-    val = PartFeed(tiny_task.val, None, torch.device("cpu"))
-    logits, labels = predict(load_adapted(tiny_network, file), val, Recipe())
-    assert float((logits.argmax(1) == labels).float().mean()) == pytest.approx(found)
-    autotune.detach(tiny_network)

@@ -30,12 +30,15 @@ NAMES = [
     "adapted",
     "compare",
     "detach",
+    "export_model",
     "load_adapted",
     "load_backbone",
     "load_task",
+    "merge",
     "resume",
     "search",
     "search_budgets",
+    "switch",
 ]
 
 

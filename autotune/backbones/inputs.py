@@ -72,6 +72,16 @@ class InputDescription:
         return {"shape": self.shape, "dtype": self.dtype}
 
 
+def some_inputs(input: InputDescription, n: int = 4, *, seed: int = 0) -> Tensor:
+    """A batch that a network takes, (n, ...): noise; of whole numbers only 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = getattr(torch, input.dtype)
+    shape = (n, *input.example_shape)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(2, shape, generator=generator).to(dtype)
+
+
 def read_input(data: object, *, source: str) -> InputDescription:
     """A mapping with the keys of `InputDescription`; `size` may be one number."""
     if not isinstance(data, dict):

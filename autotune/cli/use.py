@@ -55,36 +55,57 @@ def predict(
 
 @app.command()
 def export(
-    run: Run,
-    format: Annotated[str, typer.Option(help="mask")] = "mask",
-    output: Annotated[str, typer.Option("-o", "--output", help="The file to write.")] = "mask.json",
-    tensors: Annotated[
-        str | None, typer.Option(help="Also a .safetensors file with a boolean tensor a parameter.")
+    path: Annotated[str, typer.Argument(metavar="RUN|DELTA", help="A run folder or delta file.")],
+    format: Annotated[
+        str, typer.Option(help="mask, delta, merged, module, onnx or peft.")
+    ] = "mask",
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="The file to write; a folder for peft.")
     ] = None,
+    tensors: Annotated[
+        str | None,
+        typer.Option(help="With a mask: also a .safetensors file, a boolean tensor a parameter."),
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Of a run: a trial by its number, not the winner.")
+    ] = None,
+    within: Annotated[
+        str | None, typer.Option(help="Of a run: the best trial that fits a smaller budget.")
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train a trial again whose delta was not kept.")
+    ] = False,
+    backbone: Annotated[
+        str | None, typer.Option(help="Of a delta file; else the one that it names.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
+    head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The chosen layers as a file that others can read.
+    """The answer as a file that others can read, checked before it is there.
 
-    Example: autotune export runs/digits --format mask -o mask.json --tensors mask.safetensors
+    Example: autotune export runs/digits --format merged -o tuned.safetensors
     """
-    import json
-    from pathlib import Path
+    from dataclasses import asdict
 
-    from autotune.api import Study
-    from autotune.errors import ConfigError, NotBuilt
-    from autotune.export import export_mask
-    from autotune.files import write_whole
+    from autotune.cli.live import warned
+    from autotune.export.exporting import export_model
 
-    if format != "mask":
-        if format in ("delta", "merged", "module", "onnx", "peft"):
-            raise NotBuilt(f"The format {format!r} is reserved but not built yet. Use mask.")
-        raise ConfigError(f"A format must be mask, got {format!r}.")
-    mask, content = export_mask(Study(run))
-    write_whole(Path(output), json.dumps(mask, indent=2) + "\n")
-    if tensors:
-        write_whole(Path(tensors), content)
-    chosen = sum(unit["selected"] for unit in mask["units"].values())
+    with warned():
+        done = export_model(
+            path,
+            format,
+            output,
+            tensors=tensors,
+            trial=trial,
+            within=within,
+            retrain=retrain,
+            backbone=backbone,
+            weights=weights,
+            head=head,
+        )
     if as_json:
-        show_json(mask)
-    else:
-        typer.echo(f"{chosen} of {len(mask['units'])} units selected, written to {output}.")
+        show_json(asdict(done))
+        return
+    how = "" if done.difference is None else f", outputs differ by {done.difference:.1g} at most"
+    typer.echo(f"{done.format} written to {done.path}{how}.")

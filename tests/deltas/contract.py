@@ -13,6 +13,7 @@ from autotune.deltas.base import Evidence
 from autotune.deltas.site import sites
 from autotune.errors import MergeError, PlanError
 from autotune.plan import Choice, Plan
+from autotune.swap import Swap, state_of
 from autotune.trunk.cut import before, cut
 from autotune.trunk.graph import Graph
 
@@ -99,6 +100,18 @@ class DeltaContract:
         assert snapshot(rig.network) == before
         assert same(bits(rig.network), values)
         assert torch.equal(rig.outputs(), outputs)
+
+    def test_it_can_be_exchanged_for_the_backbone_and_back(self, rig, choice):
+        rig.network.eval()
+        bare, state, before = rig.outputs(), state_of(rig.network), snapshot(rig.network)
+        rig.train(self.attach(rig, choice), steps=1)
+        rig.network.eval()
+        tuned, swap = rig.outputs(), Swap.between(state, state_of(rig.network))
+        swap.take_off(torch.device("cpu"))
+        assert snapshot(rig.network) == before
+        assert torch.equal(rig.outputs(), bare)
+        swap.put_on(torch.device("cpu"))
+        assert torch.equal(rig.outputs(), tuned)
 
     def test_saved_and_loaded_tensors_give_equal_bits(self, rig, choice):
         deltas = self.attach(rig, choice)

@@ -1,0 +1,136 @@
+"""Which delta is exported: of a run the winner, a trial, or the best below a smaller budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+
+from autotune.api import Study, reopened
+from autotune.artifact import Artifact, from_bytes, read_artifact
+from autotune.backbones.base import Backbone
+from autotune.config import Settings, read_settings
+from autotune.errors import ArtifactError, ConfigError, RunError
+from autotune.export.base import Subject
+from autotune.records import TrialRecord
+from autotune.setup import OBJECT, find_backbone, parse_budget, released
+from autotune.trial import Job, used
+
+
+def subject_of(
+    path: str | Path,
+    *,
+    backbone: Any = None,
+    weights: str | None = None,
+    head: str | None = None,
+    trial: int | None = None,
+    within: str | None = None,
+    retrain: bool = False,
+) -> Subject:
+    """The delta of a run folder or a delta file, with its backbone.
+
+    Of a run the winner; or a `trial` by its number; or the best completed one that fits a budget
+    `within`. A trial whose delta was not kept is trained once more with `retrain`. A delta file
+    names its backbone itself, where `backbone` is not given; a run needs it when it began from
+    objects. Raises `RunError`, `ConfigError` or `ArtifactError`.
+    """
+    if Path(path).is_dir():
+        study = Study(path)
+        settings = study.settings.model_copy(update=_given(weights=weights, head=head))
+        found = _backbone(settings, backbone, str(path))
+        record = _record(study, settings, found, trial, within)
+        artifact = _artifact(study, record, retrain, found)
+    else:
+        if trial is not None or within is not None or retrain:
+            raise ConfigError(f"--trial, --within and --retrain need a run folder, not {path}.")
+        artifact = read_artifact(path)
+        settings = _settings(artifact, str(path), weights=weights, head=head)
+        found = _backbone(settings, backbone, str(path))
+    return Subject(found, artifact, settings)
+
+
+def _given(**values: str | None) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _backbone(settings: Settings, given: Any, path: str) -> Backbone:
+    source = given if given is not None else settings.backbone
+    if source == OBJECT:
+        raise RunError(
+            f"{path} began from Python objects, so its backbone is not known here. Name it with "
+            "--backbone, or give it from Python: autotune.export(path, backbone=...)."
+        )
+    return find_backbone(settings, source)
+
+
+def _settings(artifact: Artifact, path: str, **given: str | None) -> Settings:
+    """Those of a search that a delta file tells of."""
+    about = artifact.header.get("about", {})
+    names = ("backbone", "budget", "space", "granularity", "weights", "head")
+    told = {name: about[name] for name in names if about.get(name) is not None}
+    if not isinstance(told.get("backbone", ""), str):
+        raise ArtifactError(f"A delta file names its backbone, {path} does not.")
+    return read_settings({**told, **_given(**given)})
+
+
+# of a run
+
+
+def _record(
+    study: Study, settings: Settings, backbone: Backbone, trial: int | None, within: str | None
+) -> TrialRecord | None:
+    """The trial that is asked for; None for the winner."""
+    if trial is not None and within is not None:
+        raise ConfigError("--trial names one, --within chooses one. Leave one of them out.")
+    if trial is not None:
+        return _numbered(study, trial)
+    if within is None:
+        return None
+    smaller = settings.model_copy(update={"budget": within})
+    budget = parse_budget(smaller, backbone)
+    fitting = [r for r in study._records.ranked() if budget.fits(r.cost)]
+    if not fitting:
+        raise RunError(f"No trial of {study.folder.path} fits {within}. See autotune status.")
+    return fitting[0]
+
+
+def _numbered(study: Study, number: int) -> TrialRecord:
+    found = [record for record in study.trials if record.number == number]
+    if not found or not found[0].is_complete:
+        state = found[0].state_name if found else "not there"
+        raise RunError(
+            f"A trial must be complete to be exported, trial {number} of {study.folder.path} is "
+            f"{state}. See autotune status --json."
+        )
+    return found[0]
+
+
+def _artifact(
+    study: Study, record: TrialRecord | None, retrain: bool, backbone: Backbone
+) -> Artifact:
+    if record is None:
+        return read_artifact(study.best.artifact)
+    first = record.number if record.repeat_of is None else record.repeat_of
+    for number in (record.number, first):
+        if (file := study.folder.delta(number)).is_file():
+            return read_artifact(file)
+    if not retrain:
+        raise RunError(
+            f"The delta of trial {record.number} was not kept. Give --retrain to train it again."
+        )
+    return _retrained(study, record, backbone)
+
+
+def _retrained(study: Study, record: TrialRecord, backbone: Backbone) -> Artifact:
+    """Its delta from the same training once more, with the study's seed and preparation."""
+    rates = used(record.plan, record.hyperparameters)
+    job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
+    with released(reopened(study, backbone)) as setup:
+        prepared = study.folder.read(study.folder.prepared)
+        if prepared:
+            setup.engine.prepare(load_tensors(prepared))
+        *_, last = setup.engine(replace(job, whole=study.settings.folds > 0))
+    assert last.artifact is not None
+    return from_bytes(last.artifact, f"trial {record.number}")
