@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,7 +23,7 @@ class Onnx(Format):
 
     def write(self, subject: Subject, path: Path) -> None:
         _require()
-        with refused("torch.onnx", HINT):
+        with refused("torch.onnx", HINT), _quiet():
             program = exported(subject.tuned(), subject.inputs())
             torch.onnx.export(
                 program,
@@ -40,6 +43,20 @@ class Onnx(Format):
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             (found,) = session.run(["logits"], {"input": subject.inputs().numpy()})
         return torch.from_numpy(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own messages on what it did not optimise."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _require() -> None:

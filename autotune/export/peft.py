@@ -26,9 +26,10 @@ ROOT = "base_model.model."
 class Peft(Format):
     """`adapter_config.json`, `adapter_model.safetensors` and a model card, as PEFT loads them.
 
-    Low rank is LoRA with a rank a module and alpha = rank, so that nothing is scaled; sub-tuned
-    layers, prepared normalisation and the head are `modules_to_save`. Raises `ExportError`, naming
-    the units, for a plan with anything else.
+    Low rank is LoRA with a rank a layer and alpha = rank, so that nothing is scaled; sub-tuned
+    layers, prepared normalisation, the head, and layers whose low rank PEFT computes otherwise or
+    not at all are `modules_to_save`. Raises `ExportError`, naming the units, for a plan with
+    anything else.
     """
 
     file = "adapter"
@@ -56,14 +57,9 @@ class Peft(Format):
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """The low-rank change of one kernel: A (rank, columns) and B (rows, rank)."""
-
-    target: str
-    """The module that PEFT puts LoRA on."""
+    """The low-rank change of a layer's kernel: A (rank, columns) and B (rows, rank)."""
 
     layer: str
-    """Where the factors are then: the module itself, or one in it."""
-
     a: Tensor
     b: Tensor
 
@@ -80,8 +76,8 @@ class _Content:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Module → rank."""
-        return {p.target: len(p.a) for p in self.products}
+        """Layer → rank."""
+        return {p.layer: len(p.a) for p in self.products}
 
     def close(self, modules: Iterable[str], names: list[str]) -> None:
         """More whole modules; and all whose names end like theirs, as PEFT takes these, too."""
@@ -89,20 +85,15 @@ class _Content:
         found = [name for name in names if name.endswith(ends)]
         inside = tuple(f"{name}." for name in found)
         self.whole = dict.fromkeys(name for name in found if not name.startswith(inside))
-        self.products = [
-            p
-            for p in self.products
-            if p.target not in self.whole and not p.target.startswith(inside)
-        ]
+        kept = [p for p in self.products if not p.layer.startswith(inside)]
+        self.products = [p for p in kept if p.layer not in self.whole]
 
     def add_product(self, unit: str, slot: Slot, path: str, a: Tensor, b: Tensor) -> None:
-        """LoRA of a kernel, whose layer is at `path`."""
-        found = _lora_of(slot, path)
-        known = {p.target: len(p.a) for p in self.products}
-        if found is None or known.get(found[0], len(a)) != len(a):
-            self.refused.append(f"{slot.name} in {unit} (low rank)")
+        """Low rank of a kernel, whose layer is at `path`."""
+        if _takes_lora(slot):
+            self.products.append(_Product(path, a, b))
         else:
-            self.products.append(_Product(*found, a, b))
+            self.add_whole(unit, slot, path)
 
     def add_whole(self, unit: str, slot: Slot, path: str) -> None:
         """The module of a parameter, whose layer is at `path`."""
@@ -113,20 +104,18 @@ class _Content:
             self.whole[module] = None
 
 
-def _lora_of(slot: Slot, path: str) -> tuple[str, str] | None:
-    """The module that PEFT puts LoRA on for a kernel, and where the factors are then."""
-    layer, names = slot.layer, (slot.attribute, len(slot.owners))
-    if isinstance(layer, nn.MultiheadAttention) and names == ("in_proj_weight", 1):
-        return path, path
-    if names != ("weight", 1):
-        return None
-    if isinstance(layer, _UNCALLED):
-        attention = path.rpartition(".")[0]
-        return attention, f"{attention}.base_layer.out_proj"
+def _takes_lora(slot: Slot) -> bool:
+    """Whether PEFT computes low rank of this kernel as it is meant.
+
+    Not in attentions of torch, where releases up to 0.21 count that of the projection out twice;
+    nor in convolutions with groups or gaps.
+    """
+    layer = slot.layer
+    if len(slot.owners) > 1 or slot.attribute != "weight" or isinstance(layer, _UNCALLED):
+        return False
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        is_plain = layer.groups == 1 and {*layer.dilation} == {1} and layer.padding_mode == "zeros"
-        return (path, path) if is_plain else None
-    return (path, path) if isinstance(layer, nn.Linear | nn.Embedding) else None
+        return layer.groups == 1 and {*layer.dilation} == {1} and layer.padding_mode == "zeros"
+    return isinstance(layer, nn.Linear | nn.Embedding)
 
 
 def _saved_of(slot: Slot, path: str) -> str | None:
