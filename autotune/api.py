@@ -125,7 +125,7 @@ class Study:
         if final is None:
             raise RunError(
                 f"A search has an answer when it has ended, {self.folder.path} is {self.state}. "
-                f"Go on with: autotune resume {self.folder.path}"
+                f"Go on with: {self.resume_command}"
             )
         return Best(
             plan=Plan.from_json(final["plan"]),
@@ -143,6 +143,13 @@ class Study:
             return "complete"
         alive = holder(self.folder.lease, self._records.attribute("lease"))
         return "running" if alive else "interrupted"
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it in a shell; sources that are code are named again."""
+        sources = {"backbone": self.settings.backbone, "task": self.settings.task}
+        code = [f"--{kind} {s}" for kind, s in sources.items() if s.startswith("python:")]
+        return " ".join(["autotune resume", str(self.folder.path), *code])
 
     @property
     def seconds(self) -> float:
@@ -262,23 +269,33 @@ def resume(
 
 def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
     """The setup of a run once more; `RunError` where it began from objects and lacks them."""
-    before, folder = study.settings, study.folder
-    for kind, source, given in (
-        ("backbone", before.backbone, backbone),
-        ("task", before.task, task),
-    ):
-        if source == OBJECT and given is None:
-            raise RunError(
-                f"{folder.path} began from Python objects, so its {kind} is not known here. "
-                "From Python: autotune.resume(run, backbone=..., task=...), and compare alike."
-            )
+    before = study.settings
+    backbone = named(study, "backbone", backbone)
+    task = named(study, "task", task)
     changed = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**_kept(before, changed), **changed})
-    return prepare_search(
-        settings,
-        settings.backbone if backbone is None else backbone,
-        settings.task if task is None else task,
-    )
+    return prepare_search(settings, backbone, task)
+
+
+def named(study: Study, kind: str, given: Any = None) -> Any:
+    """The `backbone` or `task` of a run; `RunError` for one that must be given and is not.
+
+    A run folder may come from others, so a `python:` source in it runs only when it is named here.
+    """
+    source: str = getattr(study.settings, kind)
+    if given is not None:
+        return given
+    if source == OBJECT:
+        raise RunError(
+            f"{study.folder.path} began from Python objects, so its {kind} is not known here. "
+            f"Give it from Python, as in autotune.resume(run, {kind}=...)."
+        )
+    if source.startswith("python:"):
+        raise RunError(
+            f"The {kind} of {study.folder.path} is code ({source}), which runs only when it is "
+            f"named: add --{kind} {source}"
+        )
+    return source
 
 
 def _kept(before: Settings, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,6 +326,7 @@ def _status(study: Study) -> dict[str, Any]:
     best = _best_of_final(final) if final else _best_so_far(ranked)
     return {
         "run": str(study.folder.path),
+        "resume": study.resume_command,
         "state": study.state,
         "trials": states,
         "asked": study.settings.most_trials,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autotune.api import Study
+from autotune.api import Study, named
 from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.inputs import InputDescription
 from autotune.data import PartFeed
@@ -26,13 +26,20 @@ from autotune.training import Recipe, predict
 PARTS = ("test", "val", "train")
 
 
-def evaluate_run(run: str, *, part: str = "test", device: str = "auto") -> dict[str, Any]:
+def evaluate_run(
+    run: str,
+    *,
+    part: str = "test",
+    device: str = "auto",
+    backbone: str | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
     """Metrics of `best/` on a part of the run's own task, and `n`."""
     if part not in PARTS:
         raise ConfigError(unknown("part", part, PARTS))
     study = _ended(run)
     settings = study.settings.model_copy(update={"device": device})
-    setup = prepare_search(settings, settings.backbone, settings.task)
+    setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))
     try:
         if setup.task.digest() != study.identity["data"]:
             raise TaskError(
@@ -45,9 +52,11 @@ def evaluate_run(run: str, *, part: str = "test", device: str = "auto") -> dict[
         setup.engine.close()
 
 
-def predict_path(run: str, path: str, *, device: str = "auto") -> list[dict[str, Any]]:
+def predict_path(
+    run: str, path: str, *, device: str = "auto", backbone: str | None = None
+) -> list[dict[str, Any]]:
     """`input`, `class` and `probability` of a picture, of each in a folder, or of an array."""
-    with _tuned_network(run, device) as (network, artifact, input, recipe):
+    with _tuned_network(run, device, backbone) as (network, artifact, input, recipe):
         names, part = _examples(Path(path), input)
         try:
             feed = PartFeed(part, input, torch.device(recipe.device))
@@ -63,12 +72,12 @@ def predict_path(run: str, path: str, *, device: str = "auto") -> list[dict[str,
 
 @contextmanager
 def _tuned_network(
-    run: str, device: str
+    run: str, device: str, named_backbone: str | None
 ) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
     from autotune.setup import choose_device
 
     study = _ended(run)
-    backbone = find_backbone(study.settings, study.settings.backbone)
+    backbone = find_backbone(study.settings, named(study, "backbone", named_backbone))
     artifact = read_artifact(study.best.artifact)
     recipe = Recipe(batch_size=study.settings.batch_size, device=choose_device(device))
     with tuned(backbone, artifact, source=str(study.best.artifact)) as network:

@@ -22,6 +22,15 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+NamedBackbone = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="That of the run, to be named again where it is python:."),
+]
+NamedTask = Annotated[
+    str | None, typer.Option(metavar="SOURCE", help="As --backbone, for the task.")
+]
+
+
 def show_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, default=str))

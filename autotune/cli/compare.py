@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
 from autotune.cli.search import Quiet
 
 
@@ -25,6 +25,8 @@ def compare(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+    backbone: NamedBackbone = None,
+    task: NamedTask = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,6 +45,13 @@ def compare(
 
         names = [name.strip() for name in only.split(",") if name.strip()]
         found = run_comparison(
-            run, seeds=seeds, only=names, source=source, workers=workers, device=device
+            run,
+            backbone,
+            task,
+            seeds=seeds,
+            only=names,
+            source=source,
+            workers=workers,
+            device=device,
         )
     show_json(found.to_json()) if as_json else print_comparison(found.to_json())

@@ -78,7 +78,8 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, tasks, methods, strategies, pruners, spaces, metrics; all if left out."
+            help="backbones, tasks, methods, strategies, pruners, spaces, metrics, formats; all if "
+            "left out."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -111,6 +112,7 @@ def _names() -> dict[str, list[str]]:
     from autotune.backbones import SOURCES as BACKBONES
     from autotune.config import space_names
     from autotune.deltas import METHODS
+    from autotune.export import FORMATS
     from autotune.stopping import PRUNERS
     from autotune.strategies import STRATEGIES
     from autotune.tasks import SOURCES as TASKS
@@ -127,6 +129,7 @@ def _names() -> dict[str, list[str]]:
         "pruners": list(PRUNERS.names()),
         "spaces": list(space_names()),
         "metrics": ["accuracy", "balanced_accuracy", "f1", "auroc"],
+        "formats": list(FORMATS.names()),
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
 
 if TYPE_CHECKING:
     from autotune.api import Study
@@ -414,6 +414,8 @@ def resume(
     ship_data: ShipData = None,
     retries: Retries = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
+    backbone: NamedBackbone = None,
+    task: NamedTask = None,
     disk: Disk = None,
     cache_memory: CacheMemory = None,
     cache_disk: CacheDisk = None,

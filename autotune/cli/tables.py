@@ -273,7 +273,7 @@ def print_status(status: dict[str, Any]) -> None:
     if status["policy"]:
         _print_policy(out, status["policy"])
     if status["state"] == "interrupted":
-        out.print(f"Go on with: autotune resume {status['run']}")
+        out.print(f"Go on with: {status['resume']}")
 
 
 def print_profile(rows: list[Row], folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
 
 Run = Annotated[str, typer.Argument(help="The run folder.")]
 
@@ -16,6 +16,8 @@ def evaluate(
     run: Run,
     part: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    backbone: NamedBackbone = None,
+    task: NamedTask = None,
     as_json: AsJson = False,
 ) -> None:
     """Metrics of the delta file in `best/`, on a freshly loaded backbone.
@@ -24,7 +26,7 @@ def evaluate(
     """
     from autotune.use import evaluate_run
 
-    found = evaluate_run(run, part=part, device=device)
+    found = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
     if as_json:
         show_json(found)
         return
@@ -37,6 +39,7 @@ def predict(
     run: Run,
     path: Annotated[str, typer.Argument(help="A picture, a folder of them, or an .npy array.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    backbone: NamedBackbone = None,
     as_json: AsJson = False,
 ) -> None:
     """The class of pictures or arrays by the tuned network, with its probability.
@@ -45,7 +48,7 @@ def predict(
     """
     from autotune.use import predict_path
 
-    found = predict_path(run, path, device=device)
+    found = predict_path(run, path, device=device, backbone=backbone)
     if as_json:
         show_json(found)
         return
@@ -75,9 +78,8 @@ def export(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train a trial again whose delta was not kept.")
     ] = False,
-    backbone: Annotated[
-        str | None, typer.Option(help="Of a delta file; else the one that it names.")
-    ] = None,
+    backbone: NamedBackbone = None,
+    task: NamedTask = None,
     weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
     head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
     as_json: AsJson = False,
@@ -101,6 +103,7 @@ def export(
             within=within,
             retrain=retrain,
             backbone=backbone,
+            task=task,
             weights=weights,
             head=head,
         )
@@ -109,3 +112,40 @@ def export(
         return
     how = "" if done.difference is None else f", outputs differ by {done.difference:.1g} at most"
     typer.echo(f"{done.format} written to {done.path}{how}.")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[str, typer.Argument(help="The adapter's folder.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="SOURCE", help="The network that it was trained on.")
+    ],
+    format: Annotated[str, typer.Option(help="peft")] = "peft",
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="The delta file to write.")
+    ] = "delta.safetensors",
+    weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
+    head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A LoRA adapter of PEFT as a delta file.
+
+    Example: autotune import adapter --backbone torchvision:resnet50 -o delta.safetensors
+    """
+    from pathlib import Path
+
+    from autotune.artifact import to_bytes
+    from autotune.backbones import load_backbone
+    from autotune.errors import ConfigError, unknown
+    from autotune.export.from_peft import import_peft
+    from autotune.files import write_whole
+
+    if format != "peft":
+        raise ConfigError(unknown("format", format, ["peft"]))
+    artifact = import_peft(folder, load_backbone(backbone, weights=weights, head=head))
+    write_whole(Path(output), to_bytes(artifact))
+    found = {"path": output, "plan": str(artifact.plan), "cost": artifact.header["cost"]}
+    if as_json:
+        show_json(found)
+    else:
+        typer.echo(f"{found['plan']} written to {output}.")

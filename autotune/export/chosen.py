@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load as load_tensors
 
-from autotune.api import Study, reopened
+from autotune.api import Study, named, reopened
 from autotune.artifact import Artifact, from_bytes, read_artifact
 from autotune.backbones.base import Backbone
 from autotune.config import Settings, read_settings
@@ -23,6 +23,7 @@ def subject_of(
     path: str | Path,
     *,
     backbone: Any = None,
+    task: Any = None,
     weights: str | None = None,
     head: str | None = None,
     trial: int | None = None,
@@ -32,22 +33,22 @@ def subject_of(
     """The delta of a run folder or a delta file, with its backbone.
 
     Of a run the winner; or a `trial` by its number; or the best completed one that fits a budget
-    `within`. A trial whose delta was not kept is trained once more with `retrain`. A delta file
-    names its backbone itself, where `backbone` is not given; a run needs it when it began from
-    objects. Raises `RunError`, `ConfigError` or `ArtifactError`.
+    `within`. A trial whose delta was not kept is trained once more with `retrain`. Runs and delta
+    files name their `backbone` (and `task`, to retrain) themselves; only objects and `python:`
+    sources must be given. Raises `RunError`, `ConfigError` or `ArtifactError`.
     """
     if Path(path).is_dir():
         study = Study(path)
         settings = study.settings.model_copy(update=_given(weights=weights, head=head))
-        found = _backbone(settings, backbone, str(path))
+        found = find_backbone(settings, named(study, "backbone", backbone))
         record = _record(study, settings, found, trial, within)
-        artifact = _artifact(study, record, retrain, found)
+        artifact = _artifact(study, record, retrain, found, task)
     else:
         if trial is not None or within is not None or retrain:
             raise ConfigError(f"--trial, --within and --retrain need a run folder, not {path}.")
         artifact = read_artifact(path)
-        settings = _settings(artifact, str(path), weights=weights, head=head)
-        found = _backbone(settings, backbone, str(path))
+        settings = _settings(artifact, weights=weights, head=head)
+        found = find_backbone(settings, _own_source(artifact, backbone, str(path)))
     return Subject(found, artifact, settings)
 
 
@@ -55,23 +56,23 @@ def _given(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _backbone(settings: Settings, given: Any, path: str) -> Backbone:
-    source = given if given is not None else settings.backbone
-    if source == OBJECT:
-        raise RunError(
-            f"{path} began from Python objects, so its backbone is not known here. Name it with "
-            "--backbone, or give it from Python: autotune.export(path, backbone=...)."
+def _own_source(artifact: Artifact, given: Any, path: str) -> Any:
+    """What is given, or the backbone that a file names; no code runs because a file names it."""
+    source = artifact.header.get("about", {}).get("backbone")
+    if given is not None:
+        return given
+    if not isinstance(source, str) or source == OBJECT or source.startswith("python:"):
+        raise ArtifactError(
+            f"The backbone of {path} must be named, the file has {source!r}: add --backbone."
         )
-    return find_backbone(settings, source)
+    return source
 
 
-def _settings(artifact: Artifact, path: str, **given: str | None) -> Settings:
+def _settings(artifact: Artifact, **given: str | None) -> Settings:
     """Those of a search that a delta file tells of."""
     about = artifact.header.get("about", {})
     names = ("backbone", "budget", "space", "granularity", "weights", "head")
     told = {name: about[name] for name in names if about.get(name) is not None}
-    if not isinstance(told.get("backbone", ""), str):
-        raise ArtifactError(f"A delta file names its backbone, {path} does not.")
     return read_settings({**told, **_given(**given)})
 
 
@@ -108,7 +109,7 @@ def _numbered(study: Study, number: int) -> TrialRecord:
 
 
 def _artifact(
-    study: Study, record: TrialRecord | None, retrain: bool, backbone: Backbone
+    study: Study, record: TrialRecord | None, retrain: bool, backbone: Backbone, task: Any
 ) -> Artifact:
     if record is None:
         return read_artifact(study.best.artifact)
@@ -120,14 +121,14 @@ def _artifact(
         raise RunError(
             f"The delta of trial {record.number} was not kept. Give --retrain to train it again."
         )
-    return _retrained(study, record, backbone)
+    return _retrained(study, record, backbone, task)
 
 
-def _retrained(study: Study, record: TrialRecord, backbone: Backbone) -> Artifact:
+def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any) -> Artifact:
     """Its delta from the same training once more, with the study's seed and preparation."""
     rates = used(record.plan, record.hyperparameters)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
-    with released(reopened(study, backbone)) as setup:
+    with released(reopened(study, backbone, task)) as setup:
         prepared = study.folder.read(study.folder.prepared)
         if prepared:
             setup.engine.prepare(load_tensors(prepared))

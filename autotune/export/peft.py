@@ -1,4 +1,4 @@
-"""An adapter of PEFT: low rank, and whole modules."""
+"""An adapter of PEFT: low rank, and whole layers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.modes import evaluating
+from autotune.candidates import new_delta
 from autotune.deltas.site import Slot, sites
 from autotune.errors import DependencyError, ExportError
 from autotune.export.base import Format, Subject, refused
@@ -26,10 +27,9 @@ ROOT = "base_model.model."
 class Peft(Format):
     """`adapter_config.json`, `adapter_model.safetensors` and a model card, as PEFT loads them.
 
-    Low rank is LoRA with a rank a layer and alpha = rank, so that nothing is scaled; sub-tuned
-    layers, prepared normalisation, the head, and layers whose low rank PEFT computes otherwise or
-    not at all are `modules_to_save`. Raises `ExportError`, naming the units, for a plan with
-    anything else.
+    Low rank is LoRA with a rank a layer and alpha = rank, so that nothing is scaled; all other
+    layers that change, prepared normalisation and the head are `modules_to_save`, as they are when
+    tuned. Raises `ExportError`, naming the units, for paths and for parameters outside of layers.
     """
 
     file = "adapter"
@@ -43,7 +43,7 @@ class Peft(Format):
             _fill(model, content, subject)
             model.save_pretrained(str(path), safe_serialization=True)
         _name_base(path / "adapter_config.json", subject)
-        (path / "README.md").write_text(_card(subject))
+        (path / "README.md").write_text(_card(subject, content.whole))
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         from peft import PeftModel
@@ -88,13 +88,6 @@ class _Content:
         kept = [p for p in self.products if not p.layer.startswith(inside)]
         self.products = [p for p in kept if p.layer not in self.whole]
 
-    def add_product(self, unit: str, slot: Slot, path: str, a: Tensor, b: Tensor) -> None:
-        """Low rank of a kernel, whose layer is at `path`."""
-        if _takes_lora(slot):
-            self.products.append(_Product(path, a, b))
-        else:
-            self.add_whole(unit, slot, path)
-
     def add_whole(self, unit: str, slot: Slot, path: str) -> None:
         """The module of a parameter, whose layer is at `path`."""
         module = _saved_of(slot, path)
@@ -136,19 +129,19 @@ def _content(subject: Subject) -> _Content:
     stored, found = artifact.part("delta"), _Content()
     for site in sites(network, artifact.units).values():
         for method in artifact.plan[site.name].methods:
-            for slot in site.slots:
-                prefix = f"{site.name}/{method.name}/parts.{slot.name}"
-                path = paths[slot.layer]
-                if method.name == "lowrank" and f"{prefix}.a" in stored:
-                    a, b = stored[f"{prefix}.a"], stored[f"{prefix}.b"]
-                    found.add_product(site.name, slot, path, a, b)
-                elif method.name == "subtune" and prefix in stored:
-                    found.add_whole(site.name, slot, path)
-            if method.name not in ("lowrank", "subtune"):
+            delta = new_delta(method)
+            if not delta.mergeable:
                 found.refused.append(f"{site.name} ({method.label})")
+            for slot in delta.changes(site):
+                path, prefix = paths[slot.layer], f"{site.name}/{method.name}/parts.{slot.name}"
+                if method.name == "lowrank" and _takes_lora(slot):
+                    a, b = stored[f"{prefix}.a"], stored[f"{prefix}.b"]
+                    found.products.append(_Product(path, a, b))
+                else:
+                    found.add_whole(site.name, slot, path)
     if found.refused:
         raise ExportError(
-            f"PEFT takes low rank and whole modules, not {', '.join(found.refused)}. "
+            f"PEFT takes low rank and whole layers, not {', '.join(found.refused)}. "
             "Export the delta, or merged, instead."
         )
     normalised = (name.rpartition(".")[0] for name in artifact.part("buffer"))
@@ -215,7 +208,7 @@ def _name_base(file: Path, subject: Subject) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _card(subject: Subject) -> str:
+def _card(subject: Subject, whole: Iterable[str]) -> str:
     header, backbone = subject.artifact.header, subject.backbone
     head = backbone.network.get_submodule(backbone.head)
     classes = len(subject.artifact.tensors["head/weight"])
@@ -241,6 +234,7 @@ model = PeftModel.from_pretrained(network, "PATH OF THIS FOLDER").eval()
 - trainable parameters, the head not counted: {header.get("cost", {}).get("parameters")}
 - metrics: {json.dumps(header.get("metrics", {}))}
 - input: {json.dumps(header.get("input"))}
+- stored whole (`modules_to_save`): {", ".join(whole)}
 """
 
 

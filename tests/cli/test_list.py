@@ -38,7 +38,7 @@ def test_every_kind_is_listed_by_names_alone(call):
     code, out, _ = call("list")
     assert code == 0
     lines = dict(line.split(": ", 1) for line in out.splitlines())
-    kinds = "backbones tasks methods strategies pruners spaces metrics"
+    kinds = "backbones tasks methods strategies pruners spaces metrics formats"
     assert lines.keys() == set(kinds.split())
     assert tuple(lines["pruners"].split(", ")) == PRUNERS.names()
     assert tuple(lines["methods"].split(", ")) == METHODS.names()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -314,8 +315,40 @@ def test_statistics_that_are_not_there_cannot_be_estimated(refused):
     assert "--bnstats on" in refused(*options, "--bnstats", "on")
 
 
-def test_an_export_that_is_not_built(refused, finished):
-    assert "reserved but not built yet" in refused(finished, "--format", "onnx", command="export")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--format", "omnx"), "no format named 'omnx'. Did you mean 'onnx'?"),
+        (("--format", "merged", "--tensors", "mask.safetensors"), "--tensors goes with"),
+        (("--trial", "99"), "trial 99 of"),
+        (("--trial", "1", "--within", "1%"), "Leave one of them out"),
+        (("--within", "lots"), "lots"),
+        (("--within", "1"), "No trial of"),
+    ],
+)
+def test_an_export_that_cannot_be(refused, finished, options, said):
+    assert said in refused(finished, *options, command="export")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_delta_file_is_no_run(refused, finished):
+    delta = finished / "best" / "delta.safetensors"
+    assert "need a run folder" in refused(delta, "--trial", "1", command="export")
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "compare", "export", "predict"])
+def test_code_that_a_run_folder_names_does_not_run(refused, tmp_path, finished, command):
+    """Whoever sends a folder does not decide what runs here."""
+    copy = tmp_path / "theirs"
+    shutil.copytree(finished, copy)
+    Path("net.py").write_text("raise SystemExit('it ran')\n")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(
+        config.replace("backbone: builtin:digits", "backbone: python:net.py:make")
+    )
+    rest = ("some.npy",) if command == "predict" else ()
+    said = refused(copy, *rest, command=command)
+    assert "add --backbone python:net.py:make" in said
 
 
 def test_predicting_what_is_not_there_or_of_another_size(refused, finished):

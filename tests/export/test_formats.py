@@ -37,9 +37,10 @@ def net(request) -> Net:
 def claimed(net: Net, form: str) -> list[Subject]:
     """Subjects that a format has a form for; in one of them statistics were prepared."""
     *plans, for_peft = net.plans()
-    if form == "peft":
-        return [net.subject(for_peft), net.subject(for_peft, prepared=True)]
     mergeable = [plan for plan in plans if is_mergeable(plan)]
+    if form == "peft":  # which has no place for the positions of the transformer
+        all_ = [plan for plan in mergeable if "encoder.pos_embedding" not in plan.choices]
+        return [*map(net.subject, all_), *(net.subject(for_peft, prepared=p) for p in (0, 1))]
     if form == "merged":
         return [*map(net.subject, mergeable), net.subject(for_peft, prepared=True)]
     return [net.subject(plan, prepared=plan in mergeable) for plan in plans]

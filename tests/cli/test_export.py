@@ -1,0 +1,139 @@
+"""`autotune export` and `import`: an answer, a trial or a file, in a form that others read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autotune.api import Study
+from autotune.artifact import read_artifact, read_header
+from autotune.backbones import load_backbone
+from autotune.export import FORMATS
+from autotune.mount import load_adapted
+
+from .conftest import autotune, shown
+
+
+def tensors(file: Path) -> dict[str, torch.Tensor]:
+    return dict(read_artifact(file).tensors)
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def here(call, tmp_path, monkeypatch):
+    """Runs a command in a folder of its own: what it says as JSON."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object):
+        code, out, err = call(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.mark.parametrize("form", FORMATS.names())
+def test_every_format_of_a_run(here, finished, form):
+    said = here("export", finished, "--format", form)
+    assert said["path"] == FORMATS.load(form).file
+    assert Path(said["path"]).exists()
+    assert {f.name for f in Path().iterdir()} == {said["path"]}
+    assert (said["difference"] is None) == (form == "mask")
+
+
+def test_a_trial_and_the_best_below_a_smaller_budget(here, finished):
+    status = shown("status", finished)
+    number = next(t.number for t in Study(finished).trials if t.is_complete)
+    here("export", finished, "--format", "delta", "--trial", number)
+    kept = finished / "trials" / f"{number:04}" / "delta.safetensors"
+    assert equal(tensors(Path("delta.safetensors")), tensors(kept))
+    limit = min(t.cost.parameters for t in Study(finished).trials if t.is_complete)
+    here("export", finished, "--format", "delta", "--within", limit, "-o", "small.safetensors")
+    assert read_header(Path("small.safetensors"))["cost"]["parameters"] <= limit
+    assert status["best"]["cost"]["parameters"] >= limit
+
+
+def test_a_delta_that_was_not_kept_is_trained_again(here, call, finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    number = next(t.number for t in Study(copy).trials if t.is_complete)
+    kept = tensors(copy / "trials" / f"{number:04}" / "delta.safetensors")
+    shutil.rmtree(copy / "trials")
+    code, _, err = call("export", copy, "--format", "delta", "--trial", number)
+    assert (code, "--retrain" in err) == (2, True)
+    here("export", copy, "--format", "delta", "--trial", number, "--retrain")
+    assert equal(tensors(Path("delta.safetensors")), kept)
+
+
+def test_a_delta_file_alone_names_its_backbone(here, finished, tmp_path):
+    shutil.copy(finished / "best" / "delta.safetensors", tmp_path / "given.safetensors")
+    here("export", "given.safetensors", "--format", "mask")
+    here("export", finished, "--format", "mask", "-o", "of-run.json")
+    assert json.loads(Path("mask.json").read_text()) == json.loads(Path("of-run.json").read_text())
+    here("export", "given.safetensors", "--format", "merged", "--backbone", "builtin:digits")
+    network = load_backbone("builtin:digits").network
+    network.load_state_dict(load_file("merged.safetensors"), strict=True)
+    other = load_adapted(load_backbone("builtin:digits"), "given.safetensors")
+    pictures = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(network.eval()(pictures), other(pictures))
+
+
+def test_another_backbone_is_refused(call, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = load_backbone("builtin:digits").network
+    from safetensors.torch import save_file
+
+    save_file({k: v + 1e-3 for k, v in network.state_dict().items()}, "other.safetensors")
+    given = ("--weights", "other.safetensors")
+    code, _, err = call("export", finished, "--format", "merged", *given)
+    assert (code, "wants fingerprint" in err) == (2, True)
+    assert [f.name for f in Path().iterdir()] == ["other.safetensors"]
+
+
+def test_there_and_back_through_peft(here, finished):
+    here("export", finished, "--format", "peft", "-o", "adapter")
+    said = here("import", "adapter", "--backbone", "builtin:digits")
+    assert said["path"] == "delta.safetensors"
+    again = load_adapted(load_backbone("builtin:digits"), "delta.safetensors")
+    tuned = load_adapted(load_backbone("builtin:digits"), finished / "best" / "delta.safetensors")
+    pictures = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(again(pictures), tuned(pictures), rtol=1e-5, atol=1e-5)
+    here("export", "delta.safetensors", "--format", "mask")
+
+
+def test_an_adapter_is_never_written_over(call, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("adapter").mkdir()
+    code, _, err = call("export", finished, "--format", "peft")
+    assert (code, "needs a new folder" in err) == (2, True)
+
+
+@pytest.mark.processes
+def test_python_sources_are_named_again(tmp_path):
+    """What a run folder names as code runs only when the user names it, too."""
+    source = f"python:{tmp_path / 'net.py'}:make"
+    (tmp_path / "net.py").write_text(
+        "from autotune.backbones import load_backbone\n"
+        "def make():\n    return load_backbone('builtin:digits').network\n"
+    )
+    (tmp_path / "input.yaml").write_text("size: 8\nchannels: 1\nmean: [0]\nstd: [1]\n")
+    run = tmp_path / "run"
+    begin = ("--backbone", source, "--input", tmp_path / "input.yaml", "--space", "digits")
+    autotune("search", *begin, "--trials", 1, "--epochs", 1, "--no-references", "--out", run)
+    named = ("--backbone", source)
+    autotune("evaluate", run, *named)
+    autotune("export", run, *named, "--format", "merged", "-o", tmp_path / "merged")
+    delta = run / "best" / "delta.safetensors"
+    done = autotune("export", delta, "-o", tmp_path / "mask.json", ok=False)
+    assert "add --backbone" in done.stderr
+    autotune("export", delta, *named, "-o", tmp_path / "mask.json")
+    assert f"resume {run} --backbone {source}" in shown("status", run)["resume"]
