@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autotune.mount import load_adapted as load_adapted
     from autotune.mount import merge as merge
     from autotune.mount import switch as switch
+    from autotune.multitask.multitask import MultiTask as MultiTask
     from autotune.plan import Choice as Choice
     from autotune.plan import Plan as Plan
     from autotune.problem import Problem as Problem
@@ -45,6 +46,7 @@ _HOME = {
     "Cost": "budget",
     "Delta": "deltas.base",
     "InputDescription": "backbones.inputs",
+    "MultiTask": "multitask.multitask",
     "Parametrized": "deltas.base",
     "Path": "deltas.base",
     "Plan": "plan",

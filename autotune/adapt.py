@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from autotune.backbones.flow import Flow
 from autotune.backbones.modes import evaluating
@@ -171,6 +172,15 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest, relative to the largest of theirs."""
     largest = theirs.abs().max().float()
     return float((ours.float() - theirs.float()).abs().max() / largest.clamp_min(1e-12))
+
+
+def settle(network: nn.Module) -> None:
+    """Weights that deltas compute become parameters of their own; frozen ones stay as they are."""
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            value = getattr(module, name).detach().clone()
+            parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            module._parameters[name] = nn.Parameter(value, requires_grad=False)
 
 
 _STATISTICS = (nn.modules.batchnorm._NormBase,)

@@ -65,7 +65,7 @@ def load_adapted(
             f"A delta on a model needs a name of its own, {name!r} is taken. Give another name=, "
             "or call autotune.detach(model) first."
         )
-    mount = mount or _Mount(_described(model, artifact))
+    mount = mount or _Mount(described(model, artifact))
     before = mount.active
     _exchange(mount, None)
     try:
@@ -242,7 +242,8 @@ def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
     return mount
 
 
-def _described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
+def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
+    """The model with what an artifact says of its backbone."""
     if isinstance(model, Backbone):
         return model
     head = artifact.header.get("about", {}).get("head")

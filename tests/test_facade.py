@@ -20,6 +20,7 @@ NAMES = [
     "Cost",
     "Delta",
     "InputDescription",
+    "MultiTask",
     "Parametrized",
     "Path",
     "Plan",

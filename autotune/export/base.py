@@ -14,9 +14,8 @@ from tempfile import mkdtemp
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from autotune.adapt import difference
+from autotune.adapt import difference, settle
 from autotune.artifact import Artifact
 from autotune.backbones.base import Backbone, new_head
 from autotune.backbones.inputs import read_input, some_inputs
@@ -77,9 +76,7 @@ class Subject:
         """A tuned copy of the network: changed weights written into it, paths beside them."""
         own = replace(self.backbone, network=copy.deepcopy(self.backbone.network))
         network = load_adapted(own, self.artifact)
-        for module in list(network.modules()):
-            for name in list(getattr(module, "parametrizations", ())):
-                parametrize.remove_parametrizations(module, name)
+        settle(network)
         return network.requires_grad_(False)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
-from autotune.trunk.nodes import Untraceable
+from autotune.trunk.nodes import Root, Untraceable
 from autotune.trunk.tracing import Traced, noticing
 
 
-def trace_operators(root: nn.Module, examples: Tensor) -> Traced:
+def trace_operators(root: Root, examples: Tensor) -> Traced:
     """A graph of torch's own operators for any number of examples; weights are read by name."""
     try:
         with noticing(root) as heeding, warnings.catch_warnings(), torch.enable_grad():
@@ -25,14 +25,14 @@ def trace_operators(root: nn.Module, examples: Tensor) -> Traced:
     return Traced(_as_graph(program, root), frozenset(heeding))
 
 
-def _as_graph(program: ExportedProgram, root: nn.Module) -> fx.Graph:
+def _as_graph(program: ExportedProgram, root: Root) -> fx.Graph:
     """Parameters and buffers as the root's attributes instead of inputs; one output."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):
         names[name] = f"_constant_{at}"
         constant = signature.inputs_to_lifted_tensor_constants[name]
-        setattr(root, names[name], program.constants[constant])
+        root.hold(names[name], program.constants[constant])
     graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in program.graph.nodes:
         if node.op == "output":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -49,6 +50,15 @@ class Graph:
         """What is computed, in words: nodes and layers."""
 
         self._owner = traced.graph  # nodes live as long as their graph
+
+    def on(self, twin: nn.Module) -> Graph:
+        """The same graph on a copy of its network that has nothing on it yet."""
+        found = copy(self)
+        found.root = Root(twin)
+        for name, tensor in self.root.constants.items():
+            found.root.hold(name, tensor)
+        found._hooks = {module: frozenset(hooks_of(module)) for module in twin.modules()}
+        return found
 
     def own_hooks(self, module: nn.Module) -> frozenset[Any]:
         """Those that a module had when it was traced."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 
 class Untraceable(Exception):
@@ -69,6 +69,12 @@ class Root(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.constants: dict[str, Tensor] = {}
+
+    def hold(self, name: str, constant: Tensor) -> None:
+        """A tensor that a graph reads beside parameters and buffers."""
+        self.constants[name] = constant
+        setattr(self, name, constant)
 
     def forward(self, x: Any) -> Any:
         return self.network(x)

@@ -108,9 +108,9 @@ def _has_place(choice: Choice, site: Site) -> bool:
 
 def random_artifact(backbone: Backbone, units: Units, plan: Plan, prepared: bool) -> Artifact:
     """As after training: every tensor of the deltas, the head and the buffers moved a little."""
-    generator = torch.Generator().manual_seed(0)
 
     def moved(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
         return {
             f"{kind}/{name}": t + 0.1 * torch.rand(t.shape, generator=generator)
             if t.is_floating_point()
@@ -123,7 +123,9 @@ def random_artifact(backbone: Backbone, units: Units, plan: Plan, prepared: bool
     tensors = moved(deltas.tensors(), "delta")
     cost = deltas.predicted
     deltas.detach()
-    head = new_head(network.get_submodule(backbone.head), CLASSES)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        head = new_head(network.get_submodule(backbone.head), CLASSES)
     tensors |= moved(head.state_dict(), "head")
     if prepared:
         tensors |= moved({n: b for n, b in network.named_buffers() if "running" in n}, "buffer")
