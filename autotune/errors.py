@@ -68,6 +68,18 @@ class RunError(AutotuneError, ValueError):
     """A run folder or storage that cannot be used as asked."""
 
 
+class ServeError(AutotuneError, ValueError):
+    """A request, or a task for a server, that it cannot take."""
+
+
+class Busy(ServeError):
+    """More requests than may wait."""
+
+
+class NoTask(ServeError, LookupError):
+    """A task that is not served."""
+
+
 class LeaseError(AutotuneError, RuntimeError):
     """Another driver owns the study."""
 

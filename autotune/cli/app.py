@@ -15,6 +15,7 @@ from autotune.cli import (  # noqa: F401  (they register their commands)
     look,
     profile,
     search,
+    serve,
     use,
 )
 from autotune.cli.common import app

@@ -1,0 +1,52 @@
+"""From the command line to a service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autotune.backbones import load_backbone
+from autotune.errors import ConfigError
+from autotune.export.chosen import subject_of
+from autotune.serve.service import Limits, Service
+
+
+def make_service(
+    deltas: Sequence[str],
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    head: str | None = None,
+    folder: str | None = None,
+    limits: Limits,
+    device: str = "cpu",
+) -> Service:
+    """The service of `NAME=RUN|DELTA`, on the backbone that is given or that the first names.
+
+    Raises `ConfigError` for what is not written so, and what reading a delta raises.
+    """
+    named = [_named(delta) for delta in deltas]
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"A folder to add deltas from must exist, {folder!r} does not.")
+    if backbone is None and not named:
+        raise ConfigError("A server needs a backbone: give --backbone, or a --delta that names it.")
+    subjects = [
+        (name, path, subject_of(path, backbone=backbone, weights=weights, head=head))
+        for name, path in named
+    ]
+    found = (
+        subjects[0][2].backbone
+        if subjects
+        else load_backbone(str(backbone), weights=weights, head=head)
+    )
+    service = Service(found, limits, Path(folder) if folder else None, device)
+    for name, path, subject in subjects:
+        service.put(name, path, subject.artifact)
+    return service
+
+
+def _named(delta: str) -> tuple[str, str]:
+    name, equals, path = delta.partition("=")
+    if not equals or not name or not path:
+        raise ConfigError(f"A task is written NAME=RUN or NAME=DELTA, got {delta!r}.")
+    return name, path
