@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -19,6 +20,24 @@ from autotune.errors import ArtifactError, AutotuneError
 from autotune.plan import Plan
 
 FORMAT = 1
+
+
+class _Header(BaseModel):
+    """What a file must say of itself, in these types; it may say more."""
+
+    plan: dict[str, Any]
+    units: dict[str, tuple[str, ...]]
+    spans: dict[str, tuple[tuple[str, ...], ...]]
+    fingerprint: str
+    digest: str
+    input: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
+    metrics: dict[str, Any] = {}
+    task: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+
+
+_STRUCTURE = ("format", "plan", "units", "spans", "fingerprint", "digest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +86,18 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         header = json.loads(content[8 : 8 + length])["__metadata__"]
         read = {key: json.loads(value) for key, value in header.items()}
         _check_format(read.get("format"), source)
-        tensors = load_tensors(content)
-        if read.pop("digest") != fingerprint(tensors):
+        told, tensors = _Header.model_validate(read), load_tensors(content)
+        if told.digest != fingerprint(tensors):
             raise ValueError("its tensors are not the ones that were written")
         return Artifact(
-            plan=Plan.from_json(json.dumps(read.pop("plan"))),
+            plan=Plan.from_json(json.dumps(told.plan)),
             units=(
-                *(Unit(name, tuple(p)) for name, p in read.pop("units").items()),
-                *(Unit(n, (), tuple(map(tuple, v))) for n, v in read.pop("spans").items()),
+                *(Unit(name, parameters) for name, parameters in told.units.items()),
+                *(Unit(name, (), levels) for name, levels in told.spans.items()),
             ),
-            fingerprint=read.pop("fingerprint"),
+            fingerprint=told.fingerprint,
             tensors=tensors,
-            header={key: value for key, value in read.items() if key != "format"},
+            header={key: value for key, value in read.items() if key not in _STRUCTURE},
         )
     except ArtifactError:
         raise
@@ -89,6 +108,7 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         KeyError,
         TypeError,
         AttributeError,
+        RecursionError,
     ) as error:
         raise ArtifactError(
             f"A delta file must be what autotune wrote, {source} is not ({type(error).__name__}: "
@@ -113,7 +133,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
             slices = {name: stored.get_slice(name) for name in stored.keys()}
             shapes = {k: [str(s.get_dtype()), *s.get_shape()] for k, s in slices.items()}
             return {**header, "tensors": shapes}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(

@@ -16,7 +16,8 @@ from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.base import Backbone, describe, new_head
 from autotune.backbones.flow import Flow, trace
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
-from autotune.candidates import new_delta
+from autotune.candidates import new_delta, plan_cost
+from autotune.deltas.site import sites
 from autotune.errors import ArtifactError, unknown
 from autotune.swap import Swap, state_of
 
@@ -210,10 +211,10 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
     head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
     head.load_state_dict(values)
     stack.enter_context(exchanged(network, backbone.head, head))
-    flow = _flow(network, artifact)
+    flow, stored = _flow(network, artifact), artifact.part("delta")
+    _check_size(network, artifact, flow)
     deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
     stack.callback(deltas.detach)
-    stored = artifact.part("delta")
     if set(stored) != set(deltas.tensors()):
         raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or too much")
     deltas.load(stored)
@@ -222,6 +223,14 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
         parameter.requires_grad_(False)
     network.eval()
     return deltas
+
+
+def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> None:
+    """What the plan would store is what the file has, before anything of that size is made."""
+    plan, stored = artifact.plan, artifact.part("delta").values()
+    wanted = plan_cost(sites(network, artifact.units, flow), plan).stored
+    if (found := sum(tensor.numel() for tensor in stored)) != wanted:
+        raise ValueError(f"its plan stores {wanted:,} values, the file has {found:,}")
 
 
 def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:

@@ -11,6 +11,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -98,11 +99,10 @@ def rows(sizes: list[int]) -> list[list[str]]:
         networks = [load_adapted(copy.deepcopy(network), a) for a in artifacts]
         multi = MultiTask(backbone, {str(at): a for at, a in enumerate(artifacts)})
         hand = by_hand([multi._joined.tasks[str(at)].network for at in range(TASKS)], first)
+        ways = [lambda x, m=multi: list(m(x).values()), hand, partial(separate, networks)]
         for size in sizes:
             x = torch.randn(size, 3, 224, 224)
-            assert all(torch.equal(a, b) for a, b in zip(multi(x).values(), hand(x), strict=True))
-            times = turns([lambda: multi(x), lambda: hand(x), lambda: separate(networks, x)])
-            mine, least, many = map(median, times)
+            mine, least, many = map(median, turns(ways, x))
             found.append(
                 [f"{kind}, batch {size}", *(f"{1000 * s:.0f}" for s in (mine, least, many))]
             )
@@ -116,15 +116,17 @@ def separate(networks: list[nn.Module], x: Tensor) -> list[Tensor]:
         return [network(x) for network in networks]
 
 
-def turns(ways: list[Callable[[], object]]) -> list[list[float]]:
-    """Seconds of each way, which take turns."""
+def turns(ways: list[Callable[[Tensor], list[Tensor]]], x: Tensor) -> list[list[float]]:
+    """Seconds of each way, which take turns and give the same."""
     times: list[list[float]] = [[] for _ in ways]
+    first = ways[0](x)
     for turn in range(TURNS + 1):
         for way, seconds in zip(ways, times, strict=True):
             began = time.perf_counter()
-            way()
+            found = way(x)
             if turn:
                 seconds.append(time.perf_counter() - began)
+            assert all(torch.equal(a, b) for a, b in zip(found, first, strict=True))
     return times
 
 

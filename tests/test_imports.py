@@ -26,7 +26,7 @@ FLOORS = {
     "search": "strategies policy backends lease run records references placements rivals finalists "
     "front profiles stopping storage mirror study",
     "rim": "config setup reuse learning sitting workers pictures api comparison export use doctor "
-    "serve cli",
+    "serve inspection cli",
 }
 BELOW = {
     "ground": {"ground"},

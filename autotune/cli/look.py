@@ -50,27 +50,29 @@ def units(
 
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(help="A delta.safetensors, or a run folder.")],
+    file: Annotated[str, typer.Argument(help="A delta, an export or a run folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """What a delta file says of itself; no backbone is loaded and nothing of it is executed.
+    """What a delta or an export says of itself; nothing of it is executed, no backbone loaded.
 
     Example: autotune inspect runs/digits/best/delta.safetensors
     """
-    from pathlib import Path
+    from autotune.inspection import inspect_file
 
-    from autotune.artifact import read_header
-
-    path = Path(file)
-    header = read_header(path / "best" / "delta.safetensors" if path.is_dir() else path)
+    found = inspect_file(file)
     if as_json:
-        show_json(header)
+        show_json(found)
         return
-    for key, value in header.items():
-        if key != "tensors":
+    for key, value in found.items():
+        if key in ("tensors", "units"):
+            typer.echo(f"{key}:")
+            for name, own in value.items():
+                typer.echo(f"  {name}: {own}")
+        elif isinstance(value, dict):
+            for name, own in value.items():
+                typer.echo(f"{key} {name}: {own}")
+        else:
             typer.echo(f"{key}: {value}")
-    for name, (dtype, *shape) in header["tensors"].items():
-        typer.echo(f"  {name} {dtype} {'×'.join(map(str, shape))}")
 
 
 @app.command("list")

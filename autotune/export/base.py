@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from autotune.adapt import difference, settle
-from autotune.artifact import Artifact
+from autotune.artifact import FORMAT, Artifact
 from autotune.backbones.base import Backbone, new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.modes import evaluating
@@ -35,6 +36,17 @@ class Subject:
     artifact: Artifact
     settings: Settings
     """What the units follow from: search space and granularity."""
+
+    def provenance(self, form: str) -> dict[str, Any]:
+        """What is told in an export itself: where it comes from, and what it takes and gives."""
+        own = self.artifact
+        return {
+            "export": form,
+            "format": FORMAT,
+            "plan": json.loads(own.plan.to_json()),
+            "fingerprint": own.fingerprint,
+            **own.header,
+        }
 
     def units(self) -> Units:
         """All that a plan could have chosen on this backbone."""

@@ -60,6 +60,7 @@ def _mask(
     return {
         "format": FORMAT,
         "backbone": subject.backbone.source,
+        "about": subject.artifact.header.get("about", {}),
         "fingerprint": subject.artifact.fingerprint,
         "budget": subject.budget(),
         "units": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,10 @@ class Merged(Format):
         own = replace(subject.backbone, network=copy.deepcopy(subject.backbone.network))
         merge_into(own, subject.artifact, subject.inputs())
         state = own.network.state_dict()
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, path)
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
+        save_file(
+            tensors, path, {k: json.dumps(v) for k, v in subject.provenance("merged").items()}
+        )
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         network = subject.bare()

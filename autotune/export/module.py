@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from autotune.export.base import Format, Subject, refused
 
+TOLD = "autotune.json"
 HINT = "Export the delta, or merged, instead."
 
 
@@ -19,7 +21,8 @@ class Module(Format):
 
     def write(self, subject: Subject, path: Path) -> None:
         with refused("torch.export", HINT):
-            torch.export.save(exported(subject.tuned(), subject.inputs()), path)
+            told = {TOLD: json.dumps(subject.provenance("module"))}
+            torch.export.save(exported(subject.tuned(), subject.inputs()), path, extra_files=told)
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         with refused("torch.export", HINT), torch.no_grad():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +38,8 @@ class Onnx(Format):
                 verbose=False,
             )
 
+        _tell(path, subject.provenance("onnx"))
+
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         import onnxruntime
 
@@ -57,6 +61,28 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _tell(path: Path, provenance: dict[str, Any]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"autotune": json.dumps(provenance)})
+    onnx.save(model, path)
+
+
+def told(path: Path) -> dict[str, Any]:
+    """What a model tells of where it comes from."""
+    _require()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"it is no ONNX model: {error}") from error
+    found: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}["autotune"])
+    return found
 
 
 def _require() -> None:

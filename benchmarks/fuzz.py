@@ -1,0 +1,224 @@
+"""Damaged files: a hundred thousand mutations of a delta file and of an adapter of PEFT.
+
+Each is read and, where that succeeds, put on its backbone. It must be refused with an error of
+autotune's or do no harm: the backbone is afterwards what it was, bit for bit, no process is
+started, nothing is imported, unpickled or written. What happens otherwise is counted by its kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from results import table, write_section
+
+from autotune.artifact import Artifact, from_bytes, to_bytes
+from autotune.backbones import load_backbone
+from autotune.backbones.base import Backbone, fingerprint
+from autotune.config import read_settings
+from autotune.errors import AutotuneError
+from autotune.export.base import Subject, written
+from autotune.export.from_peft import import_peft
+from autotune.export.peft import Peft
+from autotune.mount import tuned
+from autotune.plan import Choice, Plan
+from autotune.setup import prepare_search
+from autotune.trial import Job
+
+N = 100_000
+FORBIDDEN = ("exec", "compile", "import", "os.system", "subprocess.Popen", "pickle.find_class")
+PLAN = Plan(
+    {
+        "stem": Choice.of("lowrank", rank=2),
+        "layer1.0": Choice.of("scale"),
+        "layer3.1": Choice.of("subtune", what="norms") + Choice.of("lowrank", rank=1),
+    }
+)
+
+
+class Watch:
+    """Events of the interpreter that a file must not cause."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.is_on = False
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if not self.is_on:
+            return
+        if event in FORBIDDEN:
+            self.seen[f"{event} {str(arguments)[:60]}"] += 1
+        if event == "open" and set(str(arguments[1] or "r")) & set("wax+"):
+            self.seen[f"open {arguments[0]!r} {arguments[1]}"] += 1
+
+
+def delta_file(backbone: Backbone) -> bytes:
+    """Of one short training."""
+    given = {"backbone": "builtin:digits", "task": "builtin:digits", "epochs": 1}
+    settings = read_settings(given)
+    setup = prepare_search(settings, backbone, settings.task)
+    setup.engine.prepare(setup.engine.statistics())
+    rates = {f"lr:{method}": 0.01 for method in ("head", *PLAN.methods())}
+    *_, last = setup.engine(Job("trial 0", PLAN, rates, seed=0, number=0))
+    setup.engine.close()
+    assert last.artifact is not None
+    return last.artifact
+
+
+# mutations
+
+
+def flipped(content: bytes, draw: random.Random) -> bytes:
+    """Some bits, mostly of the header, where they are not found by a digest."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    damaged = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 8))):
+        at = draw.randrange(end if draw.random() < 0.8 else len(content))
+        damaged[at] ^= 1 << draw.randrange(8)
+    return bytes(damaged)
+
+
+def cut(content: bytes, draw: random.Random) -> bytes:
+    return content[: draw.randrange(len(content))]
+
+
+def moved(content: bytes, draw: random.Random) -> bytes:
+    """A piece in another place."""
+    a, b, n = (draw.randrange(len(content)) for _ in range(3))
+    n = n % 64 + 1
+    return content[:b] + content[a : a + n] + content[b + draw.choice((0, n)) :]
+
+
+def header_of(content: bytes) -> tuple[dict[str, object], bytes]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def with_header(header: object, rest: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + rest
+
+
+VALUES: tuple[object, ...] = (
+    None, True, -1, 0, 2**31, 2**63, 1e308, "", "x" * 10_000, "../../etc/passwd", "\0",
+    "__import__('os').system('true')", [], {}, [[]], {"a": {"b": []}}, "frozen", "layer1.0",
+)  # fmt: skip
+
+
+def rewritten(content: bytes, draw: random.Random) -> bytes:
+    """A value somewhere in the header, or in the JSON inside of it, by another."""
+    header, rest = header_of(content)
+    at = draw.choice(list(header))
+    if at != "__metadata__" or draw.random() < 0.1:
+        header[at if draw.random() < 0.7 else str(draw.choice(VALUES))] = draw.choice(VALUES)
+        return with_header(header, rest)
+    told: dict[str, str] = header["__metadata__"]  # type: ignore[assignment]
+    key = draw.choice(list(told))
+    try:
+        told[key] = json.dumps(_changed(json.loads(told[key]), draw))
+    except ValueError:  # plain text
+        told[key] = str(draw.choice(VALUES))
+    return with_header(header, rest)
+
+
+def _changed(value: object, draw: random.Random) -> object:
+    if isinstance(value, dict) and value and draw.random() < 0.8:
+        key = draw.choice(list(value))
+        if draw.random() < 0.2:
+            return {**value, str(draw.choice(VALUES)): value[key]}
+        return {**value, key: _changed(value[key], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.8:
+        at = draw.randrange(len(value))
+        return [*value[:at], _changed(value[at], draw), *value[at + 1 :]]
+    return draw.choice(VALUES)
+
+
+def lengthened(content: bytes, draw: random.Random) -> bytes:
+    """Another length of the header than it has."""
+    length = draw.choice((0, 1, 2**20, 2**31, 2**62, 2**64 - 1, draw.randrange(2 * len(content))))
+    return length.to_bytes(8, "little") + content[8:]
+
+
+MUTATIONS = (flipped, flipped, cut, moved, rewritten, rewritten, rewritten, lengthened)
+
+
+# what is tried
+
+
+def put_on(backbone: Backbone) -> Callable[[bytes], None]:
+    inputs = torch.zeros(1, 1, 8, 8)
+
+    def run(content: bytes) -> None:
+        with tuned(backbone, from_bytes(content, "the file")) as network, torch.no_grad():
+            network(inputs)
+
+    return run
+
+
+def adapter_in(folder: Path, backbone: Backbone, config: bytes) -> Callable[[bytes], None]:
+    def run(content: bytes) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        import_peft(folder, backbone)
+
+    return run
+
+
+def tried(
+    content: bytes, run: Callable[[bytes], None], backbone: Backbone, n: int, watch: Watch
+) -> Counter[str]:
+    found: Counter[str] = Counter()
+    before = fingerprint(dict(backbone.network.state_dict()))
+    draw = random.Random(0)
+    for at in range(n):
+        damaged = draw.choice(MUTATIONS)(content, draw)
+        watch.is_on = run.__qualname__.startswith("put_on")
+        try:
+            run(damaged)
+            found["no harm"] += 1
+        except AutotuneError:
+            found["refused"] += 1
+        except Exception as error:
+            found[f"crashed: {type(error).__name__}: {str(error)[:80]}"] += 1
+        watch.is_on = False
+        if at % 100 == 0 and fingerprint(dict(backbone.network.state_dict())) != before:
+            found["the backbone changed"] += 1
+            break
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=N)
+    n = parser.parse_args().n
+    backbone, watch, began = load_backbone("builtin:digits"), Watch(), time.perf_counter()
+    content = delta_file(backbone)
+    put_on(backbone)(content)  # what is imported on first use
+    deltas = tried(content, put_on(backbone), backbone, n - n // 10, watch)
+    artifact: Artifact = from_bytes(content, "the file")
+    with TemporaryDirectory() as folder:
+        subject = Subject(backbone, artifact, read_settings({}))
+        written(Peft(), subject, Path(folder) / "adapter")
+        adapter = Path(folder) / "adapter"
+        run = adapter_in(adapter, backbone, (adapter / "adapter_config.json").read_bytes())
+        weights = (adapter / "adapter_model.safetensors").read_bytes()
+        adapters = tried(weights, run, backbone, n // 10, watch)
+    assert to_bytes(artifact)
+    kinds = sorted({*deltas, *adapters})
+    rows = [[kind, str(deltas[kind]), str(adapters[kind])] for kind in kinds]
+    rows += [[f"forbidden: {event}", str(count), "0"] for event, count in watch.seen.items()]
+    seconds = time.perf_counter() - began
+    text = f"{n:,} mutations in {seconds:.0f} s.\n\n"
+    write_section("Damaged files", text + table(["what came of it", "deltas", "adapters"], rows))
+
+
+if __name__ == "__main__":
+    main()
