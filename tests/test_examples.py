@@ -89,3 +89,17 @@ def test_example_without_its_data_says_what_is_missing(
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
+
+
+def test_a_mask_freezes_a_network_without_autotune(capsys: pytest.CaptureFixture[str]) -> None:
+    """Marked parameters alone train, and of them the marked weights alone."""
+    source = (EXAMPLES / "use_mask.py").read_text()
+    assert "import autotune" not in source and "from autotune" not in source
+    freeze = runpy.run_path(str(EXAMPLES / "use_mask.py"))["freeze"]
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    part = torch.tensor([[True, False], [False, False]])
+    mask = {"0.weight": part, "0.bias": torch.ones(2).bool(), "1.weight": torch.zeros(2, 2).bool()}
+    assert freeze(network, mask) == ["0.weight", "0.bias"]
+    network(torch.ones(3, 2)).sum().backward()
+    assert (network[0].weight.grad != 0).equal(part)
+    assert network[0].bias.grad.all() and network[1].weight.grad is None
