@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -237,36 +238,33 @@ def set_seed(number: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
-@contextmanager
-def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.Module]:
-    """`module` in the place of the one at `path`, which comes back afterwards."""
+Undo = Callable[[], None]
+
+
+def exchange(network: nn.Module, path: str, module: nn.Module) -> Undo:
+    """Put `module` in the place of the one at `path`; a call that puts that back."""
     parent_path, _, name = path.rpartition(".")
-    parent = network.get_submodule(parent_path)
-    before = parent._modules[name]
-    parent._modules[name] = module
-    try:
-        yield module
-    finally:
-        parent._modules[name] = before
+    children = network.get_submodule(parent_path)._modules
+    before = children[name]
+    children[name] = module
+    return partial(children.__setitem__, name, before)
 
 
-@contextmanager
-def buffers_of(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Others in the place of the named buffers, which come back afterwards."""
-    with ExitStack() as stack:
-        for name, value in values.items():
-            stack.enter_context(_buffer(network, name, value))
-        yield
-
-
-@contextmanager
-def _buffer(network: nn.Module, name: str, value: Tensor) -> Iterator[None]:
+def exchange_buffer(network: nn.Module, name: str, value: Tensor) -> Undo:
+    """A tensor with these values in the place of a buffer; a call that puts that back."""
     path, _, own = name.rpartition(".")
     buffers, before = network.get_submodule(path)._buffers, network.get_buffer(name)
     if value.shape != before.shape:
         raise ValueError(f"{name} must have the shape {tuple(before.shape)}")
     buffers[own] = torch.empty_like(before).copy_(value)
+    return partial(buffers.__setitem__, own, before)
+
+
+@contextmanager
+def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.Module]:
+    """`module` in the place of the one at `path`, which comes back afterwards."""
+    undo = exchange(network, path, module)
     try:
-        yield
+        yield module
     finally:
-        buffers[own] = before
+        undo()

@@ -20,7 +20,7 @@ from autotune.candidates import everywhere
 from autotune.config import load_space
 from autotune.data import PartFeed, check_fits, infer_input, normalised
 from autotune.errors import ConfigError, TaskError, unknown
-from autotune.mount import tuned
+from autotune.fitting import tuned
 from autotune.placements import last_units, random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem

@@ -25,8 +25,8 @@ from autotune.data import Feed, PartFeed, batches, normalised
 from autotune.deltas.site import sites
 from autotune.errors import AutotuneError, OutOfMemory, TrialError
 from autotune.evidence import TaskEvidence
+from autotune.fitting import tuned
 from autotune.footprint import latency, memory
-from autotune.mount import tuned
 from autotune.oneshot import OneShot
 from autotune.plan import Plan
 from autotune.preparation import estimate_statistics

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from autotune.artifact import read_header
+from autotune.artifact import FORMAT, read_header
 from autotune.errors import ArtifactError
 from autotune.export.module import TOLD
 
@@ -23,23 +24,38 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
     Raises `ArtifactError` for any other file.
     """
     file = Path(path)
+    if (file / "adapter_config.json").is_file():
+        return inspect_adapter(file)
     if file.is_dir():
         file = file / "best" / "delta.safetensors"
     if not file.is_file():
         raise ArtifactError(f"A file must exist to be inspected, {str(file)!r} does not.")
     try:
-        return _READERS.get(file.suffix, _safetensors)(file)
+        found = _READERS.get(file.suffix, _safetensors)(file)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
     except ArtifactError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGED as error:
         raise ArtifactError(
             f"A file to be inspected must be a delta or an export of autotune, {file} is not "
             f"({type(error).__name__}: {error})."
         ) from error
-    except (SafetensorError, zipfile.BadZipFile) as error:
-        raise ArtifactError(
-            f"{file} is damaged ({error}). Take it from its source again."
-        ) from error
+    return found
+
+
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def _safetensors(file: Path) -> dict[str, Any]:
@@ -75,6 +91,17 @@ def _onnx(file: Path) -> dict[str, Any]:
     from autotune.export.onnx import told
 
     return told(file)
+
+
+def inspect_adapter(folder: Path) -> dict[str, Any]:
+    """The configuration of an adapter of PEFT, and each tensor's shape."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
+            shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}
+        return {"export": "peft", **config, "tensors": shapes}
+    except _DAMAGED as error:
+        raise ArtifactError(f"{folder} is no adapter of PEFT ({error}).") from error
 
 
 _READERS = {".json": _mask, ".pt2": _program, ".onnx": _onnx}

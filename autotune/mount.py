@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from autotune.adapt import Deltas, buffers_of, exchanged, frozen
+from autotune.adapt import frozen
 from autotune.artifact import Artifact, read_artifact
-from autotune.backbones.base import Backbone, describe, new_head
-from autotune.backbones.flow import Flow, trace
-from autotune.backbones.inputs import InputDescription, read_input, some_inputs
-from autotune.candidates import new_delta, plan_cost
-from autotune.deltas.site import sites
+from autotune.backbones.base import Backbone
 from autotune.errors import ArtifactError, unknown
+from autotune.fitting import TUNED, described, device_of, merge_into, put_on
 from autotune.swap import Swap, state_of
 
 DEFAULT = "default"
+_WHILE = count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ class _Loaded:
 
 @dataclass
 class _Mount:
-    """What was loaded onto one network."""
+    """What was loaded onto one network, which keeps it; a copy of the network does not."""
 
     backbone: Backbone
     loaded: dict[str, _Loaded] = field(default_factory=dict)
@@ -44,8 +42,11 @@ class _Mount:
     thaw: Callable[[], None] | None = None
     """Puts modes and flags back, while a delta is on."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
 
-_MOUNTS: WeakKeyDictionary[nn.Module, _Mount] = WeakKeyDictionary()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 def load_adapted(
@@ -59,8 +60,7 @@ def load_adapted(
     """
     artifact = path if isinstance(path, Artifact) else read_artifact(path)
     source = "the artifact" if isinstance(path, Artifact) else str(path)
-    network = model.network if isinstance(model, Backbone) else model
-    mount = _MOUNTS.get(network)
+    mount = _mount_of(model)
     if mount is not None and name in mount.loaded:
         raise ArtifactError(
             f"A delta on a model needs a name of its own, {name!r} is taken. Give another name=, "
@@ -74,9 +74,9 @@ def load_adapted(
     except BaseException:
         _exchange(mount, before)
         raise
-    _MOUNTS[network] = mount
+    vars(mount.backbone.network)[TUNED] = mount
     _exchange(mount, name)
-    return network
+    return mount.backbone.network
 
 
 def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
@@ -96,15 +96,15 @@ def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
     `ArtifactError` when there is nothing.
     """
     mount = _mount(model, name)
-    before = mount.active
+    network, before = mount.backbone.network, mount.active
     for each in list(mount.loaded) if name is None else [name]:
         _exchange(mount, each)
         mount.active = None
-        _unload(mount.backbone.network, mount.loaded.pop(each))
+        _unload(network, mount.loaded.pop(each))
     _exchange(mount, before if before in mount.loaded else None)
     if not mount.loaded:
-        del _MOUNTS[mount.backbone.network]
-    return mount.backbone.network
+        del vars(network)[TUNED]
+    return network
 
 
 @contextmanager
@@ -113,15 +113,16 @@ def adapted(model: nn.Module | Backbone, delta: Path | str | Artifact) -> Iterat
 
     Afterwards everything is what it was, another delta on it included. Raises as `load_adapted`.
     """
-    network = model.network if isinstance(model, Backbone) else model
-    before = _MOUNTS[network].active if network in _MOUNTS else None
-    name = f"adapted {len(_MOUNTS[network].loaded) if network in _MOUNTS else 0}"
-    load_adapted(model, delta, name=name)
+    mount = _mount_of(model)
+    before, name = mount.active if mount else None, f"for a while {next(_WHILE)}"
+    network = load_adapted(model, delta, name=name)
     try:
         yield network
     finally:
-        detach(network, name)
-        if before is not None:
+        mount = _mount_of(network)
+        if mount is not None and name in mount.loaded:
+            detach(network, name)
+        if mount is not None and before in mount.loaded:
             switch(network, before)
 
 
@@ -129,121 +130,35 @@ def merge(model: nn.Module | Backbone, inputs: Tensor | None = None) -> float:
     """Write the delta that is on into the model for good; the largest difference of outputs.
 
     Head and prepared buffers stay, too; the model is then a plain network. The difference is on
-    `inputs` (some noise when left out), relative to the largest output. Raises `ArtifactError`
-    where several are loaded or none is on, `MergeError`, nothing changed, for a delta that cannot
-    be merged or outputs that change by more than 1e-5.
+    `inputs` (n, ...) (some noise when left out), relative to the largest output. Raises
+    `ArtifactError` where several are loaded or none is on, `MergeError`, nothing changed, for a
+    delta that cannot be merged or outputs that change by more than 1e-5.
     """
     mount = _mount(model)
-    if mount.active is None or len(mount.loaded) > 1:
+    name = mount.active
+    if name is None or len(mount.loaded) > 1:
         raise ArtifactError(
             f"A merge needs one delta on the model and no other, there are {len(mount.loaded)}. "
             "Call autotune.detach(model, name) for the others."
         )
-    artifact, backbone = mount.loaded[mount.active].artifact, mount.backbone
+    artifact, backbone = mount.loaded[name].artifact, mount.backbone
     detach(backbone.network)
     try:
         return merge_into(backbone, artifact, inputs)
     except BaseException:
-        load_adapted(backbone, artifact)
+        load_adapted(backbone, artifact, name=name)
         raise
 
 
-def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = None) -> float:
-    """Write an artifact into the backbone's network for good; as `merge`."""
-    if inputs is None:
-        inputs = some_inputs(input_of(artifact)).to(_device(backbone.network))
-    network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
-    with ExitStack() as stack:
-        found = _put_on(stack, backbone, artifact).merge(inputs)
-        head = network.get_submodule(backbone.head)
-        buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
-    for buffer, value in buffers.items():
-        network.get_buffer(buffer).copy_(value)
-    setattr(network.get_submodule(path), name, head)
+def _mount_of(model: nn.Module | Backbone) -> _Mount | None:
+    network = model.network if isinstance(model, Backbone) else model
+    found: _Mount | None = vars(network).get(TUNED)
     return found
-
-
-def input_of(artifact: Artifact) -> InputDescription:
-    """What the tuned network takes; `ArtifactError` for a file that does not say it."""
-    described = artifact.header.get("input")
-    if described is None:
-        raise ArtifactError(
-            "A check of outputs needs inputs, and the file does not describe them. Search again "
-            "with --input FILE, or give inputs."
-        )
-    return read_input(described, source="the artifact")
-
-
-@contextmanager
-def tuned(
-    backbone: Backbone, artifact: Artifact, *, source: str = "the artifact"
-) -> Iterator[nn.Module]:
-    """The backbone's network with the artifact on: deltas, head and prepared buffers, in eval mode.
-
-    Afterwards everything is what it was. Raises `ArtifactError` for another backbone's artifact.
-    """
-    with _checked(backbone, artifact, source):
-        yield backbone.network
-
-
-def _checked(backbone: Backbone, artifact: Artifact, source: str) -> ExitStack:
-    """Puts an artifact on; what takes it off again."""
-    if artifact.fingerprint != backbone.fingerprint:
-        raise ArtifactError(
-            f"A delta fits only the backbone that it was made for: {source} wants fingerprint "
-            f"{artifact.fingerprint[:12]}, {backbone.source} has {backbone.fingerprint[:12]}. "
-            "Load the same weights, before anything is changed in them."
-        )
-    with ExitStack() as stack:
-        try:
-            _put_on(stack, backbone, artifact)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ArtifactError(
-                f"The tensors of {source} do not fit its own plan ({error}). The file is damaged."
-            ) from error
-        return stack.pop_all()
-
-
-def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
-    network = backbone.network
-    stack.enter_context(buffers_of(network, artifact.part("buffer")))
-    values = artifact.part("head")
-    head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
-    head.load_state_dict(values)
-    stack.enter_context(exchanged(network, backbone.head, head))
-    flow, stored = _flow(network, artifact), artifact.part("delta")
-    _check_size(network, artifact, flow)
-    deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
-    stack.callback(deltas.detach)
-    if set(stored) != set(deltas.tensors()):
-        raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or too much")
-    deltas.load(stored)
-    head.requires_grad_(False)
-    for parameter in deltas.parameters():
-        parameter.requires_grad_(False)
-    network.eval()
-    return deltas
-
-
-def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> None:
-    """What the plan would store is what the file has, before anything of that size is made."""
-    plan, stored = artifact.plan, artifact.part("delta").values()
-    wanted = plan_cost(sites(network, artifact.units, flow), plan).stored
-    if (found := sum(tensor.numel() for tensor in stored)) != wanted:
-        raise ValueError(f"its plan stores {wanted:,} values, the file has {found:,}")
-
-
-def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:
-    """What passes between modules, where a delta of the plan needs it."""
-    methods = [method for choice in artifact.plan.choices.values() for method in choice.methods]
-    if not any(new_delta(method).on_path for method in methods):
-        return None
-    return trace(network, read_input(artifact.header["input"], source="the artifact"))
 
 
 def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
     """What was loaded onto a model, a delta of that name among it."""
-    mount = _MOUNTS.get(model.network if isinstance(model, Backbone) else model)
+    mount = _mount_of(model)
     if mount is None:
         raise ArtifactError("There is no delta on this model. Put one on with load_adapted.")
     if name is not None and name not in mount.loaded:
@@ -251,22 +166,14 @@ def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
     return mount
 
 
-def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
-    """The model with what an artifact says of its backbone."""
-    if isinstance(model, Backbone):
-        return model
-    head = artifact.header.get("about", {}).get("head")
-    return describe(model, source="the model", family="any", head=head)
-
-
 def _load(backbone: Backbone, artifact: Artifact, source: str) -> _Loaded:
     """Put on, and off again in a way that it comes back."""
     network, before = backbone.network, state_of(backbone.network)
     undo = frozen(network)
     try:
-        stack = _checked(backbone, artifact, source)
+        stack, _ = put_on(backbone, artifact, source)
         swap = Swap.between(before, state_of(network))
-        swap.take_off(_device(network))
+        swap.take_off(device_of(network))
     finally:
         undo()
     return _Loaded(artifact, swap, stack)
@@ -275,22 +182,18 @@ def _load(backbone: Backbone, artifact: Artifact, source: str) -> _Loaded:
 def _unload(network: nn.Module, loaded: _Loaded) -> None:
     """Off for good, what is on the network now."""
     loaded.stack.close()
-    loaded.swap.take_off(_device(network))  # to where the network is by now
+    loaded.swap.take_off(device_of(network))  # to where the network is by now
 
 
 def _exchange(mount: _Mount, name: str | None) -> None:
     network = mount.backbone.network
     if mount.active is not None:
-        mount.loaded[mount.active].swap.take_off(_device(network))
+        mount.loaded[mount.active].swap.take_off(device_of(network))
     if name is None and mount.thaw is not None:
         mount.thaw()
         mount.thaw = None
     if name is not None:
         mount.thaw = mount.thaw or frozen(network)
-        mount.loaded[name].swap.put_on(_device(network))
+        mount.loaded[name].swap.put_on(device_of(network))
         network.eval()
     mount.active = name
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

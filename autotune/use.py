@@ -16,7 +16,7 @@ from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.inputs import InputDescription
 from autotune.data import PartFeed
 from autotune.errors import ConfigError, RunError, TaskError, unknown
-from autotune.mount import tuned
+from autotune.fitting import tuned
 from autotune.setup import OBJECT, find_backbone, prepare_search
 from autotune.tasks.base import Part
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture

@@ -28,7 +28,7 @@ from autotune.errors import AutotuneError
 from autotune.export.base import Subject, written
 from autotune.export.from_peft import import_peft
 from autotune.export.peft import Peft
-from autotune.mount import tuned
+from autotune.fitting import tuned
 from autotune.plan import Choice, Plan
 from autotune.setup import prepare_search
 from autotune.trial import Job

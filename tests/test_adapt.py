@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotune.adapt import Deltas, adapted, buffers_of, exchanged
+from autotune.adapt import Deltas, adapted, exchange_buffer, exchanged
 from autotune.backbones.units import Unit, find_units
 from autotune.errors import PlanError
 from autotune.plan import Choice, Plan
@@ -105,6 +105,10 @@ def test_an_exchanged_module_comes_back_in_its_place(tiny_network):
 def test_buffers_come_back_with_equal_bits(tiny_network):
     before = {name: b.clone() for name, b in tiny_network.named_buffers()}
     values = {"norm.running_mean": torch.ones(4), "first.norm.running_var": torch.ones(4)}
-    with buffers_of(tiny_network, values):
-        assert torch.equal(tiny_network.norm.running_mean, torch.ones(4))
+    own = {name: id(b) for name, b in tiny_network.named_buffers()}
+    undo = [exchange_buffer(tiny_network, name, value) for name, value in values.items()]
+    assert torch.equal(tiny_network.norm.running_mean, torch.ones(4))
+    for put_back in undo:
+        put_back()
+    assert {name: id(b) for name, b in tiny_network.named_buffers()} == own
     assert all(torch.equal(b, before[name]) for name, b in tiny_network.named_buffers())

@@ -12,7 +12,7 @@ from torch import nn
 from autotune.artifact import from_bytes, read_artifact, read_header, to_bytes
 from autotune.backbones.base import Backbone, describe
 from autotune.errors import ArtifactError
-from autotune.mount import tuned
+from autotune.fitting import tuned
 from autotune.plan import Choice, Method, Plan
 from autotune.trial import Job
 

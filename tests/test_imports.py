@@ -22,7 +22,7 @@ FLOORS = {
     "disks timings",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
-    "torchvision trunk swap mount multitask",
+    "torchvision trunk swap fitting mount multitask",
     "search": "strategies policy backends lease run records references placements rivals finalists "
     "front profiles stopping storage mirror study",
     "rim": "config setup reuse learning sitting workers pictures api comparison export use doctor "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from autotune.errors import ConfigError
+
+MOST = 2**28
+"""Values of one example."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -38,6 +42,11 @@ class InputDescription:
     def __post_init__(self) -> None:
         if (self.size is None) == (self.shape is None):
             raise ConfigError("An input description needs 'size' (pictures) or 'shape' (arrays).")
+        shape = self.example_shape
+        if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > MOST:
+            raise ConfigError(f"An example has up to {MOST:,} values, {list(shape)} is none.")
+        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
+            raise ConfigError(f"An input's dtype must be one of torch's, got {self.dtype!r}.")
         if self.size is not None and len({len(self.mean), len(self.std), self.channels}) > 1:
             raise ConfigError(
                 f"An input description needs one mean and std a channel, got {self.channels} "

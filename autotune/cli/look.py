@@ -64,7 +64,7 @@ def inspect(
         show_json(found)
         return
     for key, value in found.items():
-        if key in ("tensors", "units"):
+        if key in ("tensors", "units") and isinstance(value, dict):
             typer.echo(f"{key}:")
             for name, own in value.items():
                 typer.echo(f"  {name}: {own}")

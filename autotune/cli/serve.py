@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Annotated
 
 import typer
 
 from autotune.cli.common import app
+
+GRACE = 30
+"""Seconds in which what was accepted is answered, when it ends."""
 
 
 @app.command()
@@ -70,12 +74,29 @@ def serve(
             limits=limits,
             device=choose_device(device),
         )
+    bound = _bound(host, port)
     config = uvicorn.Config(
-        make_app(service, token), host=host, port=port, log_level="warning", access_log=False
+        make_app(service, token),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
     )
-    names = ", ".join(service.tasks) or "no task yet"
+    names, port = ", ".join(service.tasks) or "no task yet", bound.getsockname()[1]
     typer.echo(f"http://{host}:{port} answers for {names}; Ctrl-C ends it.", err=True)
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    from autotune.errors import ConfigError
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        uvicorn.Server(config).run()
-    except SystemExit as error:
-        raise ConfigError(f"A server needs a free port, {port} is not. Use --port.") from error
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"A server needs a free port, {port} on {host} is not ({error.strerror}). Use --port."
+        ) from error
+    return bound

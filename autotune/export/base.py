@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,10 @@ from autotune.artifact import FORMAT, Artifact
 from autotune.backbones.base import Backbone, new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.modes import evaluating
-from autotune.backbones.units import Units
+from autotune.backbones.units import Unit, Units
 from autotune.config import Settings
-from autotune.errors import ConfigError, ExportError
-from autotune.mount import input_of, load_adapted, tuned
+from autotune.errors import AutotuneError, ConfigError, ExportError
+from autotune.fitting import device_of, input_of, put_on, tuned
 from autotune.setup import find_choices, parse_budget
 
 
@@ -52,10 +52,18 @@ class Subject:
         """All that a plan could have chosen on this backbone."""
         described = self.artifact.header.get("input")
         input = read_input(described, source="the artifact") if described else None
-        return find_choices(self.settings, self.backbone, input)[1]
+        units = find_choices(self.settings, self.backbone, input)[1]
+        if set(self.artifact.plan.choices) <= {unit.name for unit in units}:
+            return units
+        return Units(by_layer(self.backbone, self.artifact.units), ())
 
-    def budget(self) -> dict[str, Any]:
-        """The limit of the search, what 100 % are, what is counted, and the budget's own text."""
+    def budget(self) -> dict[str, Any] | None:
+        """The limit of the search, what 100 % are, what is counted, and the budget's own text.
+
+        None for a delta that no search found.
+        """
+        if "budget" not in self.artifact.header.get("about", {}):
+            return None
         found = parse_budget(self.settings, self.backbone)
         measure = found.measure.value
         return {
@@ -67,7 +75,7 @@ class Subject:
 
     def inputs(self) -> Tensor:
         """Some noise that the network takes, (4, ...)."""
-        return some_inputs(input_of(self.artifact))
+        return some_inputs(input_of(self.artifact)).to(device_of(self.backbone.network))
 
     def outputs(self) -> Tensor:
         """What the tuned network gives for it, (4, classes)."""
@@ -87,9 +95,19 @@ class Subject:
     def tuned(self) -> nn.Module:
         """A tuned copy of the network: changed weights written into it, paths beside them."""
         own = replace(self.backbone, network=copy.deepcopy(self.backbone.network))
-        network = load_adapted(own, self.artifact)
-        settle(network)
-        return network.requires_grad_(False)
+        put_on(own, self.artifact)
+        settle(own.network)
+        return own.network.requires_grad_(False)
+
+
+def by_layer(backbone: Backbone, units: Sequence[Unit]) -> tuple[Unit, ...]:
+    """Some units, and each layer that is in none of them as one."""
+    taken = {name for unit in units for name in unit.parameters}
+    layers: dict[str, list[str]] = {}
+    for name in backbone.parameters():
+        if name not in taken:
+            layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return (*units, *(Unit(layer, tuple(names)) for layer, names in layers.items()))
 
 
 class Format(ABC):
@@ -124,15 +142,21 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
     Raises `ExportError`, and leaves `path` as it was, where it cannot be written or differs by
     more than its tolerance.
     """
-    if form.is_folder and path.exists():
-        raise ConfigError(f"An export needs a new folder, {str(path)!r} exists. Name another -o.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as beside:
-        form.write(subject, beside)
-        outputs = form.outputs(subject, beside)
-        found = None if outputs is None else checked(outputs, subject.outputs(), form.tolerance)
-        _sync(beside)
-        os.replace(beside, path)
+    if path.is_dir() or (form.is_folder and path.exists()):
+        what = "folder" if form.is_folder else "file"
+        raise ConfigError(f"An export needs a new {what}, {str(path)!r} exists. Name another -o.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as beside:
+            form.write(subject, beside)
+            outputs = form.outputs(subject, beside)
+            found = None if outputs is None else checked(outputs, subject.outputs(), form.tolerance)
+            _sync(beside)
+            os.replace(beside, path)
+    except OSError as error:
+        raise ExportError(
+            f"An export must be written to {str(path)!r}, which failed ({error}). Name another -o."
+        ) from error
     return found
 
 
@@ -156,7 +180,7 @@ def refused(what: str, hint: str) -> Iterator[None]:
     """What a foreign exporter raises, in one line."""
     try:
         yield
-    except (ExportError, MemoryError, KeyboardInterrupt):
+    except (AutotuneError, MemoryError, OSError):
         raise
     except Exception as error:  # exporters of others raise anything
         said = " ".join(str(error).split())[:200]

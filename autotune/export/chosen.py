@@ -13,9 +13,11 @@ from autotune.artifact import Artifact, from_bytes, read_artifact
 from autotune.backbones.base import Backbone
 from autotune.config import Settings, read_settings
 from autotune.errors import ArtifactError, ConfigError, RunError
+from autotune.events import warn
 from autotune.export.base import Subject
+from autotune.fitting import require_fits
 from autotune.records import TrialRecord
-from autotune.setup import OBJECT, find_backbone, parse_budget, released
+from autotune.setup import OBJECT, Setup, find_backbone, parse_budget, released
 from autotune.trial import Job, used
 
 
@@ -49,6 +51,7 @@ def subject_of(
         artifact = read_artifact(path)
         settings = _settings(artifact, weights=weights, head=head)
         found = find_backbone(settings, _own_source(artifact, backbone, str(path)))
+    require_fits(found, artifact, str(path))
     return Subject(found, artifact, settings)
 
 
@@ -71,6 +74,10 @@ def _own_source(artifact: Artifact, given: Any, path: str) -> Any:
 def _settings(artifact: Artifact, **given: str | None) -> Settings:
     """Those of a search that a delta file tells of."""
     about = artifact.header.get("about", {})
+    if str(about.get("weights") or "").endswith((".pth", ".pt")) and given.get("weights") is None:
+        raise ArtifactError(
+            f"The weights of the backbone must be named: add --weights {about['weights']}"
+        )
     names = ("backbone", "budget", "space", "granularity", "weights", "head")
     told = {name: about[name] for name in names if about.get(name) is not None}
     return read_settings({**told, **_given(**given)})
@@ -91,7 +98,8 @@ def _record(
         return None
     smaller = settings.model_copy(update={"budget": within})
     budget = parse_budget(smaller, backbone)
-    fitting = [r for r in study._records.ranked() if budget.fits(r.cost)]
+    fixed = study.problem.fixed
+    fitting = [r for r in study._records.ranked() if budget.fits(r.cost + fixed)]
     if not fitting:
         raise RunError(f"No trial of {study.folder.path} fits {within}. See autotune status.")
     return fitting[0]
@@ -129,9 +137,29 @@ def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any)
     rates = used(record.plan, record.hyperparameters)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
     with released(reopened(study, backbone, task)) as setup:
+        _require_same(study, setup)
         prepared = study.folder.read(study.folder.prepared)
         if prepared:
             setup.engine.prepare(load_tensors(prepared))
         *_, last = setup.engine(replace(job, whole=study.settings.folds > 0))
     assert last.artifact is not None
+    if record.value is not None and not study.settings.folds and last.value != record.value:
+        warn(
+            f"Trial {record.number} had {record.value:.4f} on validation, trained again "
+            f"{last.value:.4f}: another machine, device or number of threads."
+        )
     return from_bytes(last.artifact, f"trial {record.number}")
+
+
+def _require_same(study: Study, setup: Setup) -> None:
+    """What trained the trial, data and weights, is what trains it again."""
+    found = {
+        "data": setup.task.digest(),
+        "backbone's fingerprint": setup.backbone.fingerprint,
+    }
+    for what, digest in found.items():
+        if study.identity[what] != digest:
+            raise RunError(
+                f"A trial is trained again on the same data and weights, its {what} was "
+                f"{study.identity[what][:12]}, is {digest[:12]}. Bring them back."
+            )

@@ -9,7 +9,7 @@ from torch import Tensor
 from autotune.artifact import read_artifact, to_bytes
 from autotune.backbones.modes import evaluating
 from autotune.export.base import Format, Subject
-from autotune.mount import tuned
+from autotune.fitting import tuned
 
 
 class Delta(Format):

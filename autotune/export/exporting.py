@@ -31,7 +31,13 @@ def export_model(
     out: str | Path | None = None,
     *,
     tensors: str | Path | None = None,
-    **chosen: Any,
+    trial: int | None = None,
+    within: str | None = None,
+    retrain: bool = False,
+    backbone: Any = None,
+    task: Any = None,
+    weights: str | None = None,
+    head: str | None = None,
 ) -> Export:
     """Write the answer of a run folder, or a delta file, in a form that others read.
 
@@ -46,4 +52,14 @@ def export_model(
         raise ConfigError(f"--tensors goes with the format mask, not with {format}.")
     form = Mask(Path(tensors)) if tensors is not None else kind()
     target = Path(out) if out is not None else Path(kind.file)
-    return Export(target, format, written(form, subject_of(path, **chosen), target))
+    subject = subject_of(
+        path,
+        trial=trial,
+        within=within,
+        retrain=retrain,
+        backbone=backbone,
+        task=task,
+        weights=weights,
+        head=head,
+    )
+    return Export(target, format, written(form, subject, target))

@@ -20,13 +20,19 @@ from autotune.artifact import Artifact
 from autotune.backbones.base import Backbone
 from autotune.backbones.units import Unit
 from autotune.deltas.kernels import rank_of
-from autotune.errors import ArtifactError, PlanError
+from autotune.errors import ArtifactError
 from autotune.plan import Choice, Plan
 
 ROOT = "base_model.model."
 _FACTORS = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
-_PLAIN = {"use_dora": False, "bias": "none", "fan_in_fan_out": False, "lora_bias": False}
-"""What only a plain LoRA has; other values compute something else."""
+_PLAIN = {
+    "use_dora": (False,),
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "lora_bias": (False,),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+}
+"""What a plain LoRA has; others compute something else, or change the backbone, too."""
 
 
 @dataclass
@@ -40,6 +46,16 @@ class _Adapter:
     """Layer → its own tensors."""
 
 
+_MISFITS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 def import_peft(folder: Path | str, backbone: Backbone) -> Artifact:
     """The delta of a LoRA adapter on a backbone: a unit a layer, `lowrank` or `subtune-all`.
 
@@ -48,12 +64,14 @@ def import_peft(folder: Path | str, backbone: Backbone) -> Artifact:
     files that are damaged or do not fit the backbone, and for other methods than plain LoRA.
     """
     config, tensors = _read(Path(folder))
-    adapter = _adapter(config, tensors, str(folder))
     network, prefix = backbone.network, backbone.head
-    head = adapter.whole.pop(prefix, dict(network.get_submodule(prefix).state_dict()))
     try:
+        adapter = _adapter(config, tensors, str(folder))
+        head = adapter.whole.pop(prefix, dict(network.get_submodule(prefix).state_dict()))
         return _artifact(backbone, adapter, head, str(folder))
-    except (AttributeError, KeyError, PlanError, RuntimeError, ValueError) as error:
+    except ArtifactError:
+        raise
+    except _MISFITS as error:
         raise ArtifactError(
             f"An adapter must fit its backbone, {folder} does not fit {backbone.source} "
             f"({error}). Name the backbone that it was trained on."
@@ -71,7 +89,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ArtifactError(f"Only LoRA adapters can be imported, {folder} is none.")
-    if strange := [k for k, plain in _PLAIN.items() if config.get(k, plain) != plain]:
+    if strange := [k for k, plain in _PLAIN.items() if config.get(k, plain[0]) not in plain]:
         raise ArtifactError(
             f"Only plain LoRA can be imported, {folder} has {strange[0]}={config[strange[0]]!r}. "
             "Merge it with PEFT, and use the merged weights as the backbone's."
@@ -104,9 +122,17 @@ def _adapter(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: s
 
 def _scaling(config: Mapping[str, Any], layer: str, rank: int) -> float:
     alphas = config.get("alpha_pattern") or {}
-    found = [a for key, a in alphas.items() if re.match(rf"(.*\.)?({key})$", layer)]
+    found = [alpha for key, alpha in alphas.items() if _matches(key, layer)]
     alpha = float([*found, config.get("lora_alpha", rank)][0])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _matches(key: str, layer: str) -> bool:
+    """Whether a name of a pattern is a layer's, or the end of it; anchored, the whole."""
+    name = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"the pattern {key!r} is no layer's name")
+    return layer == name or (not key.startswith("^") and layer.endswith(f".{name}"))
 
 
 def _artifact(
@@ -178,6 +204,9 @@ def _fill(
         for layer, pair in factors.items():
             parts: Any = deltas.by_place[layer, "lowrank"].parts
             product = parts[f"{layer}.weight".replace(".", "/")]
+            shapes = [(pair["a"], product.a), (pair["b"], product.b)]
+            if any(mine.shape != own.shape for mine, own in shapes):
+                raise ValueError(f"the factors of {layer} have other shapes than its kernel")
             if len(pair["a"]) != rank_of(pair["b"] @ pair["a"], len(pair["a"])):
                 raise ValueError(f"{layer} has a rank of {len(pair['a'])}, more than it can have")
             product.a.copy_(pair["a"])
@@ -185,4 +214,7 @@ def _fill(
         for layer, tensors in trained.items():
             parts = deltas.by_place[layer, "subtune"].parts
             for name, tensor in tensors.items():
-                parts[f"{layer}.{name}".replace(".", "/")].copy_(tensor)
+                own = parts[f"{layer}.{name}".replace(".", "/")]
+                if own.shape != tensor.shape:
+                    raise ValueError(f"{layer}.{name} has another shape than the backbone's")
+                own.copy_(tensor)

@@ -78,9 +78,9 @@ def _mask(
 
 def _tensors(subject: Subject, changed: dict[str, list[str]]) -> bytes:
     chosen = {name for names in changed.values() for name in names}
-    return save(
-        {
-            name: torch.full(parameter.shape, name in chosen)
-            for name, parameter in subject.backbone.parameters().items()
-        }
-    )
+    tensors = {
+        name: torch.full(parameter.shape, name in chosen)
+        for name, parameter in subject.backbone.parameters().items()
+    }
+    told = subject.provenance("mask").items()
+    return save(tensors, {key: json.dumps(value) for key, value in told})

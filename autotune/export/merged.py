@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autotune.backbones.modes import evaluating
 from autotune.export.base import Format, Subject
-from autotune.mount import merge_into
+from autotune.fitting import merge_into
 
 
 class Merged(Format):

@@ -73,8 +73,12 @@ def _tell(path: Path, provenance: dict[str, Any]) -> None:
 
 def told(path: Path) -> dict[str, Any]:
     """What a model tells of where it comes from."""
-    _require()
-    import onnx
+    try:
+        import onnx
+    except ImportError as error:
+        raise DependencyError(
+            "To inspect an ONNX model needs onnx, which is not installed: pip install onnx."
+        ) from error
     from google.protobuf.message import DecodeError
 
     try:

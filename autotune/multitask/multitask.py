@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.base import Backbone, fingerprint
 from autotune.backbones.inputs import some_inputs
 from autotune.errors import ArtifactError, unknown
-from autotune.events import tell
-from autotune.mount import described, input_of, load_adapted
+from autotune.events import warn
+from autotune.fitting import described, device_of, input_of, put_on, require_fits
 from autotune.multitask.sharing import Joint
 from autotune.trunk.attached import Attached
 from autotune.trunk.graph import Graph
@@ -77,9 +78,10 @@ class MultiTask:
         deltas: Mapping[str, Path | str | Artifact] | None = None,
     ) -> None:
         self._backbone = backbone
+        self._looked_at: Backbone | None = None
         self._graph: Graph | None = None
         self._shared: dict[int, Tensor] = {}
-        self._known: dict[str, Tensor] = {}
+        self._known: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
         self._joined = _Joined.of({})
         tasks = {name: self._task(delta) for name, delta in (deltas or {}).items()}
         self._joined = _Joined.of(tasks)
@@ -139,38 +141,36 @@ class MultiTask:
 
     def _task(self, delta: Path | str | Artifact) -> _Task:
         artifact = delta if isinstance(delta, Artifact) else read_artifact(delta)
-        backbone = self._described(artifact)
-        twin = copy.deepcopy(backbone.network, dict(self._shared))
-        graph = self._graph.on(twin) if self._graph else None
-        load_adapted(replace(backbone, network=twin), delta)
+        source = "the artifact" if isinstance(delta, Artifact) else str(delta)
+        backbone = self._looked_at or described(self._backbone, artifact)
+        require_fits(backbone, artifact, source)
+        shared, graph = self._shared or self._frozen(backbone), self._graph
+        twin = copy.deepcopy(backbone.network, dict(shared))
+        graph = graph or self._traced(backbone, artifact)
+        own = graph.on(twin) if graph else None
+        put_on(replace(backbone, network=twin), artifact, source)
         settle(twin)
+        self._looked_at, self._shared, self._graph = backbone, shared, graph
         self._share(twin)
-        if graph is not None:
-            try:
-                Attached(graph)
-            except Untraceable as error:
-                tell("serve", f"A task runs as a whole and shares nothing: {error}.")
-                graph = None
-        return _Task(artifact, twin, graph)
+        return _Task(artifact, twin, _cuttable(own))
 
-    def _described(self, artifact: Artifact) -> Backbone:
-        """The backbone, looked at once: its frozen tensors, and its graph."""
-        if self._shared:
-            assert isinstance(self._backbone, Backbone)
-            return self._backbone
-        backbone = self._backbone = described(self._backbone, artifact)
-        network = backbone.network
-        for parameter in network.parameters():
-            same = nn.Parameter(parameter.detach(), requires_grad=False)
-            self._shared[id(parameter)] = same
-        for buffer in network.buffers():
-            self._shared[id(buffer)] = self._known.setdefault(_digest(buffer), buffer)
-        inputs = some_inputs(input_of(artifact)).to(next(network.parameters()).device)
+    def _frozen(self, backbone: Backbone) -> dict[int, Tensor]:
+        """The tensors that all tasks have, by the identity of the backbone's own."""
+        found: dict[int, Tensor] = {}
+        for parameter in backbone.network.parameters():
+            found[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        for buffer in backbone.network.buffers():
+            found[id(buffer)] = self._known.setdefault(_digest(buffer), buffer)
+        return found
+
+    def _traced(self, backbone: Backbone, artifact: Artifact) -> Graph | None:
+        """The backbone's graph, on inputs that it is known to take."""
         try:
-            self._graph = _graph(network, inputs)
-        except Untraceable as error:
-            tell("serve", f"Every task runs as a whole and shares nothing: {error}.")
-        return backbone
+            input = backbone.input or input_of(artifact)
+            return _graph(backbone.network, some_inputs(input).to(device_of(backbone.network)))
+        except (Untraceable, ArtifactError) as error:
+            warn(f"A task runs as a whole and shares nothing with others: {error}.")
+            return None
 
     def _share(self, twin: nn.Module) -> None:
         """Tensors with the same values as those of another task are the same."""
@@ -190,6 +190,18 @@ def _graph(network: nn.Module, inputs: Tensor) -> Graph:
             return Graph(network, inputs, is_exported=True)
         except Untraceable:
             return graph
+    return graph
+
+
+def _cuttable(graph: Graph | None) -> Graph | None:
+    """A graph that has a place for all that is on its network."""
+    if graph is None:
+        return None
+    try:
+        Attached(graph)
+    except Untraceable as error:
+        warn(f"A task runs as a whole and shares nothing with others: {error}.")
+        return None
     return graph
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,8 +64,10 @@ class Joint:
             for slot in (self.ends[task], *network.looks):
                 self._mark(task, slot)
         places = graphs[0].places if graphs else {}
-        self.order = sorted(self.calls, key=lambda slot: (places[self.calls[slot].node], slot))
-        self._last = {read: slot for slot in self.order for read in self.calls[slot].reads}
+        asked = [slot for slot, call in self.calls.items() if call.tasks]
+        self.order = sorted(asked, key=lambda slot: (places[self.calls[slot].node], slot))
+        self._copied = self._overwritten(graphs[0]) if graphs else frozenset()
+        self._lasts: dict[Tasks, dict[int, list[int]]] = {}
 
     def slot(self, key: object, call: Call) -> int:
         """Where the value of a call is; the call is new where no other has this key."""
@@ -81,15 +84,45 @@ class Joint:
                 self.calls[slot].tasks.add(task)
                 waiting += self.calls[slot].reads
 
+    def _overwritten(self, graph: Graph) -> frozenset[int]:
+        """Slots that a call may change in place, and that others read, too."""
+        readers = Counter(read for slot in self.order for read in self.calls[slot].reads)
+        nodes = {0: graph.input, **{slot: call.node for slot, call in self.calls.items()}}
+        return frozenset(s for s, n in readers.items() if n > 1 and nodes[s] in graph.overwritten)
+
+    def given(self, slot: int, value: Any) -> Any:
+        """A value for one of its readers."""
+        return value.clone() if slot in self._copied else value
+
+    def let_go(self, tasks: Tasks) -> dict[int, list[int]]:
+        """Slot → the values that nobody reads any more after its call, where these tasks ask."""
+        if tasks not in self._lasts:
+            last: dict[int, int] = {}
+            for slot in self.order:
+                if self.calls[slot].tasks & tasks:
+                    last |= dict.fromkeys(self._deep(slot), slot)
+            found: dict[int, list[int]] = {}
+            for read, slot in last.items():
+                if read not in self.ends:
+                    found.setdefault(slot, []).append(read)
+            self._lasts[tasks] = found
+        return self._lasts[tasks]
+
+    def _deep(self, slot: int) -> Iterator[int]:
+        """What a call reads, and what that is computed anew from where it has no rows."""
+        for read in self.calls[slot].reads:
+            yield read
+            if read and not self.calls[read].has_rows:
+                yield from self._deep(read)
+
     def all(self, inputs: Tensor) -> list[Tensor]:
         """Logits of every task for every example."""
         values: dict[int, Any] = {0: inputs}
+        ends = self.let_go(frozenset(range(len(self.ends))))
         for slot in self.order:
-            call = self.calls[slot]
-            values[slot] = call(values.__getitem__)
-            for read in call.reads:
-                if self._last[read] == slot and read not in self.ends:
-                    del values[read]
+            values[slot] = self.calls[slot](lambda read: self.given(read, values[read]))
+            for read in ends.get(slot, ()):
+                del values[read]
         return [values[end] for end in self.ends]
 
     def by_row(self, inputs: Tensor, tasks: Tensor) -> dict[int, Tensor]:
@@ -98,11 +131,13 @@ class Joint:
         `tasks` (n) has one task for each example.
         """
         present = frozenset(tasks.unique().tolist())
-        values = _Values(self, inputs, tasks, present)
+        values, ends = _Values(self, inputs, tasks, present), self.let_go(present)
         for slot in self.order:
             mine = present & self.calls[slot].tasks
             if mine:
                 values.compute(slot, mine)
+            for read in ends.get(slot, ()):
+                del values.values[read]
         return {task: values.take(self.ends[task], frozenset([task])) for task in present}
 
 
@@ -145,6 +180,10 @@ class _Network:
             return self.slots[read]
         return mine
 
+    def _is_hooked_inside(self, path: str) -> bool:
+        """Whether a delta changes what passes inside of a layer that is a single node."""
+        return any(hooked.startswith(f"{path}.") for hooked in self.attached.hooks)
+
     def _function(self, node: fx.Node) -> tuple[Function, object]:
         """What a node calls, and what other tasks must have for the same: its very tensors."""
         root, path = self.graph.root, str(node.target)
@@ -154,7 +193,7 @@ class _Network:
         if node.op != "call_module":
             return function_of(node, root), None
         layer = root.get_submodule(path)
-        if path in self.attached.native:
+        if path in self.attached.native or self._is_hooked_inside(path):
             return layer, (self.task, path)
         tensors = [*layer.parameters(), *layer.buffers()]
         forward = layer if self.graph.own_hooks(layer) else layer.forward
@@ -176,7 +215,7 @@ class _Values:
         """A value for the examples of some of its tasks; what has no rows is computed anew."""
         known, value = self.values[slot]
         if known == tasks:
-            return value
+            return self.joint.given(slot, value)
         if slot == 0 or self.joint.calls[slot].has_rows:
             return value[self._among(known, tasks)]
         return self.joint.calls[slot](lambda read: self.take(read, tasks))

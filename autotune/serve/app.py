@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import time
@@ -13,7 +12,6 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from torch import Tensor
 
 from autotune.errors import (
     ArtifactError,
@@ -24,7 +22,6 @@ from autotune.errors import (
     TaskError,
 )
 from autotune.serve.batches import ALL
-from autotune.serve.reading import read_inputs
 from autotune.serve.service import Service, probabilities
 
 
@@ -42,7 +39,9 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
         if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "A token must be given: Authorization: Bearer TOKEN.")
 
-    app = FastAPI(title="autotune", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="autotune", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.add_exception_handler(AutotuneError, _refused)
     guarded = [Depends(allowed)]
 
@@ -81,27 +80,15 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
     return app
 
 
-async def _predicted(service: Service, request: Request, task: str, top: int) -> JSONResponse:
+async def _predicted(service: Service, request: Request, name: str, top: int) -> JSONResponse:
     began, status = time.perf_counter(), "500"
-    known = task if task in service.tasks or task == ALL else "unknown"
+    known = name if name in service.tasks or name == ALL else "unknown"
     try:
-        input = service.input_of(task)
-        body = await _body(request, service.limits.bytes)
-        kind = request.headers.get("content-type", "")
-        inputs = await asyncio.to_thread(read_inputs, body, kind, input, service.limits.examples)
-        classes = {n: service.tasks[n].classes for n in ([task] if task != ALL else service.tasks)}
-        answer = await service.answer(inputs, task)
+        with service.place():
+            found = await _answered(service, request, name, top)
         status = "200"
-        if isinstance(answer, Tensor):
-            return JSONResponse(
-                {"task": task, "predictions": probabilities(answer, classes[task], top)}
-            )
-        found = {
-            n: probabilities(logits, classes[n], top)
-            for n, logits in answer.items()
-            if n in classes
-        }
-        return JSONResponse({"predictions": found})
+        told = {"task": name, "predictions": found[name]} if name != ALL else {"predictions": found}
+        return JSONResponse(told)
     except AutotuneError as error:
         status = str(_status(error))
         raise
@@ -113,10 +100,19 @@ async def _predicted(service: Service, request: Request, task: str, top: int) ->
         service.seconds.labels(known).observe(time.perf_counter() - began)
 
 
+async def _answered(service: Service, request: Request, name: str, top: int) -> dict[str, Any]:
+    tasks = service.asked(name)
+    body = await _body(request, service.limits.bytes)
+    kind, input = request.headers.get("content-type", ""), next(iter(tasks.values())).input
+    answers = await service.answer(await service.read(body, kind, input), tasks)
+    return {n: probabilities(logits, tasks[n].classes, top) for n, logits in answers.items()}
+
+
 async def _body(request: Request, most: int) -> bytes:
     """The whole body; 413 as soon as it is too long."""
     too_long = HTTPException(413, f"A request has at most {most:,} bytes.")
-    if int(request.headers.get("content-length") or 0) > most:
+    length = request.headers.get("content-length") or "0"
+    if not length.isdecimal() or int(length) > most:
         raise too_long
     body = bytearray()
     async for part in request.stream():
@@ -129,7 +125,7 @@ async def _body(request: Request, most: int) -> bytes:
 async def _json(request: Request, service: Service) -> dict[str, Any]:
     try:
         given = json.loads(await _body(request, service.limits.bytes))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HTTPException(422, f'JSON as {{"path": "FILE"}} is asked for ({error}).') from error
     if not isinstance(given, dict):
         raise HTTPException(422, 'JSON as {"path": "FILE"} is asked for.')

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.errors import Busy
-
 ALL = "*"
 """Asks for all tasks."""
 
@@ -37,12 +35,11 @@ Compute = Callable[[list[Ask]], list[Answer]]
 class Batches:
     """Takes asks as they come, computes them together in a thread of its own, one batch at a time.
 
-    A batch has at most `size` examples, but for a single ask with more. `room` asks may wait;
-    `Busy` for one more.
+    A batch has at most `size` examples, but for a single ask with more.
     """
 
-    def __init__(self, compute: Compute, *, size: int, room: int) -> None:
-        self.compute, self.size, self.room = compute, size, room
+    def __init__(self, compute: Compute, *, size: int) -> None:
+        self.compute, self.size = compute, size
         self.waiting: asyncio.Queue[Ask] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "network")
         self._task: asyncio.Task[None] | None = None
@@ -61,8 +58,6 @@ class Batches:
 
     async def answer(self, inputs: Tensor, task: str) -> Answer:
         """Logits of a task, or of each; raises what the network raises."""
-        if self.waiting.qsize() >= self.room:
-            raise Busy(f"At most {self.room} requests may wait, so many do. Try again later.")
         ask = Ask(inputs, task)
         self.waiting.put_nowait(ask)
         return await ask.answer

@@ -31,12 +31,23 @@ def read_inputs(body: bytes, kind: str, input: InputDescription, most: int) -> T
     return _numbers(body, input, most)
 
 
+_NO_NUMBERS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
 def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
     try:
         given = json.loads(body)
         dtype = np.dtype(given.get("dtype", input.dtype))
         array = np.asarray(given["inputs"])
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except _NO_NUMBERS as error:
         raise TaskError(
             'A request is a picture (Content-Type: image/…) or JSON as {"inputs": [...]}, this is '
             f"not ({type(error).__name__}: {error})."

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,14 @@ from torch import Tensor
 from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.base import Backbone
 from autotune.backbones.inputs import InputDescription
-from autotune.errors import ArtifactError, NoTask, ServeError, unknown
-from autotune.mount import input_of
+from autotune.errors import ArtifactError, Busy, NoTask, ServeError, TaskError, unknown
+from autotune.fitting import input_of
 from autotune.multitask.multitask import MultiTask
 from autotune.serve.batches import ALL, Answer, Ask, Batches, together
+from autotune.serve.reading import read_inputs
+
+READERS = 2
+"""Threads that decode pictures: more of them at once would only fill memory."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class Served:
     path: str
     artifact: Artifact
     input: InputDescription
+
+    key: str
+    """Its own among all that were ever served, also under the same name."""
 
     @property
     def classes(self) -> list[Any]:
@@ -74,7 +85,10 @@ class Service:
     def __post_init__(self) -> None:
         self.backbone.network.to(self.device)
         self.multi = MultiTask(self.backbone)
-        self.batches = Batches(self._compute, size=self.limits.examples, room=self.limits.waiting)
+        self.batches = Batches(self._compute, size=self.limits.examples)
+        self.reading = ThreadPoolExecutor(READERS, "reading")
+        self._keys = count()
+        self._taken = 0
         self._changing = asyncio.Lock()
         self.registry = CollectorRegistry()
         self.requests = Counter(
@@ -95,15 +109,18 @@ class Service:
         Gauge("autotune_tasks", "Tasks", registry=self.registry).set_function(
             lambda: len(self.tasks)
         )
-        Gauge("autotune_waiting", "Requests that wait", registry=self.registry).set_function(
-            self.batches.waiting.qsize
+        Gauge("autotune_waiting", "Requests at hand", registry=self.registry).set_function(
+            lambda: self._taken
         )
 
     def put(self, name: str, path: str, artifact: Artifact) -> None:
         """One more task, before the server runs or in a thread of its own."""
         _check_name(name)
-        served = Served(path, artifact, input_of(artifact))
-        self.multi.add(name, artifact)
+        if name in self.tasks:
+            raise ServeError(f"A task needs a name of its own, {name!r} is taken. Remove it first.")
+        served = Served(path, artifact, input_of(artifact), f"{name} {next(self._keys)}")
+        _check_classes(served)
+        self.multi.add(served.key, artifact)
         self.tasks = {**self.tasks, name: served}
 
     async def add(self, name: str, path: str) -> None:
@@ -116,45 +133,71 @@ class Service:
     async def remove(self, name: str) -> None:
         """Forget a task; what waits for it is answered with an error."""
         async with self._changing:
-            self.require(name)
+            key = self.require(name).key
             self.tasks = {n: task for n, task in self.tasks.items() if n != name}
-            await asyncio.to_thread(self.multi.remove, name)
+            await asyncio.to_thread(self.multi.remove, key)
 
     def require(self, name: str) -> Served:
         if name not in self.tasks:
             raise NoTask(unknown("task", name, self.tasks))
         return self.tasks[name]
 
-    def input_of(self, name: str) -> InputDescription:
-        """What a task takes; for all of them what each of them takes."""
+    def asked(self, name: str) -> dict[str, Served]:
+        """The task of that name, or all; `ServeError` where they do not take the same inputs."""
         if name != ALL:
-            return self.require(name).input
-        inputs = {str(task.input): task.input for task in self.tasks.values()}
-        if len(inputs) != 1:
+            return {name: self.require(name)}
+        found = self.tasks
+        if (kinds := len({str(task.input) for task in found.values()})) != 1:
             raise ServeError(
-                f"All tasks at once must take the same inputs, these take {len(inputs)} kinds. "
+                f"All tasks at once must take the same inputs, these take {kinds} kinds. "
                 "Ask for one."
             )
-        return next(iter(inputs.values()))
+        return found
 
-    async def answer(self, inputs: Tensor, name: str) -> Answer:
-        return await self.batches.answer(inputs.to(self.device), name)
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """For one request, from before it is read until it is answered; `Busy` where none is."""
+        if self._taken >= self.limits.waiting:
+            raise Busy(f"At most {self.limits.waiting} requests may wait, so many do. Try later.")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def read(self, body: bytes, kind: str, input: InputDescription) -> Tensor:
+        """The examples of a request, decoded by few threads."""
+        loop, most = asyncio.get_running_loop(), self.limits.examples
+        return await loop.run_in_executor(self.reading, read_inputs, body, kind, input, most)
+
+    async def answer(self, inputs: Tensor, tasks: dict[str, Served]) -> dict[str, Tensor]:
+        """Logits (n, classes) of each of these tasks."""
+        inputs, (first, *others) = inputs.to(self.device), tasks.values()
+        if others:
+            answer = await self.batches.answer(inputs, ALL)
+            assert isinstance(answer, dict)
+            found = {name: answer.get(task.key) for name, task in tasks.items()}
+            return {name: logits for name, logits in found.items() if logits is not None}
+        logits = await self.batches.answer(inputs, first.key)
+        assert isinstance(logits, Tensor)
+        return dict.fromkeys(tasks, logits)
 
     def _compute(self, asks: list[Ask]) -> list[Answer]:
         """In the network's own thread. A task that was removed meanwhile fails alone."""
         self.sizes.observe(sum(len(ask.inputs) for ask in asks))
         try:
             return together(asks, self.multi.by_row, self.multi)
-        except (ArtifactError, RuntimeError):
-            if len(asks) == 1:
-                raise
+        except Exception:  # of one of them: the others are answered
             return [self._alone(ask) for ask in asks]
 
-    def _alone(self, ask: Ask) -> Answer:
+    def _alone(self, ask: Ask) -> Any:
         try:
             return together([ask], self.multi.by_row, self.multi)[0]
-        except Exception as error:
-            return error  # type: ignore[return-value]
+        except ArtifactError:
+            return NoTask("The task was removed meanwhile.")
+        except Exception as error:  # whatever a network raises for inputs that it cannot take
+            said = " ".join(str(error).split())[:200]
+            return TaskError(f"The network cannot take these inputs ({said}).")
 
     def _allowed(self, path: str) -> Path:
         if self.folder is None:
@@ -174,6 +217,12 @@ def _check_name(name: str) -> None:
         raise ServeError(
             f"A task's name is letters, digits, - and _, beginning with a letter, got {name!r}."
         )
+
+
+def _check_classes(served: Served) -> None:
+    n, classes = len(served.artifact.tensors["head/weight"]), served.classes
+    if not isinstance(classes, list) or len(classes) not in (0, n):
+        raise ArtifactError(f"A delta names the classes of its {n} outputs, or none: {classes!r}.")
 
 
 def probabilities(logits: Tensor, classes: list[Any], top: int) -> list[list[dict[str, Any]]]:

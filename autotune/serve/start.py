@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.artifact import Artifact
 from autotune.backbones import load_backbone
 from autotune.errors import ConfigError
 from autotune.export.chosen import subject_of
@@ -30,18 +31,16 @@ def make_service(
         raise ConfigError(f"A folder to add deltas from must exist, {folder!r} does not.")
     if backbone is None and not named:
         raise ConfigError("A server needs a backbone: give --backbone, or a --delta that names it.")
-    subjects = [
-        (name, path, subject_of(path, backbone=backbone, weights=weights, head=head))
-        for name, path in named
-    ]
-    found = (
-        subjects[0][2].backbone
-        if subjects
-        else load_backbone(str(backbone), weights=weights, head=head)
-    )
+    found, artifacts = None, dict[str, tuple[str, Artifact]]()
+    for name, path in named:
+        source = found or backbone
+        subject = subject_of(path, backbone=source, weights=weights, head=head)
+        found, artifacts[name] = subject.backbone, (path, subject.artifact)
+    if found is None:
+        found = load_backbone(str(backbone), weights=weights, head=head)
     service = Service(found, limits, Path(folder) if folder else None, device)
-    for name, path, subject in subjects:
-        service.put(name, path, subject.artifact)
+    for name, (path, artifact) in artifacts.items():
+        service.put(name, path, artifact)
     return service
 
 

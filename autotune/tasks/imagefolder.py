@@ -80,10 +80,15 @@ class _Carried(Sequence[Tensor]):
         return decode_picture(BytesIO(self.contents[at].tobytes()), self.input)
 
 
+PIXELS = 100_000_000
+"""Of a picture, also when it is made larger."""
+
+
 def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
     """uint8 (channels, height, width): shorter side to `resize`, then the centre of `size`."""
     try:
         with Image.open(file) as opened:
+            _check_size(opened.size, input)
             upright = ImageOps.exif_transpose(opened)
             picture = upright.convert("L" if input.channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -91,6 +96,14 @@ def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
     assert input.size is not None
     pixels = np.asarray(_fitted(picture, input.size, input), np.uint8)
     return torch.from_numpy(pixels.reshape(*input.size, input.channels).transpose(2, 0, 1).copy())
+
+
+def _check_size(size: tuple[int, int], input: InputDescription) -> None:
+    """Before anything is decoded: neither it, nor it with its short side made longer, is huge."""
+    assert input.size is not None
+    scale = max(1.0, max(input.resize or 0, *input.size) / min(size))
+    if size[0] * size[1] * scale**2 > PIXELS:
+        raise ValueError(f"of {size[0]} × {size[1]} pixels it would fill memory")
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:

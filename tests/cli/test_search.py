@@ -181,7 +181,7 @@ def test_inspect_reads_the_delta_file_alone(finished, status, tmp_path, call):
 
 def test_the_mask_has_the_documented_keys(mask, status, finished):
     found, _ = mask
-    assert found.keys() == {"format", "backbone", "fingerprint", "budget", "units"}
+    assert found.keys() == {"format", "backbone", "about", "fingerprint", "budget", "units"}
     assert (found["format"], found["backbone"]) == (1, "builtin:digits")
     assert found["budget"].keys() == {"limit", "total", "measure", "text"}
     assert found["fingerprint"] == Study(finished).identity["backbone's fingerprint"]

@@ -337,9 +337,9 @@ def test_a_delta_file_is_no_run(refused, finished):
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "compare", "export", "predict"])
-def test_code_that_a_run_folder_names_does_not_run(refused, tmp_path, finished, command):
+def test_code_that_a_run_folder_names_does_not_run(refused, tmp_path_factory, finished, command):
     """Whoever sends a folder does not decide what runs here."""
-    copy = tmp_path / "theirs"
+    copy = tmp_path_factory.mktemp("received") / "theirs"
     shutil.copytree(finished, copy)
     Path("net.py").write_text("raise SystemExit('it ran')\n")
     config = (copy / "config.yaml").read_text()

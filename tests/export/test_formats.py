@@ -20,7 +20,7 @@ from autotune.errors import ArtifactError, ExportError, MergeError
 from autotune.export import FORMATS
 from autotune.export.base import Subject, written
 from autotune.export.from_peft import import_peft
-from autotune.mount import tuned
+from autotune.fitting import tuned
 
 from .plain import SHAPES
 from .subjects import CLASSES, Net, is_mergeable

@@ -18,8 +18,8 @@ from autotune.errors import ArtifactError, AutotuneError
 from autotune.export import FORMATS
 from autotune.export.base import written
 from autotune.export.from_peft import import_peft
+from autotune.fitting import tuned
 from autotune.inspection import inspect_file
-from autotune.mount import tuned
 from autotune.plan import Choice, Plan
 
 from .subjects import Net

@@ -21,7 +21,7 @@ from autotune.config import read_settings
 from autotune.export import FORMATS
 from autotune.export.base import Subject, written
 from autotune.export.mask import Mask
-from autotune.mount import tuned
+from autotune.fitting import tuned
 from autotune.plan import Choice, Plan
 
 from .network import SHAPE, numbers, small

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,10 +14,12 @@ from export.subjects import CLASSES, Net, random_artifact
 from torch import nn
 
 from autotune.backbones.base import describe
+from autotune.backbones.flow import trace
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit, Units
-from autotune.errors import ArtifactError
+from autotune.errors import ArtifactError, AutotuneError
 from autotune.export.base import Subject
+from autotune.mount import load_adapted
 from autotune.multitask.multitask import MultiTask
 from autotune.plan import Choice, Plan
 
@@ -136,7 +140,7 @@ def test_a_network_without_a_graph_answers_as_a_whole(caplog):
     network = Deciding(is_open=True)
     shape = InputDescription(shape=(6,))
     backbone = describe(network, source="deciding", family="any", input=shape)
-    units = Units((Unit("first", ("first.weight", "first.bias")),), {})
+    units = Units((Unit("first", ("first.weight", "first.bias")),), ())
     artifact = random_artifact(backbone, units, Plan({"first": LAST}), prepared=False)
     with caplog.at_level("INFO", "autotune"):
         multi = MultiTask(backbone, {"a": artifact})
@@ -147,6 +151,92 @@ def test_a_network_without_a_graph_answers_as_a_whole(caplog):
     assert all(
         torch.allclose(a, b) for a, b in zip(multi.by_row(inputs, ["a"] * 5), own, strict=True)
     )
+
+
+class Encoding(nn.Module):
+    """A layer of torch that is a single node, with attention inside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.layer(x).mean(1))
+
+
+def test_what_a_delta_does_inside_of_a_layer_stays_its_own():
+    torch.manual_seed(0)
+    network = Encoding().eval()
+    shape = InputDescription(shape=(5, 8))
+    backbone = describe(network, source="encoding", family="any", input=shape)
+    names = tuple(n for n, _ in network.named_parameters() if n.startswith("layer."))
+    units = Units((Unit("layer", names),), (), flow=trace(network, shape))
+    plans = [Plan({"layer": Choice.of("res_prefix", length=2)}), Plan()]
+    artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
+    inputs = torch.randn(4, 5, 8)
+    own = [Subject(backbone, artifact, None).tuned()(inputs) for artifact in artifacts]
+    multi = MultiTask(backbone, dict(zip("ab", artifacts, strict=True)))
+    for name, expected in zip("ab", own, strict=True):
+        assert torch.equal(multi(inputs)[name], expected)
+
+
+class Adding(nn.Module):
+    """Changes a tensor in place that others read, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.a(x)
+        return self.fc(out.add_(self.b(x)))
+
+
+def test_what_is_changed_in_place_is_changed_for_one_task():
+    torch.manual_seed(0)
+    shape = InputDescription(shape=(4,))
+    backbone = describe(Adding().eval(), source="adding", family="any", input=shape)
+    units = Units((Unit("b", ("b.weight", "b.bias")),), ())
+    plans = [Plan({"b": LAST}), Plan({"b": Choice.of("scale")}), Plan()]
+    artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
+    inputs = torch.randn(3, 4)
+    multi = MultiTask(backbone, {str(at): a for at, a in enumerate(artifacts)})
+    assert all(task.graph for task in multi._joined.tasks.values())
+    for at, artifact in enumerate(artifacts):
+        expected = Subject(backbone, artifact, None).tuned()(inputs)
+        assert torch.equal(multi(inputs)[str(at)], expected)
+        torch.testing.assert_close(torch.stack(multi.by_row(inputs, [str(at)] * 3)), expected)
+    mixed = multi.by_row(inputs, ["0", "1", "0"])
+    torch.testing.assert_close(mixed[1], multi(inputs)["1"][1])
+
+
+def test_a_file_that_is_refused_leaves_nothing(digits):
+    artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
+    multi = MultiTask(digits.backbone.network)
+    wrong = replace(artifact, header={**artifact.header, "about": {"head": "layer3"}})
+    for bad in (replace(artifact, fingerprint="0" * 64), wrong):
+        with pytest.raises(AutotuneError):
+            multi.add("bad", bad)
+    multi.add("a", artifact)
+    assert multi._joined.tasks["a"].graph is not None
+
+
+def test_what_is_removed_is_forgotten(digits):
+    artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
+    multi = MultiTask(digits.backbone, {"a": artifact})
+    network = weakref.ref(multi._joined.tasks["a"].network)
+    multi.remove("a")
+    gc.collect()
+    assert network() is None
+
+
+def test_a_backbone_with_a_delta_on_is_no_backbone(digits):
+    artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
+    own = replace(digits.backbone, network=copy.deepcopy(digits.backbone.network))
+    load_adapted(own, artifact)
+    with pytest.raises(ArtifactError, match="goes onto the bare backbone"):
+        MultiTask(own, {"a": artifact})
 
 
 def test_names_and_files_that_cannot_be(digits, tmp_path):

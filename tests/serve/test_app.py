@@ -19,6 +19,7 @@ from autotune.artifact import to_bytes
 from autotune.backbones.inputs import InputDescription
 from autotune.plan import Choice, Plan
 from autotune.serve.app import make_app
+from autotune.serve.batches import Ask
 from autotune.serve.service import Limits, Service
 
 PICTURE = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
@@ -78,7 +79,7 @@ def png(size: int = 8) -> bytes:
 def test_numbers_are_answered_as_the_network_does(client, service):
     inputs = numbers(3)
     said = client.post("/predict/a?top=5", json={"inputs": inputs}).json()
-    logits = service.multi(torch.tensor(inputs))["a"].softmax(1)
+    logits = service.multi(torch.tensor(inputs))[service.tasks["a"].key].softmax(1)
     for row, found in zip(logits, said["predictions"], strict=True):
         assert [p["probability"] for p in found] == pytest.approx(sorted(row.tolist())[::-1])
         assert found[0]["class"] == str(int(row.argmax()))
@@ -187,6 +188,60 @@ def test_a_request_that_cannot_be(client, content, kind, status):
     assert answer.status_code == status, answer.text
     assert answer.json()["detail"]
     assert client.post("/predict/a", json={"inputs": numbers(1)}).status_code == 200
+
+
+def strip() -> bytes:
+    """Small as a file; as long as a street when its short side is that of the network."""
+    file = BytesIO()
+    Image.new("L", (1, 50_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_picture_that_would_fill_memory(net, artifacts):
+    service, big = Service(net.backbone), net.subject(PLANS["a"]).artifact
+    big.header["input"] = {**PICTURE.to_json(), "resize": 256}  # type: ignore[index]
+    service.put("a", "a", big)
+    with TestClient(make_app(service)) as client:
+        answer = client.post("/predict/a", content=strip(), headers={"content-type": "image/png"})
+    assert (answer.status_code, "would fill memory" in answer.json()["detail"]) == (422, True)
+
+
+def test_one_request_that_the_network_cannot_take_fails_alone(net, artifacts):
+    service = Service(net.backbone)
+    service.put("a", "a", artifacts["a"])
+    by_row = service.multi.by_row
+
+    def refusing(inputs: torch.Tensor, names: list[str]) -> list[torch.Tensor]:
+        if (inputs > 100).any():
+            raise IndexError("index out of range")
+        return by_row(inputs, names)
+
+    service.multi.by_row = refusing
+    asks = [Ask(torch.full((1, 1, 8, 8), value), service.tasks["a"].key) for value in (0.5, 1e3)]
+    fine, refused = service._compute(asks)
+    assert torch.equal(fine, by_row(asks[0].inputs, [asks[0].task])[0][None])
+    assert "cannot take these inputs (index out of range)" in str(refused)
+
+
+def test_a_name_that_is_given_again_has_its_own_classes(client, service, net, folder):
+    other = with_pictures(net.subject(PLANS["a"]).artifact)
+    other.header["task"]["classes"] = list("vwxyz")  # type: ignore[index]
+    (folder / "other.safetensors").write_bytes(to_bytes(other))
+    first = client.post("/predict/a", json={"inputs": numbers(1)}).json()
+    client.delete("/tasks/a")
+    client.put("/tasks/a", json={"path": "other.safetensors"})
+    again = client.post("/predict/a", json={"inputs": numbers(1)}).json()
+    named = dict(zip("01234", "vwxyz", strict=True))
+    assert again["predictions"][0][0]["class"] == named[first["predictions"][0][0]["class"]]
+
+
+@pytest.mark.parametrize("classes", [["a"], "abcde", [1, 2, 3, 4, 5, 6]])
+def test_classes_that_are_not_those_of_the_outputs(client, net, folder, classes):
+    odd = with_pictures(net.subject(PLANS["a"]).artifact)
+    odd.header["task"]["classes"] = classes  # type: ignore[index]
+    (folder / "odd.safetensors").write_bytes(to_bytes(odd))
+    answer = client.put("/tasks/odd", json={"path": "odd.safetensors"})
+    assert (answer.status_code, "names the classes" in answer.json()["detail"]) == (422, True)
 
 
 def test_too_many_examples(client):
