@@ -26,7 +26,7 @@ def test_example_runs_and_tells_a_plan(
 
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(EXAMPLES / "reuse_policy.py"))["main"]
-    main(trials=3, epochs=2)
+    main(trials=2, epochs=1)
     told = capsys.readouterr().out
     assert "From nothing: first plan" in told and "From what it learned: first plan" in told
 

@@ -16,7 +16,7 @@ from autotune.backbones import load_backbone
 from autotune.export import FORMATS
 from autotune.mount import load_adapted
 
-from .conftest import autotune, shown
+from .conftest import shown
 
 
 def tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -117,23 +117,23 @@ def test_an_adapter_is_never_written_over(call, finished, tmp_path, monkeypatch)
     assert (code, "needs a new folder" in err) == (2, True)
 
 
-@pytest.mark.processes
-def test_python_sources_are_named_again(tmp_path):
+def test_python_sources_are_named_again(call, here, tmp_path):
     """What a run folder names as code runs only when the user names it, too."""
     source = f"python:{tmp_path / 'net.py'}:make"
-    (tmp_path / "net.py").write_text(
+    Path("net.py").write_text(
         "from autotune.backbones import load_backbone\n"
         "def make():\n    return load_backbone('builtin:digits').network\n"
     )
-    (tmp_path / "input.yaml").write_text("size: 8\nchannels: 1\nmean: [0]\nstd: [1]\n")
-    run = tmp_path / "run"
-    begin = ("--backbone", source, "--input", tmp_path / "input.yaml", "--space", "digits")
-    autotune("search", *begin, "--trials", 1, "--epochs", 1, "--no-references", "--out", run)
+    Path("input.yaml").write_text("size: 8\nchannels: 1\nmean: [0]\nstd: [1]\n")
     named = ("--backbone", source)
-    autotune("evaluate", run, *named)
-    autotune("export", run, *named, "--format", "merged", "-o", tmp_path / "merged")
-    delta = run / "best" / "delta.safetensors"
-    done = autotune("export", delta, "-o", tmp_path / "mask.json", ok=False)
-    assert "add --backbone" in done.stderr
-    autotune("export", delta, *named, "-o", tmp_path / "mask.json")
-    assert f"resume {run} --backbone {source}" in shown("status", run)["resume"]
+    begin = (*named, "--input", "input.yaml", "--space", "digits", "--strategy", "random")
+    assert (
+        call("search", *begin, "--trials", 1, "--epochs", 1, "--no-references", "--out", "run")[0]
+        == 0
+    )
+    here("evaluate", "run", *named)
+    here("export", "run", *named, "--format", "merged", "-o", "merged")
+    code, _, err = call("export", "run/best/delta.safetensors")
+    assert (code, "add --backbone" in err) == (2, True)
+    here("export", "run/best/delta.safetensors", *named)
+    assert here("status", "run")["resume"] == f"autotune resume run --backbone {source}"

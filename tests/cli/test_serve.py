@@ -138,5 +138,5 @@ def test_a_port_that_is_taken(finished):
         command = [str(SCRIPT), "serve", "--delta", f"a={finished}", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert f"needs a free port, {port} is not" in done.stderr
+    assert f"needs a free port, {port} on 127.0.0.1 is not" in done.stderr
     assert Path(finished).is_dir()

@@ -66,11 +66,13 @@ class Net:
         return [*(plan for group in groups for plan in self._spread(group)), self.for_peft()]
 
     def _spread(self, methods: list[str]) -> Iterator[Plan]:
-        """Each method at a unit of its own, in as many plans as that takes."""
+        """Each method at a unit of its own, in as many plans as that takes; paths in front."""
+        merge = all(METHODS.load(method).mergeable for method in methods)
         found: dict[str, Choice] = {}
         for method in methods:
             units = [name for name, site in self.sites.items() if _has_place(CHOICES[method], site)]
-            free = [name for name in reversed(units) if name not in found]
+            units = units[:: -1 if merge else 1]
+            free = [name for name in units if name not in found]
             if units and not free:
                 yield Plan(found)
                 found, free = {}, units

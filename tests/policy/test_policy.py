@@ -68,7 +68,7 @@ def random_problem(seed: int) -> Problem:
     return Problem.of(candidates, Budget(draw.choice([1, 50, 5000, 10**6]), 10**9))
 
 
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=5_000, deadline=None)
 @given(seed=st.integers(0, 2**48))
 def test_every_decoded_plan_is_within_the_budget(seed):
     problem = random_problem(seed)
