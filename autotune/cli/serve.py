@@ -90,7 +90,8 @@ def _bound(host: str, port: int) -> socket.socket:
     from autotune.errors import ConfigError
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
+    # named as TCP, so that small answers are sent at once (asyncio asks for the protocol)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
