@@ -20,7 +20,7 @@ from autotune.events import warn
 from autotune.fitting import described, device_of, input_of, put_on, require_fits
 from autotune.multitask.sharing import Joint
 from autotune.trunk.attached import Attached
-from autotune.trunk.graph import Graph
+from autotune.trunk.graph import Graph, graphs_of
 from autotune.trunk.nodes import Untraceable
 
 
@@ -167,10 +167,14 @@ class MultiTask:
         """The backbone's graph, on inputs that it is known to take."""
         try:
             input = backbone.input or input_of(artifact)
-            return _graph(backbone.network, some_inputs(input).to(device_of(backbone.network)))
-        except (Untraceable, ArtifactError) as error:
-            warn(f"A task runs as a whole and shares nothing with others: {error}.")
-            return None
+        except ArtifactError as error:
+            found, why = list[Graph](), str(error)
+        else:
+            inputs = some_inputs(input).to(device_of(backbone.network))
+            found, why = graphs_of(backbone.network, inputs)
+        if not found:
+            warn(f"A task runs as a whole and shares nothing with others: {why}.")
+        return found[0] if found else None
 
     def _share(self, twin: nn.Module) -> None:
         """Tensors with the same values as those of another task are the same."""
@@ -180,17 +184,6 @@ class MultiTask:
                 for name, tensor in tensors.items():
                     if tensor is not None and id(tensor) not in shared:
                         tensors[name] = self._known.setdefault(_digest(tensor), tensor)  # type: ignore[assignment]
-
-
-def _graph(network: nn.Module, inputs: Tensor) -> Graph:
-    """By modules; by operators where a module's own code cannot be traced."""
-    graph = Graph(network, inputs)
-    if graph.untraced:
-        try:
-            return Graph(network, inputs, is_exported=True)
-        except Untraceable:
-            return graph
-    return graph
 
 
 def _cuttable(graph: Graph | None) -> Graph | None:

@@ -65,6 +65,22 @@ class Graph:
         return self._hooks.get(module, frozenset())
 
 
+def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
+    """The graphs of a network, the preferred first; and why there is none, or no other.
+
+    By modules; by operators first, where some module's own code cannot be traced.
+    """
+    found, why = list[Graph](), ""
+    for is_exported in (False, True):
+        if found and not found[0].untraced:
+            break
+        try:
+            found.insert(0, Graph(network, examples, is_exported=is_exported))
+        except Untraceable as error:
+            why = str(error)
+    return found, why
+
+
 def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, Seen]:
     try:
         return observer.observe(examples)

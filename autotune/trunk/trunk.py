@@ -18,7 +18,7 @@ from autotune.tasks.base import Part
 from autotune.timings import spent
 from autotune.training import Recipe
 from autotune.trunk.cut import Cut, cut
-from autotune.trunk.graph import Graph
+from autotune.trunk.graph import Graph, graphs_of
 from autotune.trunk.keeper import Keeper, Looked
 from autotune.trunk.nodes import Untraceable
 from autotune.trunk.observer import EXAMPLES
@@ -115,18 +115,10 @@ class Trunk:
 
     @spent("prefix")
     def _traced(self, part: Part) -> list[Graph]:
-        """By modules; by operators first, where some module's own code cannot be traced."""
         few = part.take(torch.arange(EXAMPLES).remainder(len(part)).numpy())
         inputs, _ = next(batches(few, EXAMPLES, input=self.input, device=self.device))
-        found, why = list[Graph](), ""
-        for is_exported in (False, True):
-            if found and not found[0].untraced:
-                break
-            try:
-                with self.recipe.autocast():
-                    found.insert(0, Graph(self.network, inputs, is_exported=is_exported))
-            except Untraceable as error:
-                why = str(error)
+        with self.recipe.autocast():
+            found, why = graphs_of(self.network, inputs)
         if not found:
             tell("trunk", f"The network runs as a whole and nothing of it is kept: {why}.")
         return found

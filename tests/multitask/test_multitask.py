@@ -153,6 +153,21 @@ def test_a_network_without_a_graph_answers_as_a_whole(caplog):
     )
 
 
+def test_a_network_that_only_operators_can_follow_shares_too():
+    torch.manual_seed(0)
+    shape = InputDescription(shape=(6,))
+    backbone = describe(Deciding(is_open=False), source="deciding", family="any", input=shape)
+    units = Units((Unit("first", ("first.weight", "first.bias")),), ())
+    plans = [Plan({"first": LAST}), Plan()]
+    artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
+    multi = MultiTask(backbone, dict(zip("ab", artifacts, strict=True)))
+    assert [t.graph.is_exported for t in multi._joined.tasks.values() if t.graph] == [True] * 2
+    inputs = torch.randn(5, 6)
+    for name, artifact in zip("ab", artifacts, strict=True):
+        own = Subject(backbone, artifact, None).tuned()(inputs)
+        assert torch.equal(multi(inputs)[name], own)
+
+
 class Encoding(nn.Module):
     """A layer of torch that is a single node, with attention inside of it."""
 
