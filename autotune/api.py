@@ -22,6 +22,7 @@ from autotune.errors import (
     RunError,
 )
 from autotune.front import front, price_of
+from autotune.given import CALL, RESUME, changed_settings
 from autotune.lease import holder
 from autotune.plan import Plan
 from autotune.problem import Problem
@@ -199,6 +200,8 @@ def search(
     backbone: str | nn.Module | Backbone = "builtin:digits",
     task: Any = "builtin:digits",
     budget: str = "1%",
+    *,
+    origins: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Study:
     """Find which units to change, and how, within the budget; returns the finished study.
@@ -206,7 +209,8 @@ def search(
     `backbone` is a source or any `nn.Module` that returns logits (n, classes); `task` is a
     source, a data set, or (train, test) or (train, val, test) of them. Other settings are those
     of `autotune search`: `strategy`, `trials`, `epochs`, `seed`, `out`, … The module is given
-    back unchanged. Raises `AutotuneError`, one kind for each wrong input.
+    back unchanged. `origins` says where they were given, as `autotune config` shows it, if not
+    here. Raises `AutotuneError`, one kind for each wrong input.
     """
     given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(given)
@@ -215,7 +219,8 @@ def search(
     require_free(folder, resolved.storage)
     with released(prepare_search(resolved, backbone, task)) as setup:
         resolved = resolved.model_copy(update={"out": str(folder.path)})
-        begin(folder, replace(setup, settings=resolved), began)
+        known = dict.fromkeys(given, CALL) if origins is None else origins
+        begin(folder, replace(setup, settings=resolved), began, known)
     return Study(folder.path)
 
 
@@ -263,7 +268,8 @@ def resume(
             f"{strange[0]!r}. Start a new search for that."
         )
     with released(reopened(study, backbone, task, **changes)) as setup:
-        drive(study.folder, setup, began)
+        changed = changed_settings(study.settings, setup.settings)
+        drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
     return Study(study.folder.path)
 
 

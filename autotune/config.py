@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autotune.backbones.inputs import InputDescription, read_input
 from autotune.budget import check_text
 from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.registry import Registry
 from autotune.space import SearchSpace, problems, read_space
 from autotune.trial import ATTEMPTS
+
+if TYPE_CHECKING:
+    from autotune.backbones.inputs import InputDescription
 
 TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000, "profile": 1000}
 """Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
@@ -193,7 +195,7 @@ def parse_bytes(text: str) -> int:
 
 def read_settings(given: dict[str, Any], *, file: str | None = None) -> Settings:
     """Settings from a YAML file, overridden by `given`; `ConfigError` lists every problem."""
-    values = {**(_mapping(Path(file), "configuration") if file else {}), **given}
+    values = {**(read_mapping(file, "configuration") if file else {}), **given}
     for key in values:
         if key not in Settings.model_fields:
             raise ConfigError(unknown("setting", str(key), Settings.model_fields))
@@ -211,6 +213,15 @@ def write_settings(settings: Settings) -> str:
     return text
 
 
+def write_line(name: str, value: Any) -> str:
+    """A setting as YAML on one line."""
+    flow = isinstance(value, dict)
+    told: str = yaml.safe_dump(
+        value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
+    )
+    return f"{name}: {told.rstrip()}" if flow else told.rstrip()
+
+
 def space_folder() -> Path:
     """Where the packaged search spaces are: inside an installed package, beside it in a clone."""
     inside = Path(__file__).parent / "search_spaces"
@@ -225,28 +236,45 @@ def space_names() -> tuple[str, ...]:
 def load_space(name: str) -> SearchSpace:
     """A packaged search space by name, or a YAML file of the user's."""
     if name in space_names():
-        return read_space(_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
+        return read_space(read_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
     if Path(name).suffix in (".yaml", ".yml"):
-        return read_space(_mapping(Path(name), "space"), source=name)
+        return read_space(read_mapping(name, "space"), source=name)
     Registry("search space", dict.fromkeys(space_names(), "")).check(name)
     raise SpaceError(f"There is no search space {name!r}.")
 
 
 def load_input(file: str | None) -> InputDescription | None:
     """The input description in a YAML or JSON file."""
-    return None if file is None else read_input(_mapping(Path(file), "input"), source=file)
+    from autotune.backbones.inputs import read_input
+
+    return None if file is None else read_input(read_mapping(file, "input"), source=file)
 
 
-def _mapping(path: Path, what: str) -> dict[str, Any]:
+def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
+    """The keys of a YAML file; `ConfigError` says what it must be otherwise."""
+    path = Path(file)
     if not path.is_file():
         raise ConfigError(f"A {what} file must exist, {str(path)!r} does not. Check the path.")
     try:
         data = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"A {what} file must be YAML, {str(path)!r} is not ({reason})."
+            f"A {what} file must be YAML, {str(path)!r} is not ({_reason(error)})."
         ) from error
     if not isinstance(data, dict):
         raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is none.")
     return data
+
+
+def read_value(text: str, where: str) -> Any:
+    """A value as it would stand in a YAML file."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"A value must be YAML, that of {where} is not ({_reason(error)}). Quote it."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,16 @@ class RunFolder:
         """Where a supernet stands; gone when its stage ends."""
         return self.path / "supernet.safetensors"
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """Setting → where it was given; empty for runs before there were origins."""
+        known: dict[str, str] = json.loads(self.read(self._origins) or "{}")
+        return known
+
+    def add_origins(self, origins: Mapping[str, str]) -> None:
+        """Those of a search that begins or goes on, over those that are known."""
+        write_whole(self._origins, json.dumps({**self.origins, **origins}, indent=2) + "\n")
+
     def checkpoint(self, number: int) -> Path:
         return self._trial(number) / "checkpoint.safetensors"
 
@@ -127,6 +137,10 @@ class RunFolder:
         """Write `best/`: the plan first, so that a delta file there is always complete."""
         write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
         write_whole(self.best, delta)
+
+    @property
+    def _origins(self) -> Path:
+        return self.path / "origins.json"
 
     def _trial(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04}"

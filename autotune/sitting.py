@@ -50,7 +50,7 @@ from autotune.timings import counted, spent
 from autotune.workers import WHERE, open_backend
 
 
-def begin(folder: RunFolder, setup: Setup, began: float) -> None:
+def begin(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
     buffers, stages = _settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
@@ -63,7 +63,7 @@ def begin(folder: RunFolder, setup: Setup, began: float) -> None:
     if buffers:
         write_whole(folder.prepared, save_tensors(buffers))
     write_whole(folder.config, write_settings(setup.settings))
-    drive(folder, setup, began)
+    drive(folder, setup, began, origins)
 
 
 def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
@@ -77,12 +77,16 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
     return trials
 
 
-def drive(folder: RunFolder, setup: Setup, began: float) -> None:
-    """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost."""
+def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
+    """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost.
+
+    `origins` says of settings where they were given.
+    """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
     with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
         write_whole(folder.config, write_settings(settings))
+        folder.add_origins(origins)
         try:
             _run(folder, setup, driver, backend)
         finally:

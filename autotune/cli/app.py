@@ -11,7 +11,9 @@ import typer
 
 from autotune.cli import (  # noqa: F401  (they register their commands)
     compare,
+    config,
     dashboard,
+    init,
     look,
     profile,
     search,

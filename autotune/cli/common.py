@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from autotune.cli.complete import runs
+
 app = typer.Typer(
     name="autotune",
     help="Finds which layers of a pretrained network to change, and how, under a hard budget of "
@@ -20,8 +22,7 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
+Run = Annotated[str, typer.Argument(help="The run folder.", autocompletion=runs)]
 NamedBackbone = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="That of the run, to be named again where it is python:."),

@@ -6,16 +6,20 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.manual import setting
 from autotune.cli.search import Quiet
 
 
 @app.command()
 def compare(
-    run: Annotated[str, typer.Argument(help="The folder of an ended search.")],
+    run: Run,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
     only: Annotated[
-        str, typer.Option(help="Some of them with commas between, as in: last-k,norms only.")
+        str,
+        typer.Option(
+            metavar="NAMES", help="Some of them with commas between, as in: last-k,norms only."
+        ),
     ] = "",
     source: Annotated[
         str | None,
@@ -23,8 +27,10 @@ def compare(
             metavar="SOURCE", help="The backbone's own task: accuracy with the delta off and on."
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes on this machine; by itself 1.")
+    ] = None,
+    device: Annotated[str | None, setting("device", panel=False)] = None,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     quiet: Quiet = False,

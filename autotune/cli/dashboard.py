@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import app
+from autotune.cli.common import Run, app
 
 
 @app.command()
 def dashboard(
-    run: Annotated[str, typer.Argument(help="The run folder.")],
+    run: Run,
     host: Annotated[str, typer.Option(help="Who may look: this machine alone, or 0.0.0.0.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it answers.")] = 8080,
 ) -> None:
     """Look at the study of a search with optuna-dashboard, also while it runs; it writes nothing.
 

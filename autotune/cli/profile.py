@@ -8,32 +8,40 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.search import Quiet, What
+from autotune.cli.complete import methods
+from autotune.cli.manual import NAMES, setting
+from autotune.cli.search import Quiet
 
 
 @app.command()
 def profile(
-    backbone: What = None,
-    task: What = None,
+    context: typer.Context,
+    backbone: Annotated[str | None, setting("backbone", panel=False)] = None,
+    task: Annotated[str | None, setting("task", panel=False)] = None,
     choices: Annotated[
-        str, typer.Option(help="Choices or methods with commas between; empty for all.")
+        str,
+        typer.Option(
+            metavar="CHOICES",
+            help="Choices or methods with commas between; empty for all.",
+            autocompletion=methods,
+        ),
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each unit.")] = 3,
-    weights: Annotated[str | None, typer.Option(help="As for search.")] = None,
-    head: Annotated[str | None, typer.Option(help="As for search.")] = None,
-    input: Annotated[str | None, typer.Option(help="As for search.")] = None,
-    space: Annotated[str | None, typer.Option(help="As for search.")] = None,
-    granularity: Annotated[str | None, typer.Option(help="block or layer.")] = None,
-    budget: Annotated[str, typer.Option(help="Of each unit alone.")] = "100%",
-    bnstats: Annotated[str | None, typer.Option(help="auto, on or off.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What is maximised.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Score by so many folds.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of splits and training.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="A new run folder.")] = None,
+    weights: Annotated[str | None, setting("weights", panel=False)] = None,
+    head: Annotated[str | None, setting("head", panel=False)] = None,
+    input: Annotated[str | None, setting("input", panel=False)] = None,
+    space: Annotated[str | None, setting("space", panel=False)] = None,
+    granularity: Annotated[str | None, setting("granularity", panel=False)] = None,
+    budget: Annotated[str, typer.Option(metavar="LIMIT", help="Of each unit alone.")] = "100%",
+    bnstats: Annotated[str | None, setting("bnstats", panel=False)] = None,
+    epochs: Annotated[int | None, setting("epochs", panel=False)] = None,
+    batch_size: Annotated[int | None, setting("batch_size", panel=False)] = None,
+    metric: Annotated[str | None, setting("metric", panel=False)] = None,
+    folds: Annotated[int | None, setting("folds", panel=False)] = None,
+    seed: Annotated[int | None, setting("seed", panel=False)] = None,
+    workers: Annotated[int | None, setting("workers", panel=False)] = None,
+    device: Annotated[str | None, setting("device", panel=False)] = None,
+    out: Annotated[str | None, setting("out", panel=False)] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of settings.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -46,24 +54,24 @@ def profile(
     """
     from autotune.cli.live import watching
     from autotune.config import read_settings
+    from autotune.given import OPTION, Given
 
-    given = {name: v for name, v in locals().items() if name in _SETTINGS and v is not None}
-    given |= {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
-    settings = read_settings({**given, "references": False}, file=config)
+    named = {name: v for name, v in context.params.items() if name in NAMES and v is not None}
+    own = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
+    given = Given.in_file(config).over(OPTION, {**named, **own, "references": False})
+    settings = read_settings(given.values)
     with watching(settings.most_trials, quiet=quiet or as_json):
         from autotune.api import search as run_search
 
         values = settings.model_dump()
         study = run_search(
-            values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
+            values.pop("backbone"),
+            values.pop("task"),
+            values.pop("budget"),
+            origins=given.origins,
+            **values,
         )
     _show(study, as_json)
-
-
-_SETTINGS = (
-    "backbone task weights head input space granularity budget bnstats epochs batch_size metric "
-    "folds seed workers device out"
-).split()
 
 
 def _show(study: Any, as_json: bool) -> None:

@@ -2,340 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.manual import HOW, NAMES, WHERE, setting
 
 if TYPE_CHECKING:
     from autotune.api import Study
+    from autotune.given import Given
 
-What = Annotated[str | None, typer.Option(metavar="SOURCE")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-_WHAT, _HOW, _WHERE = "What is tuned", "How it is searched and trained", "Where it runs and writes"
-
-
-def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
-
-
-def _where(*names: str, help: str, metavar: str | None = None) -> Any:
-    return _option(*names, help=help, panel=_WHERE, metavar=metavar)
-
-
-Backend = Annotated[
-    str | None,
-    _where(
-        "--backend",
-        help="inline, processes (of this machine) or ray; by itself inline for one worker.",
-    ),
-]
-Workers = Annotated[
-    int | None, _where("--workers", help="Trials at once; on Ray as many as fit, if not said.")
-]
-Cpus = Annotated[
-    float | None,
-    _where("--cpus-per-trial", help="On Ray; also its threads. 1 by itself.", metavar="N"),
-]
-Gpus = Annotated[
-    float | None,
-    _where(
-        "--gpus-per-trial",
-        help="0.25 puts four trials on a GPU; 1 by itself, where there is one.",
-        metavar="N",
-    ),
-]
-Address = Annotated[
-    str | None,
-    _where(
-        "--address",
-        help="Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
-        "ray://HOST:10001.",
-    ),
-]
-ShipData = Annotated[
-    bool | None,
-    _where("--ship-data", help="On Ray: send picture files to the nodes that lack them."),
-]
-Retries = Annotated[
-    int | None,
-    _where(
-        "--retries", help="How often a trial whose worker died goes on in another; 2 by itself."
-    ),
-]
-Disk = Annotated[
-    str | None,
-    _where(
-        "--disk",
-        help="Most that the files of trials may take, as 2GB; the best one always stays.",
-        metavar="SIZE",
-    ),
-]
-Timings = Annotated[bool, _where("--timings", help="Show where the seconds went.")]
-CacheMemory = Annotated[
-    str | None,
-    _where(
-        "--cache-memory",
-        help="For what the frozen part computes, which trials share; 2GB by itself, 0 for none.",
-        metavar="SIZE",
-    ),
-]
-CacheDisk = Annotated[
-    str | None,
-    _where(
-        "--cache-disk",
-        help="What does not fit there, or is for several workers, in files; 10GB by itself.",
-        metavar="SIZE",
-    ),
-]
+Timings = Annotated[bool, typer.Option("--timings", help="Show where the seconds went.")]
 
 
 @app.command()
 def search(
     context: typer.Context,
-    backbone: Annotated[
-        str | None,
-        _option(
-            "--backbone",
-            help="builtin:digits, torchvision:NAME or python:MODULE-or-FILE:FUNCTION.",
-            panel=_WHAT,
-            metavar="SOURCE",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        _option("--weights", help="A .safetensors or .pth file.", panel=_WHAT, metavar="FILE"),
-    ] = None,
-    head: Annotated[
-        str | None,
-        _option(
-            "--head", help="The task layer, if it is not the last.", panel=_WHAT, metavar="PATH"
-        ),
-    ] = None,
-    keep_head: Annotated[
-        bool | None,
-        _option("--keep-head", help="Start from the old head where it fits.", panel=_WHAT),
-    ] = None,
-    input: Annotated[
-        str | None,
-        _option(
-            "--input",
-            help="YAML with size, channels, mean, std (or shape, dtype).",
-            panel=_WHAT,
-            metavar="FILE",
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        _option(
-            "--task",
-            help="builtin:digits, imagefolder:DIR, npz:FILE or python:…:FUNCTION.",
-            panel=_WHAT,
-            metavar="SOURCE",
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        _option(
-            "--budget",
-            help="1%, 0.5%, 50k, 1.5M, 2000 parameters; 0.5MB, 300kB of delta file.",
-            panel=_WHAT,
-            metavar="LIMIT",
-        ),
-    ] = None,
-    count_head: Annotated[
-        bool | None, _option("--count-head", help="The task's head counts too.", panel=_WHAT)
-    ] = None,
-    space: Annotated[
-        str | None,
-        _option(
-            "--space", help="A search space by name, or a YAML file.", panel=_WHAT, metavar="SPACE"
-        ),
-    ] = None,
-    granularity: Annotated[
-        str | None, _option("--granularity", help="Units: block or layer.", panel=_WHAT)
-    ] = None,
-    bnstats: Annotated[
-        str | None,
-        _option(
-            "--bnstats", help="Re-estimate normalisation statistics: auto, on, off.", panel=_WHAT
-        ),
-    ] = None,
-    strategy: Annotated[
-        str | None,
-        _option(
-            "--strategy",
-            help="Who proposes plans: policy, greedy, tpe, gp, nsga2, qmc, random, bruteforce.",
-            panel=_HOW,
-        ),
-    ] = None,
+    backbone: Annotated[str | None, setting("backbone")] = None,
+    weights: Annotated[str | None, setting("weights")] = None,
+    head: Annotated[str | None, setting("head")] = None,
+    keep_head: Annotated[bool | None, setting("keep_head")] = None,
+    input: Annotated[str | None, setting("input")] = None,
+    task: Annotated[str | None, setting("task")] = None,
+    budget: Annotated[str | None, setting("budget")] = None,
+    count_head: Annotated[bool | None, setting("count_head")] = None,
+    space: Annotated[str | None, setting("space")] = None,
+    granularity: Annotated[str | None, setting("granularity")] = None,
+    bnstats: Annotated[str | None, setting("bnstats")] = None,
+    strategy: Annotated[str | None, setting("strategy")] = None,
     option: Annotated[
         list[str] | None,
-        _option(
-            "--option",
+        typer.Option(
             help="Of the strategy, as in: direction=backward. May be repeated.",
-            panel=_HOW,
             metavar="NAME=VALUE",
+            rich_help_panel=HOW,
         ),
     ] = None,
-    policy: Annotated[
-        str | None,
-        _option(
-            "--policy",
-            help="Start from what another search learned.",
-            panel=_HOW,
-            metavar="FILE",
-        ),
-    ] = None,
-    supernet: Annotated[
-        str | None,
-        _option(
-            "--supernet",
-            help="Use what the supernet of a run of the same training measured.",
-            panel=_HOW,
-            metavar="RUN",
-        ),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        _option(
-            "--profile",
-            help="Begin with the trials of a profile of the same training.",
-            panel=_HOW,
-            metavar="RUN",
-        ),
-    ] = None,
-    trials: Annotated[
-        int | None,
-        _option("--trials", help="How many plans at most; 3 for policy.", panel=_HOW),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        _option(
-            "--timeout", help="No new trial after so many seconds.", panel=_HOW, metavar="SECONDS"
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, _option("--epochs", help="Epochs of a trial.", panel=_HOW)
-    ] = None,
-    batch_size: Annotated[
-        int | None, _option("--batch-size", help="Examples a step.", panel=_HOW)
-    ] = None,
-    augment: Annotated[
-        str | None, _option("--augment", help="In training: none, flip, crop+flip.", panel=_HOW)
-    ] = None,
-    views: Annotated[
-        int | None,
-        _option(
-            "--views",
-            help="So many augmented views of each input, which can be kept; a new one each epoch "
-            "by itself.",
-            panel=_HOW,
-            metavar="N",
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        _option(
-            "--precision",
-            help="float32 or bfloat16; by itself bfloat16 on a GPU, float32 on the CPU.",
-            panel=_HOW,
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        _option(
-            "--layout",
-            help="Of pictures: contiguous, or channels_last, often faster; by itself so on a GPU.",
-            panel=_HOW,
-        ),
-    ] = None,
-    fold: Annotated[
-        bool | None,
-        _option(
-            "--fold",
-            help="Frozen normalisation becomes part of the convolution before it: faster, rounds.",
-            panel=_HOW,
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        _option(
-            "--metric", help="accuracy, balanced_accuracy, f1 or auroc is maximised.", panel=_HOW
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        _option(
-            "--objective",
-            help="accuracy,cost (or bytes, latency, memory): the front of both.",
-            panel=_HOW,
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None, _option("--folds", help="Score plans by so many folds.", panel=_HOW)
-    ] = None,
-    pruner: Annotated[
-        str | None,
-        _option(
-            "--pruner",
-            help="What ends trials early: race, halving, hyperband, forecast, median, wilcoxon, "
-            "none.",
-            panel=_HOW,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, _option("--seed", help="Of splits, plans and training.", panel=_HOW)
-    ] = None,
+    policy: Annotated[str | None, setting("policy")] = None,
+    supernet: Annotated[str | None, setting("supernet")] = None,
+    profile: Annotated[str | None, setting("profile")] = None,
+    trials: Annotated[int | None, setting("trials")] = None,
+    timeout: Annotated[float | None, setting("timeout")] = None,
+    epochs: Annotated[int | None, setting("epochs")] = None,
+    batch_size: Annotated[int | None, setting("batch_size")] = None,
+    augment: Annotated[str | None, setting("augment")] = None,
+    views: Annotated[int | None, setting("views")] = None,
+    precision: Annotated[str | None, setting("precision")] = None,
+    layout: Annotated[str | None, setting("layout")] = None,
+    fold: Annotated[bool | None, setting("fold")] = None,
+    metric: Annotated[str | None, setting("metric")] = None,
+    objective: Annotated[str | None, setting("objective")] = None,
+    folds: Annotated[int | None, setting("folds")] = None,
+    pruner: Annotated[str | None, setting("pruner")] = None,
+    seed: Annotated[int | None, setting("seed")] = None,
     no_references: Annotated[
-        bool | None,
-        _option("--no-references", help="Leave out what the result is compared with.", panel=_HOW),
-    ] = None,
-    backend: Backend = None,
-    workers: Workers = None,
-    cpus_per_trial: Cpus = None,
-    gpus_per_trial: Gpus = None,
-    address: Address = None,
-    ship_data: ShipData = None,
-    retries: Retries = None,
-    device: Annotated[
-        str | None, _option("--device", help="auto, cpu, cuda, cuda:1 …", panel=_WHERE)
-    ] = None,
-    out: Annotated[
-        str | None, _option("--out", help="A new run folder.", panel=_WHERE, metavar="DIR")
-    ] = None,
-    storage: Annotated[
-        str | None,
-        _option(
-            "--storage",
-            help="An Optuna storage instead of the folder's.",
-            panel=_WHERE,
-            metavar="URL",
+        bool,
+        typer.Option(
+            "--no-references",
+            help="Leave out what the result is compared with.",
+            rich_help_panel=HOW,
         ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        _option("--keep", help="Delta files of the best five trials, or all.", panel=_WHERE),
-    ] = None,
-    disk: Disk = None,
-    cache_memory: CacheMemory = None,
-    cache_disk: CacheDisk = None,
-    cache_dtype: Annotated[
-        str | None,
-        _where("--cache-dtype", help="float32, exact; or bfloat16, which takes half and rounds."),
-    ] = None,
+    ] = False,
+    backend: Annotated[str | None, setting("backend")] = None,
+    workers: Annotated[int | None, setting("workers")] = None,
+    cpus_per_trial: Annotated[float | None, setting("cpus_per_trial")] = None,
+    gpus_per_trial: Annotated[float | None, setting("gpus_per_trial")] = None,
+    address: Annotated[str | None, setting("address")] = None,
+    ship_data: Annotated[bool | None, setting("ship_data")] = None,
+    retries: Annotated[int | None, setting("retries")] = None,
+    device: Annotated[str | None, setting("device")] = None,
+    out: Annotated[str | None, setting("out")] = None,
+    storage: Annotated[str | None, setting("storage")] = None,
+    keep: Annotated[str | None, setting("keep")] = None,
+    disk: Annotated[str | None, setting("disk")] = None,
+    cache_memory: Annotated[str | None, setting("cache_memory")] = None,
+    cache_disk: Annotated[str | None, setting("cache_disk")] = None,
+    cache_dtype: Annotated[str | None, setting("cache_dtype")] = None,
     config: Annotated[
         str | None,
-        _option(
-            "--config",
-            help="YAML with these settings; options override it.",
-            panel=_WHERE,
-            metavar="FILE",
+        typer.Option(help="YAML with these settings.", metavar="FILE", rich_help_panel=WHERE),
+    ] = None,
+    assigned: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            help="A setting over the file's, as in: epochs=3, options.direction=backward. "
+            "May be repeated; options override both.",
+            metavar="KEY=VALUE",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, _option("--dry-run", help="Show what would happen and write nothing.", panel=_WHERE)
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show what would happen and write nothing.",
+            rich_help_panel=WHERE,
+        ),
     ] = False,
     timings: Timings = False,
     quiet: Quiet = False,
@@ -348,16 +114,12 @@ def search(
     from autotune.cli.live import watching
     from autotune.config import read_settings
 
-    beside = {"config", "dry_run", "timings", "quiet", "as_json", "option", "no_references"}
-    given = {k: v for k, v in context.params.items() if k not in beside and v is not None}
-    if option:
-        given["options"] = dict(_pair(text) for text in option)
-    if no_references:
-        given["references"] = False
-    if len(budgets := str(given.get("budget", "")).split(",")) > 1:
-        _search_budgets(budgets, {**given, "budget": budgets[0]}, config, quiet, as_json)
+    given = _given(context.params)
+    if len(budgets := str(given.values.get("budget", "")).split(",")) > 1:
+        first = given.over(given.origins["budget"], {"budget": budgets[0]})
+        _search_budgets(budgets, first, quiet, as_json)
         return
-    settings = read_settings(given, file=config)
+    settings = read_settings(given.values)
     with watching(settings.most_trials, quiet=quiet or as_json):
         if dry_run:
             _dry_run(settings, as_json)
@@ -366,23 +128,38 @@ def search(
 
         values = settings.model_dump()
         study = run_search(
-            values.pop("backbone"), values.pop("task"), values.pop("budget"), **values
+            values.pop("backbone"),
+            values.pop("task"),
+            values.pop("budget"),
+            origins=given.origins,
+            **values,
         )
     _show_result(study, as_json, timings)
 
 
-def _search_budgets(
-    budgets: list[str], given: dict[str, Any], config: str | None, quiet: bool, as_json: bool
-) -> None:
+def _given(options: Mapping[str, Any]) -> Given:
+    """What the configuration, `-o` and the options give."""
+    from autotune.given import ASSIGNED, OPTION, OWN, Given, read_assigned
+
+    named = {key: v for key, v in options.items() if key in NAMES and v is not None}
+    own = {f"{OWN}{name}": value for name, value in map(_pair, options["option"] or ())}
+    left_out = {"references": False} if options["no_references"] else {}
+    assigned = read_assigned(options["assigned"] or ())
+    given = Given.in_file(options["config"]).over(ASSIGNED, assigned)
+    return given.over(OPTION, {**named, **own, **left_out})
+
+
+def _search_budgets(budgets: list[str], given: Given, quiet: bool, as_json: bool) -> None:
     from autotune.cli.live import watching
     from autotune.config import read_settings
 
-    settings = read_settings(given, file=config)
+    settings = read_settings(given.values)
     with watching(settings.most_trials, quiet=quiet or as_json):
         from autotune.api import search_budgets
 
         values = settings.model_dump(exclude={"budget"})
-        found = search_budgets(budgets, values.pop("backbone"), values.pop("task"), **values)
+        backbone, task = values.pop("backbone"), values.pop("task")
+        found = search_budgets(budgets, backbone, task, origins=given.origins, **values)
     from autotune.cli.tables import print_budgets
 
     told = {budget: study.status() for budget, study in found.items()}
@@ -401,24 +178,24 @@ def _pair(text: str) -> tuple[str, str]:
 @app.command()
 def resume(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(help="The run folder.")],
-    trials: Annotated[int | None, typer.Option(help="The total, counting those that ran.")] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds until no new trial starts.")
+    run: Run,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="The total, counting those that ran.")
     ] = None,
-    backend: Backend = None,
-    workers: Workers = None,
-    cpus_per_trial: Cpus = None,
-    gpus_per_trial: Gpus = None,
-    address: Address = None,
-    ship_data: ShipData = None,
-    retries: Retries = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
+    timeout: Annotated[float | None, setting("timeout", panel=False)] = None,
+    disk: Annotated[str | None, setting("disk", panel=False)] = None,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
-    disk: Disk = None,
-    cache_memory: CacheMemory = None,
-    cache_disk: CacheDisk = None,
+    backend: Annotated[str | None, setting("backend")] = None,
+    workers: Annotated[int | None, setting("workers")] = None,
+    cpus_per_trial: Annotated[float | None, setting("cpus_per_trial")] = None,
+    gpus_per_trial: Annotated[float | None, setting("gpus_per_trial")] = None,
+    address: Annotated[str | None, setting("address")] = None,
+    ship_data: Annotated[bool | None, setting("ship_data")] = None,
+    retries: Annotated[int | None, setting("retries")] = None,
+    device: Annotated[str | None, setting("device")] = None,
+    cache_memory: Annotated[str | None, setting("cache_memory")] = None,
+    cache_disk: Annotated[str | None, setting("cache_disk")] = None,
     timings: Timings = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

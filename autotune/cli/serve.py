@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import app
+from autotune.cli.manual import setting
 
 GRACE = 30
 """Seconds in which what was accepted is answered, when it ends."""
@@ -23,23 +24,29 @@ def serve(
     backbone: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="The one that the first delta names.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
-    head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
+    weights: Annotated[str | None, setting("weights", panel=False)] = None,
+    head: Annotated[str | None, setting("head", panel=False)] = None,
     folder: Annotated[
-        str | None, typer.Option(help="Where deltas may be added from while it runs.")
+        str | None,
+        typer.Option(metavar="DIR", help="Where deltas may be added from while it runs."),
     ] = None,
     host: Annotated[str, typer.Option(help="Who may ask: this machine alone, or 0.0.0.0.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where it answers; 0 for a free one.")
+    ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(help="Asked for in each request; $AUTOTUNE_TOKEN where it is not given."),
+        typer.Option(
+            metavar="TOKEN",
+            help="Asked for in each request; $AUTOTUNE_TOKEN where it is not given.",
+        ),
     ] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = 10_000_000,
-    max_examples: Annotated[int, typer.Option(min=1, help="Of one request and one batch.")] = 64,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest request.")] = 10_000_000,
+    max_examples: Annotated[int, typer.Option(min=1, help="In one request, and one batch.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, setting("device", panel=False)] = "auto",
 ) -> None:
     """Answer for several tasks of one backbone over HTTP, what they have in common run once.
 

@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
-
-Run = Annotated[str, typer.Argument(help="The run folder.")]
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.complete import PARTS, among, formats, runs
+from autotune.cli.manual import setting
 
 
 @app.command()
 def evaluate(
     run: Run,
-    part: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    part: Annotated[
+        str, typer.Option(help="test, val or train.", autocompletion=among(PARTS))
+    ] = "test",
+    device: Annotated[str, setting("device", panel=False)] = "auto",
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     as_json: AsJson = False,
@@ -38,7 +40,7 @@ def evaluate(
 def predict(
     run: Run,
     path: Annotated[str, typer.Argument(help="A picture, a folder of them, or an .npy array.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, setting("device", panel=False)] = "auto",
     backbone: NamedBackbone = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,30 +60,48 @@ def predict(
 
 @app.command()
 def export(
-    path: Annotated[str, typer.Argument(metavar="RUN|DELTA", help="A run folder or delta file.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|DELTA", help="A run folder or delta file.", autocompletion=runs
+        ),
+    ],
     format: Annotated[
-        str, typer.Option(help="mask, delta, merged, module, onnx or peft.")
+        str,
+        typer.Option(
+            help="mask, delta, merged, module, onnx or peft.",
+            metavar="FORMAT",
+            autocompletion=formats,
+        ),
     ] = "mask",
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="The file to write; a folder for peft.")
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file to write; a folder for peft."
+        ),
     ] = None,
     tensors: Annotated[
         str | None,
-        typer.Option(help="With a mask: also a .safetensors file, a boolean tensor a parameter."),
+        typer.Option(
+            metavar="FILE",
+            help="With a mask: also a .safetensors file, a boolean tensor a parameter.",
+        ),
     ] = None,
     trial: Annotated[
-        int | None, typer.Option(help="Of a run: a trial by its number, not the winner.")
+        int | None,
+        typer.Option(metavar="N", help="Of a run: a trial by its number, not the winner."),
     ] = None,
     within: Annotated[
-        str | None, typer.Option(help="Of a run: the best trial that fits a smaller budget.")
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of a run: the best trial that fits a smaller budget."),
     ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train a trial again whose delta was not kept.")
     ] = False,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
-    weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
-    head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
+    weights: Annotated[str | None, setting("weights", panel=False)] = None,
+    head: Annotated[str | None, setting("head", panel=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """The answer as a file that others can read, checked before it is there.
@@ -120,12 +140,14 @@ def import_(
     backbone: Annotated[
         str, typer.Option(metavar="SOURCE", help="The network that it was trained on.")
     ],
-    format: Annotated[str, typer.Option(help="peft")] = "peft",
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="peft, the only one so far.")
+    ] = "peft",
     output: Annotated[
-        str, typer.Option("-o", "--output", help="The delta file to write.")
+        str, typer.Option("-o", "--output", metavar="FILE", help="The delta file to write.")
     ] = "delta.safetensors",
-    weights: Annotated[str | None, typer.Option(help="The backbone's own, as in search.")] = None,
-    head: Annotated[str | None, typer.Option(help="The backbone's, as in search.")] = None,
+    weights: Annotated[str | None, setting("weights", panel=False)] = None,
+    head: Annotated[str | None, setting("head", panel=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """A LoRA adapter of PEFT as a delta file.

@@ -1,0 +1,60 @@
+"""`autotune config`: what a search is told, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.complete import runs
+
+if TYPE_CHECKING:
+    from autotune.config import Settings
+
+WIDEST = 40
+"""Columns before the origins, unless a line is longer."""
+
+
+@app.command()
+def config(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE", help="A run folder, or a configuration.", autocompletion=runs
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Every setting of a run or file, and where it was given; itself a configuration.
+
+    Where: default, strategy default, file, -o, option, call (from Python), resume, or the run.
+
+    Example: autotune config runs/digits
+    """
+    from autotune.config import write_line
+    from autotune.given import tell_origins
+
+    settings, given = _read(source)
+    origins, values = tell_origins(settings, given), settings.model_dump()
+    if as_json:
+        show_json({name: {"value": v, "from": origins[name]} for name, v in values.items()})
+        return
+    lines = {name: write_line(name, value) for name, value in values.items()}
+    width = max(len(line) for line in lines.values() if len(line) <= WIDEST)
+    for name, line in lines.items():
+        typer.echo(f"{line:{width}}  # {origins[name]}")
+
+
+def _read(source: str) -> tuple[Settings, dict[str, str]]:
+    """Settings, and where those that are given were given."""
+    from autotune.config import read_settings
+    from autotune.given import Given
+    from autotune.run import RunFolder
+
+    if Path(source).is_file() or Path(source).suffix in (".yaml", ".yml"):
+        given = Given.in_file(source)
+        return read_settings(given.values), dict(given.origins)
+    folder = RunFolder.existing(source)
+    return read_settings({}, file=str(folder.config)), folder.origins

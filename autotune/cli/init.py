@@ -1,0 +1,81 @@
+"""`autotune init`: a configuration to be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.manual import MANUAL, setting
+
+if TYPE_CHECKING:
+    from autotune.config import Settings
+
+
+@app.command()
+def init(
+    backbone: Annotated[str, setting("backbone", panel=False)] = "builtin:digits",
+    task: Annotated[str, setting("task", panel=False)] = "builtin:digits",
+    budget: Annotated[str, setting("budget", panel=False)] = "1%",
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
+    ] = "autotune.yaml",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a configuration for search: every setting, what it does, its default as a comment.
+
+    Example: autotune init --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
+    """
+    from pathlib import Path
+
+    from autotune.config import read_settings
+    from autotune.errors import ConfigError
+    from autotune.files import write_whole
+
+    given = {"backbone": backbone, "task": task, "budget": budget}
+    settings = read_settings(given)
+    _check_kinds(settings)
+    if Path(output).exists() and not force:
+        raise ConfigError(
+            f"A configuration is written to a new file, {output!r} exists. Name another with -o, "
+            "or write over it with --force."
+        )
+    write_whole(Path(output), "\n".join(_lines(settings, given)) + "\n")
+    told = f"Written to {output}; begin with: autotune search --config {output}"
+    show_json({"path": output}) if as_json else typer.echo(told)
+
+
+def _check_kinds(settings: Settings) -> None:
+    """Whether there are such sources; what they name may come to be later."""
+    from autotune.backbones import SOURCES as BACKBONES
+    from autotune.tasks import SOURCES as TASKS
+
+    BACKBONES.check(settings.backbone.partition(":")[0])
+    TASKS.check(settings.task.partition(":")[0])
+
+
+def _lines(settings: Settings, active: Collection[str]) -> Iterator[str]:
+    from autotune.config import write_line
+
+    kinds = type(settings).model_json_schema()["properties"]
+    yield "# A search: autotune search --config FILE. Defaults are comments."
+    for title, entries in MANUAL.items():
+        yield f"\n## {title}"
+        for name, entry in entries.items():
+            yield f"\n# {entry.text.rstrip('.')}{_numbers(kinds[name])}."
+            yield ("" if name in active else "# ") + write_line(name, getattr(settings, name))
+
+
+def _numbers(kind: Mapping[str, Any]) -> str:
+    """What a setting takes where that is no text; of texts its help tells."""
+    kind = next((k for k in kind.get("anyOf", ()) if k["type"] != "null"), kind)
+    least = f"from {kind['minimum']}" if "minimum" in kind else "above 0"
+    said = {
+        "boolean": "; true or false",
+        "integer": f"; a whole number {least}",
+        "number": f"; a number {least}",
+    }
+    return said.get(kind["type"], "")
