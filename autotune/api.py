@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,12 +23,16 @@ from autotune.errors import (
 )
 from autotune.front import front, price_of
 from autotune.given import CALL, RESUME, changed_settings
+from autotune.importances import importances
 from autotune.lease import holder
 from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
 from autotune.references import BESIDE
+from autotune.report import fronts, history, network, profile, write_report
+from autotune.report.answer import answer_html
+from autotune.report.frame import frame_of
 from autotune.rivals import Row as Rivals
 from autotune.rivals import rows_of as rivals_of
 from autotune.run import RunFolder
@@ -36,6 +40,10 @@ from autotune.setup import OBJECT, Setup, prepare_search, released
 from autotune.sitting import begin, drive
 from autotune.study import Records, require_free
 from autotune.workers import WHERE
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,50 @@ class Study:
     def rivals(self) -> list[Rivals]:
         """What `compare` has run, the answer first; empty before that."""
         return rivals_of(self._records, self.settings.metric)
+
+    def importances(self) -> dict[str, float]:
+        """Trial's parameter → its share in what distinguishes the best trials, largest first.
+
+        By PED-ANOVA (arXiv 2304.10255); empty while fewer than two values are known.
+        """
+        return importances(self._records)
+
+    def report(self, form: str = "html") -> str:
+        """The text of the report of this search, as `html` (one page), `md` or `json`."""
+        return write_report([self], form)
+
+    def plot_front(self) -> go.Figure:
+        """Value on validation against cost: trials, their front, references, the answer."""
+        return fronts.draw(self)
+
+    def plot_network(self) -> go.Figure:
+        """The answer's plan (before the end the best so far), a bar a unit in depth order.
+
+        `RunError` while no trial is complete.
+        """
+        plan = network.best_plan_of(self)
+        if plan is None:
+            raise RunError(f"A network is drawn with a plan, {self.folder.path} has none yet.")
+        return network.draw(self.problem, plan)
+
+    def plot_profile(self) -> go.Figure:
+        """Value on validation of each unit tuned alone, a line a choice; empty without any."""
+        return profile.draw(self.profile, self.settings.metric)
+
+    def plot_history(self) -> go.Figure:
+        """Value on validation of every trial, pruned and failed ones too, and the best so far."""
+        return history.draw(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a trial: number, state, value, cost, seconds, hyperparameters, unit choices.
+
+        `DependencyError` without pandas.
+        """
+        return frame_of(self)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the answer, and its table."""
+        return answer_html(self)
 
     @property
     def full_finetuning(self) -> float | None:

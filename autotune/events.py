@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 log = logging.getLogger("autotune")
 log.addHandler(logging.NullHandler())
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a search, as callbacks get it and as a line of `log.jsonl`."""
+
+    kind: str
+    """As `stage`, `start`, `progress-of-trial`, `end`, `reference`, `warning`."""
+
+    text: str
+    """A line for people."""
+
+    time: float
+    """Seconds since 1970."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What belongs to the kind: `number`, `value`, `step`, `plan`, …"""
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat mapping; what `from_json` takes."""
+        return {"time": self.time, "text": self.text, "kind": self.kind, **self.fields}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Event:
+        """An event as `to_json` gave it."""
+        fields = {k: v for k, v in line.items() if k not in ("kind", "text", "time")}
+        return cls(line["kind"], line["text"], line["time"], fields)
+
+
+Callback = Callable[[Event], object]
+"""Anything that takes an event; what it returns is not looked at."""
+
+
 def tell(kind: str, text: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log `text` with an `event` record; the command line and the run folder listen to these."""
+    """Log `text` with its fields; the command line, the run folder and callbacks listen."""
     log.log(level, text, extra={"event": {"kind": kind, **fields}})
 
 
@@ -19,6 +53,47 @@ def warn(text: str, **fields: Any) -> None:
     tell("warning", text, level=logging.WARNING, **fields)
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any] | None:
-    """The fields that `tell` put into a log record."""
-    return getattr(record, "event", None)
+def event_of(record: logging.LogRecord) -> Event | None:
+    """The event that `tell` put into a log record; None for what others log."""
+    told: dict[str, Any] | None = getattr(record, "event", None)
+    if told is None:
+        return None
+    fields = {k: v for k, v in told.items() if k != "kind"}
+    return Event(told["kind"], record.getMessage(), record.created, fields)
+
+
+@contextmanager
+def listening(callbacks: Iterable[Callback]) -> Iterator[None]:
+    """Every event goes to each callback until the block ends.
+
+    A callback that raises is warned of and gets no more; the search goes on.
+    """
+    handlers = [_Listener(callback) for callback in callbacks]
+    before = log.level
+    if handlers:
+        log.setLevel(min(logging.INFO, before) if before else logging.INFO)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+        log.setLevel(before)
+
+
+class _Listener(logging.Handler):
+    def __init__(self, callback: Callback) -> None:
+        super().__init__()
+        self.callback: Callback | None = callback
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event, callback = event_of(record), self.callback
+        if event is None or callback is None:
+            return
+        try:
+            callback(event)
+        except Exception as error:
+            self.callback = None
+            name = getattr(callback, "__qualname__", type(callback).__name__)
+            warn(f"The callback {name} raised {type(error).__name__}: {error}. It is left out now.")

@@ -138,6 +138,7 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
     winner, values = finalists[0], seed_values(driver, finalists[0])
     own = driver.setting.seed
     files = {seed: _file(driver, backend, winner, seed) for seed in values}
+    tell("stage", "Test", stage="test")
     tests = {seed: dict(test(content)) for seed, content in files.items()}
     driver.lease.check()
     driver.folder.put_best(files[own], winner.plan.to_json())

@@ -89,7 +89,6 @@ def _mass(name: str, found: Mapping[str, float]) -> dict[str, float]:
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
     """Learn, and say what came of it."""
     began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
-    tell("stage", "Policy", stage="policy", total=schedule.rounds)
     if setup.settings.supernet:
         policy, course, rates = _by_other(setup, driver)
     elif can_share(driver.problem.choices):
@@ -111,11 +110,14 @@ def _by_supernet(
 ) -> tuple[Policy, Course, dict[str, float]]:
     """The policy, how its rounds went, and learning rates to begin at."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
+    tell("stage", "Head", stage="head")
     with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+        tell("stage", "Proxies", stage="proxies")
         if driver.attribute("stage:proxies") is None:
             driver.record("stage:proxies", [_rows(half) for half in shot.proxies()])
         policy = _policy(setup, driver)
         course = _restored(folder, shot, policy)
+        tell("stage", "Supernet", stage="supernet")
         for _ in run_rounds(policy, shot, schedule, course):
             driver.lease.check()
             write_whole(folder.supernet, _checkpoint(shot, policy, course))

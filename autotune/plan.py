@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from autotune.errors import PlanError
+from autotune.table import Table
 
 FORMAT = 1
 ALONE = frozenset({"bypass"})
@@ -105,6 +106,11 @@ class Plan:
 
     def __str__(self) -> str:
         return ", ".join(f"{unit}={c.label}" for unit, c in self.choices.items()) or "(empty plan)"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what each changed unit takes."""
+        rows = [(unit, choice.label) for unit, choice in self.choices.items()]
+        return Table.of(("unit", "choice"), rows).to_html() if rows else "<p>(empty plan)</p>"
 
     def methods(self) -> tuple[str, ...]:
         """Names of all methods in the plan, each once, sorted."""

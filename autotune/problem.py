@@ -10,6 +10,7 @@ from functools import cached_property
 from autotune.budget import Budget, Cost
 from autotune.errors import BudgetError, PlanError
 from autotune.plan import FROZEN, Choice, Plan
+from autotune.table import Column, Table
 
 Candidates = Mapping[str, Mapping[Choice, Cost]]
 """Unit → choice → cost, in depth order, *frozen* left out."""
@@ -80,6 +81,28 @@ class Problem:
     def labels(self, plan: Plan) -> dict[str, str]:
         """The plan as unit → label, every unit named."""
         return {unit: plan[unit].label for unit in self.units}
+
+    def table(self, plan: Plan | None = None) -> Table:
+        """A row a unit in depth order: what a plan gives it, or how many choices it has."""
+        if plan is None:
+            head = ("unit", Column("choices", "d"), "cheapest", "dearest")
+            return Table.of(head, [self._offer(unit) for unit in self.units])
+        costs = {unit: self.costs[unit, plan[unit].label] for unit in self.units}
+        rows = [(u, plan[u].label, cost.parameters, cost.bytes) for u, cost in costs.items()]
+        return Table.of(("unit", "choice", Column("parameters", ",d"), Column("bytes", ",d")), rows)
+
+    def _offer(self, unit: str) -> tuple[str, int, str, str]:
+        """A line of the table of what may be chosen."""
+        offers = [c for c in self.choices[unit] if not c.is_frozen()]
+        priced = sorted(offers, key=lambda choice: self.price(unit, choice))
+        said = [f"{choice.label}: {self.price(unit, choice):,}" for choice in priced]
+        return (unit, len(said), said[0], said[-1]) if said else (unit, 0, "", "")
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the budget, and what each unit may take."""
+        budget = self.budget
+        said = f"Within {budget.limit:,} of {budget.total:,} {budget.measure.value}:"
+        return f"<p>{said}</p>{self.table().to_html()}"
 
     def is_empty(self) -> bool:
         """Whether no unit can take anything but *frozen*."""

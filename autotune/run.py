@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import RunError
-from autotune.events import fields_of
+from autotune.events import event_of
 from autotune.files import write_whole
 
 
@@ -68,6 +67,11 @@ class RunFolder:
     @property
     def database(self) -> Path:
         return self.path / "study.db"
+
+    @property
+    def log(self) -> Path:
+        """Events, one a line."""
+        return self.path / "log.jsonl"
 
     @property
     def prepared(self) -> Path:
@@ -167,13 +171,12 @@ class EventLog(logging.Handler):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
         folder.path.mkdir(parents=True, exist_ok=True)
-        self.stream = (folder.path / "log.jsonl").open("a", buffering=1)
+        self.stream = folder.log.open("a", buffering=1)
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = fields_of(record)
-        if fields is not None:
-            line = {"time": time.time(), "text": record.getMessage(), **fields}
-            self.stream.write(json.dumps(line, default=str) + "\n")
+        event = event_of(record)
+        if event is not None:
+            self.stream.write(json.dumps(event.to_json(), default=str) + "\n")
 
     def close(self) -> None:
         self.stream.close()

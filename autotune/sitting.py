@@ -44,6 +44,7 @@ from autotune.references import PROBE, run_reference, run_references, three_rate
 from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
 from autotune.setup import Setup, head_cost
+from autotune.standing import LEARNED
 from autotune.strategies import check_options
 from autotune.study import Driver, Records, Setting, create
 from autotune.timings import counted, spent
@@ -163,6 +164,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
+    _tell_begin(folder, setup, driver)
     if driver.attribute("stage:estimate") is None:
         with spent("training"):
             driver.record("stage:estimate", _estimated(engine))
@@ -173,17 +175,38 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
         driver.scores = learned_scores(folder, setup, driver)
     if driver.attribute("stage:final") is None or driver.has_more():
         driver.record("stage:final", None)  # no answer until it is chosen among all trials
-        limit = driver.problem.budget.limit
-        tell("stage", "Trials", stage="trials", total=settings.most_trials, limit=limit)
+        tell("stage", "Trials", stage="trials")
         backend.run(driver)
         if settings.strategy == "profile":
             seeds = check_options("profile", settings.options).get("seeds", 1)
             repeat_all(driver, backend, seeds)
         with spent("proposing"):
             save_policy(folder, setup, driver)  # before the answer, which ends a search
-        tell("stage", "Finalists and test", stage="finalists")
+        tell("stage", "Finalists", stage="finalists")
         run_finalists(driver, backend, engine.test)
     _sign(folder, driver.attribute("stage:final"))
+    tell("answer", f"The answer is in {folder.best}")
+
+
+def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """What a search is about, for those who follow it."""
+    settings, budget = setup.settings, driver.problem.budget
+    unlearned = LEARNED if settings.strategy != "policy" else ()
+    unwanted = () if settings.references else ("references",)
+    tell(
+        "begin",
+        f"Searching in {folder.path}: {settings.task} within {budget.text}",
+        run=str(folder.path),
+        task=settings.task,
+        budget=budget.text,
+        limit=budget.limit,
+        measure=budget.measure.value,
+        metric=settings.metric,
+        units=list(driver.problem.units),
+        trials=settings.most_trials,
+        workers=settings.n_workers,
+        left_out=[*unlearned, *unwanted],
+    )
 
 
 def _estimated(engine: Engine) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import autotune
 from autotune.config import read_settings
 from autotune.errors import Interrupted
-from autotune.events import fields_of, log
+from autotune.events import event_of, log
 from autotune.plan import Choice, Plan
 from autotune.setup import prepare_search
 from autotune.tasks import load_task
@@ -97,7 +97,7 @@ class Interrupting:
         self.left = n
 
     def handle(self, record: Any) -> None:
-        self.left -= (fields_of(record) or {}).get("kind") == "start"
+        self.left -= getattr(event_of(record), "kind", "") == "start"
         if self.left == 0:
             raise KeyboardInterrupt
 

@@ -19,14 +19,14 @@ FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
     "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events "
-    "disks timings",
+    "disks timings table",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
     "torchvision trunk swap fitting mount multitask",
     "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping storage mirror study",
-    "rim": "config given setup reuse learning sitting workers pictures api comparison export use "
-    "doctor serve inspection cli",
+    "front profiles stopping storage mirror study importances",
+    "rim": "config given setup reuse learning sitting standing workers report sinks api comparison "
+    "export use doctor serve inspection cli",
 }
 BELOW = {
     "ground": {"ground"},

@@ -12,7 +12,7 @@ import pytest
 
 import autotune
 from autotune.errors import BudgetError, ConfigError, Interrupted, PolicyError, TrialError
-from autotune.events import fields_of, log
+from autotune.events import event_of, log
 from autotune.policy.network import read_policy
 
 Search = Callable[..., autotune.Study]
@@ -51,7 +51,7 @@ class Stopping(logging.Handler):
         self.kind, self.left = kind, n
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (fields_of(record) or {}).get("kind") == self.kind:
+        if (event := event_of(record)) and event.kind == self.kind:
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import autotune
 from autotune.cli.app import app
 from autotune.errors import ConfigError, Interrupted
-from autotune.events import fields_of, log
+from autotune.events import event_of, log
 
 SPACE = """
 family: any
@@ -57,7 +57,7 @@ def test_goes_on_where_it_was_interrupted(given, tmp_path, profiled):
         level, left = 0, 3
 
         def handle(self, record: Any) -> None:
-            self.left -= (fields_of(record) or {}).get("kind") == "repeat-of-finalist"
+            self.left -= getattr(event_of(record), "kind", "") == "repeat-of-finalist"
             if self.left == 0:
                 raise KeyboardInterrupt
 

@@ -16,6 +16,7 @@ from autotune.cli import (  # noqa: F401  (they register their commands)
     init,
     look,
     profile,
+    report,
     search,
     serve,
     use,

@@ -46,7 +46,7 @@ def compare(
     from autotune.cli.live import watching
     from autotune.cli.tables import print_comparison
 
-    with watching(None, quiet=quiet or as_json):
+    with watching(quiet=quiet or as_json):
         from autotune.comparison import compare as run_comparison
 
         names = [name.strip() for name in only.split(",") if name.strip()]

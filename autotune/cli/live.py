@@ -1,44 +1,50 @@
-"""What a search shows while it runs: a live line on a terminal, plain lines elsewhere."""
+"""What a search shows while it runs: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.console import Console, RenderableType
+from rich.live import Live
 
-from autotune.events import fields_of, log
+from autotune.events import Callback, Event, event_of, listening, log
+from autotune.standing import Standing, read_events
 
-QUIET_KINDS = ("progress", "progress-of-trial", "start")
+OFTEN = ("progress", "progress-of-trial", "start", "begin", "answer")
+"""Kinds that would fill a log that people read."""
+
+A_SECOND = 4
+"""How often the view is drawn."""
+
+ASKED_EVERY = 3.0
+"""Seconds after which it is asked again whether a search of another process still runs."""
 
 
 @contextmanager
-def watching(trials: int | None, *, quiet: bool) -> Iterator[None]:
-    """Show what the package tells on standard error until the block ends."""
+def watching(*, quiet: bool, run: Path | None = None) -> Iterator[None]:
+    """Show what the package tells on standard error until the block ends.
+
+    Of a `run` that is gone on with, what its log tells is known from the beginning.
+    """
     console = Console(stderr=True)
     if quiet:
         yield
-        return
-    handler = _Live(console, trials) if console.is_terminal else _Lines(console)
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
-        handler.close()
+    elif console.is_terminal and not console.is_dumb_terminal:
+        with _viewed(console, _told(run)):
+            yield
+    else:
+        with listening([Lines(console)]):
+            yield
 
 
 @contextmanager
 def warned() -> Iterator[None]:
     """Show warnings alone on standard error until the block ends, for commands that only look."""
-    handler = _Lines(Console(stderr=True))
-    handler.setLevel(logging.WARNING)
+    handler = _Warnings(Console(stderr=True))
     log.addHandler(handler)
     try:
         yield
@@ -46,98 +52,94 @@ def warned() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-class _Lines(logging.Handler):
+class Lines:
     """A line per event; epochs are left out."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
         self.console = console
 
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = fields_of(record) or {}
-        if fields.get("kind") == "progress" and fields["done"] == 1:
-            self._say(record.getMessage() + " …")
-        if fields.get("kind") not in QUIET_KINDS:
-            self._say(record.getMessage())
+    def __call__(self, event: Event) -> None:
+        if event.kind == "progress" and event.fields["done"] == 1:
+            self.say(event.text + " …")
+        if event.kind not in OFTEN:
+            self.say(event.text)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class _Live(logging.Handler):
-    """One line that is drawn anew: stage, bar, best value so far, time left."""
-
-    def __init__(self, console: Console, trials: int | None) -> None:
-        super().__init__()
-        self.total, self.done, self.began = trials, 0, time.monotonic()
-        self.best: tuple[float, int] | None = None
-        self.limit = 0
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[said]}", markup=False),
-            console=console,
-            transient=True,
-        )
-        self.task = self.bar.add_task("Loading", total=None, said="")
-        self.bar.start()
+class _Warnings(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.lines = Lines(console)
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = fields_of(record) or {}
-        act = getattr(self, "_on_" + fields.get("kind", "").replace("-", "_"), None)
-        if act is not None:
-            act(fields, record.getMessage())
-        elif record.levelno >= logging.WARNING:
-            self.bar.console.print(record.getMessage(), style="yellow", markup=False)
+        if event_of(record) is not None:
+            self.lines.say(record.getMessage())
 
-    def close(self) -> None:
-        self.bar.stop()
-        super().close()
 
-    def _on_progress(self, fields: dict[str, float], text: str) -> None:
-        self.bar.update(
-            self.task, description=text, completed=fields["done"], total=fields["total"], said=""
-        )
+class _View:
+    """The standing as it looks now, each time it is drawn."""
 
-    def _on_stage(self, fields: dict[str, float], text: str) -> None:
-        self.began = time.monotonic()
-        total = fields.get("total")
-        self.limit = int(fields.get("limit") or self.limit)
-        self.bar.reset(self.task, total=total, description=text, said=self._said())
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
 
-    def _on_preparation(self, fields: dict[str, float], text: str) -> None:
-        self.bar.console.print(text, highlight=False, markup=False)
+    def __rich__(self) -> RenderableType:
+        from autotune.cli.view import view
 
-    def _on_reference(self, fields: dict[str, float], text: str) -> None:
-        self.bar.console.print(text, highlight=False, markup=False)
+        return view(self.standing, time.time())
 
-    def _on_empty(self, fields: dict[str, float], text: str) -> None:
-        self.bar.console.print(text, highlight=False, markup=False)
 
-    def _on_progress_of_trial(self, fields: dict[str, float], text: str) -> None:
-        part = fields["step"] / fields["steps"]
-        self.bar.update(self.task, completed=fields["number"] + part, said=self._said())
+@contextmanager
+def _viewed(console: Console, standing: Standing) -> Iterator[None]:
+    """On the terminal's other screen, which a resize leaves whole; warnings stay afterwards."""
+    warnings: list[str] = []
 
-    def _on_repeat(self, fields: dict[str, float], text: str) -> None:
-        self.done += 1
-        self.bar.update(self.task, completed=fields["number"] + 1, said=self._said())
+    def see(event: Event) -> None:
+        standing.see(event)
+        if event.kind == "warning":
+            warnings.append(event.text)
 
-    def _on_end(self, fields: dict[str, float], text: str) -> None:
-        self.done += 1
-        if fields["value"] is not None and (self.best is None or fields["value"] > self.best[0]):
-            self.best = fields["value"], int(fields["cost"])
-        left = self._left(self.total - fields["number"] - 1) if self.total else ""
-        self.bar.update(self.task, completed=fields["number"] + 1, said=self._said() + left)
+    try:
+        with (
+            Live(_View(standing), console=console, screen=True, refresh_per_second=A_SECOND),
+            listening([see]),
+        ):
+            yield
+    finally:
+        for text in warnings:
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def _said(self) -> str:
-        done = f"{self.done}/{self.total}" if self.total else str(self.done)
-        if self.best is None:
-            return f"{done} trials"
-        value, cost = self.best
-        share = f" ({100 * cost / self.limit:.0f} % of budget)" if self.limit else ""
-        return f"{done} trials, best {value:.3f} with {cost:,}{share}"
 
-    def _left(self, remaining: float) -> str:
-        seconds = (time.monotonic() - self.began) / max(self.done, 1) * remaining
-        return f", {seconds:.0f} s left" if remaining > 0 else ""
+def _told(run: Path | None) -> Standing:
+    standing = Standing()
+    for event, _ in read_events(run / "log.jsonl") if run else ():
+        standing.see(event)
+    return standing
+
+
+def follow(run: Path, is_running: Callable[[], bool]) -> None:
+    """Show a search of another process by its log, until it ends, stops, or Ctrl-C.
+
+    Elsewhere than on a terminal its events are lines.
+    """
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        _follow(run, is_running, Lines(console))
+        return
+    standing = Standing()
+    with Live(_View(standing), console=console, screen=True, refresh_per_second=A_SECOND):
+        _follow(run, is_running, standing.see)
+
+
+def _follow(run: Path, is_running: Callable[[], bool], see: Callback) -> None:
+    """Events as they are written; whether somebody still writes is asked every few seconds."""
+    done, asked, goes_on = 0, 0.0, True
+    while goes_on:
+        if time.monotonic() - asked > ASKED_EVERY:
+            goes_on, asked = is_running(), time.monotonic()
+        for event, end in read_events(run / "log.jsonl", done):
+            see(event)
+            done = end
+        if goes_on:
+            time.sleep(1 / A_SECOND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -11,17 +12,32 @@ from autotune.cli.common import AsJson, app, show_json
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="The run folder.")], as_json: AsJson = False
+    run: Annotated[str, typer.Argument(help="The run folder.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look on while another process searches.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Where a search stands, also while it runs.
 
-    Example: autotune status runs/digits --json
+    Example: autotune status runs/digits --watch
     """
     from autotune.api import Study
     from autotune.cli.tables import print_status
 
+    if watch:
+        _watch(run)
     found = Study(run).status()
     show_json(found) if as_json else print_status(found)
+
+
+def _watch(run: str) -> None:
+    """Until it ends or stops; Ctrl-C ends the looking alone."""
+    from autotune.api import Study
+    from autotune.cli.live import follow
+
+    with suppress(KeyboardInterrupt):
+        follow(Study(run).folder.path, lambda: Study(run).state == "running")
 
 
 @app.command()

@@ -11,9 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.shown import NAMES, console
+from autotune.cli.shown import console
 from autotune.errors import UnknownName
 from autotune.registry import OURS
+from autotune.report.names import shown
 
 if TYPE_CHECKING:
     from autotune.config import Settings
@@ -188,8 +189,7 @@ def print_plan_of_search(found: dict[str, Any]) -> None:
     )
     for name, reference in found["references"].items():
         out.print(
-            f"Reference {NAMES.get(name, name)}: {reference['parameters']:,} parameters, "
-            f"{reference['plan']}",
+            f"Reference {shown(name)}: {reference['parameters']:,} parameters, {reference['plan']}",
             markup=False,
             soft_wrap=True,
         )

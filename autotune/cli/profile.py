@@ -60,7 +60,7 @@ def profile(
     own = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
     given = Given.in_file(config).over(OPTION, {**named, **own, "references": False})
     settings = read_settings(given.values)
-    with watching(settings.most_trials, quiet=quiet or as_json):
+    with watching(quiet=quiet or as_json):
         from autotune.api import search as run_search
 
         values = settings.model_dump()
@@ -77,10 +77,13 @@ def profile(
 def _show(study: Any, as_json: bool) -> None:
     from autotune.cli.tables import print_profile
     from autotune.files import write_whole
-    from autotune.pictures import draw_profile
+    from autotune.report.page import to_html
+    from autotune.report.profile import section
+    from autotune.report.section import Report
 
     rows, folder = study.profile, study.folder.path
     found = {"run": str(folder), "rows": [row.to_json() for row in rows]}
     write_whole(folder / "profile.json", json.dumps(found, indent=2) + "\n")
-    draw_profile(rows, folder / "profile.html", study.settings.metric)
+    page = Report(f"Each unit of {study.settings.backbone} alone", (section(study),))
+    write_whole(folder / "profile.html", to_html(page))
     show_json(found) if as_json else print_profile(rows, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
 Timings = Annotated[bool, typer.Option("--timings", help="Show where the seconds went.")]
+LogJson = Annotated[
+    str | None,
+    typer.Option(help="Every event as a line of JSON, - for standard output.", metavar="FILE"),
+]
+Sinks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Tell it elsewhere too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be repeated.",
+        metavar="NAME:WHERE",
+    ),
+]
 
 
 @app.command()
@@ -104,6 +117,8 @@ def search(
         ),
     ] = False,
     timings: Timings = False,
+    log_json: LogJson = None,
+    sink: Sinks = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -111,19 +126,18 @@ def search(
 
     Example: autotune search --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
     """
-    from autotune.cli.live import watching
     from autotune.config import read_settings
 
-    given = _given(context.params)
+    given, following = _given(context.params), _following(log_json, sink, quiet or as_json)
     if len(budgets := str(given.values.get("budget", "")).split(",")) > 1:
         first = given.over(given.origins["budget"], {"budget": budgets[0]})
-        _search_budgets(budgets, first, quiet, as_json)
+        _search_budgets(budgets, first, following, as_json)
         return
     settings = read_settings(given.values)
-    with watching(settings.most_trials, quiet=quiet or as_json):
-        if dry_run:
-            _dry_run(settings, as_json)
-            return
+    if dry_run:
+        _dry_run(settings, following, as_json)
+        return
+    with following:
         from autotune.api import search as run_search
 
         values = settings.model_dump()
@@ -135,6 +149,19 @@ def search(
             **values,
         )
     _show_result(study, as_json, timings)
+
+
+@contextmanager
+def _following(
+    log_json: str | None, sinks: list[str] | None, quiet: bool, run: Path | None = None
+) -> Iterator[None]:
+    """Show what happens on the terminal, and tell it to files and services."""
+    from autotune.cli.live import watching
+    from autotune.sinks import told_to
+
+    to_file = [f"json:{log_json}"] if log_json else []
+    with told_to([*to_file, *(sinks or ())]), watching(quiet=quiet, run=run):
+        yield
 
 
 def _given(options: Mapping[str, Any]) -> Given:
@@ -149,12 +176,13 @@ def _given(options: Mapping[str, Any]) -> Given:
     return given.over(OPTION, {**named, **own, **left_out})
 
 
-def _search_budgets(budgets: list[str], given: Given, quiet: bool, as_json: bool) -> None:
-    from autotune.cli.live import watching
+def _search_budgets(
+    budgets: list[str], given: Given, following: AbstractContextManager[None], as_json: bool
+) -> None:
     from autotune.config import read_settings
 
     settings = read_settings(given.values)
-    with watching(settings.most_trials, quiet=quiet or as_json):
+    with following:
         from autotune.api import search_budgets
 
         values = settings.model_dump(exclude={"budget"})
@@ -197,6 +225,8 @@ def resume(
     cache_memory: Annotated[str | None, setting("cache_memory")] = None,
     cache_disk: Annotated[str | None, setting("cache_disk")] = None,
     timings: Timings = False,
+    log_json: LogJson = None,
+    sink: Sinks = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -204,24 +234,22 @@ def resume(
 
     Example: autotune resume runs/digits --trials 40 --backend ray
     """
-    from autotune.cli.live import watching
-    from autotune.config import read_settings
     from autotune.run import RunFolder
 
-    folder = RunFolder.existing(run)
-    total = trials or read_settings({}, file=str(folder.config)).most_trials
-    with watching(total, quiet=quiet or as_json):
+    folder = RunFolder.existing(run).path
+    with _following(log_json, sink, quiet or as_json, folder):
         from autotune.api import resume as go_on
 
-        beside = {"run", "timings", "quiet", "as_json"}
+        beside = {"run", "timings", "log_json", "sink", "quiet", "as_json"}
         study = go_on(run, **{k: v for k, v in context.params.items() if k not in beside})
     _show_result(study, as_json, timings)
 
 
-def _dry_run(settings: Any, as_json: bool) -> None:
+def _dry_run(settings: Any, following: AbstractContextManager[None], as_json: bool) -> None:
     from autotune.cli.menus import print_plan_of_search, search_to_json
 
-    found = search_to_json(settings)
+    with following:
+        found = search_to_json(settings)
     show_json(found) if as_json else print_plan_of_search(found)
 
 

@@ -1,14 +1,8 @@
-"""What tables share: the console, and names as they are shown."""
+"""What tables share: the console."""
 
 from __future__ import annotations
 
 from rich.console import Console
-
-NAMES = {
-    "probe": "linear probe",
-    "uniform": "uniform low rank",
-    "random": "random placement",
-}
 
 
 def console() -> Console:

@@ -10,7 +10,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.shown import NAMES, console
+from autotune.cli.shown import console
+from autotune.report.names import shown
 from autotune.timings import STAGES
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def print_result(status: dict[str, Any]) -> None:
     _print_cost(out, status)
     run = status["run"]
     for line in (
+        f"autotune report {run}                         # the same as a page with pictures",
         f"autotune evaluate {run}                       # the same test again, in a new process",
         f"autotune export {run} --format mask -o mask.json",
         f"autotune predict {run} PICTURE",
@@ -52,8 +54,7 @@ def _result_table(status: dict[str, Any]) -> Table:
         table.add_column(name, justify="left" if name == "method" else "right")
     metric = status["test"]["metric"] if status["test"] else "accuracy"
     for name, found in status["references"].items():
-        shown = NAMES.get(name, name.replace("probe", "linear probe"))
-        table.add_row(*_row(shown, found, budget, metric, found["seconds"]))
+        table.add_row(*_row(shown(name), found, budget, metric, found["seconds"]))
     table.add_section()
     chosen = "empty plan" if final["empty"] else f"autotune (trial {final['number']})"
     table.add_row(*_row(chosen, final, budget, metric, status["seconds"]), style="bold")
@@ -91,7 +92,7 @@ def _print_against(out: Console, final: dict[str, Any], rival: dict[str, Any]) -
     more = final["cost"]["parameters"] - rival["cost"]["parameters"]
     if more <= 0:
         return
-    name = NAMES.get(rival["name"], rival["name"])
+    name = shown(rival["name"])
     verdict = ""
     if rival["pairs"] < 3:
         verdict = ": too few to tell them apart"
@@ -142,7 +143,7 @@ def print_comparison(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         over = "" if row["fits"] else " (over)"
         table.add_row(
-            Text(NAMES.get(row["name"], row["name"])),
+            Text(shown(row["name"])),
             f"{row['cost']['parameters']:,}{over}",
             decimal(row["cost"]["bytes"], separator=""),
             _mean_and_std(row["validation"]),
@@ -154,7 +155,7 @@ def print_comparison(found: dict[str, Any]) -> None:
     out.print(
         f"Over {found['rows'][0]['seeds']} seeds. Gains are paired, in points on validation, with "
         "their 95 % intervals; ≈ is not distinguishable. Recommended: "
-        f"{NAMES.get(found['recommended'], found['recommended'])}, the cheapest within the budget "
+        f"{shown(found['recommended'])}, the cheapest within the budget "
         "that cannot be told apart from the best.",
         soft_wrap=True,
     )

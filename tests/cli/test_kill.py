@@ -18,7 +18,7 @@ import pytest
 
 from autotune.api import Study, resume
 from autotune.errors import Interrupted
-from autotune.events import fields_of, log
+from autotune.events import event_of, log
 
 from .conftest import SCRIPT, autotune
 
@@ -126,8 +126,8 @@ class Interrupting(logging.Handler):
         self.number = number
 
     def emit(self, record: logging.LogRecord) -> None:
-        event = fields_of(record) or {}
-        if (event.get("kind"), event.get("number")) == ("start", self.number):
+        event = event_of(record)
+        if event and (event.kind, event.fields.get("number")) == ("start", self.number):
             raise KeyboardInterrupt
 
 

@@ -44,7 +44,7 @@ def files(folder: Path) -> set[str]:
 def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     """`trials/` has the deltas of the best trials, repeats beside them; no lease, no checkpoint."""
     best = {f"best/{name}" for name in ("delta.safetensors", "plan.json", "policy.safetensors")}
-    always = {"config.yaml", "study.db", "log.jsonl", *best}
+    always = {"config.yaml", "origins.json", "study.db", "log.jsonl", *best}
     prepared = {"prepared.safetensors"} if status["preparation"]["bnstats"] == "on" else set()
     found = {f for f in files(finished) if not f.endswith(("-wal", "-shm"))}  # of who reads it
     trials = {name for name in found if name.startswith("trials/")}

@@ -1,0 +1,81 @@
+"""`autotune report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.common import app
+
+if TYPE_CHECKING:
+    from autotune.api import Study
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="A run folder; several are compared.")
+    ],
+    form: Annotated[
+        str, typer.Option("--format", help="html (a page), md (Markdown) or json.")
+    ] = "html",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where to; a page goes into the run folder by itself, the others are printed.",
+        ),
+    ] = None,
+) -> None:
+    """Tell what a search found: one page that needs no network, or Markdown, or JSON.
+
+    Several runs are told side by side. A search that runs or was interrupted is told as it stands.
+
+    Example: autotune report runs/digits
+    """
+    from autotune.api import Study
+    from autotune.cli.live import warned
+    from autotune.report import FORMS, write_report
+
+    FORMS.check(form)
+    with warned():
+        studies = [Study(run) for run in runs]
+        text = write_report(studies, form)
+    if form != "html" and out is None:
+        typer.echo(text, nl=False)
+        return
+    typer.echo(f"The report is in {_put(studies, text, out)}")
+
+
+def _put(studies: list[Study], text: str, out: str | None) -> Path:
+    """Write it where it belongs, or, where that cannot be written, here, and say so."""
+    from autotune.files import write_whole
+
+    own = studies[0].folder.path / "report.html"
+    file = Path(out) if out else own if len(studies) == 1 else Path("report.html")
+    try:
+        write_whole(file, text)
+        return file
+    except OSError as error:
+        if file != own:
+            raise _not_written(file, error) from error
+        typer.echo(f"{own} cannot be written ({error.strerror}); it goes here instead.", err=True)
+    beside = Path(f"report-{studies[0].folder.path.name}.html")
+    try:
+        write_whole(beside, text)
+    except OSError as error:
+        raise _not_written(beside, error) from error
+    return beside
+
+
+def _not_written(file: Path, error: OSError) -> Exception:
+    from autotune.errors import ConfigError
+
+    return ConfigError(
+        f"A report is written to a file, {str(file)!r} cannot be ({error.strerror}). "
+        "Name another with -o."
+    )

@@ -1,0 +1,24 @@
+"""Which parameters of trials their values depend on."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+from autotune.study import Records
+
+
+def importances(records: Records) -> dict[str, float]:
+    """Parameter → its share, the largest first, by PED-ANOVA (arXiv 2304.10255).
+
+    Empty where complete trials are fewer than two, or all have the same value.
+    """
+    complete = [t for t in records.study.get_trials(deepcopy=False) if t.value is not None]
+    if len({trial.value for trial in complete}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found = get_param_importances(records.study, evaluator=PedAnovaImportanceEvaluator())
+    return {name: share for name, share in found.items() if share > 0}

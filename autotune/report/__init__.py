@@ -1,0 +1,58 @@
+"""What a search found, told. A section is its file and a line of a table; so is a form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autotune.registry import Registry
+
+if TYPE_CHECKING:
+    from autotune.api import Study
+    from autotune.report.section import Report
+
+SECTIONS = Registry(
+    "section",
+    {
+        "answer": "autotune.report.answer:section",
+        "network": "autotune.report.network:section",
+        "front": "autotune.report.fronts:section",
+        "rivals": "autotune.report.rivals:section",
+        "profile": "autotune.report.profile:section",
+        "policy": "autotune.report.learned:section",
+        "history": "autotune.report.history:section",
+        "importance": "autotune.report.importance:section",
+        "cost": "autotune.report.spent:section",
+        "use": "autotune.report.using:section",
+        "provenance": "autotune.report.provenance:section",
+    },
+)
+"""In the order in which they are read."""
+
+FORMS = Registry(
+    "form",
+    {
+        "html": "autotune.report.page:to_html",
+        "md": "autotune.report.markdown:to_markdown",
+        "json": "autotune.report.section:to_json",
+    },
+)
+
+
+def report_of(studies: Sequence[Study]) -> Report:
+    """Of one search all sections that have something to tell; of several, them side by side."""
+    from autotune.report.runs import report_of_runs
+    from autotune.report.section import Report
+
+    if len(studies) > 1:
+        return report_of_runs(studies)
+    (study,) = studies
+    found = (SECTIONS.load(name)(study) for name in SECTIONS.names())
+    told = tuple(section for section in found if section is not None)
+    return Report(f"{study.settings.task} within {study.problem.budget.text}", told)
+
+
+def write_report(studies: Sequence[Study], form: str = "html") -> str:
+    """The text of a report in one of `FORMS`."""
+    text: str = FORMS.load(form)(report_of(studies))
+    return text

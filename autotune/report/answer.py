@@ -1,0 +1,135 @@
+"""The answer first: what was chosen, what it costs, what it reaches, beside its references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from scipy.stats import binomtest
+
+from autotune.references import tested_as
+from autotune.report.names import count, over_seeds, percent, shown
+from autotune.report.section import Section
+from autotune.table import Cell, Column, Table
+
+if TYPE_CHECKING:
+    from autotune.api import Study
+
+
+def section(study: Study) -> Section:
+    """One sentence, and one table with the answer in its last row."""
+    sentence = _reached(study) if study.final else _not_yet(study)
+    return Section("answer", "The answer", (sentence, *_remarks(study)), _table(study))
+
+
+def answer_html(study: Study) -> str:
+    """For a notebook: the sentence and the table."""
+    told = section(study)
+    table = told.table.to_html() if told.table else ""
+    return f"<p>{escape(told.text[0])}</p>{table}"
+
+
+def _reached(study: Study) -> str:
+    final, budget = study.final, study.problem.budget
+    assert final is not None
+    metric = tested_as(final["test"], study.settings.metric)
+    reached = f"{percent(final['test'][metric])} {metric} on "
+    reached += count(final["test"]["n"], "test example")
+    if metric == "accuracy":
+        low, high = interval(final["test"]["accuracy"], final["test"]["n"])
+        reached += f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+    if final["empty"]:
+        what = "leaves the whole backbone frozen, as no plan beats a linear probe on validation"
+    else:
+        cost = final["cost"][budget.measure.value]
+        share, whole = cost / budget.limit, cost / budget.total
+        what = (
+            f"changes {len(study.best.plan)} of {len(study.problem.units)} places at {cost:,} "
+            f"{budget.measure.value} ({percent(share)} of the budget, {percent(whole, 2)} of the "
+            "backbone)"
+        )
+    return f"The best configuration found {what} and reaches {reached}{_beside(study, metric)}."
+
+
+def _beside(study: Study, metric: str) -> str:
+    """The cheapest reference's result, for the same sentence."""
+    probe = study.references.get("probe")
+    return f"; a linear probe reaches {percent(probe['test'][metric])}" if probe else ""
+
+
+def _not_yet(study: Study) -> str:
+    done = [trial for trial in study.trials if trial.is_complete]
+    if not done:
+        return (
+            f"There is no answer yet: the search is {study.state} and none of its "
+            f"{count(len(study.trials), 'trial')} was completed."
+        )
+    best = max(done, key=lambda trial: trial.value or 0.0)
+    return (
+        f"There is no answer yet: the search is {study.state}. The best of "
+        f"{count(len(done), 'complete trial')} reaches {percent(best.value or 0.0)} "
+        f"{study.settings.metric} on "
+        f"validation with {best.cost.parameters:,} parameters (trial {best.number}: {best.plan})."
+    )
+
+
+def _remarks(study: Study) -> list[str]:
+    """How sure it is."""
+    final = study.final
+    if final is None or "values" not in final:
+        return []
+    seeds = len(final["values"]["seeds"])
+    told = [
+        f"Over {count(seeds, 'seed')}: {over_seeds(final['values'], 0)} on validation, "
+        f"{over_seeds(final['tests'], 0)} on test."
+    ]
+    return told + [_against(rival) for rival in final.get("against", ())]
+
+
+def _against(rival: Mapping[str, Any]) -> str:
+    half = "" if rival["half"] is None else f" ± {100 * rival['half']:.1f}"
+    apart = "distinguishable" if rival["distinguishable"] else "not distinguishable"
+    return (
+        f"Against {shown(rival['name'])}: {100 * rival['mean']:+.1f}{half} points on validation "
+        f"(95 %, {count(rival['pairs'], 'pair')}): {apart}."
+    )
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy on n examples."""
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _table(study: Study) -> Table | None:
+    rows = [_row(shown(name), found, study) for name, found in study.references.items()]
+    if study.final:
+        name = "empty plan" if study.final["empty"] else f"autotune (trial {study.final['number']})"
+        rows.append(_row(name, study.final, study))
+    if not rows:
+        return None
+    columns = (
+        "method",
+        Column(study.problem.budget.measure.value, ",d"),
+        Column("of budget", ".1%"),
+        Column("validation", ".1%"),
+        Column("test", ".1%"),
+        "over seeds",
+        "fits",
+    )
+    return Table.of(columns, rows, marked=len(rows) - 1 if study.final else None)
+
+
+def _row(name: str, found: Mapping[str, Any], study: Study) -> tuple[Cell, ...]:
+    budget, test = study.problem.budget, found["test"]
+    cost = found["cost"][budget.measure.value]
+    return (
+        name,
+        cost,
+        cost / budget.limit,
+        found["value"],
+        test[tested_as(test, study.settings.metric)],
+        over_seeds(found["tests"], 0) if "tests" in found else "",
+        "yes" if found.get("fits", True) else "no",
+    )

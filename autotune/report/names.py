@@ -1,0 +1,41 @@
+"""Names and values as they are shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = {"probe": "linear probe", "uniform": "uniform low rank", "random": "random placement"}
+
+
+def shown(name: str) -> str:
+    """A reference or rival as people call it."""
+    first, _, rest = name.partition(" ")
+    return " ".join(filter(None, (SHOWN.get(first, first), rest)))
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """`97.2 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def over_seeds(found: Mapping[str, Any] | None, value: float) -> str:
+    """Mean ± standard deviation in percent where there are several seeds, else the value."""
+    if not found or len(found["seeds"]) < 2:
+        return percent(value)
+    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f} %"
+
+
+def count(n: int, word: str) -> str:
+    """`1 trial`, `3 trials`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `7 min 5 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,48 @@
+"""Where it comes from: versions, command, seeds, data, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autotune.artifact import read_header
+from autotune.errors import ArtifactError
+from autotune.report.section import Section
+from autotune.table import Table
+
+if TYPE_CHECKING:
+    from autotune.api import Study
+
+
+def section(study: Study) -> Section:
+    """Two columns: what, and its value."""
+    rows = [(name, _written(value)) for name, value in provenance(study).items()]
+    return Section("provenance", "Provenance", table=Table.of(("what", "value"), rows))
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """What the search began with, and what its delta file says of its making."""
+    prepared = study.preparation or {}
+    return {
+        "run folder": str(study.folder.path),
+        **{k: v for k, v in study.identity.items() if v not in (None, {}, False)},
+        "normalisation statistics": f"{prepared.get('bnstats')} ({prepared.get('why')})",
+        **_made(study),
+    }
+
+
+def _made(study: Study) -> dict[str, Any]:
+    """Versions and command, from the answer's header; nothing before the end."""
+    if study.final is None or not study.folder.best.is_file():
+        return {}
+    try:
+        about = read_header(study.folder.best)["about"]
+    except (ArtifactError, KeyError) as error:
+        return {"delta file": f"could not be read ({error})"}
+    versions = {f"version of {name}": value for name, value in about["versions"].items()}
+    return {**versions, "Python": about["python"], "command": about["command"]}
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, Mapping | list) else str(value)

@@ -1,0 +1,46 @@
+"""Where else a search is told: a sink is its file, a line of this table, and gives a callable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from autotune.errors import ConfigError
+from autotune.events import listening
+from autotune.registry import Registry
+
+SINKS = Registry(
+    "sink",
+    {
+        "json": "autotune.sinks.json_lines:json_lines",
+        "tensorboard": "autotune.sinks.tensorboard:tensorboard",
+        "mlflow": "autotune.sinks.mlflow:mlflow",
+        "wandb": "autotune.sinks.wandb:wandb",
+    },
+)
+"""Each a context manager that takes where to and gives what takes events."""
+
+
+@contextmanager
+def told_to(sinks: Sequence[str]) -> Iterator[None]:
+    """Events go to every sink, written `NAME:WHERE`, until the block ends.
+
+    Raises `UnknownName` for another name, `DependencyError` where its package is missing,
+    `ConfigError` where nothing says where to.
+    """
+    with ExitStack() as stack:
+        opened = [SINKS.load(name)(where) for name, where in map(_split, sinks)]
+        callbacks = [stack.enter_context(sink) for sink in opened]
+        stack.enter_context(listening(callbacks))
+        yield
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, where = text.partition(":")
+    SINKS.check(name)
+    if not where:
+        raise ConfigError(
+            f"A sink is written NAME:WHERE, got {text!r}. As in tensorboard:runs/board, "
+            "mlflow:http://localhost:5000, wandb:PROJECT or json:events.jsonl."
+        )
+    return name, where

@@ -1,0 +1,44 @@
+"""MLflow: one run a search, values of trials by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autotune.errors import DependencyError
+from autotune.events import Callback, Event
+
+
+@contextmanager
+def mlflow(uri: str) -> Iterator[Callback]:
+    """A run in the experiment `autotune` of a tracking server or store, named by its URI."""
+    try:
+        import mlflow as library
+    except ImportError as error:
+        raise DependencyError(
+            "The sink mlflow needs the package mlflow, which is not installed: "
+            "pip install 'autotune[mlflow]'."
+        ) from error
+    library.set_tracking_uri(uri)
+    library.set_experiment("autotune")
+    with library.start_run():
+        yield lambda event: _log(library, event)
+
+
+def _log(library: Any, event: Event) -> None:
+    told = event.fields
+    if event.kind == "begin":
+        names = ("task", "budget", "limit", "metric", "trials", "run")
+        library.log_params({name: told[name] for name in names})
+    elif event.kind == "progress-of-trial":
+        library.log_metric(f"trial-{told['number']}", told["value"], step=told["step"])
+    elif event.kind == "end" and told["value"] is not None:
+        found = {"value": told["value"], "parameters": told["cost"], "seconds": told["seconds"]}
+        library.log_metrics(found, step=told["number"])
+    elif event.kind == "reference":
+        library.log_metric(
+            f"reference {told['name'].replace('(', '').replace(')', '')}", told["value"]
+        )
+    elif event.kind == "answer":
+        library.set_tag("answer", event.text)

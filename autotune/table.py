@@ -1,0 +1,84 @@
+"""A table of plain values: what is behind every picture, in the forms in which it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and how the values below it are written."""
+
+    name: str
+    form: str = ""
+    """A format specification, as `,d` or `.1%`; empty for text, which stands on the left."""
+
+    def written(self, value: Cell) -> str:
+        """A value as it is shown; nothing for None."""
+        if value is None:
+            return ""
+        return value if isinstance(value, str) else format(value, self.form)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under columns."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    marked: int | None = None
+    """The row that it is about."""
+
+    @classmethod
+    def of(
+        cls,
+        columns: Sequence[Column | str],
+        rows: Sequence[Sequence[Cell]],
+        marked: int | None = None,
+    ) -> Table:
+        """A table; a column that is a word holds text."""
+        headed = tuple(Column(c) if isinstance(c, str) else c for c in columns)
+        return cls(headed, tuple(map(tuple, rows)), marked)
+
+    def texts(self) -> list[list[str]]:
+        """Every row as it is shown."""
+        pairs = [zip(self.columns, row, strict=True) for row in self.rows]
+        return [[column.written(value) for column, value in row] for row in pairs]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A mapping from heading to value for each row."""
+        names = [column.name for column in self.columns]
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+    def to_markdown(self) -> str:
+        """A table of Markdown."""
+        sides = ["---:" if column.form else "---" for column in self.columns]
+        bold = [
+            [f"**{text}**" if text and at == self.marked else text for text in row]
+            for at, row in enumerate(self._escaped())
+        ]
+        lines = [[column.name for column in self.columns], sides, *bold]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def to_html(self) -> str:
+        """A `<table>`, every text escaped."""
+        head = "".join(f"<th scope='col'{_side(c)}>{escape(c.name)}</th>" for c in self.columns)
+        rows = "".join(self._row(at, row) for at, row in enumerate(self.texts()))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _row(self, at: int, texts: list[str]) -> str:
+        pairs = zip(self.columns, texts, strict=True)
+        cells = "".join(f"<td{_side(column)}>{escape(text)}</td>" for column, text in pairs)
+        return f"<tr{' class=marked' if at == self.marked else ''}>{cells}</tr>"
+
+    def _escaped(self) -> list[list[str]]:
+        return [[text.replace("|", "\\|").replace("\n", " ") for text in r] for r in self.texts()]
+
+
+def _side(column: Column) -> str:
+    return " class=number" if column.form else ""
