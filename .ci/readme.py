@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
+import os
 import sys
 from pathlib import Path
 
+from blocks import Block, blocks_of, run_block
+
 README = Path(__file__).parent.parent / "README.md"
-_BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.M | re.S)
 
 
-def blocks(kind: str) -> list[tuple[str, str]]:
-    """(language, text) of the test command, or of every other block, in the README's order."""
-    found = [(language, text) for language, text in _BLOCK.findall(README.read_text())]
+def commands(kind: str) -> list[Block]:
+    """The test command, or every other block that runs, in the README's order."""
+    found = [block for block in blocks_of(README) if block.is_command()]
     assert found, "the README has blocks"
-    return [block for block in found if ("pytest" in block[1]) == (kind == "tests")]
+    return [block for block in found if ("pytest" in block.text) == (kind == "tests")]
 
 
 def main(kind: str) -> None:
-    for language, text in blocks(kind):
-        print(f"--- README, {language}:\n{text}", flush=True)
-        if language == "bash":
-            subprocess.run(["bash", "-euo", "pipefail", "-c", text], check=True, cwd=README.parent)
-        else:
-            subprocess.run([sys.executable, "-c", text], check=True, cwd=README.parent)
+    os.chdir(README.parent)
+    for block in commands(kind):
+        run_block(block, README, {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the README's table of methods, the one that `autotune list methods` prints."""
+"""Writes the tables of methods in the documents, the one that `autotune list methods` prints."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from autotune.cli.menus import METHOD_COLUMNS, method_cells, methods_to_json
 from autotune.registry import OURS
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
 BEGIN, END = "<!-- methods: python .ci/tables.py -->", "<!-- /methods -->"
 _PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
 def with_tables(text: str) -> str:
-    """The README's text with what stands between the two markers as it should be."""
+    """A page's text with what stands between the two markers as it should be."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{_methods()}\n{END}{after}"
@@ -29,4 +30,5 @@ def _methods() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text()))

@@ -1,4 +1,4 @@
-"""What the README says of the package is what the package says of itself."""
+"""What documents say of the package is what the package says of itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ SCRIPT = ROOT / ".ci" / "tables.py"
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no .ci folder")
-def test_the_table_of_methods_is_the_one_that_would_be_written():
-    readme = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_table_of_methods_is_the_one_that_would_be_written(page):
+    text = (ROOT / page).read_text()
     tables = runpy.run_path(str(SCRIPT))
-    assert tables["with_tables"](readme) == readme, "write it anew: python .ci/tables.py"
+    assert tables["with_tables"](text) == text, "write it anew: python .ci/tables.py"
     begin = tables["BEGIN"] + "\n"
-    assert tables["with_tables"](readme.replace(begin, begin + "| old |\n")) == readme
+    assert tables["with_tables"](text.replace(begin, begin + "| old |\n")) == text
