@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.api import Best as Best
-    from autotune.api import Study as Study
     from autotune.api import resume as resume
     from autotune.api import search as search
     from autotune.api import search_budgets as search_budgets
@@ -33,13 +31,15 @@ if TYPE_CHECKING:
     from autotune.plan import Choice as Choice
     from autotune.plan import Plan as Plan
     from autotune.problem import Problem as Problem
+    from autotune.runs import Best as Best
+    from autotune.runs import Study as Study
     from autotune.tasks import load_task as load_task
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AutotuneError": "errors",
-    "Best": "api",
+    "Best": "runs",
     "Budget": "budget",
     "Choice": "plan",
     "Comparison": "comparison",
@@ -53,7 +53,7 @@ _HOME = {
     "Problem": "problem",
     "Site": "deltas.site",
     "Slot": "deltas.site",
-    "Study": "api",
+    "Study": "runs",
     "adapted": "mount",
     "compare": "comparison",
     "detach": "mount",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autotune.adapt import exchanged
-from autotune.api import Study, reopened
+from autotune.api import reopened
 from autotune.artifact import read_artifact
 from autotune.backbones.base import Backbone
 from autotune.budget import Cost
@@ -36,6 +36,7 @@ from autotune.rivals import (
     recommended,
     run_rivals,
 )
+from autotune.runs import Study
 from autotune.setup import Setup, released
 from autotune.sitting import driving
 from autotune.strategies.base import Grids, middle

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.exceptions import ExperimentalWarning
 
 from autotune.study import Records
 
@@ -15,10 +14,12 @@ def importances(records: Records) -> dict[str, float]:
 
     Empty where complete trials are fewer than two, or all have the same value.
     """
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     complete = [t for t in records.study.get_trials(deepcopy=False) if t.value is not None]
     if len({trial.value for trial in complete}) < 2:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", ExperimentalWarning)
         found = get_param_importances(records.study, evaluator=PedAnovaImportanceEvaluator())
     return {name: share for name, share in found.items() if share > 0}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 FEWEST = 3
 """Pairs below which nothing is told apart: two that agree by chance would claim certainty."""
@@ -42,7 +42,7 @@ def paired(ours: Values, theirs: Values) -> Difference:
     differences, n = [ours[key] - theirs[key] for key in common], len(common)
     if n < 2:
         return Difference(mean(differences), float("inf"), n)
-    half = float(student.ppf(0.975, n - 1)) * stdev(differences) / n**0.5
+    half = float(stdtrit(n - 1, 0.975)) * stdev(differences) / n**0.5
     return Difference(mean(differences), half, n)
 
 

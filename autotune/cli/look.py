@@ -22,8 +22,8 @@ def status(
 
     Example: autotune status runs/digits --watch
     """
-    from autotune.api import Study
     from autotune.cli.tables import print_status
+    from autotune.runs import Study
 
     if watch:
         _watch(run)
@@ -33,8 +33,8 @@ def status(
 
 def _watch(run: str) -> None:
     """Until it ends or stops; Ctrl-C ends the looking alone."""
-    from autotune.api import Study
     from autotune.cli.live import follow
+    from autotune.runs import Study
 
     with suppress(KeyboardInterrupt):
         follow(Study(run).folder.path, lambda: Study(run).state == "running")

@@ -10,7 +10,7 @@ import typer
 from autotune.cli.common import app
 
 if TYPE_CHECKING:
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 @app.command()
@@ -37,9 +37,9 @@ def report(
 
     Example: autotune report runs/digits
     """
-    from autotune.api import Study
     from autotune.cli.live import warned
     from autotune.report import FORMS, write_report
+    from autotune.runs import Study
 
     FORMS.check(form)
     with warned():

@@ -13,8 +13,8 @@ from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show
 from autotune.cli.manual import HOW, NAMES, WHERE, setting
 
 if TYPE_CHECKING:
-    from autotune.api import Study
     from autotune.given import Given
+    from autotune.runs import Study
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
 Timings = Annotated[bool, typer.Option("--timings", help="Show where the seconds went.")]

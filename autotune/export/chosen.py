@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load as load_tensors
 
-from autotune.api import Study, named, reopened
+from autotune.api import named, reopened
 from autotune.artifact import Artifact, from_bytes, read_artifact
 from autotune.backbones.base import Backbone
 from autotune.config import Settings, read_settings
@@ -17,6 +17,7 @@ from autotune.events import warn
 from autotune.export.base import Subject
 from autotune.fitting import require_fits
 from autotune.records import TrialRecord
+from autotune.runs import Study
 from autotune.setup import OBJECT, Setup, find_backbone, parse_budget, released
 from autotune.trial import Job, used
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from autotune.registry import Registry
 
 if TYPE_CHECKING:
-    from autotune.api import Study
     from autotune.report.section import Report
+    from autotune.runs import Study
 
 SECTIONS = Registry(
     "section",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import binomtest
+from scipy.special import ndtri
 
 from autotune.references import tested_as
 from autotune.report.names import count, over_seeds, percent, shown
@@ -14,7 +14,7 @@ from autotune.report.section import Section
 from autotune.table import Cell, Column, Table
 
 if TYPE_CHECKING:
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:
@@ -98,8 +98,10 @@ def _against(rival: Mapping[str, Any]) -> str:
 
 def interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy on n examples."""
-    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    z = float(ndtri(0.975))
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return middle - half, middle + half
 
 
 def _table(study: Study) -> Table | None:

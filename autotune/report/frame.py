@@ -9,7 +9,7 @@ from autotune.errors import DependencyError
 if TYPE_CHECKING:
     import pandas
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def frame_of(study: Study) -> pandas.DataFrame:

@@ -13,8 +13,8 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
     from autotune.records import TrialRecord
+    from autotune.runs import Study
 
 UNITS = {
     "latency": "inference time ÷ the backbone's",

@@ -14,8 +14,8 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
     from autotune.records import TrialRecord
+    from autotune.runs import Study
 
 MOST = 200
 """Rows of the table; of more trials the best stand there, and all in the JSON form of `status`."""

@@ -12,7 +12,7 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 LEAST = 10
 """Complete trials below which nothing can be told."""

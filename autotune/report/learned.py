@@ -13,7 +13,7 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 Rounds = list[dict[str, dict[str, float]]]
 """One a round: unit → label → probability."""

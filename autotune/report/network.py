@@ -13,7 +13,7 @@ from autotune.report.style import ROW, colour_of, new_figure
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section | None:

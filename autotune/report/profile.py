@@ -14,7 +14,7 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from autotune.artifact import read_header
-from autotune.errors import ArtifactError
+from safetensors import SafetensorError, safe_open
+
 from autotune.report.section import Section
 from autotune.table import Table
 
 if TYPE_CHECKING:
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:
@@ -34,11 +34,12 @@ def provenance(study: Study) -> dict[str, Any]:
 
 def _made(study: Study) -> dict[str, Any]:
     """Versions and command, from the answer's header; nothing before the end."""
-    if study.final is None or not study.folder.best.is_file():
+    if study.final is None:
         return {}
     try:
-        about = read_header(study.folder.best)["about"]
-    except (ArtifactError, KeyError) as error:
+        with safe_open(study.folder.best, "np") as stored:
+            about = json.loads(stored.metadata()["about"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         return {"delta file": f"could not be read ({error})"}
     versions = {f"version of {name}": value for name, value in about["versions"].items()}
     return {**versions, "Python": about["python"], "command": about["command"]}

@@ -13,8 +13,8 @@ from autotune.table import Cell, Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
     from autotune.rivals import Row
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:

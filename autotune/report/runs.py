@@ -16,7 +16,7 @@ from autotune.table import Cell, Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def report_of_runs(studies: Sequence[Study]) -> Report:

@@ -13,7 +13,7 @@ from autotune.timings import STAGES
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:

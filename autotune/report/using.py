@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.report.section import Section
 
 if TYPE_CHECKING:
-    from autotune.api import Study
+    from autotune.runs import Study
 
 
 def section(study: Study) -> Section:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune.api import Study
 from autotune.backbones.digits import cache_file
+from autotune.runs import Study
 
 from .conftest import SCRIPT, autotune
 

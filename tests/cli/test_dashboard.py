@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from autotune.api import Study
+from autotune.runs import Study
 
 from .conftest import SCRIPT, autotune
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autotune.api import Study
 from autotune.artifact import read_artifact, read_header
 from autotune.backbones import load_backbone
 from autotune.export import FORMATS
 from autotune.mount import load_adapted
+from autotune.runs import Study
 
 from .conftest import shown
 

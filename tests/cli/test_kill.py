@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from autotune.api import Study, resume
+from autotune.api import resume
 from autotune.errors import Interrupted
 from autotune.events import event_of, log
+from autotune.runs import Study
 
 from .conftest import SCRIPT, autotune
 

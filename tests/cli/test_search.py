@@ -14,9 +14,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from autotune.api import Study
 from autotune.digits import halves
 from autotune.plan import Plan
+from autotune.runs import Study
 
 from .conftest import autotune, shown
 

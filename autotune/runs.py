@@ -1,0 +1,317 @@
+"""A search that ran, is running, or was interrupted: its answer, its trials, where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.budget import Cost
+from autotune.config import read_settings
+from autotune.errors import RunError
+from autotune.front import front, price_of
+from autotune.importances import importances
+from autotune.lease import holder
+from autotune.plan import Plan
+from autotune.problem import Problem
+from autotune.profiles import Row, rows_of
+from autotune.records import TrialRecord
+from autotune.references import BESIDE
+from autotune.report import fronts, history, network, profile, write_report
+from autotune.report.answer import answer_html
+from autotune.report.frame import frame_of
+from autotune.rivals import Row as Rivals
+from autotune.rivals import rows_of as rivals_of
+from autotune.run import RunFolder
+from autotune.study import Records
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Best:
+    """The answer of a search."""
+
+    plan: Plan
+    value: float
+    """On validation, of the run with the study's seed."""
+
+    artifact: Path
+    """`best/delta.safetensors`."""
+
+    number: int | None
+    """The trial it came from; None for the empty plan."""
+
+    test: Mapping[str, float]
+    """Metrics on the test part, looked at once."""
+
+    cost: Cost
+
+
+class Study:
+    """A search that ran, is running, or was interrupted: its answer, trials and references."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = RunFolder.existing(folder)
+        self.settings = read_settings({}, file=str(self.folder.config))
+        self._records = Records(self.folder, self.settings.storage)
+
+    @property
+    def problem(self) -> Problem:
+        return self._records.problem
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """All trials in the order of their numbers."""
+        return self._records.trials
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the search began with and may not change: fingerprint, data, settings."""
+        found: dict[str, Any] = self._records.attribute("identity")
+        return found
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """Name → `value`, `test`, `cost` and more of every reference that has run."""
+        found = self._records.attributes("reference")
+        return {name: found[name] for name in sorted(found, key=_place)}
+
+    @property
+    def final(self) -> dict[str, Any] | None:
+        """The record of the end: the winner, its seeds and its test; None before it."""
+        final: dict[str, Any] | None = self._records.attribute("stage:final")
+        return final
+
+    @property
+    def preparation(self) -> dict[str, Any] | None:
+        """Whether normalisation statistics were re-estimated, and both probes' values."""
+        found: dict[str, Any] | None = self._records.attribute("stage:preparation")
+        return found
+
+    @property
+    def policy(self) -> dict[str, Any] | None:
+        """What came of learning a policy: its plan, how far it moved, whether it was stable.
+
+        None for other strategies, and before it is learned.
+        """
+        found: dict[str, Any] | None = self._records.attribute("stage:policy")
+        return found
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """With `objective="accuracy,cost"`: the trials that no other beats, the cheapest first."""
+        price = price_of(self.settings.objective or "", self.problem)
+        return front(self.trials, price) if price else []
+
+    @property
+    def profile(self) -> list[Row]:
+        """Each unit alone, in depth order, as far as such plans were tried."""
+        return rows_of(self._records)
+
+    @cached_property
+    def best(self) -> Best:
+        """The answer; `RunError` while the search has not ended."""
+        final = self.final
+        if final is None:
+            raise RunError(
+                f"A search has an answer when it has ended, {self.folder.path} is {self.state}. "
+                f"Go on with: {self.resume_command}"
+            )
+        return Best(
+            plan=Plan.from_json(final["plan"]),
+            value=final["value"],
+            artifact=self.folder.best,
+            number=final["number"],
+            test=final["test"],
+            cost=Cost(**final["cost"]),
+        )
+
+    @property
+    def state(self) -> str:
+        """`complete`, `running` or `interrupted`."""
+        if self.final is not None:
+            return "complete"
+        alive = holder(self.folder.lease, self._records.attribute("lease"))
+        return "running" if alive else "interrupted"
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it in a shell; sources that are code are named again."""
+        sources = {"backbone": self.settings.backbone, "task": self.settings.task}
+        code = [f"--{kind} {s}" for kind, s in sources.items() if s.startswith("python:")]
+        return " ".join(["autotune resume", str(self.folder.path), *code])
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all sittings so far."""
+        return float(sum(self._records.attributes("sitting").values()))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Stage → seconds that all sittings spent on it, and `other`: on none of them."""
+        found: Counter[str] = Counter()
+        for sitting in self._records.attributes("timings").values():
+            found.update(sitting)
+        return {**found, "other": self.seconds - sum(found.values())}
+
+    @property
+    def own_seconds(self) -> float:
+        """Of these, the search's own: the references that it needs no result of are left out."""
+        references = self._records.attributes("reference")
+        beside: float = sum(references[n]["seconds"] for n in BESIDE if n in references)
+        return self.seconds - beside
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
+        repeats = self._records.attributes("repeat").values()
+        trained = [trial.seconds for trial in self.trials] + [r["seconds"] for r in repeats]
+        learned: float = (self.policy or {}).get("seconds", 0.0)
+        return sum(trained) + learned
+
+    @property
+    def rivals(self) -> list[Rivals]:
+        """What `compare` has run, the answer first; empty before that."""
+        return rivals_of(self._records, self.settings.metric)
+
+    def importances(self) -> dict[str, float]:
+        """Trial's parameter → its share in what distinguishes the best trials, largest first.
+
+        By PED-ANOVA (arXiv 2304.10255); empty while fewer than two values are known.
+        """
+        return importances(self._records)
+
+    def report(self, form: str = "html") -> str:
+        """The text of the report of this search, as `html` (one page), `md` or `json`."""
+        return write_report([self], form)
+
+    def plot_front(self) -> go.Figure:
+        """Value on validation against cost: trials, their front, references, the answer."""
+        return fronts.draw(self)
+
+    def plot_network(self) -> go.Figure:
+        """The answer's plan (before the end the best so far), a bar a unit in depth order.
+
+        `RunError` while no trial is complete.
+        """
+        plan = network.best_plan_of(self)
+        if plan is None:
+            raise RunError(f"A network is drawn with a plan, {self.folder.path} has none yet.")
+        return network.draw(self.problem, plan)
+
+    def plot_profile(self) -> go.Figure:
+        """Value on validation of each unit tuned alone, a line a choice; empty without any."""
+        return profile.draw(self.profile, self.settings.metric)
+
+    def plot_history(self) -> go.Figure:
+        """Value on validation of every trial, pruned and failed ones too, and the best so far."""
+        return history.draw(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a trial: number, state, value, cost, seconds, hyperparameters, unit choices.
+
+        `DependencyError` without pandas.
+        """
+        return frame_of(self)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the answer, and its table."""
+        return answer_html(self)
+
+    @property
+    def full_finetuning(self) -> float | None:
+        """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
+        found = self._records.attribute("stage:estimate")
+        return found["full"] if found else None
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `autotune status --json` prints."""
+        return _status(self)
+
+
+def _place(reference: str) -> tuple[int, str]:
+    """The probes first, then what fills the budget evenly, then at random."""
+    first = ("probe", "uniform", "random")
+    kind = reference.partition(" ")[0]
+    return first.index(kind) if kind in first else len(first), reference
+
+
+def _status(study: Study) -> dict[str, Any]:
+    budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
+    names = [record.state_name for record in study.trials]
+    if study.state == "interrupted":
+        names = ["interrupted" if name == "running" else name for name in names]
+    states = dict(Counter(names))
+    best = _best_of_final(final) if final else _best_so_far(ranked)
+    return {
+        "run": str(study.folder.path),
+        "resume": study.resume_command,
+        "state": study.state,
+        "trials": states,
+        "asked": study.settings.most_trials,
+        "repeats": sum(r.repeat_of is not None for r in study.trials),
+        "best": best,
+        "budget": {
+            "limit": budget.limit,
+            "total": budget.total,
+            "measure": budget.measure.value,
+            "text": budget.text,
+            "room": study.problem.room,
+        },
+        "references": study.references,
+        "front": [
+            {
+                "number": r.number,
+                "value": r.value,
+                "label": str(r.plan),
+                "cost": asdict(r.cost),
+                "metrics": dict(r.metrics),
+            }
+            for r in study.front
+        ],
+        "preparation": study.preparation,
+        "policy": _policy_of(study.policy),
+        "test": _test_of(final, study.settings.metric) if final else None,
+        "final": final,
+        "seconds": study.seconds,
+        "own_seconds": study.own_seconds,
+        "full_finetuning_seconds": study.full_finetuning,
+        "timings": study.timings,
+    }
+
+
+def _best_of_final(final: Mapping[str, Any]) -> dict[str, Any]:
+    plan = json.loads(final["plan"])
+    keys = ("number", "value", "cost", "label")
+    return {**{key: final[key] for key in keys}, "plan": plan}
+
+
+def _best_so_far(ranked: list[TrialRecord]) -> dict[str, Any] | None:
+    if not ranked:
+        return None
+    top = ranked[0]
+    return {
+        "number": top.number,
+        "value": top.value,
+        "cost": asdict(top.cost),
+        "label": str(top.plan),
+        "plan": json.loads(top.plan.to_json()),
+    }
+
+
+def _policy_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is told of a policy; its scores and credits stay in the study."""
+    left_out = ("scores", "earned", "probabilities")
+    return None if found is None else {k: v for k, v in found.items() if k not in left_out}
+
+
+def _test_of(final: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    test = final["test"]
+    return {"metric": metric, "value": test[metric], "accuracy": test["accuracy"], "n": test["n"]}
