@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from typing import Any
 
 import typer
+from typer.models import CommandInfo
 
 from autotune.cli import (  # noqa: F401  (they register their commands)
     compare,
@@ -28,9 +30,35 @@ _mro: tuple[Any, ...] = typer.BadParameter.__mro__
 _ClickError: type[Exception] = next(c for c in _mro if c.__name__ == "ClickException")
 """Typer brings click along, under a name that is its own affair."""
 
+GROUPS = {
+    "Search": "init search resume profile compare".split(),
+    "Look": "status report dashboard config inspect units list doctor".split(),
+    "Use": "evaluate predict export import serve".split(),
+}
+"""Commands in the order in which help shows them; others come first."""
+
+
+def arrange() -> None:
+    """The commands in their groups."""
+    commands = {name_of(command): command for command in app.registered_commands}
+    for group, names in GROUPS.items():
+        for name in names:
+            commands[name].rich_help_panel = group
+            app.registered_commands.remove(commands[name])
+            app.registered_commands.append(commands[name])
+
+
+def name_of(command: CommandInfo) -> str:
+    """As it is typed."""
+    return command.name or str(getattr(command.callback, "__name__", ""))
+
+
+arrange()
+
 
 def main() -> None:
     """Entry point of the console script."""
+    be_plain()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -46,6 +74,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def be_plain() -> None:
+    """With `NO_COLOR` no escape codes at all, bold and moving ones neither, as with `TERM=dumb`."""
+    if os.environ.get("NO_COLOR"):
+        os.environ["COLUMNS"] = str(shutil.get_terminal_size().columns)
+        os.environ["TERM"] = "dumb"
 
 
 def _said(error: Any) -> str:

@@ -21,11 +21,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Run = Annotated[str, typer.Argument(help="The run folder.", autocompletion=runs)]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=runs)]
 NamedBackbone = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help="That of the run, to be named again where it is python:."),
+    typer.Option(
+        metavar="SOURCE", help="By itself the run's; to be named again where it is python:."
+    ),
 ]
 NamedTask = Annotated[
     str | None, typer.Option(metavar="SOURCE", help="As --backbone, for the task.")
@@ -47,7 +49,10 @@ def version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=version, is_eager=True, help="Show the version."
+        ),
     ] = False,
 ) -> None:
     pass

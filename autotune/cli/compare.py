@@ -14,7 +14,7 @@ from autotune.cli.search import Quiet
 @app.command()
 def compare(
     run: Run,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each.")] = 3,
     only: Annotated[
         str,
         typer.Option(

@@ -27,7 +27,7 @@ def config(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Every setting of a run or file, and where it was given; itself a configuration.
+    """Every setting of a run or a file and where it was given, as a configuration again.
 
     Where: default, strategy default, file, -o, option, call (from Python), resume, or the run.
 

@@ -12,10 +12,12 @@ from autotune.cli.common import Run, app
 @app.command()
 def dashboard(
     run: Run,
-    host: Annotated[str, typer.Option(help="Who may look: this machine alone, or 0.0.0.0.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it answers.")] = 8080,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Who may look: this machine alone, or 0.0.0.0.")
+    ] = ("127.0.0.1"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="N", help="Where it answers.")
+    ] = 8080,
 ) -> None:
     """Look at the study of a search with optuna-dashboard, also while it runs; it writes nothing.
 

@@ -22,7 +22,9 @@ def init(
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
     ] = "autotune.yaml",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Write over a file that exists.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a configuration for search: every setting, what it does, its default as a comment.

@@ -23,6 +23,8 @@ class Entry:
     """One sentence; `{}` stands for the values."""
 
     metavar: str | None = None
+    """None for what is a flag or takes names."""
+
     values: str = ""
     """All that it takes, where these are names."""
 
@@ -108,7 +110,7 @@ MANUAL: dict[str, dict[str, Entry]] = {
         ),
         "ship_data": Entry("On Ray: send picture files to the nodes that lack them."),
         "retries": Entry("How often a trial whose worker died goes on in another.", "N"),
-        "device": Entry("auto, cpu, cuda, cuda:1 …", "DEVICE"),
+        "device": Entry("Where networks run: auto, cpu, cuda, cuda:1.", "DEVICE"),
         "out": Entry("A new run folder; by itself runs/TASK.", "DIR"),
         "storage": Entry("An Optuna storage instead of the folder's own.", "URL"),
         "keep": Entry("Delta files of the best five trials, or of all: {}.", values="best all"),
@@ -136,7 +138,7 @@ def setting(name: str, *, panel: bool = True) -> Any:
     return typer.Option(
         f"--{name.replace('_', '-')}",
         help=entry.text,
-        metavar=entry.metavar or (name.upper() if entry.values else None),
+        metavar=entry.metavar or ("NAME" if entry.values else ""),
         rich_help_panel=group if panel else None,
         autocompletion=_completion(name, entry),
     )

@@ -26,7 +26,7 @@ def profile(
             autocompletion=methods,
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each unit.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each unit.")] = 3,
     weights: Annotated[str | None, setting("weights", panel=False)] = None,
     head: Annotated[str | None, setting("head", panel=False)] = None,
     input: Annotated[str | None, setting("input", panel=False)] = None,

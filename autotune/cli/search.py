@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from autotune.given import Given
     from autotune.runs import Study
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-Timings = Annotated[bool, typer.Option("--timings", help="Show where the seconds went.")]
+Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
+Timings = Annotated[
+    bool, typer.Option("--timings", metavar="", help="Show where the seconds went.")
+]
 LogJson = Annotated[
     str | None,
     typer.Option(help="Every event as a line of JSON, - for standard output.", metavar="FILE"),
@@ -75,6 +77,7 @@ def search(
         bool,
         typer.Option(
             "--no-references",
+            metavar="",
             help="Leave out what the result is compared with.",
             rich_help_panel=HOW,
         ),
@@ -102,8 +105,8 @@ def search(
         list[str] | None,
         typer.Option(
             "-o",
-            help="A setting over the file's, as in: epochs=3, options.direction=backward. "
-            "May be repeated; options override both.",
+            help="A setting over the file's, as epochs=3 or options.direction=backward; may be "
+            "repeated. Options override both.",
             metavar="KEY=VALUE",
             rich_help_panel=WHERE,
         ),
@@ -112,6 +115,7 @@ def search(
         bool,
         typer.Option(
             "--dry-run",
+            metavar="",
             help="Show what would happen and write nothing.",
             rich_help_panel=WHERE,
         ),

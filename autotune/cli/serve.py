@@ -30,11 +30,11 @@ def serve(
         str | None,
         typer.Option(metavar="DIR", help="Where deltas may be added from while it runs."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Who may ask: this machine alone, or 0.0.0.0.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Who may ask: this machine alone, or 0.0.0.0.")
+    ] = ("127.0.0.1"),
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where it answers; 0 for a free one.")
+        int, typer.Option(min=0, max=65535, metavar="N", help="Where it answers; 0 for a free one.")
     ] = 8000,
     token: Annotated[
         str | None,
@@ -43,9 +43,15 @@ def serve(
             help="Asked for in each request; $AUTOTUNE_TOKEN where it is not given.",
         ),
     ] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Largest request.")] = 10_000_000,
-    max_examples: Annotated[int, typer.Option(min=1, help="In one request, and one batch.")] = 64,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1000,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Largest request.")
+    ] = 10_000_000,
+    max_examples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="In one request, and one batch.")
+    ] = 64,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Requests that may wait.")
+    ] = 1000,
     device: Annotated[str, setting("device", panel=False)] = "auto",
 ) -> None:
     """Answer for several tasks of one backbone over HTTP, what they have in common run once.

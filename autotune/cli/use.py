@@ -15,7 +15,10 @@ from autotune.cli.manual import setting
 def evaluate(
     run: Run,
     part: Annotated[
-        str, typer.Option(help="test, val or train.", autocompletion=among(PARTS))
+        str,
+        typer.Option(
+            metavar="NAME", help="Of the data: test, val or train.", autocompletion=among(PARTS)
+        ),
     ] = "test",
     device: Annotated[str, setting("device", panel=False)] = "auto",
     backbone: NamedBackbone = None,
@@ -96,7 +99,8 @@ def export(
         typer.Option(metavar="LIMIT", help="Of a run: the best trial that fits a smaller budget."),
     ] = None,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train a trial again whose delta was not kept.")
+        bool,
+        typer.Option("--retrain", metavar="", help="Train a trial again whose delta was not kept."),
     ] = False,
     backbone: NamedBackbone = None,
     task: NamedTask = None,

@@ -1,0 +1,87 @@
+"""Every command has an example, every option a text; no escape codes where none may be."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import typer
+
+from autotune.cli.app import GROUPS, app, name_of
+from autotune.cli.manual import MANUAL, NAMES
+from autotune.config import Settings
+
+from .conftest import SCRIPT
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
+ENUMERATED = [
+    (name, get_args(field.annotation))
+    for name, field in Settings.model_fields.items()
+    if get_origin(field.annotation) is Literal
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_and_a_text_for_each_option(name):
+    command = COMMANDS[name]
+    assert f"Example: autotune {name} " in f"{command.help} "
+    for param in command.params:
+        assert param.help, f"{name}: {param.name} has no help"
+
+
+def test_examples_are_commands_that_exist_with_options_that_exist():
+    for name, command in COMMANDS.items():
+        words = command.help.partition("Example: autotune ")[2].split()
+        options = {option for param in command.params for option in param.opts}
+        assert {word for word in words if word.startswith("-")} <= options, name
+
+
+def test_every_command_is_in_a_group():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert [name_of(command) for command in app.registered_commands] == grouped
+
+
+def test_exit_codes_are_told(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    assert "0 done, 1 failed, 2 wrong use, 130 interrupted" in " ".join(out.split())
+
+
+def test_the_manual_has_every_setting():
+    assert sorted(NAMES) == sorted(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("name", "values"), ENUMERATED)
+def test_the_manual_has_every_value(name, values):
+    (entry,) = (entries[name] for entries in MANUAL.values() if name in entries)
+    assert tuple(entry.values.split()) == values
+    assert all(value in entry.text for value in values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [({}, False), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, True)],
+    ids=["terminal", "no color", "dumb"],
+)
+def test_escape_codes_on_a_terminal(settings, plain):
+    reader, terminal = pty.openpty()
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    environment = {**kept, "TERM": "xterm", **settings}
+    subprocess.run([SCRIPT, "list", "--help"], stdout=terminal, env=environment, check=True)
+    os.close(terminal)
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    assert b"Usage" in shown
+    assert (b"\x1b" not in shown) is plain
+
+
+def test_tables_are_plain_without_color_even_when_color_is_forced(call, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "\x1b" in call("list", "methods")[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in call("list", "methods")[1]
