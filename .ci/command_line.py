@@ -10,8 +10,8 @@ from autotune.cli.app import app
 
 HEAD = """# Command line
 
-Written from the commands themselves. Each takes `--help`; `--debug` shows the traceback of an error.
-Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+Written from the commands themselves. Each takes `--help`; `--debug` shows the traceback
+of an error. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
 """
 
 

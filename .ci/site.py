@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 COPIED = ("benchmarks/RESULTS.md", "examples/*.py", "examples/*.yaml")
 LINK = re.compile(r"(?<=\]\()(?P<path>(?:\.\./)+[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
-PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>flow\.svg)\)")
+DRAWN = re.compile(r'<img [^>]*src="[^"]*flow\.svg"[^>]*>')
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -35,7 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
-    """Links out of docs/ go to the copies; a drawn picture becomes part of the page."""
+    """Links out of docs/ go to the copies."""
     at = page.file.src_uri
     home = dirname(f"docs/{at}" if (ROOT / "docs" / at).is_file() else at)
 
@@ -43,7 +43,9 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
         target = normpath(f"{home}/{match['path']}").removeprefix("docs/")
         return relpath(target, dirname(at) or ".") + (match["anchor"] or "")
 
-    def drawn(match: re.Match[str]) -> str:
-        return (ROOT / "docs" / match["path"]).read_text()
+    return LINK.sub(in_site, markdown)
 
-    return PICTURE.sub(drawn, LINK.sub(in_site, markdown))
+
+def on_page_content(html: str, page: Page, config: Any, files: Files) -> str:
+    """The picture of the flow becomes part of its page, so that it has the page's colours."""
+    return DRAWN.sub(lambda _: (ROOT / "docs" / "flow.svg").read_text(), html)

@@ -60,8 +60,8 @@ def search_budgets(
 ) -> dict[str, Study]:
     """How much is needed: one search for each budget, the largest first; their studies.
 
-    They lie in folders of `out`, named by their budgets. By policy the supernet of the first is
-    used by all. Settings are those of `search`.
+    `backbone` and `task` are those of `search`, and so are the settings. The studies lie in
+    folders of `out`, named by their budgets. By policy the supernet of the first is used by all.
     """
     first, *rest = largest_first(budgets)
     name = read_settings({"task": _name(task)}).task
@@ -83,10 +83,10 @@ def resume(
 ) -> Study:
     """Go on with an interrupted search, or with more `trials` (the total); returns the study.
 
-    A run that began from objects needs the same objects again. Allowed changes are `trials`,
-    `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`, `cpus_per_trial`,
-    `gpus_per_trial`, `address`, `ship_data`, `retries`. Raises `RunError` when anything else
-    differs.
+    A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
+    `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
+    `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. Raises `ConfigError`
+    for another change, `RunError` where the data or the network differ.
     """
     began, study = time.time(), Study(run)
     timings.begin()

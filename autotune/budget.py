@@ -72,7 +72,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str, total: Cost) -> Budget:
-        """Read `1%` (of the backbone's parameters), `50k`, `2000` or `0.5MB` (10^6 bytes).
+        """Read a text: `1%` (of `total`, the backbone), `50k`, `2000` or `0.5MB` (10^6 bytes).
 
         Raises `BudgetError` for anything else, for 0, for negatives and for more than 100 %.
         """

@@ -66,6 +66,7 @@ class Comparison:
     """Accuracy on the source task with the delta off and on, where one was named."""
 
     def to_json(self) -> dict[str, Any]:
+        """What `autotune compare --json` prints: each rival with what the answer gains over it."""
         ours, *others = self.rows
         told = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
         return {
@@ -94,8 +95,9 @@ def compare(
     only, biases only, LP-FT, full fine-tuning, and random search with equal compute. Each takes
     the best on validation of three learning rates with the study's seed and repeats it with the
     next. `only` names some of them; `source` is a task that the backbone's own head was trained
-    for. A run that began from objects needs the same objects again. Raises `RunError` while the
-    search has not ended.
+    for; `workers` and `device` say where. A run that began from objects needs the same `backbone`
+    and `task` again. Raises `RunError` while the search has not ended, `ConfigError` for a rival
+    that there is not, `TaskError` for a source task with other classes.
     """
     study = Study(run)
     study.best  # noqa: B018  (raises while the search has not ended)

@@ -91,7 +91,7 @@ def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
 
 
 def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
-    """Take off what `load_adapted` put on, of all names or of one; that one is forgotten.
+    """Take off a model what `load_adapted` put on, of all names or of one, which is forgotten.
 
     `ArtifactError` when there is nothing.
     """

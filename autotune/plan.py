@@ -43,7 +43,7 @@ class Choice:
 
     @classmethod
     def of(cls, name: str, **options: Option) -> Choice:
-        """A choice of a single method: `Choice.of("lowrank", rank=4)`."""
+        """A choice of a single method by its name: `Choice.of("lowrank", rank=4)`."""
         return cls((Method(name, tuple(options.items())),))
 
     def __add__(self, other: Choice) -> Choice:
@@ -60,6 +60,7 @@ class Choice:
         return tuple(method.name for method in self.methods)
 
     def is_frozen(self) -> bool:
+        """Whether nothing of the unit changes."""
         return not self.methods
 
     def is_alone(self) -> bool:
@@ -128,7 +129,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote; `PlanError` for anything else."""
+        """Read a text that `to_json` wrote; `PlanError` for anything else."""
         try:
             data = json.loads(text)
             if data["format"] != FORMAT:

@@ -36,7 +36,10 @@ class Problem:
 
     @classmethod
     def of(cls, candidates: Candidates, budget: Budget, *, fixed: Cost = Cost()) -> Problem:
-        """The problem of choosing among `candidates`; those that can never fit are left out."""
+        """The problem of choosing among `candidates`; those that can never fit are left out.
+
+        `fixed` is charged to the budget whatever the plan.
+        """
         choices, costs = {}, {}
         for unit, cost_by_choice in candidates.items():
             fitting = {c: k for c, k in cost_by_choice.items() if budget.fits(k + fixed)}
@@ -59,10 +62,11 @@ class Problem:
         return sum((self.costs[unit, plan[unit].label] for unit in plan), Cost())
 
     def fits(self, plan: Plan) -> bool:
+        """Whether the budget allows a plan, `fixed` paid for."""
         return self.cost(plan)[self.budget.measure] <= max(self.room, 0)
 
     def price(self, unit: str, choice: Choice) -> int:
-        """Cost of one choice in the budget's measure."""
+        """Cost of one choice of a unit in the budget's measure."""
         return self.costs[unit, choice.label][self.budget.measure]
 
     def choice(self, unit: str, label: str) -> Choice:

@@ -64,6 +64,7 @@ class Study:
 
     @property
     def problem(self) -> Problem:
+        """Units, choices, costs and budget."""
         return self._records.problem
 
     @property
@@ -189,7 +190,7 @@ class Study:
         return importances(self._records)
 
     def report(self, form: str = "html") -> str:
-        """The text of the report of this search, as `html` (one page), `md` or `json`."""
+        """The report of this search as a text in one form: `html` (one page), `md` or `json`."""
         return write_report([self], form)
 
     def plot_front(self) -> go.Figure:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from textwrap import dedent
+from typing import Any
 
 import pytest
 
 import autotune
+from autotune import errors
 
 NAMES = [
     "AutotuneError",
@@ -56,6 +62,51 @@ def test_a_name_of_the_facade_says_what_it_is(name):
     text = inspect.getdoc(thing) or ""
     assert text.split("\n")[0].endswith((".", ":", ";", ","))
     assert not text.startswith(f"{name}("), "a dataclass's own signature is no docstring"
+
+
+def functions() -> Iterator[Any]:
+    """The facade's functions, and the public methods and properties of its classes."""
+    for name in NAMES:
+        thing = getattr(autotune, name)
+        if not inspect.isclass(thing):
+            yield pytest.param(inspect.unwrap(thing), inspect.getdoc(thing) or "", id=name)
+            continue
+        for own, member in vars(thing).items():
+            function = function_of(member)
+            if function is not None and not own.startswith("_"):
+                text = inspect.getdoc(getattr(thing, own)) or ""
+                yield pytest.param(function, function.__doc__ or text, id=f"{name}.{own}")
+
+
+def function_of(member: object) -> Callable[..., Any] | None:
+    """What runs when a class's member is called or read."""
+    if isinstance(member, property):
+        return member.fget
+    if isinstance(member, cached_property):
+        return member.func
+    member = getattr(member, "__func__", member)
+    return member if inspect.isfunction(member) else None
+
+
+@pytest.mark.parametrize(("function", "text"), [*functions()])
+def test_a_function_says_what_it_does_takes_and_raises(function, text):
+    assert text, "it has a docstring"
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in ("self", "cls") and is_unclear(parameter):
+            word = parameter.name.rstrip("s")
+            assert re.search(rf"\b{word}", text, re.I), f"{parameter.name} is not told"
+    tree = ast.parse(dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            error = getattr(node.exc.func, "id", "")
+            assert not hasattr(errors, error) or error in text, f"{error} is not told"
+
+
+def is_unclear(parameter: inspect.Parameter) -> bool:
+    """Whether the type, one of ours, does not say what it is."""
+    known = {*NAMES, "Evidence", "Flow"}
+    types = set(re.findall(r"\w+", str(parameter.annotation))) - {"None"}
+    return parameter.kind is not parameter.VAR_KEYWORD and not types <= known
 
 
 def test_a_star_import_gives_the_same_names():

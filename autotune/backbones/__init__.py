@@ -33,7 +33,11 @@ def load_backbone(
     input: InputDescription | None = None,
     shapes_only: bool = False,
 ) -> Backbone:
-    """The backbone named `KIND:REST`; `shapes_only` may leave the weights on the meta device.
+    """The backbone of a source, `KIND:REST`.
+
+    `weights` is a file instead of the published ones (`none`: random), `head` the path of the
+    task layer if it is not the last, `input` what it takes where its source does not say.
+    `shapes_only` may leave the weights on the meta device.
 
     Raises `UnknownName` for an unknown kind or name, `BackboneError` for weights that don't fit.
     """

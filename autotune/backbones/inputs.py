@@ -58,6 +58,7 @@ class InputDescription:
 
     @property
     def is_picture(self) -> bool:
+        """Whether it describes pictures, not arrays of some shape."""
         return self.size is not None
 
     @property
@@ -69,7 +70,7 @@ class InputDescription:
         return self.shape
 
     def normalise(self, pictures: Tensor) -> Tensor:
-        """uint8 (n, channels, height, width) → float32 of the same shape."""
+        """uint8 pictures (n, channels, height, width) → float32 of the same shape."""
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
         return pictures.float().div_(255).sub_(mean).div_(std)

@@ -22,10 +22,12 @@ class Slot:
 
     @property
     def layer(self) -> nn.Module:
+        """The first module that holds it."""
         return self.owners[0][0]
 
     @property
     def attribute(self) -> str:
+        """Its name in that module, such as `weight`."""
         return self.owners[0][1]
 
     @property
@@ -43,9 +45,11 @@ class Slot:
         return self.tensor
 
     def is_norm(self) -> bool:
+        """Whether it belongs to a normalisation layer."""
         return is_norm(self.layer)
 
     def is_bias(self) -> bool:
+        """Whether it is added, one number a channel."""
         return self.attribute.endswith("bias") and self.tensor.ndim == 1
 
     def is_matrix(self) -> bool:
@@ -76,6 +80,7 @@ class Site:
 
     @property
     def is_span(self) -> bool:
+        """Whether it has no parameters of its own."""
         return not self.slots
 
     @property
@@ -117,7 +122,7 @@ class Site:
         return (_below(call.path, tops), type(module).__name__, heads, *points)
 
     def parts(self, kind: type[nn.Module] | str) -> list[Call]:
-        """Outermost modules of a class, or with a word in their class's name."""
+        """Calls of the outermost modules of one kind: a class, or a word in their class's name."""
         calls = [call for way in self.ways for call in way.calls]
         found = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
         return [c for c in found if not any(c.path.startswith(f"{o.path}.") for o in found)]

@@ -39,13 +39,14 @@ def export_model(
     weights: str | None = None,
     head: str | None = None,
 ) -> Export:
-    """Write the answer of a run folder, or a delta file, in a form that others read.
+    """Write what is at `path`, a run folder or a delta file, in a form that others read.
 
     `format` is one of `autotune list formats`, `out` a file (for `peft` a new folder), `tensors`
     beside a mask a file with a boolean tensor a parameter. Which delta, and on which backbone:
-    `trial`, `within`, `retrain`, `backbone`, `weights`, `head` as in `autotune export`. What is
-    written is read again by its own library and compared on a batch first; raises `ExportError`
-    where it cannot be written or differs, with nothing left behind.
+    `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` as in `autotune export`.
+    What is written is read again by its own library and compared on a batch first. Raises
+    `ExportError` where it cannot be written or differs, with nothing left behind, `ConfigError`
+    for `tensors` without a mask.
     """
     kind = FORMATS.load(format)
     if tensors is not None and kind is not Mask:

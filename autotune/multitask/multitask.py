@@ -92,7 +92,7 @@ class MultiTask:
         return {name: task.classes for name, task in self._joined.tasks.items()}
 
     def add(self, name: str, delta: Path | str | Artifact) -> None:
-        """One more task; `ArtifactError` for a name that is taken."""
+        """One more task by its delta file; `ArtifactError` for a name that is taken."""
         if name in self._joined.tasks:
             raise ArtifactError(
                 f"A task needs a name of its own, {name!r} is taken. Remove that one first."
@@ -100,7 +100,7 @@ class MultiTask:
         self._joined = _Joined.of({**self._joined.tasks, name: self._task(delta)})
 
     def remove(self, name: str) -> None:
-        """Forget a task; `ArtifactError` for one that is not there."""
+        """Forget the task of a name; `ArtifactError` for one that is not there."""
         tasks = dict(self._joined.tasks)
         _require(tasks, [name])
         del tasks[name]

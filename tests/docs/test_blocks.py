@@ -87,7 +87,7 @@ def run_page(page: Path, folder: Path, python: Path) -> subprocess.CompletedProc
 def test_a_page_is_cut_into_what_is_run_written_and_left_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "```bash\necho one\n```\n- item\n\n  ```python title=\"a/b.py\"\n  x = 1\n  ```\n"
+        '```bash\necho one\n```\n- item\n\n  ```python title="a/b.py"\n  x = 1\n  ```\n'
         "<!-- not run: needs a card -->\n```console\nautotune search\n```\n```text\nx\n```\n"
     )
     bash, file, console, text = blocks_of(page)
