@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version as installed
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +41,8 @@ def show_json(value: Any) -> None:
 def version(asked: bool) -> None:
     """`--version`: the version, and nothing else."""
     if asked:
+        from importlib.metadata import version as installed
+
         typer.echo(f"autotune {installed('autotune')}")
         raise typer.Exit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import typer
@@ -131,6 +132,7 @@ MANUAL: dict[str, dict[str, Entry]] = {
 NAMES = [name for entries in MANUAL.values() for name in entries]
 
 
+@cache
 def setting(name: str, *, panel: bool = True) -> Any:
     """The option of a setting; without `panel` among a command's other options."""
     group = next(title for title, entries in MANUAL.items() if name in entries)
