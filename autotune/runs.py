@@ -27,7 +27,7 @@ from autotune.report.frame import frame_of
 from autotune.rivals import Row as Rivals
 from autotune.rivals import rows_of as rivals_of
 from autotune.run import RunFolder
-from autotune.study import Records
+from autotune.study import Records, Snapshot
 
 if TYPE_CHECKING:
     import pandas
@@ -57,10 +57,12 @@ class Best:
 class Study:
     """A search that ran, is running, or was interrupted: its answer, trials and references."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, still: bool = False) -> None:
+        """`RunError` for a folder that is no run; with `still` everything is read once."""
         self.folder = RunFolder.existing(folder)
         self.settings = read_settings({}, file=str(self.folder.config))
-        self._records = Records(self.folder, self.settings.storage)
+        kind = Snapshot if still else Records
+        self._records = kind(self.folder, self.settings.storage)
 
     @property
     def problem(self) -> Problem:
@@ -191,7 +193,7 @@ class Study:
 
     def report(self, form: str = "html") -> str:
         """The report of this search as a text in one form: `html` (one page), `md` or `json`."""
-        return write_report([self], form)
+        return write_report([Study(self.folder.path, still=True)], form)
 
     def plot_front(self) -> go.Figure:
         """Value on validation against cost: trials, their front, references, the answer."""

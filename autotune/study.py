@@ -124,13 +124,17 @@ class Records:
 
     def attribute(self, name: str) -> Any:
         """The JSON value of an attribute of the study, None when it is not written."""
-        return self.study.user_attrs.get(name)
+        return self._written().get(name)
 
     def attributes(self, prefix: str) -> dict[str, Any]:
         """The JSON values of all attributes `PREFIX:…`, the prefix taken off."""
-        named = self.study.user_attrs.items()
-        start = prefix + ":"
+        named, start = self._written().items(), prefix + ":"
         return {k.removeprefix(start): v for k, v in named if k.startswith(start)}
+
+    def _written(self) -> Mapping[str, Any]:
+        """All attributes of the study."""
+        found: Mapping[str, Any] = self.study.user_attrs
+        return found
 
     @property
     def trials(self) -> list[TrialRecord]:
@@ -150,6 +154,27 @@ class Records:
         """Complete trials, the best first, each training once."""
         complete = [r for r in self.trials if r.is_complete and r.repeat_of is None]
         return sorted(complete, key=TrialRecord.rank)
+
+
+class Snapshot(Records):
+    """A study as it stood when it was first asked: everything is read once."""
+
+    def _written(self) -> Mapping[str, Any]:
+        return self._attributes
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        return super()._written()
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """All trials whose plan was known then, in the order of their numbers."""
+        return self._trials
+
+    @cached_property
+    def _trials(self) -> list[TrialRecord]:
+        with uncollected():
+            return super().trials
 
 
 class Driver(Records):

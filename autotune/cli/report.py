@@ -43,7 +43,7 @@ def report(
 
     FORMS.check(form)
     with warned():
-        studies = [Study(run) for run in runs]
+        studies = [Study(run, still=True) for run in runs]
         text = write_report(studies, form)
     if form != "html" and out is None:
         typer.echo(text, nl=False)

@@ -39,8 +39,8 @@ def section(study: Study) -> Section | None:
         ),
         _table(study, points),
         draw(study),
-        f"{count(len(points), 'trial')} on the front: {_point(study, points[0])} at the cheap end, "
-        f"{_point(study, points[-1])} at the dear one.",
+        f"{count(len(points), 'trial')} on the front, from {_point(study, points[0])} to "
+        f"{_point(study, points[-1])}.",
     )
 
 
@@ -112,6 +112,7 @@ def _add(
         y=[trial.value for trial in trials],
         customdata=[trial.number for trial in trials],
         mode=mode,
+        cliponaxis=False,
         name=name,
         line_shape="hv",
         marker={"color": colour, "size": size},
@@ -129,6 +130,7 @@ def _add_references(figure: go.Figure, study: Study) -> None:
         y=[r["value"] for r in found.values()],
         text=[shown(name) for name in found],
         mode="markers",
+        cliponaxis=False,
         name="references",
         marker={"color": PALETTE[2], "size": 10, "symbol": "diamond"},
         hovertemplate="%{text}: %{y:.1%} at %{x:,}<extra></extra>",

@@ -71,6 +71,7 @@ def draw(study: Study) -> go.Figure:
                 y=[floor if (v := last_value(t)) is None else v for t in own],
                 text=[t.error for t in own],
                 mode="markers",
+                cliponaxis=False,
                 name=state,
                 marker={"symbol": symbol, "color": colour, "size": 8},
                 hovertemplate="trial %{x}: %{y:.1%} %{text}<extra></extra>",

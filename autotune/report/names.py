@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NARROW = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, which stay on one line."""
+
 SHOWN = {"probe": "linear probe", "uniform": "uniform low rank", "random": "random placement"}
 
 
@@ -15,15 +18,15 @@ def shown(name: str) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """`97.2 %`."""
-    return f"{100 * share:.{digits}f} %"
+    """`97.2 %`, which no line breaks."""
+    return f"{100 * share:.{digits}f}{NARROW}%"
 
 
 def over_seeds(found: Mapping[str, Any] | None, value: float) -> str:
     """Mean ± standard deviation in percent where there are several seeds, else the value."""
     if not found or len(found["seeds"]) < 2:
         return percent(value)
-    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f} %"
+    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}{NARROW}%"
 
 
 def count(n: int, word: str) -> str:

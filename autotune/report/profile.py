@@ -21,7 +21,10 @@ def section(study: Study) -> Section:
     """As far as plans of one unit were tried; otherwise how to measure it."""
     rows = [row for row in study.profile if row.unit]
     if len({row.unit for row in rows}) < 2:
-        return Section("profile", "Each unit alone", (_unmeasured(study),))
+        text = "This search did not tune units one at a time."
+        given = f"--backbone {study.settings.backbone} --task {study.settings.task}"
+        commands = (("Which unit pays, and by which method", f"autotune profile {given}"),)
+        return Section("profile", "Each unit alone", (text,), commands=commands)
     best = max(rows, key=lambda row: row.mean)
     return Section(
         "profile",
@@ -30,14 +33,6 @@ def section(study: Study) -> Section:
         _table(study.profile),
         draw(study.profile, study.settings.metric),
         f"Best alone is {best.unit} with {best.choice}: {percent(best.mean)} on validation.",
-    )
-
-
-def _unmeasured(study: Study) -> str:
-    given = f"--backbone {study.settings.backbone} --task {study.settings.task}"
-    return (
-        "This search did not tune units one at a time. Which one pays, and by which method, is "
-        f"measured by: autotune profile {given}"
     )
 
 
@@ -52,6 +47,7 @@ def draw(rows: Sequence[Row], metric: str) -> go.Figure:
             y=[row.mean for row in own],
             error_y={"array": [row.std for row in own]},
             mode="lines+markers",
+            cliponaxis=False,
             name=choice,
             marker_color=PALETTE[at % len(PALETTE)],
         )

@@ -23,10 +23,10 @@ def section(study: Study) -> Section:
     if len(rows) < 2:
         text = (
             "Beside the references of every search there are more: last-k, norms or biases only, "
-            "LP-FT, full fine-tuning, random search with equal compute. They run over several "
-            f"seeds with: autotune compare {study.folder.path}"
+            "LP-FT, full fine-tuning, random search with equal compute."
         )
-        return Section("rivals", "Against everything else", (text,))
+        commands = (("Run them over several seeds", f"autotune compare {study.folder.path}"),)
+        return Section("rivals", "Against everything else", (text,), commands=commands)
     best = shown(recommended(rows).name)
     return Section(
         "rivals",
@@ -48,6 +48,7 @@ def draw(rows: list[Row]) -> go.Figure:
         y=[shown(other.name) for other in others],
         error_x={"array": [100 * gain.half if gain.pairs > 1 else 0.0 for gain in gains]},
         mode="markers",
+        cliponaxis=False,
         marker={"color": [ACCENT if g.is_distinguishable else FROZEN for g in gains], "size": 10},
         hovertemplate="%{y}: %{x:+.1f} points<extra></extra>",
     )

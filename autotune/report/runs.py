@@ -86,6 +86,7 @@ def draw(studies: Sequence[Study]) -> go.Figure:
             y=[_test(study)],
             error_y={"array": [study.final.get("tests", {}).get("std", 0.0)]},
             mode="markers",
+            cliponaxis=False,
             name=str(study.folder.path),
             marker={"size": 11, "color": PALETTE[at % len(PALETTE)]},
         )

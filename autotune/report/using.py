@@ -25,7 +25,6 @@ def section(study: Study) -> Section:
         ("Classify a picture", f"autotune predict {run} PICTURE"),
         ("Take the mask of what was chosen", f"autotune export {run} --format mask -o mask.json"),
         ("Take the whole network as a plain state dict", f"autotune export {run} --format merged"),
-        ("Compare it with everything else", f"autotune compare {run}"),
         ("Spend more trials", f"autotune resume {run} --trials {2 * len(study.trials)}"),
         ("Load it in Python", f'autotune.load_adapted(backbone, "{study.best.artifact}")'),
     ]
