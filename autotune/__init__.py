@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autotune.deltas.site import Site as Site
     from autotune.deltas.site import Slot as Slot
     from autotune.errors import AutotuneError as AutotuneError
+    from autotune.events import Event as Event
     from autotune.export.exporting import export_model as export_model
     from autotune.mount import adapted as adapted
     from autotune.mount import detach as detach
@@ -45,6 +46,7 @@ _HOME = {
     "Comparison": "comparison",
     "Cost": "budget",
     "Delta": "deltas.base",
+    "Event": "events",
     "InputDescription": "backbones.inputs",
     "MultiTask": "multitask.multitask",
     "Parametrized": "deltas.base",

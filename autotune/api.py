@@ -15,6 +15,7 @@ from autotune.backbones.base import Backbone
 from autotune.budget import largest_first
 from autotune.config import Settings, read_settings
 from autotune.errors import ConfigError, RunError
+from autotune.events import Callback, listening
 from autotune.given import CALL, RESUME, changed_settings
 from autotune.run import RunFolder
 from autotune.runs import Study
@@ -29,6 +30,7 @@ def search(
     task: Any = "builtin:digits",
     budget: str = "1%",
     *,
+    callbacks: Sequence[Callback] = (),
     origins: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Study:
@@ -37,15 +39,16 @@ def search(
     `backbone` is a source or any `nn.Module` that returns logits (n, classes); `task` is a
     source, a data set, or (train, test) or (train, val, test) of them. Other settings are those
     of `autotune search`: `strategy`, `trials`, `epochs`, `seed`, `out`, … The module is given
-    back unchanged. `origins` says where they were given, as `autotune config` shows it, if not
-    here. Raises `AutotuneError`, one kind for each wrong input.
+    back unchanged. `callbacks` are callables that take each `Event`. `origins` says where settings
+    were given, as `autotune config` shows it, if not here. Raises `AutotuneError`, one kind for
+    each wrong input.
     """
     given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(given)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
     timings.begin()
     require_free(folder, resolved.storage)
-    with released(prepare_search(resolved, backbone, task)) as setup:
+    with listening(callbacks), released(prepare_search(resolved, backbone, task)) as setup:
         resolved = resolved.model_copy(update={"out": str(folder.path)})
         known = dict.fromkeys(given, CALL) if origins is None else origins
         begin(folder, replace(setup, settings=resolved), began, known)
@@ -79,14 +82,17 @@ def resume(
     run: str | Path,
     backbone: str | nn.Module | Backbone | None = None,
     task: Any = None,
+    *,
+    callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Study:
     """Go on with an interrupted search, or with more `trials` (the total); returns the study.
 
     A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
     `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
-    `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. Raises `ConfigError`
-    for another change, `RunError` where the data or the network differ.
+    `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
+    callables that take each `Event`. Raises `ConfigError` for another change, `RunError` where
+    the data or the network differ.
     """
     began, study = time.time(), Study(run)
     timings.begin()
@@ -95,7 +101,7 @@ def resume(
             "A resumed run may change how many trials there are and where they run, not "
             f"{strange[0]!r}. Start a new search for that."
         )
-    with released(reopened(study, backbone, task, **changes)) as setup:
+    with listening(callbacks), released(reopened(study, backbone, task, **changes)) as setup:
         changed = changed_settings(study.settings, setup.settings)
         drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
     return Study(study.folder.path)

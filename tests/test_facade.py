@@ -25,6 +25,7 @@ NAMES = [
     "Comparison",
     "Cost",
     "Delta",
+    "Event",
     "InputDescription",
     "MultiTask",
     "Parametrized",

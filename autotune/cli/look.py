@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, Run, app, show_json
+from autotune.cli.complete import KINDS, among
+from autotune.cli.manual import setting
 
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="The run folder.")],
+    run: Run,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look on while another process searches.")
+        bool,
+        typer.Option("--watch", metavar="", help="Look on while another process searches."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,11 +45,11 @@ def _watch(run: str) -> None:
 
 @app.command()
 def units(
-    backbone: Annotated[str, typer.Option(help="As for search.")] = "builtin:digits",
-    budget: Annotated[str, typer.Option(help="As for search.")] = "1%",
-    space: Annotated[str | None, typer.Option(help="As for search.")] = None,
-    granularity: Annotated[str, typer.Option(help="block or layer.")] = "block",
-    head: Annotated[str | None, typer.Option(help="As for search.")] = None,
+    backbone: Annotated[str, setting("backbone", panel=False)] = "builtin:digits",
+    budget: Annotated[str, setting("budget", panel=False)] = "1%",
+    space: Annotated[str | None, setting("space", panel=False)] = None,
+    granularity: Annotated[str, setting("granularity", panel=False)] = "block",
+    head: Annotated[str | None, setting("head", panel=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """The units of a backbone, what each may take at which cost, and what the patterns matched.
@@ -97,7 +100,8 @@ def list_names(
         str | None,
         typer.Argument(
             help="backbones, tasks, methods, strategies, pruners, spaces, metrics, formats; all if "
-            "left out."
+            "left out.",
+            autocompletion=among(KINDS),
         ),
     ] = None,
     as_json: AsJson = False,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.common import app
+from autotune.cli.complete import among
+from autotune.cli.complete import runs as run_folders
 
 if TYPE_CHECKING:
     from autotune.runs import Study
@@ -16,10 +18,19 @@ if TYPE_CHECKING:
 @app.command()
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="A run folder; several are compared.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="A run folder; several are compared.", autocompletion=run_folders
+        ),
     ],
     form: Annotated[
-        str, typer.Option("--format", help="html (a page), md (Markdown) or json.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="html (a page), md (Markdown) or json.",
+            autocompletion=among("html md json"),
+        ),
     ] = "html",
     out: Annotated[
         str | None,
