@@ -206,6 +206,7 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
         trials=settings.most_trials,
         workers=settings.n_workers,
         left_out=[*unlearned, *unwanted],
+        references={n: r["value"] for n, r in driver.attributes("reference").items()},
     )
 
 

@@ -140,6 +140,8 @@ def read_events(file: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
 def _on_begin(standing: Standing, event: Event) -> None:
     standing.begun, standing.has_ended = event.fields, False
     standing.running.clear()
+    for name, value in event.fields.get("references", {}).items():
+        _take_reference(standing, name, value)
     work = standing.work()
     standing.since, standing.before = event.time, work[0] if work else 0.0
 
@@ -153,9 +155,14 @@ def _on_progress(standing: Standing, event: Event) -> None:
     standing.part = event.fields["done"] / event.fields["total"]
 
 
+def _take_reference(standing: Standing, name: str, value: float) -> None:
+    """Of two linear probes the better one."""
+    short = name.partition(" ")[0]
+    standing.references[short] = max(value, standing.references.get(short, value))
+
+
 def _on_reference(standing: Standing, event: Event) -> None:
-    name, value = event.fields["name"].partition(" ")[0], event.fields["value"]
-    standing.references[name] = max(value, standing.references.get(name, value))
+    _take_reference(standing, event.fields["name"], event.fields["value"])
     standing.part += 0.5 if standing.stage == "references" else 0.0
 
 

@@ -71,7 +71,8 @@ def _bar(standing: Standing, now: float) -> RenderableType:
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True, overflow="ellipsis")
-    line.add_row(ProgressBar(total=1.0, completed=share), said)
+    bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
+    line.add_row(bar, said)
     return line
 
 
