@@ -1,0 +1,35 @@
+"""What was found as an adapter of PEFT, which `peft` loads without autotune.
+
+Low rank becomes LoRA with a rank a layer; other layers that change are saved as they are.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import PeftModel
+
+import autotune
+
+
+def main(out: str | None = None, **settings: int) -> None:
+    with TemporaryDirectory() as folder:
+        runs = Path(out or folder)
+        study = autotune.search(budget="1%", out=str(runs / "run"), **settings)
+        print(f"Plan: {study.best.plan}")
+        adapter = autotune.export_model(study.folder.path, "peft", runs / "adapter").path
+        print("The adapter:", *sorted(file.name for file in adapter.iterdir()))
+
+        inputs = torch.rand(4, 1, 8, 8)
+        backbone = autotune.load_backbone("builtin:digits")
+        with autotune.adapted(backbone, study.best.artifact) as network, torch.no_grad():
+            ours = network(inputs)
+        bare = autotune.load_backbone("builtin:digits").network
+        with torch.no_grad():
+            theirs = PeftModel.from_pretrained(bare, str(adapter)).eval()(inputs)
+        print(f"By peft the outputs differ by {(ours - theirs).abs().max():.1g} at most.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""A strategy of one's own: any Optuna sampler, here the best trial with one thing changed.
+
+`BudgetedSampler` fits each proposal into the budget before it runs, so the sampler need not know
+that there is one.
+"""
+
+import random
+from typing import Any
+
+import optuna
+
+from autotune.config import read_settings
+from autotune.setup import prepare_search
+from autotune.strategies.base import BudgetedSampler, hyperparameters_of, plan_of, search_space
+from autotune.trial import Job
+
+
+class Mutate(optuna.samplers.RandomSampler):
+    """What it leaves out is drawn at random: all of the first trials, one parameter later."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.chance = random.Random(seed)
+
+    def sample_relative(self, study: optuna.Study, trial: Any, space: Any) -> dict[str, Any]:
+        if trial.number < 2:
+            return {}
+        changed = self.chance.choice(sorted(space))
+        best = study.best_trial.params
+        return {name: value for name, value in best.items() if name in space and name != changed}
+
+
+def main(trials: int = 6, epochs: int = 5) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings = read_settings({"budget": "1%", "epochs": epochs})
+    setup = prepare_search(settings, "builtin:digits", "builtin:digits-rotated")
+    problem = setup.problem()
+    sampler = BudgetedSampler(Mutate, problem, setup.grids, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask(search_space(problem, setup.grids))
+        plan = plan_of(problem, trial.params)
+        job = Job(f"trial {trial.number}", plan, hyperparameters_of(trial.params), seed=0)
+        *_, last = setup.engine(job)
+        study.tell(trial, last.value)
+        cost = problem.cost(plan).parameters
+        print(f"{last.value:.3f} by {cost:,} of {problem.room:,}: {plan}")
+    setup.engine.close()
+    print(f"Best: {study.best_value:.3f}, {plan_of(problem, study.best_params)}")
+
+
+if __name__ == "__main__":
+    main()
