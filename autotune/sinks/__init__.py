@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from autotune.errors import ConfigError
-from autotune.events import listening
+from autotune.errors import ConfigError, DependencyError
+from autotune.events import Callback, listening
 from autotune.registry import Registry
 
 SINKS = Registry(
@@ -29,10 +29,23 @@ def told_to(sinks: Sequence[str]) -> Iterator[None]:
     `ConfigError` where nothing says where to.
     """
     with ExitStack() as stack:
-        opened = [SINKS.load(name)(where) for name, where in map(_split, sinks)]
-        callbacks = [stack.enter_context(sink) for sink in opened]
+        named = [_split(text) for text in sinks]
+        callbacks = [stack.enter_context(_opened(name, where)) for name, where in named]
         stack.enter_context(listening(callbacks))
         yield
+
+
+@contextmanager
+def _opened(name: str, where: str) -> Iterator[Callback]:
+    with ExitStack() as stack:
+        try:
+            callback = stack.enter_context(SINKS.load(name)(where))
+        except ImportError as error:
+            raise DependencyError(
+                f"The sink {name} needs the package {name}, which is not installed: "
+                f"pip install 'autotune[{name}]'."
+            ) from error
+        yield callback
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -6,20 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autotune.errors import DependencyError
 from autotune.events import Callback, Event
 
 
 @contextmanager
 def mlflow(uri: str) -> Iterator[Callback]:
     """A run in the experiment `autotune` of a tracking server or store, named by its URI."""
-    try:
-        import mlflow as library
-    except ImportError as error:
-        raise DependencyError(
-            "The sink mlflow needs the package mlflow, which is not installed: "
-            "pip install 'autotune[mlflow]'."
-        ) from error
+    import mlflow as library
+
     library.set_tracking_uri(uri)
     library.set_experiment("autotune")
     with library.start_run():

@@ -6,20 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autotune.errors import DependencyError
 from autotune.events import Callback, Event
 
 
 @contextmanager
 def tensorboard(folder: str) -> Iterator[Callback]:
-    """Writes event files into a folder; `DependencyError` without the package tensorboard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise DependencyError(
-            "The sink tensorboard needs the package tensorboard, which is not installed: "
-            "pip install 'autotune[tensorboard]'."
-        ) from error
+    """Writes event files into a folder."""
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(folder) as writer:
         yield lambda event: _write(writer, event)
 

@@ -6,20 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autotune.errors import DependencyError
 from autotune.events import Callback, Event
 
 
 @contextmanager
 def wandb(project: str) -> Iterator[Callback]:
-    """A run in a project; `DependencyError` without the package wandb."""
-    try:
-        import wandb as library
-    except ImportError as error:
-        raise DependencyError(
-            "The sink wandb needs the package wandb, which is not installed: "
-            "pip install 'autotune[wandb]'."
-        ) from error
+    """A run in a project."""
+    import wandb as library
+
     with library.init(project=project) as run:
         yield lambda event: _log(run, event)
 
