@@ -32,9 +32,9 @@ def pretrained(pictures: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
         mlp_dim=64,
         num_classes=10,
     )
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(epochs):
-        for rows in torch.randperm(len(pictures)).split(64):
+        for rows in torch.randperm(len(pictures)).split(100):
             loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()

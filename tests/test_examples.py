@@ -18,7 +18,8 @@ from autotune.runs import Study
 from autotune.tasks.python import as_task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SMALL: dict[str, Any] = {"epochs": 1, "bnstats": "off", "references": False}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 128, "bnstats": "off"}
+SMALL: dict[str, Any] = {**QUICK, "references": False}
 FEW: dict[str, Any] = {**SMALL, "strategy": "random", "trials": 1}
 
 
@@ -30,13 +31,13 @@ def main_of(name: str) -> Any:
 def test_example_runs_and_tells_a_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main_of(name)(str(tmp_path / "run"), trials=1, epochs=1, bnstats="off")
+    main_of(name)(str(tmp_path / "run"), trials=1, **QUICK)
     assert "Plan: " in capsys.readouterr().out
     assert (tmp_path / "run" / "best" / "delta.safetensors").is_file()
 
 
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
-    main_of("reuse_policy")(trials=1, epochs=1, bnstats="off")
+    main_of("reuse_policy")(trials=1, **QUICK)
     told = capsys.readouterr().out
     assert "From nothing: first plan" in told and "From what it learned: first plan" in told
 
@@ -71,7 +72,7 @@ def test_a_vision_transformer_is_tuned_in_its_own_units(
 def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main_of("policy_or_random")(str(tmp_path), trials=1, epochs=1, bnstats="off")
+    main_of("policy_or_random")(str(tmp_path), trials=1, **QUICK)
     told = capsys.readouterr().out
     studies = {name: Study(tmp_path / name) for name in ("policy", "random")}
     for name, study in studies.items():
@@ -109,7 +110,7 @@ def test_a_killed_search_is_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trial that had ended before is not begun again."""
-    main_of("kill_and_resume")(str(tmp_path / "run"), epochs=2)
+    main_of("kill_and_resume")(str(tmp_path / "run"), epochs=1)
     killed, resumed, _ = capsys.readouterr().out.splitlines()
     assert killed.startswith("Killed, the search is interrupted: trial 0 complete")
     assert resumed.startswith("Gone on with, it is complete: trial 0 complete, trial 1 ")
