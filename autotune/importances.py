@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState
 
 from autotune.study import Records
 
@@ -16,7 +17,7 @@ def importances(records: Records) -> dict[str, float]:
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    complete = [t for t in records.study.get_trials(deepcopy=False) if t.value is not None]
+    complete = records.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.value for trial in complete}) < 2:
         return {}
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
-from autotune.references import BESIDE
+from autotune.references import BESIDE, tested_as
 from autotune.report import fronts, history, network, profile, write_report
 from autotune.report.answer import answer_html
 from autotune.report.frame import frame_of
@@ -145,11 +146,25 @@ class Study:
         return "running" if alive else "interrupted"
 
     @property
+    def leader(self) -> TrialRecord | None:
+        """The best complete trial so far, of equal ones the cheapest; None without any."""
+        return next(iter(self._records.ranked()), None)
+
+    def state_of(self, trial: TrialRecord) -> str:
+        """`complete`, `pruned`, `failed`, `out of memory`, `running` or `interrupted`."""
+        is_left = trial.state_name == "running" and self.state == "interrupted"
+        return "interrupted" if is_left else trial.state_name
+
+    @property
     def resume_command(self) -> str:
-        """What goes on with it in a shell; sources that are code are named again."""
-        sources = {"backbone": self.settings.backbone, "task": self.settings.task}
-        code = [f"--{kind} {s}" for kind, s in sources.items() if s.startswith("python:")]
-        return " ".join(["autotune resume", str(self.folder.path), *code])
+        """What goes on with it in a shell."""
+        return self.command("resume")
+
+    def command(self, name: str, *arguments: str) -> str:
+        """A line for a shell about this run; sources that are code are named again."""
+        sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
+        code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
+        return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])
 
     @property
     def seconds(self) -> float:
@@ -175,7 +190,9 @@ class Study:
     def training_seconds(self) -> float:
         """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
         repeats = self._records.attributes("repeat").values()
-        trained = [trial.seconds for trial in self.trials] + [r["seconds"] for r in repeats]
+        trained = [trial.seconds for trial in self.trials] + [
+            r.get("seconds", 0.0) for r in repeats
+        ]
         learned: float = (self.policy or {}).get("seconds", 0.0)
         return sum(trained) + learned
 
@@ -248,9 +265,7 @@ def _place(reference: str) -> tuple[int, str]:
 
 def _status(study: Study) -> dict[str, Any]:
     budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
-    names = [record.state_name for record in study.trials]
-    if study.state == "interrupted":
-        names = ["interrupted" if name == "running" else name for name in names]
+    names = [study.state_of(record) for record in study.trials]
     states = dict(Counter(names))
     best = _best_of_final(final) if final else _best_so_far(ranked)
     return {
@@ -317,4 +332,5 @@ def _policy_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _test_of(final: Mapping[str, Any], metric: str) -> dict[str, Any]:
     test = final["test"]
+    metric = tested_as(test, metric)
     return {"metric": metric, "value": test[metric], "accuracy": test["accuracy"], "n": test["n"]}

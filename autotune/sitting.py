@@ -20,13 +20,10 @@ from safetensors.torch import save as save_tensors
 
 from autotune.artifact import from_bytes, to_bytes
 from autotune.backends.base import Backend
-from autotune.backends.inline import InlineBackend
-from autotune.budget import Cost
 from autotune.config import write_settings
 from autotune.disks import disk_is_full, is_full, warn_of_network
 from autotune.engine import Engine
 from autotune.errors import (
-    ConfigError,
     Interrupted,
     RunError,
 )
@@ -35,14 +32,13 @@ from autotune.files import write_whole
 from autotune.finalists import run_finalists
 from autotune.learning import learned_scores, open_supernet, save_policy
 from autotune.lease import Lease
-from autotune.plan import Plan
-from autotune.preparation import has_statistics
 from autotune.problem import Problem
 from autotune.profiles import as_trials, repeat_all
 from autotune.profiling import estimate
-from autotune.references import PROBE, run_reference, run_references, three_rates
+from autotune.references import run_references
 from autotune.reuse import open_run
 from autotune.run import EventLog, RunFolder
+from autotune.settling import buffer_cost, settle_preparation
 from autotune.setup import Setup, head_cost
 from autotune.standing import LEARNED
 from autotune.strategies import check_options
@@ -53,16 +49,16 @@ from autotune.workers import WHERE, open_backend
 
 def begin(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
-    buffers, stages = _settle_preparation(setup)
+    buffers, stages = settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
-    problem = setup.problem(fixed + _buffer_cost(buffers))
+    problem = setup.problem(fixed + buffer_cost(buffers))
     begun = {"identity": _identity(setup), **stages}
     if setup.settings.supernet is not None:
         statistics = stages["stage:preparation"]["bnstats"]
         open_supernet(setup.settings.supernet, begun["identity"], statistics)
     create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
-        write_whole(folder.prepared, save_tensors(buffers))
+        write_whole(folder.prepared, save_tensors(dict(buffers)))
     write_whole(folder.config, write_settings(setup.settings))
     drive(folder, setup, began, origins)
 
@@ -191,7 +187,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
 def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     """What a search is about, for those who follow it."""
     settings, budget = setup.settings, driver.problem.budget
-    unlearned = LEARNED if settings.strategy != "policy" else ()
+    unlearned = {"policy": (), "proxy": ("head", "supernet")}.get(settings.strategy, LEARNED)
     unwanted = () if settings.references else ("references",)
     tell(
         "begin",
@@ -200,6 +196,7 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
         task=settings.task,
         budget=budget.text,
         limit=budget.limit,
+        room=driver.problem.room,
         measure=budget.measure.value,
         metric=settings.metric,
         units=list(driver.problem.units),
@@ -217,62 +214,6 @@ def _estimated(engine: Engine) -> dict[str, Any]:
     except torch.OutOfMemoryError:
         warn("Full fine-tuning does not fit into memory, so the search's cost has no unit.")
         return {"full": None}
-
-
-def _settle_preparation(setup: Setup) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The prepared buffers (none of them: off), and what to record of it.
-
-    `auto` compares the linear probe with re-estimated normalisation statistics and the one
-    without on validation. The probe of the other way is a reference beside the study's own.
-    """
-    asked, engine = setup.settings.bnstats, setup.engine
-    if not has_statistics(setup.backbone.network):
-        if asked == "on":
-            raise ConfigError(
-                "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
-            )
-        return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
-    tell("stage", "Preparation", stage="preparation")
-    with spent("prefix"):
-        buffers = engine.statistics()
-    if asked != "auto" and not setup.settings.references:
-        why = "as asked"
-        return (buffers if asked == "on" else {}), _prepared(asked, why, {}, None)
-    probes = {way: _probe(setup, buffers if way == "on" else {}) for way in ("off", "on")}
-    better = max(probes, key=lambda way: probes[way]["value"])
-    way = better if asked == "auto" else asked
-    tell(
-        "preparation",
-        f"Normalisation statistics {'re-estimated' if way == 'on' else 'kept'}: the linear probe "
-        f"reaches {probes['on']['value']:.4f} with and {probes['off']['value']:.4f} without.",
-    )
-    why = "better linear probe on validation" if asked == "auto" else "as asked"
-    return (buffers if way == "on" else {}), _prepared(way, why, probes, setup)
-
-
-def _prepared(way: str, why: str, probes: Mapping[str, Any], setup: Setup | None) -> dict[str, Any]:
-    values = {name: probe["value"] for name, probe in probes.items()}
-    stages = {"stage:preparation": {"bnstats": way, "why": why, "probe": values}}
-    if setup is not None and setup.settings.references:
-        other = "off" if way == "on" else "on"
-        stages["reference:" + PROBE] = probes[way]
-        stages[f"reference:{PROBE} (bnstats {other})"] = probes[other]
-    return stages
-
-
-def _probe(setup: Setup, buffers: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    engine = setup.engine
-    engine.prepare(buffers)
-    rates = three_rates(setup.grids, Plan(), None)
-    with InlineBackend(engine) as backend:
-        name = f"{PROBE} with{'' if buffers else 'out'} new statistics"
-        return run_reference(name, Plan(), rates, setup.settings.seed, backend, engine.test)
-
-
-def _buffer_cost(buffers: Mapping[str, torch.Tensor]) -> Cost:
-    """Prepared buffers are stored in the delta file, but nothing trains them."""
-    stored = sum(b.numel() for b in buffers.values())
-    return Cost(0, stored, sum(b.numel() * b.element_size() for b in buffers.values()))
 
 
 def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:

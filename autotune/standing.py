@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,16 @@ class Standing:
         """Take in what happened."""
         self.since = self.since or event.time
         if (act := _ACTS.get(event.kind)) is not None:
-            act(self, event)
+            with suppress(KeyError):  # of an earlier version, without some field
+                act(self, event)
         if event.kind in NOTABLE:
             self.latest.append(event)
+
+    def forget(self) -> None:
+        """Another search begins."""
+        for told in (self.states, self.references, self.latest):
+            told.clear()
+        self.best, self.stage, self.part = {}, "", 0.0
 
     # what follows from it
 
@@ -120,7 +128,7 @@ class Standing:
         return self._trials_done() if stage == "trials" else min(self.part, 1.0)
 
     def _trials_done(self) -> float:
-        running = sum(step / steps for step, steps, _ in self.running.values())
+        running = sum(step / steps for step, steps, _ in list(self.running.values()))
         return min((self.ended + running) / max(self.total or 1, 1), 1.0)
 
 
@@ -134,10 +142,21 @@ def read_events(file: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
             if not line.endswith(b"\n"):
                 return
             start += len(line)
-            yield Event.from_json(json.loads(line)), start
+            if (event := _event_of(line)) is not None:
+                yield event, start
+
+
+def _event_of(line: bytes) -> Event | None:
+    """None for a line that a full disk or a power cut left broken."""
+    try:
+        return Event.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _on_begin(standing: Standing, event: Event) -> None:
+    if standing.begun.get("run") != event.fields.get("run"):
+        standing.forget()
     standing.begun, standing.has_ended = event.fields, False
     standing.running.clear()
     for name, value in event.fields.get("references", {}).items():
@@ -147,7 +166,9 @@ def _on_begin(standing: Standing, event: Event) -> None:
 
 
 def _on_stage(standing: Standing, event: Event) -> None:
-    standing.stage, standing.said, standing.part = event.fields["stage"], event.text, 0.0
+    standing.said = event.text
+    if event.fields["stage"] in STAGES:
+        standing.stage, standing.part = event.fields["stage"], 0.0
 
 
 def _on_progress(standing: Standing, event: Event) -> None:

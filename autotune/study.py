@@ -443,9 +443,9 @@ class Driver(Records):
         shown = "" if live.last is None else f" {live.last.value:.4f}"
         tell(
             "end",
-            f"{live.job.name}: {state.name.lower()}{shown}, {cost.parameters:,} parameters",
+            f"{live.job.name}: {ended.state_name}{shown}, {cost.parameters:,} parameters",
             number=number,
-            state=state.name.lower(),
+            state=ended.state_name,
             value=value,
             cost=cost.parameters,
             plan=str(live.job.plan),

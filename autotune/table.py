@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -62,7 +63,7 @@ class Table:
             [f"**{text}**" if text and at == self.marked else text for text in row]
             for at, row in enumerate(self._escaped())
         ]
-        lines = [[column.name for column in self.columns], sides, *bold]
+        lines = [[escaped(column.name) for column in self.columns], sides, *bold]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_html(self) -> str:
@@ -77,7 +78,12 @@ class Table:
         return f"<tr{' class=marked' if at == self.marked else ''}>{cells}</tr>"
 
     def _escaped(self) -> list[list[str]]:
-        return [[text.replace("|", "\\|").replace("\n", " ") for text in r] for r in self.texts()]
+        return [[escaped(text) for text in row] for row in self.texts()]
+
+
+def escaped(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))
 
 
 def _side(column: Column) -> str:

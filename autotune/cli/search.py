@@ -131,9 +131,12 @@ def search(
     Example: autotune search --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
     """
     from autotune.config import read_settings
+    from autotune.errors import ConfigError
 
     given, following = _given(context.params), _following(log_json, sink, quiet or as_json)
     if len(budgets := str(given.values.get("budget", "")).split(",")) > 1:
+        if dry_run:
+            raise ConfigError(f"--dry-run shows one budget, got {len(budgets)}. Give one.")
         first = given.over(given.origins["budget"], {"budget": budgets[0]})
         _search_budgets(budgets, first, following, as_json)
         return

@@ -203,7 +203,7 @@ def print_budgets(statuses: dict[str, dict[str, Any]]) -> None:
             budget,
             f"{final['cost']['parameters']:,}",
             _over_seeds(final, "values", final["value"]),
-            _over_seeds(final, "tests", status["test"]),
+            _over_seeds(final, "tests", status["test"]["value"]),
             Text(final["label"]),
         )
     out.print(table)

@@ -84,11 +84,11 @@ def _trials(standing: Standing) -> Text | None:
     if not standing.states and not standing.running:
         return None
     of = f" of {standing.total:,}" if standing.total else ""
-    states = ", ".join(f"{n:,} {state}" for state, n in standing.states.items())
+    states = ", ".join(f"{n:,} {state}" for state, n in list(standing.states.items()))
     told = f"{standing.ended:,}{of}{': ' if states else ''}{states}"
     for number, (step, steps, value) in list(standing.running.items())[:RUNNING]:
-        reached = f", {percent(value)}" if step else ""
-        told += f" · trial {number} in epoch {step}/{steps}{reached}"
+        reached = f", {step} of {steps} done, {percent(value)}" if step else ""
+        told += f" · trial {number} runs{reached}"
     if more := max(len(standing.running) - RUNNING, 0):
         told += f" · {more} more run"
     return _line(Text(told))
@@ -100,7 +100,7 @@ def _best(standing: Standing) -> Text | None:
         return None
     told = f" on validation · trial {best['number']} · {best['cost']:,} parameters"
     if standing.begun.get("measure") == "parameters":
-        told += f", {percent(best['cost'] / standing.begun['limit'], 0)} of the budget"
+        told += f", {percent(best['cost'] / max(standing.begun['room'], 1), 0)} of the budget"
     return _line(Text.assemble(Text(percent(best["value"]), style="bold"), told))
 
 
@@ -131,14 +131,14 @@ def last_method(label: str) -> str:
 
 
 def _beside(standing: Standing) -> Text | None:
-    told = [f"{shown(name)} {percent(value)}" for name, value in standing.references.items()]
+    told = [f"{shown(name)} {percent(value)}" for name, value in list(standing.references.items())]
     return _line(Text(" · ".join(told))) if told else None
 
 
 def _latest(standing: Standing) -> list[Text]:
     """The last events; warnings stand out."""
     found: list[Text] = []
-    for event in standing.latest:
+    for event in list(standing.latest):
         clock = time.strftime("%H:%M:%S", time.localtime(event.time))
         style: Any = "yellow" if event.kind == "warning" else "dim"
         found.append(_line(Text(f"{clock} {event.text}", style=style)))

@@ -40,22 +40,34 @@ def _reached(study: Study) -> str:
         low, high = interval(final["test"]["accuracy"], final["test"]["n"])
         reached += f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
     if final["empty"]:
-        what = "leaves the whole backbone frozen, as no plan beats a linear probe on validation"
+        what = f"leaves the whole backbone frozen, as {_why_empty(study)},"
     else:
-        cost = final["cost"][budget.measure.value]
+        cost = final["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
         share, whole = cost / budget.limit, cost / budget.total
         what = (
-            f"changes {len(study.best.plan)} of {len(study.problem.units)} places at {cost:,} "
-            f"{budget.measure.value} ({percent(share)} of the budget, {percent(whole, 2)} of the "
-            "backbone)"
+            f"changes {len(study.best.plan)} of {len(study.problem.units)} units and spans at "
+            f"{cost:,} {budget.measure.value} ({percent(share)} of the budget, "
+            f"{percent(whole, 2)} of the backbone)"
         )
     return f"The best configuration found {what} and reaches {reached}{_beside(study, metric)}."
+
+
+def _why_empty(study: Study) -> str:
+    assert study.final is not None
+    if study.final["number"] is not None:
+        return "the best trial changes nothing"
+    if any(trial.is_complete for trial in study.trials):
+        return "no plan beats a linear probe on validation"
+    return "no trial was completed"
 
 
 def _beside(study: Study, metric: str) -> str:
     """The cheapest reference's result, for the same sentence."""
     probe = study.references.get("probe")
-    return f"; a linear probe reaches {percent(probe['test'][metric])}" if probe else ""
+    if probe is None:
+        return ""
+    reached = probe["test"][tested_as(probe["test"], metric)]
+    return f"; a linear probe reaches {percent(reached)}"
 
 
 def _not_yet(study: Study) -> str:
@@ -65,7 +77,8 @@ def _not_yet(study: Study) -> str:
             f"There is no answer yet: the search is {study.state} and none of its "
             f"{count(len(study.trials), 'trial')} was completed."
         )
-    best = max(done, key=lambda trial: trial.value or 0.0)
+    best = study.leader
+    assert best is not None
     return (
         f"There is no answer yet: the search is {study.state}. The best of "
         f"{count(len(done), 'complete trial')} reaches {percent(best.value or 0.0)} "
@@ -81,8 +94,8 @@ def _remarks(study: Study) -> list[str]:
         return []
     seeds = len(final["values"]["seeds"])
     told = [
-        f"Over {count(seeds, 'seed')}: {over_seeds(final['values'], 0)} on validation, "
-        f"{over_seeds(final['tests'], 0)} on test."
+        f"Over {count(seeds, 'seed')}: {over_seeds(final['values'])} on validation, "
+        f"{over_seeds(final['tests'])} on test."
     ]
     return told + [_against(rival) for rival in final.get("against", ())]
 
@@ -125,13 +138,13 @@ def _table(study: Study) -> Table | None:
 
 def _row(name: str, found: Mapping[str, Any], study: Study) -> tuple[Cell, ...]:
     budget, test = study.problem.budget, found["test"]
-    cost = found["cost"][budget.measure.value]
+    cost = found["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
     return (
         name,
         cost,
         cost / budget.limit,
         found["value"],
         test[tested_as(test, study.settings.metric)],
-        over_seeds(found["tests"], 0) if "tests" in found else "",
+        over_seeds(found.get("tests")),
         "yes" if found.get("fits", True) else "no",
     )

@@ -24,7 +24,7 @@ def frame_of(study: Study) -> pandas.DataFrame:
     rows = [
         {
             "number": trial.number,
-            "state": trial.state_name,
+            "state": study.state_of(trial),
             "value": trial.value,
             "parameters": trial.cost.parameters,
             "bytes": trial.cost.bytes,

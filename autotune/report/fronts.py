@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autotune.budget import Measure
 from autotune.front import front, price_of
 from autotune.report.names import count, percent, shown
 from autotune.report.section import Section
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from autotune.records import TrialRecord
     from autotune.runs import Study
 
-UNITS = {
+AXES = {
     "latency": "inference time ÷ the backbone's",
     "memory": "bytes of memory of a training step",
     "bytes": "bytes of the delta file's tensors",
 }
 """Second objectives beside what the budget counts."""
+
+_MEASURES = {Measure.PARAMETERS: "trained parameters", Measure.BYTES: "stored bytes"}
 
 
 def section(study: Study) -> Section | None:
@@ -32,7 +35,7 @@ def section(study: Study) -> Section | None:
     axis = price_name(study)
     return Section(
         "front",
-        "Accuracy and cost",
+        f"{study.settings.metric.capitalize()} and cost",
         (
             f"{study.settings.metric.capitalize()} on validation against {axis}. On the line are "
             "the trials that no other beats at an equal or smaller price; diamonds are references.",
@@ -45,7 +48,7 @@ def section(study: Study) -> Section | None:
 
 
 def _point(study: Study, trial: TrialRecord) -> str:
-    return f"{percent(trial.value or 0.0)} for {_price(study, trial):,.6g}"
+    return f"{percent(trial.value or 0.0)} for {format(_price(study, trial), _form(study))}"
 
 
 def front_of(study: Study) -> list[TrialRecord]:
@@ -58,7 +61,12 @@ def front_of(study: Study) -> list[TrialRecord]:
 def price_name(study: Study) -> str:
     """What stands below the picture."""
     second = _objective(study).partition(",")[2]
-    return UNITS.get(second, f"trained {study.problem.budget.measure.value}")
+    return AXES.get(second, _MEASURES[study.problem.budget.measure])
+
+
+def _form(study: Study) -> str:
+    """How a price is written: only relative ones have decimals."""
+    return ",.2f" if _objective(study).endswith(",latency") else ",.0f"
 
 
 def _objective(study: Study) -> str:
@@ -84,7 +92,7 @@ def draw(study: Study) -> go.Figure:
         _add(figure, study, [own], name="the answer", mode="markers", colour=PALETTE[1], size=15)
         figure.data[-1].marker.symbol = "star"
     if _objective(study).endswith(",cost"):
-        limit = study.problem.budget.limit
+        limit = study.problem.room
         figure.add_vline(
             limit,
             line_dash="dash",
@@ -140,7 +148,7 @@ def _add_references(figure: go.Figure, study: Study) -> None:
 def _table(study: Study, points: list[TrialRecord]) -> Table:
     columns = (
         Column("trial", "d"),
-        Column(price_name(study), ",.6g"),
+        Column(price_name(study), _form(study)),
         Column("validation", ".1%"),
         "plan",
     )

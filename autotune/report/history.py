@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from html import escape
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from autotune.report.names import count, shown
+from autotune.report.names import count, percent, shown
 from autotune.report.section import Section
 from autotune.report.style import ACCENT, FROZEN, PALETTE, new_figure
-from autotune.table import Column, Table
+from autotune.table import Cell, Column, Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
     from autotune.runs import Study
 
 MOST = 200
-"""Rows of the table; of more trials the best stand there, and all in the JSON form of `status`."""
+"""Complete and failed trials each that the table has where there are more; then no pruned ones."""
 
 MARKS = {
     "complete": ("circle", ACCENT),
     "pruned": ("circle-open", FROZEN),
     "running": ("triangle-up-open", PALETTE[2]),
+    "interrupted": ("triangle-down-open", PALETTE[6]),
     "failed": ("x", PALETTE[4]),
     "out of memory": ("square-x-open", PALETTE[4]),
 }
 """State → symbol and colour."""
+
+
+REFERENCES = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
+"""Colours of their lines, none of which is a state's."""
 
 
 def section(study: Study) -> Section | None:
@@ -35,19 +41,19 @@ def section(study: Study) -> Section | None:
     trials = study.trials
     if not trials:
         return None
-    states = Counter(trial.state_name for trial in trials)
+    states = Counter(study.state_of(trial) for trial in trials)
     told = ", ".join(f"{n:,} {state}" for state, n in states.items())
     repeats = sum(trial.repeat_of is not None for trial in trials)
     text = [f"{count(len(trials), 'trial')}: {told}."]
     if repeats:
         text.append(f"{count(repeats, 'proposal')} had been tried and came from the record.")
     if len(trials) > MOST:
-        text.append(f"The table has the best {MOST} and those that failed.")
+        text.append(f"The table has the best {MOST} and up to {MOST} that failed.")
     return Section(
         "history",
         "Trials",
         tuple(text),
-        table(trials),
+        table(study, trials),
         draw(study),
         f"Value on validation by trial: {told}.",
     )
@@ -58,23 +64,29 @@ def last_value(trial: TrialRecord) -> float | None:
     return trial.value if trial.value is not None else (trial.curve[-1] if trial.curve else None)
 
 
+def _reached(trial: TrialRecord) -> str:
+    value = last_value(trial)
+    return "no value" if value is None else percent(value)
+
+
 def draw(study: Study) -> go.Figure:
     """A point a trial, the best so far as a line, references as dotted ones."""
     figure, trials = new_figure(height=420), study.trials
     reached = [v for t in trials if (v := last_value(t)) is not None]
     floor = min(reached, default=0.0)
     for state, (symbol, colour) in MARKS.items():
-        own = [trial for trial in trials if trial.state_name == state]
+        own = [trial for trial in trials if study.state_of(trial) == state]
         if own:
             figure.add_scatter(
                 x=[t.number for t in own],
                 y=[floor if (v := last_value(t)) is None else v for t in own],
-                text=[t.error for t in own],
+                customdata=[_reached(t) for t in own],
+                text=[escape(t.error) for t in own],
                 mode="markers",
                 cliponaxis=False,
                 name=state,
                 marker={"symbol": symbol, "color": colour, "size": 8},
-                hovertemplate="trial %{x}: %{y:.1%} %{text}<extra></extra>",
+                hovertemplate="trial %{x}: %{customdata} %{text}<extra></extra>",
             )
     _add_best(figure, trials)
     _add_references(figure, study)
@@ -94,7 +106,7 @@ def _add_references(figure: go.Figure, study: Study) -> None:
             y=[reference["value"]] * 2,
             mode="lines",
             name=shown(name),
-            line={"dash": "dot", "width": 2, "color": PALETTE[2 + at]},
+            line={"dash": "dot", "width": 2, "color": REFERENCES[at % len(REFERENCES)]},
             hovertemplate=f"{shown(name)}: %{{y:.1%}}<extra></extra>",
         )
 
@@ -112,11 +124,12 @@ def _add_best(figure: go.Figure, trials: list[TrialRecord]) -> None:
     )
 
 
-def table(trials: list[TrialRecord]) -> Table:
+def table(study: Study, trials: list[TrialRecord]) -> Table:
     """All trials; of many the best and the failed ones."""
     if len(trials) > MOST:
         best = sorted((t for t in trials if t.is_complete), key=lambda t: t.rank())[:MOST]
-        trials = sorted([*best, *(t for t in trials if t.error)], key=lambda t: t.number)[:MOST]
+        failed = [t for t in trials if t.error][:MOST]
+        trials = sorted([*best, *failed], key=lambda t: t.number)
     columns = (
         Column("trial", "d"),
         "state",
@@ -126,11 +139,12 @@ def table(trials: list[TrialRecord]) -> Table:
         "plan",
         "remark",
     )
-    rows = [
-        (t.number, t.state_name, last_value(t), t.cost.parameters, t.seconds, str(t.plan), _said(t))
-        for t in trials
-    ]
-    return Table.of(columns, rows)
+    return Table.of(columns, [_row(study, trial) for trial in trials])
+
+
+def _row(study: Study, trial: TrialRecord) -> tuple[Cell, ...]:
+    told = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
+    return *told, trial.seconds, str(trial.plan), _said(trial)
 
 
 def _said(trial: TrialRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.report.names import percent
@@ -49,7 +50,8 @@ def draw(found: dict[str, float]) -> go.Figure:
     """Bars, the most important first."""
     shown = dict(list(found.items())[:MOST])
     figure = new_figure(height=90 + ROW * len(shown), showlegend=False)
-    figure.add_bar(x=list(shown.values()), y=list(shown), orientation="h", marker_color=ACCENT)
+    names = [escape(name) for name in shown]
+    figure.add_bar(x=list(shown.values()), y=names, orientation="h", marker_color=ACCENT)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title="importance", tickformat=".0%")
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from autotune.plan import FROZEN
@@ -65,18 +66,19 @@ def _rounds(found: dict[str, Any]) -> Rounds:
 
 
 def draw(rounds: Rounds) -> go.Figure:
-    """Units down, rounds across: the darker, the likelier it is that the unit is tuned."""
+    """Units down, rounds across: the bluer, the likelier it is that the unit is tuned."""
     units = list(rounds[0])
     tuned = [[1 - chances[u].get(FROZEN.label, 0.0) for chances in rounds] for u in units]
     figure = new_figure(height=110 + ROW * len(units))
     figure.add_heatmap(
         z=tuned,
         x=[f"{at + 1}" for at in range(len(rounds))],
-        y=units,
+        y=[escape(unit) for unit in units],
         zmin=0,
         zmax=1,
-        colorscale=[[0, "#dbe4ee"], [0.5, "#5a9bd0"], [1, "#08396b"]],
-        texttemplate="%{z:.0%}" if len(rounds) <= 12 else None,
+        colorscale=[[0, "#8fa3b8"], [1, "#0b5fa8"]],
+        xgap=2,
+        ygap=2,
         colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
         hovertemplate="%{y}, round %{x}: %{z:.0%} tuned<extra></extra>",
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from autotune.report.section import Report, Section
+from autotune.table import escaped
 
 
 def to_markdown(report: Report) -> str:
     """Headings, sentences, tables and commands."""
-    parts = [f"# {report.title}", *(_section(section) for section in report.sections)]
+    parts = [f"# {escaped(report.title)}", *(_section(section) for section in report.sections)]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(section: Section) -> str:
-    parts = [f"## {section.title}", *section.text]
+    parts = [f"## {escaped(section.title)}", *map(escaped, section.text)]
     if section.table is not None:
         parts.append(section.table.to_markdown())
     if section.commands:
         lines = "\n".join(f"{command}  # {why}" for why, command in section.commands)
-        parts.append(f"```\n{lines}\n```")
+        parts.append(f"~~~~\n{lines}\n~~~~")
     return "\n\n".join(parts)

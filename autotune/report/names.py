@@ -8,11 +8,18 @@ from typing import Any
 NARROW = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, which stay on one line."""
 
-SHOWN = {"probe": "linear probe", "uniform": "uniform low rank", "random": "random placement"}
+SHOWN = {
+    "random search": "random search",
+    "probe": "linear probe",
+    "uniform": "uniform low rank",
+    "random": "random placement",
+}
 
 
 def shown(name: str) -> str:
     """A reference or rival as people call it."""
+    if name in SHOWN:
+        return SHOWN[name]
     first, _, rest = name.partition(" ")
     return " ".join(filter(None, (SHOWN.get(first, first), rest)))
 
@@ -22,10 +29,10 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{NARROW}%"
 
 
-def over_seeds(found: Mapping[str, Any] | None, value: float) -> str:
-    """Mean ± standard deviation in percent where there are several seeds, else the value."""
+def over_seeds(found: Mapping[str, Any] | None) -> str:
+    """Mean ± standard deviation in percent of what has several seeds; nothing otherwise."""
     if not found or len(found["seeds"]) < 2:
-        return percent(value)
+        return ""
     return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}{NARROW}%"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.plan import Choice, Plan
@@ -41,8 +42,7 @@ def best_plan_of(study: Study) -> Plan | None:
     """The answer's plan; before the end that of the best trial; None without any."""
     if study.final is not None:
         return study.best.plan
-    ranked = [trial for trial in study.trials if trial.is_complete]
-    return max(ranked, key=lambda t: t.value or 0.0).plan if ranked else None
+    return study.leader.plan if study.leader else None
 
 
 def draw(problem: Problem, plan: Plan) -> go.Figure:
@@ -54,7 +54,7 @@ def draw(problem: Problem, plan: Plan) -> go.Figure:
     for kind, units in _by_kind(problem, plan).items():
         figure.add_bar(
             x=[prices[unit] for unit in units],
-            y=units,
+            y=[escape(unit) for unit in units],
             orientation="h",
             name=kind,
             marker_color=[colour_of(plan[unit]) for unit in units],
@@ -64,9 +64,8 @@ def draw(problem: Problem, plan: Plan) -> go.Figure:
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     longest = max(prices.values(), default=0) or 1
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=list(reversed(problem.units)), showgrid=False, dtick=1
-    )
+    upwards = [escape(unit) for unit in reversed(problem.units)]
+    figure.update_yaxes(categoryorder="array", categoryarray=upwards, showgrid=False, dtick=1)
     measure = problem.budget.measure.value
     figure.update_xaxes(title=measure, range=[0, 1.9 * longest], nticks=5, tickformat="~s")
     return figure

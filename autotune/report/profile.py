@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.profiles import Row
@@ -21,9 +23,11 @@ def section(study: Study) -> Section:
     """As far as plans of one unit were tried; otherwise how to measure it."""
     rows = [row for row in study.profile if row.unit]
     if len({row.unit for row in rows}) < 2:
-        text = "This search did not tune units one at a time."
-        given = f"--backbone {study.settings.backbone} --task {study.settings.task}"
-        commands = (("Which unit pays, and by which method", f"autotune profile {given}"),)
+        text = "Fewer than two units were tuned alone here."
+        given = ["--backbone", study.settings.backbone, "--task", study.settings.task]
+        commands = (
+            ("Which unit pays, and by which method", shlex.join(["autotune", "profile", *given])),
+        )
         return Section("profile", "Each unit alone", (text,), commands=commands)
     best = max(rows, key=lambda row: row.mean)
     return Section(
@@ -43,7 +47,7 @@ def draw(rows: Sequence[Row], metric: str) -> go.Figure:
     for at, choice in enumerate(dict.fromkeys(row.choice for row in rows if row.unit)):
         own = [row for row in rows if row.unit and row.choice == choice]
         figure.add_scatter(
-            x=[row.unit for row in own],
+            x=[escape(row.unit) for row in own],
             y=[row.mean for row in own],
             error_y={"array": [row.std for row in own]},
             mode="lines+markers",
@@ -55,7 +59,11 @@ def draw(rows: Sequence[Row], metric: str) -> go.Figure:
         if not row.unit:
             note = "nothing but the head"
             figure.add_hline(row.mean, line_dash="dot", line_color=FROZEN, annotation_text=note)
-    figure.update_xaxes(categoryorder="array", categoryarray=units, title="unit, in depth order")
+    figure.update_xaxes(
+        categoryorder="array",
+        categoryarray=[escape(unit) for unit in units],
+        title="unit, in depth order",
+    )
     figure.update_yaxes(title=f"{metric} on validation", tickformat=".0%")
     return figure
 

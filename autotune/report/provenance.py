@@ -26,7 +26,7 @@ def provenance(study: Study) -> dict[str, Any]:
     prepared = study.preparation or {}
     return {
         "run folder": str(study.folder.path),
-        **{k: v for k, v in study.identity.items() if v not in (None, {}, False)},
+        **{k: v for k, v in study.identity.items() if v is not None and v is not False and v != {}},
         "normalisation statistics": f"{prepared.get('bnstats')} ({prepared.get('why')})",
         **_made(study),
     }
@@ -39,10 +39,10 @@ def _made(study: Study) -> dict[str, Any]:
     try:
         with safe_open(study.folder.best, "np") as stored:
             about = json.loads(stored.metadata()["about"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        versions = {f"version of {name}": value for name, value in about["versions"].items()}
+        return {**versions, "Python": about["python"], "command": about["command"]}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return {"delta file": f"could not be read ({error})"}
-    versions = {f"version of {name}": value for name, value in about["versions"].items()}
-    return {**versions, "Python": about["python"], "command": about["command"]}
 
 
 def _written(value: Any) -> str:

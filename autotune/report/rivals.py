@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from autotune.report.names import shown
 from autotune.report.section import Section
 from autotune.report.style import ACCENT, FROZEN, ROW, new_figure
-from autotune.rivals import against, recommended
+from autotune.rivals import WINNER, against, recommended
 from autotune.table import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def section(study: Study) -> Section:
     """Gains with their 95 % intervals; how to get them where `compare` has not run."""
     rows = study.rivals
-    if len(rows) < 2:
+    if len(rows) < 2 or not _are_of_the_answer(rows, study):
         text = (
             "Beside the references of every search there are more: last-k, norms or biases only, "
             "LP-FT, full fine-tuning, random search with equal compute."
         )
-        commands = (("Run them over several seeds", f"autotune compare {study.folder.path}"),)
+        commands = (("Run them over several seeds", study.command("compare")),)
         return Section("rivals", "Against everything else", (text,), commands=commands)
     best = shown(recommended(rows).name)
     return Section(
@@ -36,6 +36,11 @@ def section(study: Study) -> Section:
         draw(rows),
         f"Points on validation by which autotune is ahead of each of {len(rows) - 1} rivals.",
     )
+
+
+def _are_of_the_answer(rows: list[Row], study: Study) -> bool:
+    """Whether they were compared with the plan that is the answer now."""
+    return bool(study.final and rows[0].name == WINNER and rows[0].label == study.final["label"])
 
 
 def draw(rows: list[Row]) -> go.Figure:

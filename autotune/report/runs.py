@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.references import tested_as
@@ -48,7 +49,7 @@ def _results(studies: Sequence[Study], names: list[str]) -> Section:
         "Results",
         tuple(text),
         Table.of(columns, rows),
-        draw(ended),
+        draw(ended) if ended else None,
         f"Test results of {len(ended)} runs against what they train.",
     )
 
@@ -65,7 +66,7 @@ def _row(study: Study, name: str) -> tuple[Cell, ...]:
         final["cost"]["bytes"],
         final["value"],
         _test(study),
-        over_seeds(final["tests"], 0) if "tests" in final else "",
+        over_seeds(final.get("tests")),
         study.own_seconds / unit if unit else None,
     )
 
@@ -87,7 +88,7 @@ def draw(studies: Sequence[Study]) -> go.Figure:
             error_y={"array": [study.final.get("tests", {}).get("std", 0.0)]},
             mode="markers",
             cliponaxis=False,
-            name=str(study.folder.path),
+            name=escape(str(study.folder.path)),
             marker={"size": 11, "color": PALETTE[at % len(PALETTE)]},
         )
     figure.update_xaxes(title="trained parameters", rangemode="tozero", tickformat="~s")

@@ -48,6 +48,7 @@ def new_figure(height: int = 360, **layout: Any) -> go.Figure:
         "font": {"family": FONT, "size": 13, "color": "#6b7280"},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hoverlabel": {"font": {"family": FONT}},
+        "autotypenumbers": "strict",
         "xaxis": axis,
         "yaxis": axis,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from autotune.report.section import Section
@@ -11,21 +10,35 @@ if TYPE_CHECKING:
     from autotune.runs import Study
 
 
+OBJECT = "object"
+"""What stands for a backbone or task that was given as a Python object."""
+
+FROM_PYTHON = "This search began from Python objects, so it is used from Python."
+
+
 def section(study: Study) -> Section:
     """What to type next: with an answer, what takes it away; before it, what goes on."""
-    run = shlex.quote(str(study.folder.path))
+    if OBJECT in (study.settings.backbone, study.settings.task):
+        return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
     if study.final is None:
         commands = [
             ("Go on with it", study.resume_command),
-            ("Look at it while it runs", f"autotune status {run} --watch"),
+            ("Look at it while it runs", study.command("status", "--watch")),
         ]
         return Section("use", "Go on", commands=tuple(commands))
+    mask = ("--format", "mask", "-o", "mask.json")
     commands = [
-        ("Test it again in a new process", f"autotune evaluate {run}"),
-        ("Classify a picture", f"autotune predict {run} PICTURE"),
-        ("Take the mask of what was chosen", f"autotune export {run} --format mask -o mask.json"),
-        ("Take the whole network as a plain state dict", f"autotune export {run} --format merged"),
-        ("Spend more trials", f"autotune resume {run} --trials {2 * len(study.trials)}"),
-        ("Load it in Python", f'autotune.load_adapted(backbone, "{study.best.artifact}")'),
+        ("Test it again in a new process", study.command("evaluate")),
+        ("Classify a picture", study.command("predict", "PICTURE")),
+        ("Take the mask of what was chosen", study.command("export", *mask)),
+        ("Take the whole network as a state dict", study.command("export", "--format", "merged")),
+        ("Spend more trials", study.command("resume", "--trials", str(2 * len(study.trials) + 2))),
+        _in_python(study),
     ]
     return Section("use", "Use the result", commands=tuple(commands))
+
+
+def _in_python(study: Study) -> tuple[str, str]:
+    if study.final is None:
+        return "Go on", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
+    return "Load it in Python", f"autotune.load_adapted(backbone, {str(study.best.artifact)!r})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from autotune.errors import ConfigError, DependencyError
+from autotune.errors import AutotuneError, ConfigError, DependencyError
 from autotune.events import Callback, listening
 from autotune.registry import Registry
 
@@ -44,6 +44,13 @@ def _opened(name: str, where: str) -> Iterator[Callback]:
             raise DependencyError(
                 f"The sink {name} needs the package {name}, which is not installed: "
                 f"pip install 'autotune[{name}]'."
+            ) from error
+        except AutotuneError:
+            raise
+        except Exception as error:  # a library of others may raise anything
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"The sink {name} must open, {where!r} does not ({first})."
             ) from error
         yield callback
 

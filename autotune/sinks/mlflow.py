@@ -11,18 +11,22 @@ from autotune.events import Callback, Event
 
 @contextmanager
 def mlflow(uri: str) -> Iterator[Callback]:
-    """A run in the experiment `autotune` of a tracking server or store, named by its URI."""
+    """A run a search in the experiment `autotune` of a server or store, named by its URI."""
     import mlflow as library
 
     library.set_tracking_uri(uri)
     library.set_experiment("autotune")
-    with library.start_run():
+    try:
         yield lambda event: _log(library, event)
+    finally:
+        library.end_run()
 
 
 def _log(library: Any, event: Event) -> None:
     told = event.fields
     if event.kind == "begin":
+        library.end_run()
+        library.start_run()
         names = ("task", "budget", "limit", "metric", "trials", "run")
         library.log_params({name: told[name] for name in names})
     elif event.kind == "progress-of-trial":
