@@ -86,6 +86,8 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         header = json.loads(content[8 : 8 + length])["__metadata__"]
         read = {key: json.loads(value) for key, value in header.items()}
         _check_format(read.get("format"), source)
+        if "plan" not in read or "units" not in read:
+            raise ValueError("it is another kind of file: see autotune inspect")
         told, tensors = _Header.model_validate(read), load_tensors(content)
         if told.digest != fingerprint(tensors):
             raise ValueError("its tensors are not the ones that were written")
@@ -117,10 +119,12 @@ def from_bytes(content: bytes, source: str) -> Artifact:
 
 
 def read_artifact(path: Path | str) -> Artifact:
-    """The delta file at `path`."""
+    """The delta file at `path`, or that of the answer in a run folder."""
     file = Path(path)
+    if file.is_dir():
+        file = file / "best" / "delta.safetensors"
     if not file.is_file():
-        raise ArtifactError(f"A delta file must exist, {str(path)!r} does not. Check the path.")
+        raise ArtifactError(f"A delta file must exist, {str(file)!r} does not. Check the path.")
     return from_bytes(file.read_bytes(), str(path))
 
 

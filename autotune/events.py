@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.errors import ConfigError
+
 log = logging.getLogger("autotune")
 log.addHandler(logging.NullHandler())
 
@@ -68,7 +70,7 @@ def listening(callbacks: Iterable[Callback]) -> Iterator[None]:
 
     A callback that raises is warned of and gets no more; the search goes on.
     """
-    handlers = [_Listener(callback) for callback in callbacks]
+    handlers = [_Listener(_callable(callback)) for callback in callbacks]
     before = log.level
     if handlers:
         log.setLevel(min(logging.INFO, before) if before else logging.INFO)
@@ -80,6 +82,12 @@ def listening(callbacks: Iterable[Callback]) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
         log.setLevel(before)
+
+
+def _callable(callback: Callback) -> Callback:
+    if not callable(callback):
+        raise ConfigError(f"A callback takes an event, {callback!r} cannot be called.")
+    return callback
 
 
 class _Listener(logging.Handler):

@@ -41,7 +41,7 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
             f"A file to be inspected must be a delta or an export of autotune, {file} is not "
             f"({type(error).__name__}: {error})."
         ) from error
-    return found
+    return dict(sorted(found.items()))
 
 
 _DAMAGED = (

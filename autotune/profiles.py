@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from autotune.backends.base import Backend, JobList
 from autotune.events import tell, warn
-from autotune.finalists import repeat_job, seed_values
+from autotune.finalists import best_plans, repeat_job, seed_values
 from autotune.plan import FROZEN, Plan
 from autotune.problem import Problem
 from autotune.records import TrialRecord
@@ -48,10 +48,10 @@ class Row:
 def rows_of(records: Records) -> list[Row]:
     """The profile in depth order, the empty plan first, over the seeds that all of them have.
 
-    Units that failed are left out.
+    Units that failed are left out; of a plan at several learning rates the best counts.
     """
     place = {unit: i for i, unit in enumerate(records.problem.units)}
-    complete = [r for r in records.trials if r.is_complete and len(r.plan) <= 1]
+    complete = best_plans([r for r in records.ranked() if len(r.plan) <= 1], len(records.trials))
     by_seed = [seed_values(records, record) for record in complete]
     common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
     found = []

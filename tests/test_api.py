@@ -119,6 +119,21 @@ def test_a_counted_head_is_taken_off_the_limit(search: Search) -> None:
     assert free.problem.room - counted.problem.room == 4 * 3 + 3
 
 
+def test_an_ended_search_is_gone_on_with_at_no_cost_and_has_no_fewer_trials(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    study = search()
+    again = autotune.resume(study.folder.path, tiny_network, tiny_task)
+    assert again.seconds == study.seconds and again.final == study.final
+    with pytest.raises(ConfigError, match="2 were begun, got 1"):
+        autotune.resume(study.folder.path, tiny_network, tiny_task, trials=1)
+
+
+def test_what_cannot_be_called_is_no_callback(search: Search) -> None:
+    with pytest.raises(ConfigError, match="3 cannot be called"):
+        search(callbacks=[3])
+
+
 def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
     first, second = search("first", trials=4), search("second", trials=4)
     assert [t.plan for t in first.trials] == [t.plan for t in second.trials]

@@ -37,7 +37,7 @@ def load_backbone(
 
     `weights` is a file instead of the published ones (`none`: random), `head` the path of the
     task layer if it is not the last, `input` what it takes where its source does not say.
-    `shapes_only` may leave the weights on the meta device.
+    `shapes_only` may leave the weights on the meta device. The network is in evaluation mode.
 
     Raises `UnknownName` for an unknown kind or name, `BackboneError` for weights that don't fit.
     """
@@ -49,4 +49,5 @@ def load_backbone(
     backbone: Backbone = load(
         rest, weights=weights, head=head, input=input, shapes_only=shapes_only
     )
+    backbone.network.eval()
     return backbone

@@ -45,7 +45,13 @@ def init(
             f"A configuration is written to a new file, {output!r} exists. Name another with -o, "
             "or write over it with --force."
         )
-    write_whole(Path(output), "\n".join(_lines(settings, given)) + "\n")
+    try:
+        write_whole(Path(output), "\n".join(_lines(settings, given)) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"A configuration is written to a file, {output!r} cannot be ({error.strerror}). "
+            "Name another with -o."
+        ) from error
     told = f"Written to {output}; begin with: autotune search --config {output}"
     show_json({"path": output}) if as_json else typer.echo(told)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +42,8 @@ def _watch(run: str) -> None:
     from autotune.runs import Study
 
     with suppress(KeyboardInterrupt):
+        while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():
+            time.sleep(0.5)  # a search that has just begun
         follow(Study(run).folder.path, lambda: Study(run).state == "running")
 
 

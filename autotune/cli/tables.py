@@ -97,7 +97,7 @@ def _print_against(out: Console, final: dict[str, Any], rival: dict[str, Any]) -
     if rival["pairs"] < 3:
         verdict = ": too few to tell them apart"
     elif not rival["distinguishable"]:
-        verdict = f": not distinguishable, so {name} is recommended"
+        verdict = f": not distinguishable, and {name} is the cheaper"
     out.print(
         f"{more:,} parameters more than {name} bought {_gain(rival)} on validation "
         f"(95 %, {rival['pairs']} pairs){verdict}.",

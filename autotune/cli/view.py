@@ -12,7 +12,7 @@ from rich.text import Text
 
 from autotune.report.names import duration, percent, shown
 from autotune.report.style import FROZEN, colour_of_method
-from autotune.standing import STAGES, Standing
+from autotune.standing import Standing
 
 RUNNING = 3
 """Trials that are named while they run; more are counted."""
@@ -52,7 +52,9 @@ def _about(standing: Standing) -> str:
 
 def _stages(standing: Standing) -> Text:
     """All of them, those that are over dimmed, the one that runs marked."""
-    order = [*STAGES] if not standing.begun else standing.stages
+    if not standing.begun:
+        return _line(Text(standing.stage or "", style="bold cyan"))
+    order = standing.stages
     at = order.index(standing.stage) if standing.stage in order else -1
     parts = [(name, "bold cyan" if i == at else "dim") for i, name in enumerate(order)]
     text = Text(" › ", style="dim").join(Text(name, style=style) for name, style in parts)

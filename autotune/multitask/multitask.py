@@ -118,7 +118,14 @@ class MultiTask:
 
     @torch.inference_mode()
     def by_row(self, inputs: Tensor, tasks: Sequence[str]) -> list[Tensor]:
-        """Inputs (n, ...) and a task for each → n times logits (classes of its task)."""
+        """Inputs (n, ...) and a task for each → n times logits (classes of its task).
+
+        `ArtifactError` for an unknown task, and for fewer or more tasks than inputs.
+        """
+        if len(tasks) != len(inputs):
+            raise ArtifactError(
+                f"Each input has a task, got {len(inputs)} inputs and {len(tasks)} tasks."
+            )
         joined = self._joined
         _require(joined.tasks, tasks)
         numbers = {name: at for at, name in enumerate(joined.names)}

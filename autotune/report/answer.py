@@ -103,6 +103,7 @@ def _remarks(study: Study) -> list[str]:
 def _against(rival: Mapping[str, Any]) -> str:
     half = "" if rival["half"] is None else f" ± {100 * rival['half']:.1f}"
     apart = "distinguishable" if rival["distinguishable"] else "not distinguishable"
+    apart = "too few to tell them apart" if rival["pairs"] < 3 else apart
     return (
         f"Against {shown(rival['name'])}: {100 * rival['mean']:+.1f}{half} points on validation "
         f"(95 %, {count(rival['pairs'], 'pair')}): {apart}."

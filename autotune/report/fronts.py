@@ -38,7 +38,9 @@ def section(study: Study) -> Section | None:
         f"{study.settings.metric.capitalize()} and cost",
         (
             f"{study.settings.metric.capitalize()} on validation against {axis}. On the line are "
-            "the trials that no other beats at an equal or smaller price; diamonds are references.",
+            "the trials that no other beats at an equal or smaller price; diamonds are references. "
+            "All have the study's seed; the answer was chosen by means over several, so it may lie "
+            "off the line.",
         ),
         _table(study, points),
         draw(study),

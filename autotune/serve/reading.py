@@ -20,8 +20,9 @@ def read_inputs(body: bytes, kind: str, input: InputDescription, most: int) -> T
     """Examples (n, ...) as the network takes them, from a body of a content type.
 
     `image/*` is one picture of any size. JSON is `{"inputs": …, "dtype": …}`, an example or a list
-    of them: `uint8` pictures are scaled and normalised, other dtypes (the network's own when
-    nothing is said) are taken as they are. Raises `TaskError` for anything else, and for more than
+    of them: `uint8` pictures are scaled and normalised, other dtypes are taken as they are. When
+    nothing is said, whole numbers are `uint8` pictures where the network takes pictures, and
+    others of the network's own dtype. Raises `TaskError` for anything else, and for more than
     `most` examples.
     """
     if kind.startswith("image/"):
@@ -45,17 +46,22 @@ _NO_NUMBERS = (
 def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
     try:
         given = json.loads(body)
-        dtype = np.dtype(given.get("dtype", input.dtype))
         array = np.asarray(given["inputs"])
+        dtype = np.dtype(given.get("dtype", _own_dtype(array, input)))
     except _NO_NUMBERS as error:
         raise TaskError(
             'A request is a picture (Content-Type: image/…) or JSON as {"inputs": [...]}, this is '
             f"not ({type(error).__name__}: {error})."
         ) from error
-    if array.dtype.kind not in "iuf":
-        raise TaskError("Inputs must be numbers in lists of equal lengths.")
+    if array.dtype.kind not in "iuf" or not array.size:
+        raise TaskError("Inputs must be numbers in lists of equal lengths, at least one.")
     _check_range(array, dtype)
     return _batch(array.astype(dtype), input, most)
+
+
+def _own_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
+    """What numbers without a dtype are: whole ones are a picture's, where pictures are taken."""
+    return "uint8" if input.is_picture and array.dtype.kind in "iu" else input.dtype
 
 
 def _check_range(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def make_service(
     Raises `ConfigError` for what is not written so, and what reading a delta raises.
     """
     named = [_named(delta) for delta in deltas]
+    if twice := [name for name, n in Counter(name for name, _ in named).items() if n > 1]:
+        raise ConfigError(f"A task's name is its own, {twice[0]!r} is given twice. Name another.")
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"A folder to add deltas from must exist, {folder!r} does not.")
     if backbone is None and not named:

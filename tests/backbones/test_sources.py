@@ -384,3 +384,7 @@ def test_a_torchvision_of_another_torch_is_told_in_one_line(tmp_path):
     assert "must belong to the installed torch" in ran.stdout
     assert "(operator torchvision::nms does not exist)" in ran.stdout
     assert "pip install --upgrade torch torchvision" in ran.stdout
+
+
+def test_a_backbone_of_a_source_does_not_train():
+    assert not load_backbone("builtin:digits").network.training

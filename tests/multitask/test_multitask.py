@@ -69,6 +69,13 @@ def test_a_task_for_each_example(net):
         )
 
 
+def test_every_example_needs_a_task_of_its_own(digits):
+    subject = digits.subject(Plan({"layer3.1": LAST}))
+    multi = MultiTask(digits.backbone, {"a": subject.artifact})
+    with pytest.raises(ArtifactError, match="got 3 inputs and 2 tasks"):
+        multi.by_row(subject.inputs()[:3], ["a", "a"])
+
+
 def test_the_backbone_and_other_tasks_stay_as_they_are(net):
     found = subjects(net)
     network, names = net.backbone.network, list(found)

@@ -88,13 +88,14 @@ def test_numbers_are_answered_as_the_network_does(client, service):
 def test_a_picture_is_what_its_pixels_are(client):
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8).tolist()
     as_picture = client.post("/predict/a", content=png(), headers={"content-type": "image/png"})
+    unsaid = client.post("/predict/a", json={"inputs": pixels})
     as_pixels = client.post("/predict/a", json={"inputs": pixels, "dtype": "uint8"})
     scaled = ((np.array(pixels) / 255 - 0.5) / 0.25)[None, None].tolist()
     as_floats = client.post("/predict/a", json={"inputs": scaled})
     found = [r.json()["predictions"][0][0] for r in (as_picture, as_pixels, as_floats)]
     assert len({p["class"] for p in found}) == 1
     assert found[0]["probability"] == pytest.approx(found[2]["probability"], rel=1e-4)
-    assert found[0] == found[1]
+    assert found[0] == found[1] and unsaid.json() == as_pixels.json()
 
 
 def test_all_tasks_at_once(client):
