@@ -92,8 +92,9 @@ def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
             upright = ImageOps.exif_transpose(opened)
             picture = upright.convert("L" if input.channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        said = f"{str(file)!r} does not ({error})" if isinstance(file, Path) else "this does not"
-        raise TaskError(f"Every picture must decode, {said}.") from error
+        name = repr(str(file)) if isinstance(file, Path) else "this one"
+        reason = str(error).replace(str(file), name)
+        raise TaskError(f"Every picture must decode, {name} does not ({reason}).") from error
     assert input.size is not None
     pixels = np.asarray(_fitted(picture, input.size, input), np.uint8)
     return torch.from_numpy(pixels.reshape(*input.size, input.channels).transpose(2, 0, 1).copy())
