@@ -62,6 +62,13 @@ class Terminal:
         """Ctrl-C."""
         os.write(self.at, b"\x03")
 
+    def pause(self) -> None:
+        """The program stands still, so that nothing depends on how quick it is."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def until(self, seen: Callable[[list[str]], bool], *, seconds: float = 240.0) -> None:
         """Read on until the screen shows something."""
         end = time.monotonic() + seconds

@@ -55,10 +55,12 @@ def test_a_search_and_who_watches_it_see_whole_lines_and_then_the_result(termina
     folder = tmp_path / "run"
     own = terminal("search", *SMALL, "--out", folder, columns=80)
     own.until(lambda rows: any(row.startswith("plan") for row in rows))
+    own.pause()
     other = terminal("status", folder, "--watch", columns=200)
     other.until(shows_trials)
     assert_whole(own.rows, 80)
     assert_whole(other.rows, 200)
+    own.go_on()
     assert own.ended() == 0 and other.ended() == 0
     for view in (own, other):
         assert not any(row.startswith(("now ", "trials ")) for row in view.rows)
@@ -86,6 +88,7 @@ def test_a_resize_leaves_no_torn_lines_and_ctrl_c_a_clean_terminal(terminal, tmp
 def test_a_watch_ends_with_ctrl_c_and_the_search_goes_on(terminal, tmp_path):
     other = terminal("search", *SMALL, "--out", tmp_path / "run", columns=80)
     other.until(shows_trials)
+    other.pause()
     view = terminal("status", tmp_path / "run", "--watch", columns=90)
     view.until(shows_trials)
     view.interrupt()
