@@ -151,7 +151,7 @@ class Study:
         return next(iter(self._records.ranked()), None)
 
     def state_of(self, trial: TrialRecord) -> str:
-        """`complete`, `pruned`, `failed`, `out of memory`, `running` or `interrupted`."""
+        """Of a trial: `complete`, `pruned`, `failed`, `out of memory`, `running`, `interrupted`."""
         is_left = trial.state_name == "running" and self.state == "interrupted"
         return "interrupted" if is_left else trial.state_name
 
@@ -161,7 +161,10 @@ class Study:
         return self.command("resume")
 
     def command(self, name: str, *arguments: str) -> str:
-        """A line for a shell about this run; sources that are code are named again."""
+        """A line for a shell about this run, `arguments` behind the command's `name`.
+
+        Sources that are code are named again.
+        """
         sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
         code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
         return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])

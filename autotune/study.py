@@ -274,7 +274,9 @@ class Driver(Records):
                 steps=self.setting.steps,
                 value=progress.value,
             )
-        live.pruned = progress.step < self.setting.steps and live.trial.should_prune()
+        # What went on after this step before it was interrupted was not ended here.
+        is_last = progress.step == max(live.curve) < self.setting.steps
+        live.pruned = is_last and live.trial.should_prune()
         return Decision.STOP if live.pruned else Decision.CONTINUE
 
     @spent("storage")

@@ -69,7 +69,8 @@ def test_a_search_and_who_watches_it_see_whole_lines_and_then_the_result(termina
 
 
 def test_a_resize_leaves_no_torn_lines_and_ctrl_c_a_clean_terminal(terminal, tmp_path):
-    view = terminal("search", *SMALL, "--out", tmp_path / "run", columns=120)
+    slow = (*SMALL, "--epochs", 60)
+    view = terminal("search", *slow, "--out", tmp_path / "run", columns=120)
     view.until(shows_trials)
     for columns in (60, 150):
         view.resize(columns)
