@@ -133,6 +133,22 @@ def test_pruning_is_decided_alike_when_it_is_asked_twice(driving):
     assert states == {"complete", "pruned"}
 
 
+def test_a_trial_that_went_on_is_not_ended_at_an_earlier_epoch_when_it_is_resumed(driving):
+    """Its checkpoint is of that epoch; what is recorded of later ones decides nothing there."""
+    with driving(trials=8, pruner="halving") as driver:
+        while (job := driver.next_job()) is not None:
+            told: list[Any] = []
+            for progress in TableEngine()(job):
+                told.append((progress, driver.report(job, progress)))
+                if told[-1][1] is Decision.STOP:
+                    break
+            for progress, _ in told[:-1]:
+                assert driver.report(job, progress) is Decision.CONTINUE
+            driver.report(job, told[-1][0])
+            driver.finish(job)
+    assert {trial.state_name for trial in driver.trials} == {"complete", "pruned"}
+
+
 def test_no_trial_starts_after_the_deadline(driving, folder, grids):
     with driving(trials=5) as driver:
         driver.deadline = time.time() - 1
