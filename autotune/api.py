@@ -13,13 +13,13 @@ from torch import nn
 from autotune import timings
 from autotune.backbones.base import Backbone
 from autotune.budget import largest_first
-from autotune.config import Settings, read_settings
+from autotune.config import OBJECT, Settings, read_settings
 from autotune.errors import ConfigError, RunError
 from autotune.events import Callback, listening
 from autotune.given import CALL, RESUME, changed_settings
 from autotune.run import RunFolder
 from autotune.runs import Study
-from autotune.setup import OBJECT, Setup, prepare_search, released
+from autotune.setup import Setup, prepare_search, released
 from autotune.sitting import begin, drive
 from autotune.study import require_free
 from autotune.workers import WHERE

@@ -26,6 +26,9 @@ ENDING = ("greedy", "bruteforce", "profile")
 PRICES = ("cost", "bytes", "latency", "memory")
 """What may be minimised beside the metric."""
 
+OBJECT = "object"
+"""The name of a backbone or task that was given as a Python object."""
+
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -26,7 +26,7 @@ from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
 from autotune.budget import Budget, Cost
 from autotune.candidates import find_candidates
-from autotune.config import Settings, load_input, load_space
+from autotune.config import OBJECT, Settings, load_input, load_space
 from autotune.data import batches, check_fits, infer_input, normalised
 from autotune.engine import Engine
 from autotune.errors import (
@@ -48,9 +48,6 @@ from autotune.tasks.python import as_task
 from autotune.timings import spent
 from autotune.training import Recipe
 from autotune.trunk.trunk import Keeping
-
-OBJECT = "object"
-"""The name of a backbone or task that was given as a Python object."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from torch import nn
 from autotune.api import named
 from autotune.artifact import Artifact, read_artifact
 from autotune.backbones.inputs import InputDescription
+from autotune.config import OBJECT
 from autotune.data import PartFeed
 from autotune.errors import ConfigError, RunError, TaskError, unknown
 from autotune.fitting import tuned
 from autotune.runs import Study
-from autotune.setup import OBJECT, find_backbone, prepare_search
+from autotune.setup import find_backbone, prepare_search
 from autotune.tasks.base import Part
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture
 from autotune.tasks.npz import as_inputs

@@ -11,14 +11,14 @@ from safetensors.torch import load as load_tensors
 from autotune.api import named, reopened
 from autotune.artifact import Artifact, from_bytes, read_artifact
 from autotune.backbones.base import Backbone
-from autotune.config import Settings, read_settings
+from autotune.config import OBJECT, Settings, read_settings
 from autotune.errors import ArtifactError, ConfigError, RunError
 from autotune.events import warn
 from autotune.export.base import Subject
 from autotune.fitting import require_fits
 from autotune.records import TrialRecord
 from autotune.runs import Study
-from autotune.setup import OBJECT, Setup, find_backbone, parse_budget, released
+from autotune.setup import Setup, find_backbone, parse_budget, released
 from autotune.trial import Job, used
 
 

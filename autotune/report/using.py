@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autotune.config import OBJECT
 from autotune.report.section import Section
 
 if TYPE_CHECKING:
     from autotune.runs import Study
 
-
-OBJECT = "object"
-"""What stands for a backbone or task that was given as a Python object."""
 
 FROM_PYTHON = "This search began from Python objects, so it is used from Python."
 
