@@ -14,7 +14,7 @@ from autotune.events import tell, warn
 from autotune.placements import uniform_lowrank
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
-from autotune.references import PROBE, run_reference, three_rates
+from autotune.references import BEGUN, PROBE, run_reference, three_rates
 from autotune.setup import Setup, head_cost
 from autotune.timings import spent
 
@@ -75,6 +75,7 @@ def _recorded(
         stages[f"reference:{PROBE} (bnstats {other})"] = probes[other]
         if uniform:
             stages[f"reference:uniform (bnstats {other})"] = uniform[other]
+            stages[BEGUN.format("uniform")] = uniform[way]
     return stages
 
 
