@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from autotune.cli.view import view
-from autotune.runs import Study
+from autotune.notebook import Study
 from autotune.standing import Standing, read_events
 
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.S)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from autotune.mount import merge as merge
     from autotune.mount import switch as switch
     from autotune.multitask.multitask import MultiTask as MultiTask
+    from autotune.notebook import Study as Study
     from autotune.plan import Choice as Choice
     from autotune.plan import Plan as Plan
     from autotune.problem import Problem as Problem
     from autotune.runs import Best as Best
-    from autotune.runs import Study as Study
     from autotune.tasks import load_task as load_task
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ _HOME = {
     "Problem": "problem",
     "Site": "deltas.site",
     "Slot": "deltas.site",
-    "Study": "runs",
+    "Study": "notebook",
     "adapted": "mount",
     "compare": "comparison",
     "detach": "mount",

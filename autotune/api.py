@@ -17,8 +17,8 @@ from autotune.config import OBJECT, Settings, read_settings
 from autotune.errors import ConfigError, RunError
 from autotune.events import Callback, listening
 from autotune.given import CALL, RESUME, changed_settings
+from autotune.notebook import Study
 from autotune.run import RunFolder
-from autotune.runs import Study
 from autotune.setup import Setup, prepare_search, released
 from autotune.sitting import begin, drive
 from autotune.study import require_free

@@ -21,6 +21,7 @@ from autotune.config import load_space
 from autotune.data import PartFeed, check_fits, infer_input, normalised
 from autotune.errors import ConfigError, TaskError, unknown
 from autotune.fitting import tuned
+from autotune.notebook import Study
 from autotune.placements import last_units, random_placement, uniform_lowrank
 from autotune.plan import Choice, Plan
 from autotune.problem import Problem
@@ -36,7 +37,6 @@ from autotune.rivals import (
     recommended,
     run_rivals,
 )
-from autotune.runs import Study
 from autotune.setup import Setup, released
 from autotune.sitting import driving
 from autotune.strategies.base import Grids, middle

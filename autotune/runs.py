@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autotune.budget import Cost
 from autotune.config import read_settings
@@ -22,17 +22,10 @@ from autotune.problem import Problem
 from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
 from autotune.references import BESIDE, tested_as
-from autotune.report import fronts, history, network, profile, write_report
-from autotune.report.answer import answer_html
-from autotune.report.frame import frame_of
 from autotune.rivals import Row as Rivals
 from autotune.rivals import rows_of as rivals_of
 from autotune.run import RunFolder
 from autotune.study import Records, Snapshot
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Best:
     cost: Cost
 
 
-class Study:
+class BareStudy:
     """A search that ran, is running, or was interrupted: its answer, trials and references."""
 
     def __init__(self, folder: str | Path, *, still: bool = False) -> None:
@@ -211,43 +204,6 @@ class Study:
         """
         return importances(self._records)
 
-    def report(self, form: str = "html") -> str:
-        """The report of this search as a text in one form: `html` (one page), `md` or `json`."""
-        return write_report([Study(self.folder.path, still=True)], form)
-
-    def plot_front(self) -> go.Figure:
-        """Value on validation against cost: trials, their front, references, the answer."""
-        return fronts.draw(self)
-
-    def plot_network(self) -> go.Figure:
-        """The answer's plan (before the end the best so far), a bar a unit in depth order.
-
-        `RunError` while no trial is complete.
-        """
-        plan = network.best_plan_of(self)
-        if plan is None:
-            raise RunError(f"A network is drawn with a plan, {self.folder.path} has none yet.")
-        return network.draw(self.problem, plan)
-
-    def plot_profile(self) -> go.Figure:
-        """Value on validation of each unit tuned alone, a line a choice; empty without any."""
-        return profile.draw(self.profile, self.settings.metric)
-
-    def plot_history(self) -> go.Figure:
-        """Value on validation of every trial, pruned and failed ones too, and the best so far."""
-        return history.draw(self)
-
-    def to_frame(self) -> pandas.DataFrame:
-        """One row a trial: number, state, value, cost, seconds, hyperparameters, unit choices.
-
-        `DependencyError` without pandas.
-        """
-        return frame_of(self)
-
-    def _repr_html_(self) -> str:
-        """In a notebook: the answer, and its table."""
-        return answer_html(self)
-
     @property
     def full_finetuning(self) -> float | None:
         """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
@@ -266,7 +222,7 @@ def _place(reference: str) -> tuple[int, str]:
     return first.index(kind) if kind in first else len(first), reference
 
 
-def _status(study: Study) -> dict[str, Any]:
+def _status(study: BareStudy) -> dict[str, Any]:
     budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
     names = [study.state_of(record) for record in study.trials]
     states = dict(Counter(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -105,11 +106,7 @@ def _tried(
     said = f"{name} with{'' if buffers else 'out'} new statistics"
     with InlineBackend(setup.engine) as backend:
         found = run_reference(said, plan, rates, setup.settings.seed, backend, setup.engine.test)
-    cost = setup.problem().cost(plan)
-    return {
-        **found,
-        "cost": {"parameters": cost.parameters, "stored": cost.stored, "bytes": cost.bytes},
-    }
+    return {**found, "cost": asdict(setup.problem().cost(plan))}
 
 
 def _say(way: str, probes: Mapping[str, Any], uniform: Mapping[str, Any]) -> None:

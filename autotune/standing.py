@@ -42,7 +42,7 @@ class Standing:
     """Taken in event by event; reading it changes nothing."""
 
     begun: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `begin`: run, task, budget, limit, measure, metric, units, trials, stages, …"""
+    """Fields of `begin`: run, task, budget, limit, measure, metric, units, trials, left_out, …"""
 
     stage: str = ""
     part: float = 0.0
@@ -56,7 +56,7 @@ class Standing:
     """Trial → epoch, epochs, value."""
 
     best: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the best trial's `end`: number, value, cost, plan."""
+    """Fields of the best trial's `end`: number, value, cost, labels."""
 
     references: dict[str, float] = field(default_factory=dict)
     latest: deque[Event] = field(default_factory=lambda: deque(maxlen=LATEST))

@@ -451,6 +451,7 @@ class Driver(Records):
             value=value,
             cost=cost.parameters,
             plan=str(live.job.plan),
+            labels={unit: choice.label for unit, choice in live.job.plan.choices.items()},
             seconds=seconds,
         )
 

@@ -18,7 +18,7 @@ from autotune.config import OBJECT
 from autotune.data import PartFeed
 from autotune.errors import ConfigError, RunError, TaskError, unknown
 from autotune.fitting import tuned
-from autotune.runs import Study
+from autotune.notebook import Study
 from autotune.setup import find_backbone, prepare_search
 from autotune.tasks.base import Part
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture

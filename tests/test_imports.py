@@ -26,7 +26,7 @@ FLOORS = {
     "search": "strategies policy backends lease run records references placements rivals finalists "
     "front profiles stopping storage mirror study importances",
     "rim": "__main__ config given setup settling reuse learning sitting standing workers report "
-    "sinks runs api comparison export use doctor serve inspection cli",
+    "sinks runs notebook api comparison export use doctor serve inspection cli",
 }
 BELOW = {
     "ground": {"ground"},

@@ -32,7 +32,7 @@ def dashboard(
             "The dashboard needs optuna-dashboard, which is not installed: "
             "pip install 'autotune[dashboard]'."
         ) from error
-    from autotune.runs import Study
+    from autotune.notebook import Study
     from autotune.storage import open_reader
 
     study = Study(run)

@@ -28,7 +28,7 @@ def status(
     Example: autotune status runs/digits --watch
     """
     from autotune.cli.tables import print_status
-    from autotune.runs import Study
+    from autotune.notebook import Study
 
     if watch:
         _watch(run)
@@ -39,7 +39,7 @@ def status(
 def _watch(run: str) -> None:
     """Until it ends or stops; Ctrl-C ends the looking alone."""
     from autotune.cli.live import follow
-    from autotune.runs import Study
+    from autotune.notebook import Study
 
     with suppress(KeyboardInterrupt):
         while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():

@@ -12,7 +12,7 @@ from autotune.cli.complete import among
 from autotune.cli.complete import runs as run_folders
 
 if TYPE_CHECKING:
-    from autotune.runs import Study
+    from autotune.notebook import Study
 
 
 @app.command()
@@ -49,8 +49,8 @@ def report(
     Example: autotune report runs/digits
     """
     from autotune.cli.live import warned
+    from autotune.notebook import Study
     from autotune.report import FORMS, write_report
-    from autotune.runs import Study
 
     FORMS.check(form)
     with warned():

@@ -14,7 +14,7 @@ from autotune.cli.manual import HOW, NAMES, WHERE, setting
 
 if TYPE_CHECKING:
     from autotune.given import Given
-    from autotune.runs import Study
+    from autotune.notebook import Study
 
 Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
 Timings = Annotated[

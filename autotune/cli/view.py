@@ -110,7 +110,7 @@ def _plan(standing: Standing) -> Text | None:
     """A block a unit in depth order, in the colour of its method; the colours' names behind."""
     if not standing.best or "units" not in standing.begun:
         return None
-    chosen = labels_of(standing.best["plan"])
+    chosen = standing.best.get("labels", {})
     methods = {unit: last_method(label) for unit, label in chosen.items()}
     strip = Text(overflow="fold")
     for unit in standing.begun["units"]:
@@ -119,12 +119,6 @@ def _plan(standing: Standing) -> Text | None:
     for method in dict.fromkeys(methods.values()):
         strip.append(f"  ■ {method}", style=colour_of_method(method))
     return strip
-
-
-def labels_of(plan: str) -> dict[str, str]:
-    """Unit → label of a plan as it is written; empty for one that changes nothing."""
-    pairs = (part.partition("=") for part in plan.split(", "))
-    return {unit: label for unit, equals, label in pairs if equals}
 
 
 def last_method(label: str) -> str:

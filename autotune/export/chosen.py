@@ -16,8 +16,8 @@ from autotune.errors import ArtifactError, ConfigError, RunError
 from autotune.events import warn
 from autotune.export.base import Subject
 from autotune.fitting import require_fits
+from autotune.notebook import Study
 from autotune.records import TrialRecord
-from autotune.runs import Study
 from autotune.setup import Setup, find_backbone, parse_budget, released
 from autotune.trial import Job, used
 

@@ -9,7 +9,7 @@ from autotune.registry import Registry
 
 if TYPE_CHECKING:
     from autotune.report.section import Report
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 SECTIONS = Registry(
     "section",
@@ -39,7 +39,7 @@ FORMS = Registry(
 )
 
 
-def report_of(studies: Sequence[Study]) -> Report:
+def report_of(studies: Sequence[BareStudy]) -> Report:
     """Of one search all sections that have something to tell; of several, them side by side."""
     from autotune.report.runs import report_of_runs
     from autotune.report.section import Report
@@ -52,7 +52,7 @@ def report_of(studies: Sequence[Study]) -> Report:
     return Report(f"{study.settings.task} within {study.problem.budget.text}", told)
 
 
-def write_report(studies: Sequence[Study], form: str = "html") -> str:
+def write_report(studies: Sequence[BareStudy], form: str = "html") -> str:
     """The text of a report in one of `FORMS`."""
     text: str = FORMS.load(form)(report_of(studies))
     return text

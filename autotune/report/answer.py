@@ -14,23 +14,23 @@ from autotune.report.section import Section
 from autotune.table import Cell, Column, Table
 
 if TYPE_CHECKING:
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """One sentence, and one table with the answer in its last row."""
     sentence = _reached(study) if study.final else _not_yet(study)
     return Section("answer", "The answer", (sentence, *_remarks(study)), _table(study))
 
 
-def answer_html(study: Study) -> str:
+def answer_html(study: BareStudy) -> str:
     """For a notebook: the sentence and the table."""
     told = section(study)
     table = told.table.to_html() if told.table else ""
     return f"<p>{escape(told.text[0])}</p>{table}"
 
 
-def _reached(study: Study) -> str:
+def _reached(study: BareStudy) -> str:
     final, budget = study.final, study.problem.budget
     assert final is not None
     metric = tested_as(final["test"], study.settings.metric)
@@ -52,7 +52,7 @@ def _reached(study: Study) -> str:
     return f"The best configuration found {what} and reaches {reached}{_beside(study, metric)}."
 
 
-def _why_empty(study: Study) -> str:
+def _why_empty(study: BareStudy) -> str:
     assert study.final is not None
     if study.final["number"] is not None:
         return "the best trial changes nothing"
@@ -61,7 +61,7 @@ def _why_empty(study: Study) -> str:
     return "no trial was completed"
 
 
-def _beside(study: Study, metric: str) -> str:
+def _beside(study: BareStudy, metric: str) -> str:
     """The cheapest reference's result, for the same sentence."""
     probe = study.references.get("probe")
     if probe is None:
@@ -70,7 +70,7 @@ def _beside(study: Study, metric: str) -> str:
     return f"; a linear probe reaches {percent(reached)}"
 
 
-def _not_yet(study: Study) -> str:
+def _not_yet(study: BareStudy) -> str:
     done = [trial for trial in study.trials if trial.is_complete]
     if not done:
         return (
@@ -87,7 +87,7 @@ def _not_yet(study: Study) -> str:
     )
 
 
-def _remarks(study: Study) -> list[str]:
+def _remarks(study: BareStudy) -> list[str]:
     """How sure it is."""
     final = study.final
     if final is None or "values" not in final:
@@ -118,7 +118,7 @@ def interval(share: float, n: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _table(study: Study) -> Table | None:
+def _table(study: BareStudy) -> Table | None:
     rows = [_row(shown(name), found, study) for name, found in study.references.items()]
     if study.final:
         name = "empty plan" if study.final["empty"] else f"autotune (trial {study.final['number']})"
@@ -137,7 +137,7 @@ def _table(study: Study) -> Table | None:
     return Table.of(columns, rows, marked=len(rows) - 1 if study.final else None)
 
 
-def _row(name: str, found: Mapping[str, Any], study: Study) -> tuple[Cell, ...]:
+def _row(name: str, found: Mapping[str, Any], study: BareStudy) -> tuple[Cell, ...]:
     budget, test = study.problem.budget, found["test"]
     cost = found["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
     return (

@@ -9,10 +9,10 @@ from autotune.errors import DependencyError
 if TYPE_CHECKING:
     import pandas
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def frame_of(study: Study) -> pandas.DataFrame:
+def frame_of(study: BareStudy) -> pandas.DataFrame:
     """One row a trial, its hyperparameters and its units' choices as columns."""
     try:
         import pandas

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.records import TrialRecord
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 AXES = {
     "latency": "inference time ÷ the backbone's",
@@ -27,7 +27,7 @@ AXES = {
 _MEASURES = {Measure.PARAMETERS: "trained parameters", Measure.BYTES: "stored bytes"}
 
 
-def section(study: Study) -> Section | None:
+def section(study: BareStudy) -> Section | None:
     """Complete trials by price and value; None without any."""
     points = front_of(study)
     if not points:
@@ -49,39 +49,39 @@ def section(study: Study) -> Section | None:
     )
 
 
-def _point(study: Study, trial: TrialRecord) -> str:
+def _point(study: BareStudy, trial: TrialRecord) -> str:
     return f"{percent(trial.value or 0.0)} for {format(_price(study, trial), _form(study))}"
 
 
-def front_of(study: Study) -> list[TrialRecord]:
+def front_of(study: BareStudy) -> list[TrialRecord]:
     """Trials that no other beats, by the study's second objective, or what its budget counts."""
     price = price_of(_objective(study), study.problem)
     assert price is not None
     return front(study.trials, price)
 
 
-def price_name(study: Study) -> str:
+def price_name(study: BareStudy) -> str:
     """What stands below the picture."""
     second = _objective(study).partition(",")[2]
     return AXES.get(second, _MEASURES[study.problem.budget.measure])
 
 
-def _form(study: Study) -> str:
+def _form(study: BareStudy) -> str:
     """How a price is written: only relative ones have decimals."""
     return ",.2f" if _objective(study).endswith(",latency") else ",.0f"
 
 
-def _objective(study: Study) -> str:
+def _objective(study: BareStudy) -> str:
     return study.settings.objective or f"{study.settings.metric},cost"
 
 
-def _price(study: Study, trial: TrialRecord) -> float:
+def _price(study: BareStudy, trial: TrialRecord) -> float:
     price = price_of(_objective(study), study.problem)
     assert price is not None
     return price(trial.cost, trial.metrics)
 
 
-def draw(study: Study) -> go.Figure:
+def draw(study: BareStudy) -> go.Figure:
     """Trials as points, the front as steps, references as diamonds, the limit as a line."""
     figure = new_figure(height=420)
     complete = [t for t in study.trials if t.is_complete and t.repeat_of is None]
@@ -109,7 +109,7 @@ def draw(study: Study) -> go.Figure:
 
 def _add(
     figure: go.Figure,
-    study: Study,
+    study: BareStudy,
     trials: list[TrialRecord],
     *,
     name: str,
@@ -130,7 +130,7 @@ def _add(
     )
 
 
-def _add_references(figure: go.Figure, study: Study) -> None:
+def _add_references(figure: go.Figure, study: BareStudy) -> None:
     """Where the budget's own measure is the price: of others references have none."""
     if not _objective(study).endswith(",cost"):
         return
@@ -147,7 +147,7 @@ def _add_references(figure: go.Figure, study: Study) -> None:
     )
 
 
-def _table(study: Study, points: list[TrialRecord]) -> Table:
+def _table(study: BareStudy, points: list[TrialRecord]) -> Table:
     columns = (
         Column("trial", "d"),
         Column(price_name(study), _form(study)),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.records import TrialRecord
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 MOST = 200
 """Complete and failed trials each that the table has where there are more; then no pruned ones."""
@@ -36,7 +36,7 @@ REFERENCES = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
 """Colours of their lines, none of which is a state's."""
 
 
-def section(study: Study) -> Section | None:
+def section(study: BareStudy) -> Section | None:
     """None without trials."""
     trials = study.trials
     if not trials:
@@ -69,7 +69,7 @@ def _reached(trial: TrialRecord) -> str:
     return "no value" if value is None else percent(value)
 
 
-def draw(study: Study) -> go.Figure:
+def draw(study: BareStudy) -> go.Figure:
     """A point a trial, the best so far as a line, references as dotted ones."""
     figure, trials = new_figure(height=420), study.trials
     reached = [v for t in trials if (v := last_value(t)) is not None]
@@ -96,7 +96,7 @@ def draw(study: Study) -> go.Figure:
     return figure
 
 
-def _add_references(figure: go.Figure, study: Study) -> None:
+def _add_references(figure: go.Figure, study: BareStudy) -> None:
     """As dotted lines across all trials."""
     last = max(len(study.trials) - 1, 1)
     found = {name: r for name, r in study.references.items() if "(" not in name}
@@ -124,7 +124,7 @@ def _add_best(figure: go.Figure, trials: list[TrialRecord]) -> None:
     )
 
 
-def table(study: Study, trials: list[TrialRecord]) -> Table:
+def table(study: BareStudy, trials: list[TrialRecord]) -> Table:
     """All trials; of many the best and the failed ones."""
     if len(trials) > MOST:
         best = sorted((t for t in trials if t.is_complete), key=lambda t: t.rank())[:MOST]
@@ -142,7 +142,7 @@ def table(study: Study, trials: list[TrialRecord]) -> Table:
     return Table.of(columns, [_row(study, trial) for trial in trials])
 
 
-def _row(study: Study, trial: TrialRecord) -> tuple[Cell, ...]:
+def _row(study: BareStudy, trial: TrialRecord) -> tuple[Cell, ...]:
     told = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
     return *told, trial.seconds, str(trial.plan), _said(trial)
 

@@ -13,7 +13,7 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 LEAST = 10
 """Complete trials below which nothing can be told."""
@@ -22,7 +22,7 @@ MOST = 15
 """Parameters that are shown."""
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """By Optuna's PED-ANOVA (arXiv 2304.10255), which is quick for thousands of trials."""
     title, complete = "What matters", sum(t.is_complete for t in study.trials)
     if complete < LEAST:

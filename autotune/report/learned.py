@@ -14,13 +14,13 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 Rounds = list[dict[str, dict[str, float]]]
 """One a round: unit → label → probability."""
 
 
-def section(study: Study) -> Section | None:
+def section(study: BareStudy) -> Section | None:
     """None for strategies that learn no policy, and before it is learned."""
     found = study.policy
     if found is None:

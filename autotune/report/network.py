@@ -14,10 +14,10 @@ from autotune.report.style import ROW, colour_of, new_figure
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section | None:
+def section(study: BareStudy) -> Section | None:
     """Of the answer, or of the best plan so far."""
     plan = best_plan_of(study)
     if plan is None:
@@ -38,7 +38,7 @@ def section(study: Study) -> Section | None:
     )
 
 
-def best_plan_of(study: Study) -> Plan | None:
+def best_plan_of(study: BareStudy) -> Plan | None:
     """The answer's plan; before the end that of the best trial; None without any."""
     if study.final is not None:
         return study.best.plan

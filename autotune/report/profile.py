@@ -16,10 +16,10 @@ from autotune.table import Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """As far as plans of one unit were tried; otherwise how to measure it."""
     rows = [row for row in study.profile if row.unit]
     if len({row.unit for row in rows}) < 2:

@@ -12,16 +12,16 @@ from autotune.report.section import Section
 from autotune.table import Table
 
 if TYPE_CHECKING:
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """Two columns: what, and its value."""
     rows = [(name, _written(value)) for name, value in provenance(study).items()]
     return Section("provenance", "Provenance", table=Table.of(("what", "value"), rows))
 
 
-def provenance(study: Study) -> dict[str, Any]:
+def provenance(study: BareStudy) -> dict[str, Any]:
     """What the search began with, and what its delta file says of its making."""
     prepared = study.preparation or {}
     return {
@@ -32,7 +32,7 @@ def provenance(study: Study) -> dict[str, Any]:
     }
 
 
-def _made(study: Study) -> dict[str, Any]:
+def _made(study: BareStudy) -> dict[str, Any]:
     """Versions and command, from the answer's header; nothing before the end."""
     if study.final is None:
         return {}

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.rivals import Row
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """Gains with their 95 % intervals; how to get them where `compare` has not run."""
     rows = study.rivals
     if len(rows) < 2 or not _are_of_the_answer(rows, study):
@@ -38,7 +38,7 @@ def section(study: Study) -> Section:
     )
 
 
-def _are_of_the_answer(rows: list[Row], study: Study) -> bool:
+def _are_of_the_answer(rows: list[Row], study: BareStudy) -> bool:
     """Whether they were compared with the plan that is the answer now."""
     return bool(study.final and rows[0].name == WINNER and rows[0].label == study.final["label"])
 

@@ -17,17 +17,17 @@ from autotune.table import Cell, Column, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def report_of_runs(studies: Sequence[Study]) -> Report:
+def report_of_runs(studies: Sequence[BareStudy]) -> Report:
     """What each run reached, what it chose, and in what they differ."""
     names = [str(study.folder.path) for study in studies]
     sections = (_results(studies, names), _plans(studies, names), _differences(studies, names))
     return Report(f"{len(studies)} runs compared", sections)
 
 
-def _results(studies: Sequence[Study], names: list[str]) -> Section:
+def _results(studies: Sequence[BareStudy], names: list[str]) -> Section:
     ended = [study for study in studies if study.final]
     tasks = {study.identity["data"] for study in studies}
     text = [f"{len(ended)} of {len(studies)} searches have ended."]
@@ -54,7 +54,7 @@ def _results(studies: Sequence[Study], names: list[str]) -> Section:
     )
 
 
-def _row(study: Study, name: str) -> tuple[Cell, ...]:
+def _row(study: BareStudy, name: str) -> tuple[Cell, ...]:
     final = study.final
     if final is None:
         return name, study.state, None, None, None, None, "", None
@@ -71,13 +71,13 @@ def _row(study: Study, name: str) -> tuple[Cell, ...]:
     )
 
 
-def _test(study: Study) -> float:
+def _test(study: BareStudy) -> float:
     assert study.final is not None
     test = study.final["test"]
     return float(test[tested_as(test, study.settings.metric)])
 
 
-def draw(studies: Sequence[Study]) -> go.Figure:
+def draw(studies: Sequence[BareStudy]) -> go.Figure:
     """A point a run, with its spread over seeds."""
     figure = new_figure(height=420)
     for at, study in enumerate(studies):
@@ -96,7 +96,7 @@ def draw(studies: Sequence[Study]) -> go.Figure:
     return figure
 
 
-def _plans(studies: Sequence[Study], names: list[str]) -> Section:
+def _plans(studies: Sequence[BareStudy], names: list[str]) -> Section:
     """Unit by unit, in the order in which the runs have them."""
     plans = [best_plan_of(study) for study in studies]
     units = list(dict.fromkeys(unit for study in studies for unit in study.problem.units))
@@ -109,7 +109,7 @@ def _plans(studies: Sequence[Study], names: list[str]) -> Section:
     return Section("plans", "Plans", (text,), Table.of(("unit", *names), rows))
 
 
-def _differences(studies: Sequence[Study], names: list[str]) -> Section:
+def _differences(studies: Sequence[BareStudy], names: list[str]) -> Section:
     found = [{k: str(v) for k, v in provenance(study).items()} for study in studies]
     keys = dict.fromkeys(key for one in found for key in one if key != "run folder")
     rows = [

@@ -13,10 +13,10 @@ from autotune.timings import STAGES
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """A sentence, and the seconds of all sittings by stage."""
     seconds = {stage: s for stage, s in study.timings.items() if s > 0.005}
     if not study.seconds:
@@ -33,11 +33,11 @@ def section(study: Study) -> Section:
     )
 
 
-def _share(study: Study, stage: str) -> float:
+def _share(study: BareStudy, stage: str) -> float:
     return study.timings[stage] / study.seconds
 
 
-def _sentence(study: Study) -> str:
+def _sentence(study: BareStudy) -> str:
     beside = study.seconds - study.own_seconds
     told = f"The search took {duration(study.seconds)}, {duration(beside)} of it for references"
     if not study.full_finetuning:

@@ -8,13 +8,13 @@ from autotune.config import OBJECT
 from autotune.report.section import Section
 
 if TYPE_CHECKING:
-    from autotune.runs import Study
+    from autotune.runs import BareStudy
 
 
 FROM_PYTHON = "This search began from Python objects, so it is used from Python."
 
 
-def section(study: Study) -> Section:
+def section(study: BareStudy) -> Section:
     """What to type next: with an answer, what takes it away; before it, what goes on."""
     if OBJECT in (study.settings.backbone, study.settings.task):
         return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
@@ -36,7 +36,7 @@ def section(study: Study) -> Section:
     return Section("use", "Use the result", commands=tuple(commands))
 
 
-def _in_python(study: Study) -> tuple[str, str]:
+def _in_python(study: BareStudy) -> tuple[str, str]:
     if study.final is None:
         return "Go on", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
     return "Load it in Python", f"autotune.load_adapted(backbone, {str(study.best.artifact)!r})"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from autotune.backbones.digits import cache_file
-from autotune.runs import Study
+from autotune.notebook import Study
 
 from .conftest import SCRIPT, autotune
 

@@ -14,7 +14,7 @@ from autotune.artifact import read_artifact, read_header
 from autotune.backbones import load_backbone
 from autotune.export import FORMATS
 from autotune.mount import load_adapted
-from autotune.runs import Study
+from autotune.notebook import Study
 
 from .conftest import shown
 

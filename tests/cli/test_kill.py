@@ -19,7 +19,7 @@ import pytest
 from autotune.api import resume
 from autotune.errors import Interrupted
 from autotune.events import event_of, log
-from autotune.runs import Study
+from autotune.notebook import Study
 
 from .conftest import SCRIPT, autotune
 

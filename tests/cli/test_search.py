@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from autotune.digits import halves
+from autotune.notebook import Study
 from autotune.plan import Plan
-from autotune.runs import Study
 
 from .conftest import autotune, shown
 

@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.budget import Budget, Cost
 from autotune.config import Settings, write_settings
+from autotune.notebook import Study
 from autotune.plan import Choice
 from autotune.problem import Problem
 from autotune.report import FORMS, write_report
 from autotune.run import RunFolder
-from autotune.runs import Study
 from autotune.strategies.base import search_space
 from autotune.study import create
 
