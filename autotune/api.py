@@ -101,7 +101,8 @@ def resume(
             "A resumed run may change how many trials there are and where they run, not "
             f"{strange[0]!r}. Start a new search for that."
         )
-    asked, begun = changes.get("trials"), len(study.trials)
+    asked = changes.get("trials")
+    begun = sum(not trial.origin for trial in study.trials)  # those of a profile come on top
     if asked is not None and asked < begun:
         raise ConfigError(f"--trials is the total: {begun} were begun, got {asked}. Give more.")
     with listening(callbacks), released(reopened(study, backbone, task, **changes)) as setup:
