@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autotune import interrupts
 from autotune.backbones.inputs import InputDescription
 from autotune.data import Batch, generator_of, shuffled
 from autotune.deltas.kernels import matrix_shape
@@ -80,6 +81,7 @@ class OneShot:
         """One epoch on the training half."""
         generator = generator_of(self.seed, 2 * self.done + 1)
         for inputs, labels in self._batches(self.training, 2 * self.done + 1, self.recipe.augment):
+            interrupts.check()
             self._open(generator)
             loss = self._loss(inputs, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -93,6 +95,7 @@ class OneShot:
         generator = generator_of(self.seed, 2 * self.done)
         earned: dict[Entry, list[float]] = {}
         for batch in self._batches(self.looking, 2 * self.done, "none"):
+            interrupts.check()
             point = float(torch.rand((), generator=generator))
             for entry, share in self.shares(batch, point, generator).items():
                 earned.setdefault(entry, []).append(share)

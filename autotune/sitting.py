@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from autotune.errors import (
 from autotune.events import log, tell, warn
 from autotune.files import write_whole
 from autotune.finalists import run_finalists
+from autotune.interrupts import interruptible
 from autotune.learning import learned_scores, open_supernet, save_policy
 from autotune.lease import Lease
 from autotune.problem import Problem
@@ -47,6 +46,7 @@ from autotune.timings import counted, spent
 from autotune.workers import WHERE, open_backend
 
 
+@interruptible()
 def begin(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
     buffers, stages = settle_preparation(setup)
@@ -140,25 +140,8 @@ def _owned(
         )
         prepared = folder.read(folder.prepared)
         setup.engine.prepare(load_tensors(prepared) if prepared else {})
-        with open_backend(setup) as backend, _ended_by_sigterm():
+        with open_backend(setup) as backend, interruptible():
             yield driver, backend
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """What a scheduler sends before it takes the machine away ends the search as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:

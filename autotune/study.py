@@ -13,6 +13,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autotune import interrupts
 from autotune.errors import LeaseError, RunError
 from autotune.events import tell, warn
 from autotune.files import write_whole
@@ -231,6 +232,7 @@ class Driver(Records):
     def next_job(self) -> Job | None:
         """The next trial to be run: an unfinished one first; None when there is none."""
         while True:
+            interrupts.check()
             self.lease.check()
             if self._interrupted:
                 job = self._resumed(self._interrupted.pop(0))
@@ -248,6 +250,7 @@ class Driver(Records):
     @spent("storage")
     def report(self, job: Job, progress: Progress) -> Decision:
         """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
+        interrupts.check()
         self.lease.check()
         live = self.live.get(job.number)
         if live is None or live.job.attempt != job.attempt:

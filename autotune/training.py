@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune import interrupts
 from autotune.adapt import set_seed
 from autotune.data import Feed, generator_of
 from autotune.errors import TrialError
@@ -119,6 +120,7 @@ class Fit:
         with torch.random.fork_rng(devices=[]):
             set_seed(int(generator.initial_seed()))
             for step, (inputs, labels) in enumerate(timed("data", given)):
+                interrupts.check()
                 self._set_rates((self.done + step / steps) / self.recipe.epochs)
                 total += self._step(inputs, labels) * len(labels)
         return float(total) / len(train)

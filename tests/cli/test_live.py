@@ -94,7 +94,8 @@ def test_a_watch_ends_with_ctrl_c_and_the_search_goes_on(terminal, tmp_path):
     view.until(shows_trials)
     view.interrupt()
     assert view.ended() == 0
-    assert Study(tmp_path / "run").state == "running"
+    other.go_on()
+    assert other.ended() == 0 and Study(tmp_path / "run").state == "complete"
 
 
 def test_without_a_terminal_there_are_plain_lines(call, tmp_path, monkeypatch):
