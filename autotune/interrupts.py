@@ -35,7 +35,7 @@ def interruptible() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise `KeyboardInterrupt` when one was asked for and has not ended the block; once a batch."""
+    """Once a batch: raise `KeyboardInterrupt` where one was asked for and did not end the block."""
     if _asked.is_set():
         raise KeyboardInterrupt
 

@@ -175,7 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", at], check=True)
 
 
-OPT_IN = ("install", "accelerator", "downloads")
+OPT_IN = ("install", "pages", "accelerator", "downloads")
 """Markers that are left out unless they are asked for."""
 
 

@@ -19,7 +19,7 @@ FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
 FLOORS = {
     "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events "
-    "disks timings table",
+    "disks timings interrupts table",
     "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
     "torchvision trunk swap fitting mount multitask",

@@ -18,7 +18,7 @@ from autotune.notebook import Study
 
 from .conftest import SCRIPT, autotune
 
-HOW = ("--epochs", "2", "--no-references", "--strategy", "random", "--quiet")
+HOW = ("--epochs", 2, "--no-references", "--strategy", "random", "--bnstats", "off", "--quiet")
 RAY = ("--backend", "ray", "--address", "local")
 """A cluster of its own: `auto` would find that of another test."""
 
@@ -93,7 +93,7 @@ def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, e
     """What runs has its checkpoint, the line to go on with is printed, and it goes on."""
     folder = tmp_path / "run"
     where = RAY if backend == "ray" else ("--backend", backend)
-    command = ["search", *HOW, "--epochs", "200", "--bnstats", "off", "--out", str(folder)]
+    command = map(str, ["search", *HOW, "--epochs", 200, "--out", folder])
     process = subprocess.Popen(
         [str(SCRIPT), *command, *where, "--workers", str(workers)],
         stderr=subprocess.PIPE,

@@ -25,6 +25,7 @@ from .conftest import SCRIPT, autotune
 
 HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
 KILLS = {"policy": 3, "tpe": 1}
+BNSTATS = {"policy": "auto", "tpe": "on"}
 
 
 def killed(command: tuple[object, ...], seconds: float) -> bool:
@@ -87,7 +88,7 @@ def started_after_their_end(folder: Path) -> list[int]:
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", KILLS)
 def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, tmp_path):
-    how = (*HOW, "--strategy", strategy)
+    how = (*HOW, "--strategy", strategy, "--bnstats", BNSTATS[strategy])
     began = time.monotonic()
     autotune("search", *how, "--out", tmp_path / "whole")
     whole = time.monotonic() - began

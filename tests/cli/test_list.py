@@ -84,7 +84,7 @@ def test_a_method_of_another_package_is_offered_and_found_by_its_name(own, alone
     units = shown("units", "--space", alone)["units"]
     labels = {unit["name"]: [choice["label"] for choice in unit["choices"]] for unit in units}
     assert labels["layer1.0"] == ["input_scale"]
-    how = ("--trials", 2, "--epochs", 2, "--no-references", "--quiet")
+    how = ("--trials", 1, "--epochs", 1, "--no-references", "--bnstats", "off", "--quiet")
     autotune("search", "--space", alone, *how, "--out", tmp_path / "run")
     plan = Plan.from_json((tmp_path / "run" / "best" / "plan.json").read_text())
     assert plan.methods() == ("input_scale",)

@@ -31,8 +31,14 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-RUN = [page for page in PAGES[2:] if any(block.is_command() for block in blocks_of(page))]
-"""The README's are run by `.ci/readme.py`, as they install the package first."""
+ELSEWHERE = ("README.md", ".github/CONTRIBUTING.md", "docs/tutorial.md")
+"""Run by `.ci/readme.py`, as it installs the package first; not at all; by `test_tutorial.py`."""
+
+RUN = [
+    page
+    for page in PAGES
+    if name_of(page) not in ELSEWHERE and any(block.is_command() for block in blocks_of(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -65,6 +71,7 @@ def check_yaml(data: dict[str, Any], where: str) -> None:
         read_settings(data)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_blocks_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -> None:
     done = run_page(page, tmp_path, Path(sys.executable))

@@ -31,6 +31,7 @@ def fresh(tmp_path: Path) -> Path:
 
 
 @pytest.mark.install
+@pytest.mark.pages
 def test_the_tutorial_ends_with_a_mask_and_a_report(fresh: Path, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
