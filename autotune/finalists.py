@@ -7,6 +7,7 @@ from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
+from autotune.adoption import adopted
 from autotune.backends.base import Backend
 from autotune.budget import Cost
 from autotune.errors import TrialError
@@ -14,8 +15,8 @@ from autotune.events import tell, warn
 from autotune.files import write_whole
 from autotune.pairs import Difference, Values, by_fold, paired
 from autotune.plan import Plan
-from autotune.records import TrialRecord
-from autotune.references import PROBE, Test, best_of, deliver_whole, tested_as, told_of
+from autotune.records import REFERENCE, TrialRecord
+from autotune.references import PROBE, UNIFORM, Test, best_of, deliver_whole, tested_as, told_of
 from autotune.study import Driver, Records
 from autotune.trial import Job, used
 
@@ -27,6 +28,7 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
     seed + 1, the best of these with seed + 2, and the linear probe with all three. Where the
     winner's mean does not beat the probe's on validation, the answer is the empty plan.
     """
+    _admit_uniform(driver)
     finalists = _finalists(driver, backend)
     probe = driver.attribute(f"reference:{PROBE}")
     if not finalists and probe is None:
@@ -37,6 +39,41 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
         _deliver_probe(driver, backend, test, probe)
     else:
         _deliver(driver, backend, test, finalists)
+
+
+def _admit_uniform(driver: Driver) -> None:
+    """Uniform low rank becomes a trial where it is among the best two plans.
+
+    So no plan is delivered that it beats on validation, over equal seeds. Random placement stays
+    a control, and a profile or a front is not to be filled with anything else.
+    """
+    found = driver.attribute(f"reference:{UNIFORM}")
+    is_wanted = driver.price is None and driver.setting.strategy != "profile"
+    if found is None or not is_wanted or not found["fits"] or not _is_finalist(driver, found):
+        return
+    trial = adopted(
+        driver.problem,
+        driver.setting.grids,
+        Plan.from_json(found["plan"]),
+        found["hyperparameters"],
+        value=found["value"],
+        metrics=found["metrics"],
+        curve=found.get("curve", ()),
+        folds=found.get("folds", ()),
+        origin=f"{REFERENCE}{UNIFORM}",
+    )
+    if trial is not None:
+        number = driver.admit(trial).number
+        told = f"Uniform low rank is among the best two plans: it stands as trial {number}."
+        tell("admitted", told, number=number)
+
+
+def _is_finalist(driver: Driver, reference: Mapping[str, Any]) -> bool:
+    """Whether a reference that is no trial yet is better than the second of the best plans."""
+    best = best_plans(driver.ranked(), 2)
+    same = [record for record in best if record.plan.to_json() == reference["plan"]]
+    rank = (-reference["value"], reference["cost"]["parameters"])
+    return all(rank < record.rank()[:2] for record in same or best[1:])
 
 
 def _finalists(driver: Driver, backend: Backend) -> list[TrialRecord]:
@@ -111,15 +148,17 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
     if driver.attribute(name) is not None:
         return True
     try:
-        job, last, seconds = best_of([repeat_job(record, seed)], backend)
+        found = best_of([repeat_job(record, seed)], backend)
     except TrialError as error:
         warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
         return False
     driver.lease.check()
+    last = found.last
     if last.artifact is not None:
         write_whole(driver.folder.delta(record.number, seed), last.artifact)
-    driver.record(name, {**told_of(last), "seconds": seconds})
-    tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
+    driver.record(name, {**told_of(last), "seconds": found.seconds})
+    said = f"{found.job.name}: {last.value:.4f}"
+    tell("repeat-of-finalist", said, number=record.number, seed=seed)
     return True
 
 
@@ -130,8 +169,8 @@ def _repeat_probe(
     for seed in sorted({*seeds} - {driver.setting.seed}):
         if driver.attribute(f"probe:{seed}") is None:
             job = Job(f"linear probe seed {seed}", Plan(), probe["hyperparameters"], seed)
-            _, last, seconds = best_of([job], backend)
-            driver.record(f"probe:{seed}", {**told_of(last), "seconds": seconds})
+            found = best_of([job], backend)
+            driver.record(f"probe:{seed}", {**told_of(found.last), "seconds": found.seconds})
 
 
 def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[TrialRecord]) -> None:
@@ -145,6 +184,7 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
     found = _final(driver, winner.plan, winner.number, winner.value, tests[own])
     found["metrics"] = dict(winner.metrics)
     found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
+    found["reference"] = winner.reference
     found["values"] = _spread(values)
     metric = tested_as(tests[own], driver.attribute("identity")["metric"])
     found["tests"] = _spread({s: t[metric] for s, t in tests.items()})
@@ -156,10 +196,15 @@ def _rivals(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]
     """What the winner is compared with, pair by pair: the other finalist and the linear probe."""
     winner, *others = finalists
     ours = values_of(driver, winner)
-    rivals = [(f"trial {r.number}", r.cost, paired(ours, values_of(driver, r))) for r in others]
+    rivals = [(_name(r), r.cost, paired(ours, values_of(driver, r))) for r in others]
     if theirs := probe_values(driver):
         rivals.append((PROBE, Cost(), paired(ours, theirs)))
     return [{"name": n, "cost": asdict(cost), **found.to_json()} for n, cost, found in rivals]
+
+
+def _name(record: TrialRecord) -> str:
+    """As a reference is called, where it was one."""
+    return record.reference or f"trial {record.number}"
 
 
 def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:
@@ -205,9 +250,9 @@ def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
     """The delta file of a job: under folds, of one more training on all of them together."""
     if driver.setting.folds:
         return deliver_whole(job, backend)
-    _, last, _ = best_of([job], backend)
-    assert last.artifact is not None
-    return last.artifact
+    artifact = best_of([job], backend).last.artifact
+    assert artifact is not None
+    return artifact
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:

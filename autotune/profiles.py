@@ -6,18 +6,19 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
+from autotune.adoption import adopted
 from autotune.backends.base import Backend, JobList
 from autotune.events import tell, warn
 from autotune.finalists import best_plans, repeat_job, seed_values
-from autotune.plan import FROZEN, Plan
+from autotune.plan import FROZEN
 from autotune.problem import Problem
 from autotune.records import TrialRecord
 from autotune.references import told_of
-from autotune.strategies.base import PREFIX, Grids, middle, search_space
+from autotune.strategies.base import Grids
 from autotune.study import Driver, Records
-from autotune.trial import Failure, Job, Progress, used
+from autotune.trial import Failure, Job, Progress
 
 
 @dataclass(frozen=True)
@@ -102,33 +103,18 @@ class _Repeats(JobList):
 
 def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:
     """The complete trials of a profile as those of another problem, as far as they fit there."""
-    space, origin = search_space(problem, grids), str(profile.folder.path)
-    return [
-        create_trial(
-            params={**{PREFIX + u: label for u, label in labels.items()}, **rates},
-            distributions=dict(space),
+    found = [
+        adopted(
+            problem,
+            grids,
+            record.plan,
+            record.hyperparameters,
             value=record.value,
-            intermediate_values=dict(enumerate(record.curve, 1)),
-            user_attrs={"record": {"metrics": dict(record.metrics), "origin": origin}},
+            metrics=record.metrics,
+            origin=str(profile.folder.path),
+            curve=record.curve,
         )
         for record in profile.trials
-        if record.is_complete
-        and (labels := _labels(record.plan, problem)) is not None
-        and (rates := _rates(record, grids)) is not None
+        if record.is_complete and record.value is not None
     ]
-
-
-def _rates(record: TrialRecord, grids: Grids) -> dict[str, float] | None:
-    """The hyperparameters that were used, others in the middle; None where one is not offered."""
-    own = used(record.plan, record.hyperparameters)
-    if any(value not in grids.get(name, ()) for name, value in own.items()):
-        return None
-    return {name: own.get(name, middle(grid)) for name, grid in grids.items()}
-
-
-def _labels(plan: Plan, problem: Problem) -> dict[str, str] | None:
-    """Unit → label of the problem's parameters; None for a plan that it does not have."""
-    for unit, choice in plan.choices.items():
-        if choice not in problem.choices.get(unit, ()):
-            return None
-    return {u: plan[u].label for u in problem.units if len(problem.choices[u]) > 1}
+    return [trial for trial in found if trial is not None]

@@ -16,6 +16,9 @@ from autotune.problem import Problem
 from autotune.strategies.base import hyperparameters_of, plan_of
 from autotune.trial import used
 
+REFERENCE = "reference "
+"""How the origin of a trial begins that was a reference before."""
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -39,10 +42,15 @@ class TrialRecord:
     seconds: float = 0.0
     error: str = ""
     origin: str = ""
-    """The run that it was trained in, where that is another."""
+    """The run that it was trained in, where that is another, or the reference that it was."""
 
     repeat_of: int | None = None
     """The trial that had the same plan, hyperparameters and seed, and answered this one."""
+
+    @property
+    def reference(self) -> str:
+        """The name of the reference that it was; empty for any other trial."""
+        return self.origin.removeprefix(REFERENCE) if self.origin.startswith(REFERENCE) else ""
 
     @property
     def is_complete(self) -> bool:

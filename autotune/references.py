@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from autotune.backends.base import Backend, JobList
@@ -21,21 +21,21 @@ from autotune.trial import Failure, Job, Progress
 Test = Callable[[bytes], Mapping[str, float]]
 """Metrics of a delta file on the test part."""
 
-PROBE = "probe"
+PROBE, UNIFORM = "probe", "uniform"
 BEGUN = "begun:{}"
 """Attribute of a reference that has run at the middle and the highest rate, not at the lowest."""
 
-BESIDE = ("uniform", "random")
-"""References that no search needs; the probes it does."""
+CONTROL = "random"
+"""The reference that no search needs; probes and uniform low rank may be its answer."""
 
 
 def reference_plans(problem: Problem, seed: int) -> dict[str, Plan]:
     """Name → plan: linear probe, uniform low rank, one random placement at equal budget."""
-    plans = {PROBE: Plan(), "uniform": uniform_lowrank(problem)}
-    plans["random"] = random_placement(problem, seed)
-    if not plans["uniform"].choices:
+    plans = {PROBE: Plan(), UNIFORM: uniform_lowrank(problem)}
+    plans[CONTROL] = random_placement(problem, seed)
+    if not plans[UNIFORM].choices:
         warn("The space has no low-rank choice that fits, so there is no uniform reference.")
-        del plans["uniform"]
+        del plans[UNIFORM]
     return plans
 
 
@@ -80,7 +80,8 @@ def run_reference(
 ) -> dict[str, Any]:
     """The record of one reference: its value, test, plan, hyperparameters and seconds."""
     jobs = [Job(f"reference {name} {i}", plan, r, seed) for i, r in enumerate(rates)]
-    job, best, seconds = best_of(jobs, backend)
+    found = best_of(jobs, backend)
+    job, best = found.job, found.last
     artifact = best.artifact or deliver_whole(job, backend)
     tell(
         "reference",
@@ -90,13 +91,14 @@ def run_reference(
     )
     return {
         **told_of(best),
+        "curve": found.curve,
         "test": dict(test(artifact)),
         "cost": asdict(Cost()),
         "fits": True,
         "plan": plan.to_json(),
         "label": str(plan),
         "hyperparameters": dict(job.hyperparameters),
-        "seconds": seconds,
+        "seconds": found.seconds,
     }
 
 
@@ -121,8 +123,21 @@ def three_rates(grids: Grids, plan: Plan, head: float | None) -> list[dict[str, 
     return list({str(rates): rates for rates in found}.values())
 
 
-def best_of(jobs: list[Job], backend: Backend) -> tuple[Job, Progress, float]:
-    """The job with the best value on validation, its last progress, and the seconds of all."""
+@dataclass(frozen=True)
+class Trained:
+    """The best of some jobs."""
+
+    job: Job
+    last: Progress
+    curve: list[float]
+    """Value after each epoch (fold)."""
+
+    seconds: float
+    """Of all of them."""
+
+
+def best_of(jobs: list[Job], backend: Backend) -> Trained:
+    """The job with the best value on validation; `TrialError` when all failed."""
     began, listed = time.monotonic(), JobList(jobs)
     backend.run(listed)
     ended = [(job, listed.results[job.name]) for job in jobs]
@@ -132,15 +147,16 @@ def best_of(jobs: list[Job], backend: Backend) -> tuple[Job, Progress, float]:
         assert isinstance(failure, Failure)
         raise TrialError(f"{jobs[0].name} failed with every learning rate: {failure.text}")
     job, best = max(finished, key=lambda pair: pair[1].value)
-    return job, best, time.monotonic() - began
+    curve = [value for _, value in sorted(listed.curves[job.name].items())]
+    return Trained(job, best, curve, time.monotonic() - began)
 
 
 def deliver_whole(job: Job, backend: Backend) -> bytes:
     """The delta file of a job that was scored by folds: trained once more on all of them."""
     whole = replace(job, name=f"{job.name} whole", whole=True)
-    _, progress, _ = best_of([whole], backend)
-    assert progress.artifact is not None
-    return progress.artifact
+    artifact = best_of([whole], backend).last.artifact
+    assert artifact is not None
+    return artifact
 
 
 def _at(grid: tuple[float, ...], part: float) -> float:

@@ -179,7 +179,8 @@ def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], t
 def _trained(
     rival: Rival, jobs: list[Job], driver: Driver, backend: Backend, test: Test
 ) -> dict[str, Any]:
-    job, best, seconds = best_of(jobs, backend)
+    found = best_of(jobs, backend)
+    job, best, seconds = found.job, found.last, found.seconds
     artifact = best.artifact or deliver_whole(job, backend)
     cost = rival.costs[job.plan.digest]
     return {

@@ -21,7 +21,7 @@ from autotune.plan import Plan
 from autotune.problem import Problem
 from autotune.profiles import Row, rows_of
 from autotune.records import TrialRecord
-from autotune.references import BESIDE, tested_as
+from autotune.references import CONTROL, tested_as
 from autotune.rivals import Row as Rivals
 from autotune.rivals import rows_of as rivals_of
 from autotune.run import RunFolder
@@ -177,10 +177,9 @@ class BareStudy:
 
     @property
     def own_seconds(self) -> float:
-        """Of these, the search's own: the references that it needs no result of are left out."""
-        references = self._records.attributes("reference")
-        beside: float = sum(references[n]["seconds"] for n in BESIDE if n in references)
-        return self.seconds - beside
+        """Of these, the search's own: random placement, which is a control, is left out."""
+        control = self._records.attributes("reference").get(CONTROL, {"seconds": 0.0})
+        return self.seconds - float(control["seconds"])
 
     @property
     def training_seconds(self) -> float:
@@ -224,7 +223,7 @@ def _place(reference: str) -> tuple[int, str]:
 
 def _status(study: BareStudy) -> dict[str, Any]:
     budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
-    names = [study.state_of(record) for record in study.trials]
+    names = [study.state_of(record) for record in study.trials if not record.reference]
     states = dict(Counter(names))
     best = _best_of_final(final) if final else _best_so_far(ranked)
     return {

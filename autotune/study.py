@@ -323,6 +323,16 @@ class Driver(Records):
         self.lease.check()
         self.study.set_user_attr(name, value)
 
+    def admit(self, trial: FrozenTrial) -> TrialRecord:
+        """Add a complete trial that was trained elsewhere, beside those that are asked for."""
+        self.lease.check()
+        self.study.add_trial(trial)
+        record = self._read(self.study.get_trials(deepcopy=False)[-1])
+        assert record is not None
+        self._asked_for, self.goal = record.number + 1, self.goal + 1
+        self._rank(record)
+        return record
+
     # inside
 
     def _resumed(self, number: int) -> Job | None:

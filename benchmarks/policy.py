@@ -151,6 +151,7 @@ def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
             "parameters": final["cost"]["parameters"],
             "limit": status["budget"]["limit"],
             "seconds": study.seconds - beside,
+            "own seconds": study.own_seconds,
             "stage": (study.policy or {}).get("seconds"),
             "same as proxies": (study.policy or {}).get("same_as_proxies"),
             "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},

@@ -24,7 +24,7 @@ FLOORS = {
     "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
     "torchvision trunk swap fitting mount multitask",
     "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping storage mirror study importances",
+    "front profiles stopping storage mirror study importances adoption",
     "rim": "__main__ config given setup settling reuse learning sitting standing workers report "
     "sinks runs notebook api comparison export use doctor serve inspection cli",
 }

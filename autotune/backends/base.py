@@ -46,11 +46,15 @@ class Backend(ABC):
 
 
 class JobList:
-    """Some jobs beside the study's trials; `results` has each one's last progress or failure."""
+    """Some jobs beside the study's trials.
+
+    `results` has each one's last progress or failure, `curves` its value after each epoch (fold).
+    """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.waiting = list(jobs)
         self.results: dict[str, Progress | Failure] = {}
+        self.curves: dict[str, dict[int, float]] = {job.name: {} for job in jobs}
         self._last: dict[str, Progress] = {}
 
     def next_job(self) -> Job | None:
@@ -58,6 +62,7 @@ class JobList:
 
     def report(self, job: Job, progress: Progress) -> Decision:
         self._last[job.name] = progress
+        self.curves[job.name][progress.step] = progress.value
         return Decision.CONTINUE
 
     def finish(self, job: Job) -> None:

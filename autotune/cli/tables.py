@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.shown import console
-from autotune.report.names import shown
+from autotune.report.names import shown, taken
 from autotune.timings import STAGES
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def print_result(status: dict[str, Any]) -> None:
         out.print("No plan beats the linear probe on validation: nothing but the head is trained.")
     else:
         out.print(f"Plan: {final['label']}", soft_wrap=True, markup=False)
+        if said := taken(final):
+            out.print(said, soft_wrap=True)
         _print_spread(out, final)
     if status["policy"]:
         _print_policy(out, status["policy"])
@@ -114,7 +116,7 @@ def _print_cost(out: Console, status: dict[str, Any]) -> None:
         beside = status["seconds"] - status["own_seconds"]
         share = status["own_seconds"] / full
         out.print(
-            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for references; the "
+            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for the control; the "
             f"rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.special import ndtri
 
 from autotune.references import tested_as
-from autotune.report.names import count, over_seeds, percent, shown
+from autotune.report.names import count, over_seeds, percent, shown, taken
 from autotune.report.section import Section
 from autotune.table import Cell, Column, Table
 
@@ -93,7 +93,8 @@ def _remarks(study: BareStudy) -> list[str]:
     if final is None or "values" not in final:
         return []
     seeds = len(final["values"]["seeds"])
-    told = [
+    told = [taken(final)] if taken(final) else []
+    told += [
         f"Over {count(seeds, 'seed')}: {over_seeds(final['values'])} on validation, "
         f"{over_seeds(final['tests'])} on test."
     ]

@@ -24,6 +24,16 @@ def shown(name: str) -> str:
     return " ".join(filter(None, (SHOWN.get(first, first), rest)))
 
 
+def taken(final: Mapping[str, Any]) -> str:
+    """That the answer is a reference, where it is one."""
+    if not final.get("reference"):
+        return ""
+    return (
+        f"Trial {final['number']} is {shown(final['reference'])}, a reference within the budget: "
+        "no other plan is better on validation."
+    )
+
+
 def percent(share: float, digits: int = 1) -> str:
     """`97.2 %`, which no line breaks."""
     return f"{100 * share:.{digits}f}{NARROW}%"

@@ -49,7 +49,7 @@ def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     found = {f for f in files(finished) if not f.endswith(("-wal", "-shm"))}  # of who reads it
     trials = {name for name in found if name.startswith("trials/")}
     assert found - trials == always | prepared
-    kept = re.compile(r"trials/000[0-2]/delta(-seed-[12])?\.safetensors")
+    kept = re.compile(r"trials/000[0-4]/delta(-seed-[12])?\.safetensors")
     assert all(kept.fullmatch(name) for name in trials)
     deltas = {name for name in trials if name.endswith("/delta.safetensors")}
     assert len(deltas) == status["trials"]["complete"]
@@ -228,8 +228,8 @@ def longer(finished: Path, tmp_path_factory) -> Path:
 
 def test_resume_adds_trials_and_keeps_those_that_ran(finished, longer):
     before, after = Study(finished), Study(longer)
-    assert [t.number for t in after.trials] == list(range(5))
-    assert after.trials[:3] == before.trials
+    assert len([t for t in after.trials if not t.reference]) == 5
+    assert after.trials[: len(before.trials)] == before.trials
     assert after.references == before.references
     assert after.state == "complete"
     assert after.settings.trials == 5

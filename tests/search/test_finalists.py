@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,6 +13,7 @@ from autotune.backends.inline import InlineBackend
 from autotune.errors import TrialError
 from autotune.finalists import best_plans, run_finalists
 from autotune.plan import Plan
+from autotune.references import reference_plans, three_rates
 from autotune.study import Driver
 from autotune.trial import Job, Progress
 
@@ -155,6 +157,51 @@ def test_what_the_winner_is_compared_with(driving):
     assert probe["mean"] == pytest.approx(mean(differences))
     assert probe["half"] == pytest.approx(4.302653 * stdev(differences) / 3**0.5, rel=1e-6)
     assert probe["distinguishable"]
+
+
+def reference(driver: Driver, value: float, *, fits: bool = True) -> dict[str, Any]:
+    """The record of uniform low rank."""
+    plan = reference_plans(driver.problem, 0)["uniform"]
+    rates = three_rates(driver.setting.grids, plan, None)[0]
+    return {
+        "value": value,
+        "metrics": {"accuracy": value},
+        "curve": [0.0, 0.0, 0.0, value],
+        "plan": plan.to_json(),
+        "hyperparameters": rates,
+        "fits": fits,
+        "cost": asdict(driver.problem.cost(plan)),
+    }
+
+
+def test_a_reference_that_no_other_plan_beats_is_the_answer(driving, folder):
+    """As a trial of its own, over as many seeds, beside those that were asked for."""
+    repeats = {"repeat 6 seed 1": 0.08, "repeat 6 seed 2": 0.07, "trial 6": 0.06}
+    engine = Graded({**repeats, "repeat 5 seed 1": 0.05})
+    with driving(trials=6) as driver:
+        driver.record("reference:uniform", known := reference(driver, 0.06))
+        final = ended(driver, engine)
+        admitted = driver.trials[6]
+        assert not driver.has_more()
+    assert (final["number"], final["reference"]) == (6, "uniform")
+    assert final["plan"] == known["plan"] and final["values"]["mean"] == pytest.approx(0.07)
+    assert (admitted.value, admitted.curve) == (0.06, (0.0, 0.0, 0.0, 0.06))
+    assert final["against"][0]["name"] == "trial 5"
+    assert folder.best.read_bytes() == b"repeat 6 seed 0:0", "trained again for its file"
+    with driving(trials=8) as driver:
+        InlineBackend(Graded()).run(driver)
+        run_finalists(driver, InlineBackend(Graded()), lambda content: {"accuracy": 1, "n": 1})
+        own = [trial.number for trial in driver.trials if not trial.reference]
+    assert own == [0, 1, 2, 3, 4, 5, 7, 8], "it is admitted once"
+
+
+@pytest.mark.parametrize(("value", "fits"), [(0.04, True), (0.9, False)])
+def test_a_reference_that_is_no_better_or_over_the_budget_stays_one(driving, value, fits):
+    with driving(trials=6) as driver:
+        driver.record("reference:uniform", reference(driver, value, fits=fits))
+        final = ended(driver, Graded({"repeat 5 seed 1": 0.06, "repeat 4 seed 1": 0.05}))
+        assert len(driver.trials) == 6
+    assert (final["number"], final["reference"]) == (5, "")
 
 
 def test_the_answer_is_the_empty_plan_when_every_trial_failed(driving):

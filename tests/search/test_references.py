@@ -177,9 +177,10 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     plan = Plan({"stem": Choice.of("lowrank", rank=1)})
     jobs = [Job(f"try {i}", plan, rates, 0) for i, rates in enumerate(three_rates(grids, plan, 1))]
     best = max(jobs, key=lambda job: looked_up(job, 4))
-    job, last, _ = best_of(jobs, InlineBackend(TableEngine(fails=(best.name,))))
-    assert job is not best
-    assert last.value == max(looked_up(job, 4) for job in jobs if job is not best)
+    found = best_of(jobs, InlineBackend(TableEngine(fails=(best.name,))))
+    assert found.job is not best
+    assert found.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
+    assert found.curve == [looked_up(found.job, step) for step in range(1, 5)]
 
 
 def test_a_reference_that_fails_with_every_rate_says_why(grids):
