@@ -22,6 +22,7 @@ def adopted(
     value: float,
     metrics: Mapping[str, float],
     origin: str,
+    seconds: float = 0.0,
     curve: Sequence[float] = (),
     folds: Sequence[float] = (),
 ) -> FrozenTrial | None:
@@ -29,7 +30,7 @@ def adopted(
     labels, rates = _labels(plan, problem), _rates(plan, hyperparameters, grids)
     if labels is None or rates is None:
         return None
-    record: dict[str, Any] = {"metrics": dict(metrics), "origin": origin}
+    record: dict[str, Any] = {"metrics": dict(metrics), "origin": origin, "seconds": seconds}
     return create_trial(
         params={**{PREFIX + u: label for u, label in labels.items()}, **rates},
         distributions=dict(search_space(problem, grids)),

@@ -61,6 +61,7 @@ def _admit_uniform(driver: Driver) -> None:
         curve=found.get("curve", ()),
         folds=found.get("folds", ()),
         origin=f"{REFERENCE}{UNIFORM}",
+        seconds=found["seconds"],
     )
     if trial is not None:
         number = driver.admit(trial).number

@@ -114,10 +114,13 @@ def _print_cost(out: Console, status: dict[str, Any]) -> None:
     full = status["full_finetuning_seconds"]
     if full:
         beside = status["seconds"] - status["own_seconds"]
+        control = f", {beside:.0f} s of it for random placement" if beside else ""
         share = status["own_seconds"] / full
+        rest = "the rest" if control else "it"
         out.print(
-            f"The search took {status['seconds']:.0f} s, {beside:.0f} s of it for the control; the "
-            f"rest is {share:.1f} × one full fine-tuning (about {full:.0f} s, from timed steps)."
+            f"The search took {status['seconds']:.0f} s{control}; {rest} is {share:.1f} × one full "
+            f"fine-tuning (about {full:.0f} s, from timed steps).",
+            soft_wrap=True,
         )
 
 

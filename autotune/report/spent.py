@@ -39,7 +39,9 @@ def _share(study: BareStudy, stage: str) -> float:
 
 def _sentence(study: BareStudy) -> str:
     beside = study.seconds - study.own_seconds
-    told = f"The search took {duration(study.seconds)}, {duration(beside)} of it for random placement, a control"
+    told = f"The search took {duration(study.seconds)}"
+    if beside:
+        told += f", {duration(beside)} of it for random placement, a control"
     if not study.full_finetuning:
         return f"{told}. One full fine-tuning could not be timed here."
     share = study.own_seconds / study.full_finetuning

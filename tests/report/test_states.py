@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,26 @@ def test_states_stay_apart(made):
     found = told(made([trial(i, state) for i, state in enumerate(states)]))
     assert [row["state"] for row in found["history"]["rows"]] == ["complete", "pruned", "failed"]
     assert found["history"]["text"] == ["3 trials: 1 complete, 1 pruned, 1 failed."]
+
+
+def test_an_answer_that_was_a_reference_says_so(made, monkeypatch):
+    """And a trial that was one says where it is from."""
+    reached = {"accuracy": 0.9, "n": 100}
+    seeds = {"seeds": {"0": 0.9}, "mean": 0.9, "std": 0.0}
+    admitted = trial(1)
+    admitted.user_attrs["record"]["origin"] = "reference uniform"
+    folder = made([trial(0), admitted])
+    plan = Study(folder).trials[1].plan
+    final = {
+        "number": 1, "reference": "uniform", "value": 0.9, "test": reached, "empty": False,
+        "plan": plan.to_json(), "label": str(plan), "cost": asdict(PROBLEM.cost(plan)),
+        "values": seeds, "tests": seeds, "metrics": reached,
+    }
+    monkeypatch.setattr(Study, "final", final)
+    found = told(folder)
+    said = "Trial 1 is uniform low rank, a reference within the budget"
+    assert any(line.startswith(said) for line in found["answer"]["text"])
+    assert [row["remark"] for row in found["history"]["rows"]] == ["", "from reference uniform"]
 
 
 def test_thousands_of_trials_are_drawn_and_the_best_are_listed(made):

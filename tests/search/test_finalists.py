@@ -170,6 +170,7 @@ def reference(driver: Driver, value: float, *, fits: bool = True) -> dict[str, A
         "plan": plan.to_json(),
         "hyperparameters": rates,
         "fits": fits,
+        "seconds": 5.0,
         "cost": asdict(driver.problem.cost(plan)),
     }
 
@@ -186,6 +187,7 @@ def test_a_reference_that_no_other_plan_beats_is_the_answer(driving, folder):
     assert (final["number"], final["reference"]) == (6, "uniform")
     assert final["plan"] == known["plan"] and final["values"]["mean"] == pytest.approx(0.07)
     assert (admitted.value, admitted.curve) == (0.06, (0.0, 0.0, 0.0, 0.06))
+    assert admitted.seconds == 5.0
     assert final["against"][0]["name"] == "trial 5"
     assert folder.best.read_bytes() == b"repeat 6 seed 0:0", "trained again for its file"
     with driving(trials=8) as driver:
