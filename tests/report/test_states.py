@@ -137,9 +137,17 @@ def test_an_answer_that_was_a_reference_says_so(made, monkeypatch):
     folder = made([trial(0), admitted])
     plan = Study(folder).trials[1].plan
     final = {
-        "number": 1, "reference": "uniform", "value": 0.9, "test": reached, "empty": False,
-        "plan": plan.to_json(), "label": str(plan), "cost": asdict(PROBLEM.cost(plan)),
-        "values": seeds, "tests": seeds, "metrics": reached,
+        "number": 1,
+        "reference": "uniform",
+        "value": 0.9,
+        "test": reached,
+        "empty": False,
+        "plan": plan.to_json(),
+        "label": str(plan),
+        "cost": asdict(PROBLEM.cost(plan)),
+        "values": seeds,
+        "tests": seeds,
+        "metrics": reached,
     }
     monkeypatch.setattr(Study, "final", final)
     found = told(folder)
