@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -14,6 +15,14 @@ import autotune
 from autotune import interrupts
 from autotune.errors import Interrupted
 from autotune.interrupts import interruptible
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """As in the foreground; tests in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def send(number: int = signal.SIGINT) -> None:

@@ -44,6 +44,7 @@ class Terminal:
         self.stream, self.raw = pyte.ByteStream(self.screen), b""
         self.pid, self.at = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
             environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
             environment |= {"TERM": "xterm-256color"}
             os.execve(str(command[0]), [*map(str, command)], environment)

@@ -95,7 +95,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, tmp_path):
     seed = random.SystemRandom().randrange(10**6)
     draw = random.Random(seed)
     n = KILLS[strategy]
-    moments = [3 + (whole - 3) * (i + draw.random()) / n for i in range(n)]
+    early = 0.7  # the next search may be quicker than the one that was timed
+    moments = [3 + early * (whole - 3) * (i + draw.random()) / n for i in range(n)]
     told = f"seed {seed}: killed after {[round(m, 1) for m in moments]} s of {whole:.1f} s"
     folder, finished = tmp_path / "killed", set()
     kills = 0
@@ -135,7 +136,8 @@ class Interrupting(logging.Handler):
 
 def test_a_longer_search_that_is_interrupted_has_no_answer_until_it_is_resumed(finished, tmp_path):
     """The best of fewer trials is not passed off as the best of more."""
-    folder, handler = tmp_path / "longer", Interrupting(4)
+    last = len(Study(finished).trials) + 1
+    folder, handler = tmp_path / "longer", Interrupting(last)
     shutil.copytree(finished, folder)
     log.addHandler(handler)
     try:
@@ -144,8 +146,8 @@ def test_a_longer_search_that_is_interrupted_has_no_answer_until_it_is_resumed(f
     finally:
         log.removeHandler(handler)
     assert Study(folder).state == "interrupted"
-    assert not Study(folder).trials[4].state.is_finished(), "all of them have been asked for"
+    assert not Study(folder).trials[last].state.is_finished(), "all of them have been asked for"
     study = resume(folder)
     assert study.state == "complete"
-    assert len(study.trials) == 5
+    assert len([trial for trial in study.trials if not trial.reference]) == 5
     assert all(trial.state.is_finished() for trial in study.trials)
