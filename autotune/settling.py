@@ -15,7 +15,7 @@ from autotune.events import tell, warn
 from autotune.placements import uniform_lowrank
 from autotune.plan import Plan
 from autotune.preparation import has_statistics
-from autotune.references import BEGUN, PROBE, run_reference, three_rates
+from autotune.references import BEGUN, PROBE, UNIFORM, run_reference, three_rates
 from autotune.setup import Setup, head_cost
 from autotune.timings import spent
 
@@ -75,8 +75,8 @@ def _recorded(
         stages[f"reference:{PROBE}"] = probes[way]
         stages[f"reference:{PROBE} (bnstats {other})"] = probes[other]
         if uniform:
-            stages[f"reference:uniform (bnstats {other})"] = uniform[other]
-            stages[BEGUN.format("uniform")] = uniform[way]
+            stages[f"reference:{UNIFORM} (bnstats {other})"] = uniform[other]
+            stages[BEGUN.format(UNIFORM)] = uniform[way]
     return stages
 
 
@@ -93,7 +93,7 @@ def _uniform(setup: Setup, ways: Ways, probes: Mapping[str, Any]) -> dict[str, A
     heads = {way: probe["hyperparameters"]["lr:head"] for way, probe in probes.items()}
     rates = {way: three_rates(setup.grids, plan, head)[-2:] for way, head in heads.items()}
     try:
-        return {w: _tried(setup, "uniform", plan, ways[w], rates[w]) for w in ways}
+        return {w: _tried(setup, UNIFORM, plan, ways[w], rates[w]) for w in ways}
     except TrialError as error:
         warn(f"Uniform low rank could not be compared, so linear probes decide: {error}")
         return {}

@@ -30,7 +30,7 @@ def taken(final: Mapping[str, Any]) -> str:
         return ""
     return (
         f"Trial {final['number']} is {shown(final['reference'])}, a reference within the budget: "
-        "no other plan is better on validation."
+        "no other trial is better on validation."
     )
 
 
