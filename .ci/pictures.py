@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from autotune.cli.view import view
-from autotune.notebook import Study
-from autotune.standing import Standing, read_events
+from autotune.cli.live_view import view
+from autotune.run.notebook import Study
+from autotune.run.progress import Standing, read_events
 
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.S)
 """Rich names fonts of the internet; the reader's own will do."""

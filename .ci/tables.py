@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from autotune.cli.menus import METHOD_COLUMNS, method_cells, methods_to_json
-from autotune.registry import OURS
+from autotune.cli.listings import METHOD_COLUMNS, method_cells, methods_to_json
+from autotune.utils.registry import OURS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")

@@ -6,68 +6,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.api import resume as resume
-    from autotune.api import search as search
-    from autotune.api import search_budgets as search_budgets
     from autotune.backbones import load_backbone as load_backbone
     from autotune.backbones.inputs import InputDescription as InputDescription
-    from autotune.budget import Budget as Budget
-    from autotune.budget import Cost as Cost
-    from autotune.comparison import Comparison as Comparison
-    from autotune.comparison import compare as compare
     from autotune.deltas.base import Delta as Delta
-    from autotune.deltas.base import Parametrized as Parametrized
-    from autotune.deltas.base import Path as Path
+    from autotune.deltas.loaded import adapted as adapted
+    from autotune.deltas.loaded import detach as detach
+    from autotune.deltas.loaded import load_adapted as load_adapted
+    from autotune.deltas.loaded import merge as merge
+    from autotune.deltas.loaded import switch as switch
+    from autotune.deltas.parametrized import Parametrized as Parametrized
+    from autotune.deltas.paths import Path as Path
     from autotune.deltas.site import Site as Site
     from autotune.deltas.site import Slot as Slot
+    from autotune.deploy.export.writing import export_model as export_model
+    from autotune.deploy.multitask.model import MultiTask as MultiTask
     from autotune.errors import AutotuneError as AutotuneError
-    from autotune.events import Event as Event
-    from autotune.export.exporting import export_model as export_model
-    from autotune.mount import adapted as adapted
-    from autotune.mount import detach as detach
-    from autotune.mount import load_adapted as load_adapted
-    from autotune.mount import merge as merge
-    from autotune.mount import switch as switch
-    from autotune.multitask.multitask import MultiTask as MultiTask
-    from autotune.notebook import Study as Study
-    from autotune.plan import Choice as Choice
-    from autotune.plan import Plan as Plan
-    from autotune.problem import Problem as Problem
-    from autotune.runs import Best as Best
+    from autotune.problem.budget import Budget as Budget
+    from autotune.problem.budget import Cost as Cost
+    from autotune.problem.plan import Choice as Choice
+    from autotune.problem.plan import Plan as Plan
+    from autotune.problem.problem import Problem as Problem
+    from autotune.run.notebook import Study as Study
+    from autotune.run.results import Best as Best
+    from autotune.session.api import resume as resume
+    from autotune.session.api import search as search
+    from autotune.session.api import search_budgets as search_budgets
+    from autotune.session.compare import Comparison as Comparison
+    from autotune.session.compare import compare as compare
     from autotune.tasks import load_task as load_task
+    from autotune.utils.events import Event as Event
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AutotuneError": "errors",
-    "Best": "runs",
-    "Budget": "budget",
-    "Choice": "plan",
-    "Comparison": "comparison",
-    "Cost": "budget",
+    "Best": "run.results",
+    "Budget": "problem.budget",
+    "Choice": "problem.plan",
+    "Comparison": "session.compare",
+    "Cost": "problem.budget",
     "Delta": "deltas.base",
-    "Event": "events",
+    "Event": "utils.events",
     "InputDescription": "backbones.inputs",
-    "MultiTask": "multitask.multitask",
-    "Parametrized": "deltas.base",
-    "Path": "deltas.base",
-    "Plan": "plan",
-    "Problem": "problem",
+    "MultiTask": "deploy.multitask.model",
+    "Parametrized": "deltas.parametrized",
+    "Path": "deltas.paths",
+    "Plan": "problem.plan",
+    "Problem": "problem.problem",
     "Site": "deltas.site",
     "Slot": "deltas.site",
-    "Study": "notebook",
-    "adapted": "mount",
-    "compare": "comparison",
-    "detach": "mount",
-    "export_model": "export.exporting",
-    "load_adapted": "mount",
+    "Study": "run.notebook",
+    "adapted": "deltas.loaded",
+    "compare": "session.compare",
+    "detach": "deltas.loaded",
+    "export_model": "deploy.export.writing",
+    "load_adapted": "deltas.loaded",
     "load_backbone": "backbones",
     "load_task": "tasks",
-    "merge": "mount",
-    "resume": "api",
-    "search": "api",
-    "search_budgets": "api",
-    "switch": "mount",
+    "merge": "deltas.loaded",
+    "resume": "session.api",
+    "search": "session.api",
+    "search_budgets": "session.api",
+    "switch": "deltas.loaded",
 }
 
 __all__ = sorted(_HOME)

@@ -21,18 +21,18 @@ from tempfile import TemporaryDirectory
 import torch
 from results import table, write_section
 
-from autotune.artifact import Artifact, from_bytes
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, fingerprint
-from autotune.config import read_settings
+from autotune.deltas.apply import tuned
+from autotune.deltas.artifact import Artifact, from_bytes
+from autotune.deploy.export.base import Subject, written
+from autotune.deploy.export.from_peft import import_peft
+from autotune.deploy.export.peft import Peft
 from autotune.errors import AutotuneError
-from autotune.export.base import Subject, written
-from autotune.export.from_peft import import_peft
-from autotune.export.peft import Peft
-from autotune.fitting import tuned
-from autotune.plan import Choice, Plan
-from autotune.setup import prepare_search
-from autotune.trial import Job
+from autotune.problem.job import Job
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import read_settings
+from autotune.session.setup import prepare_search
 
 N = 100_000
 FORBIDDEN = ("exec", "compile", "import", "os.system", "subprocess.Popen", "pickle.find_class")

@@ -16,7 +16,7 @@ from results import table, write_section
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from search.kill_loop import kill_loop
+from study.kill_loop import kill_loop
 
 BACKENDS = ("processes", "ray")
 WORKERS, TRIALS = 2, 60

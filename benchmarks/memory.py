@@ -45,10 +45,10 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
     from placing import Placer
     from torch.nn import functional as F
 
-    from autotune.adapt import adapted
-    from autotune.config import read_settings
-    from autotune.plan import Choice, Plan
-    from autotune.setup import find_backbone, find_choices, parse_budget
+    from autotune.deltas.attach import adapted
+    from autotune.problem.plan import Choice, Plan
+    from autotune.run.settings import read_settings
+    from autotune.session.setup import find_backbone, find_choices, parse_budget
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     settings = read_settings({"backbone": f"torchvision:{network}", "weights": "none"})

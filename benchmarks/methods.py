@@ -30,15 +30,15 @@ from results import spread, table, write_section
 from torch import nn
 from torch.nn import functional as F
 
-from autotune.adapt import adapted
-from autotune.candidates import make_choice
-from autotune.config import read_settings
-from autotune.data import batches
-from autotune.digits import halves
+from autotune.backbones.digits_data import halves
+from autotune.deltas.attach import adapted
+from autotune.deltas.candidates import make_choice
 from autotune.errors import AutotuneError
-from autotune.plan import Choice, Plan
-from autotune.setup import Setup, parse_budget, prepare_search
-from autotune.trial import Job, Progress
+from autotune.problem.job import Job, Progress
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import read_settings
+from autotune.session.setup import Setup, parse_budget, prepare_search
+from autotune.tasks.loading import batches
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "tables" / "methods.jsonl"

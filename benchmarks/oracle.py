@@ -28,18 +28,18 @@ from results import table
 from scipy.stats import spearmanr
 from sklearn.model_selection import train_test_split
 
-from autotune.config import read_settings
-from autotune.knapsack import Scores, total
-from autotune.plan import Plan
-from autotune.policy.policy import Policy
-from autotune.policy.rounds import Course, Schedule, run_rounds
-from autotune.problem import Problem
-from autotune.setup import Setup, prepare_search
-from autotune.strategies import STRATEGIES
-from autotune.strategies.base import plan_of, search_space
+from autotune.problem.job import Job
+from autotune.problem.knapsack import Scores, total
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.run.settings import read_settings
+from autotune.session.setup import Setup, prepare_search
+from autotune.study.policy.policy import Policy
+from autotune.study.policy.rounds import Course, Schedule, run_rounds
+from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies.base import plan_of, search_space
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
-from autotune.trial import Job
 
 TABLE = Path(__file__).parent / "tables" / "oracle.jsonl"
 SHIFTS = ("inverted", "rotated")

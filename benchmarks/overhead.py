@@ -19,17 +19,17 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from results import table, write_section
 
-from autotune.budget import Budget, Cost
-from autotune.lease import Lease
-from autotune.placements import random_placement
-from autotune.plan import Choice
-from autotune.problem import Problem
-from autotune.run import RunFolder
-from autotune.storage import open_storage
-from autotune.strategies import STRATEGIES
-from autotune.strategies.base import PREFIX, search_space
-from autotune.study import Driver, Setting, create
-from autotune.trial import Job, Progress
+from autotune.problem.budget import Budget, Cost
+from autotune.problem.job import Job, Progress
+from autotune.problem.plan import Choice
+from autotune.problem.problem import Problem
+from autotune.study.driver import Driver, Setting, create
+from autotune.study.lease import Lease
+from autotune.study.run_folder import RunFolder
+from autotune.study.storage import open_storage
+from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies.base import PREFIX, search_space
+from autotune.study.strategies.heuristics import random_placement
 
 GRIDS = {"lr:head": (0.003, 0.01, 0.03), "lr:lowrank": (0.003, 0.01, 0.03)}
 BARE: dict[str, Callable[[], BaseSampler]] = {

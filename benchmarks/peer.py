@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.base import new_head
-from autotune.config import Settings, read_settings
-from autotune.engine import Engine
-from autotune.plan import Choice, Plan
-from autotune.setup import prepare_search
-from autotune.trial import Job
-from autotune.trunk.trunk import Keeping
+from autotune.problem.job import Job
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import Settings, read_settings
+from autotune.session.setup import prepare_search
+from autotune.training.engine import Engine
+from autotune.training.prefix.prefix import Keeping
 
 RATES = {"lr:head": 3e-3, "lr:subtune": 1e-3, "weight_decay": 1e-4}
 REPEATS = 3

@@ -32,8 +32,8 @@ from results import spread, table, write_section
 from torch import Tensor, nn
 
 from autotune.backbones.base import new_head
-from autotune.config import read_settings
-from autotune.setup import Setup, prepare_search
+from autotune.run.settings import read_settings
+from autotune.session.setup import Setup, prepare_search
 
 TABLE = Path(__file__).parent / "tables" / "peft.jsonl"
 TRIALS, SEEDS = 100, (0, 1, 2)

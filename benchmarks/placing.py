@@ -8,11 +8,11 @@ from typing import Any
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.units import Unit, Units
-from autotune.budget import Budget, Cost
-from autotune.candidates import find_candidates, plan_cost
+from autotune.deltas.candidates import find_candidates, plan_cost
 from autotune.deltas.site import sites
-from autotune.plan import Choice, Plan
-from autotune.space import SearchSpace
+from autotune.problem.budget import Budget, Cost
+from autotune.problem.plan import Choice, Plan
+from autotune.problem.search_space import SearchSpace
 
 Entry = dict[str, Any]
 """One of a search space's choices: a method with its options."""

@@ -33,14 +33,14 @@ from results import spread, table, write_section
 from sklearn.model_selection import train_test_split
 
 import autotune
-from autotune.config import read_settings
-from autotune.engine import Engine
-from autotune.plan import Choice, Plan
-from autotune.policy.rounds import Schedule
-from autotune.records import TrialRecord
-from autotune.setup import prepare_search
+from autotune.problem.job import Job
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import read_settings
+from autotune.session.setup import prepare_search
+from autotune.study.policy.rounds import Schedule
+from autotune.study.trial_record import TrialRecord
 from autotune.tasks import load_task
-from autotune.trial import Job
+from autotune.training.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "tables" / "policy.jsonl"
@@ -106,10 +106,10 @@ def without(piece: str) -> Iterator[dict[str, Any]]:
     """The settings of a search by policy in which a piece is left out."""
     powers = {"earned": 0.25, "price": 0.25}
     patches: dict[str, Any] = {
-        "proxies": patch("autotune.policy.features.POWERS", powers),
+        "proxies": patch("autotune.study.policy.features.POWERS", powers),
         "warm-up": patch.object(Schedule, "of", lambda epochs: Schedule(0, round(0.7 * epochs))),
         "supernet": patch.multiple(
-            "autotune.sitting", learned_scores=lambda *_: None, save_policy=lambda *_: None
+            "autotune.session.session", learned_scores=lambda *_: None, save_policy=lambda *_: None
         ),
     }
     with patches.get(piece, nullcontext()):

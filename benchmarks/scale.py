@@ -25,12 +25,13 @@ import optuna
 from overhead import GRIDS, problem_of
 from results import table, write_section
 
-from autotune.lease import Lease
-from autotune.run import RunFolder
-from autotune.storage import open_storage
-from autotune.strategies.base import search_space
-from autotune.study import NAME, Driver, Records, Setting, create
-from autotune.trial import Failure, Job, Progress
+from autotune.problem.job import Failure, Job, Progress
+from autotune.study.driver import Driver, Setting, create
+from autotune.study.lease import Lease
+from autotune.study.reader import NAME, Records
+from autotune.study.run_folder import RunFolder
+from autotune.study.storage import open_storage
+from autotune.study.strategies.base import search_space
 
 WORKERS, STEPS, TRIALS = 1000, 4, 1000
 FAILS, DIES = 0.01, 0.02

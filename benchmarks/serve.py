@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
-from autotune.adapt import Deltas
-from autotune.artifact import Artifact, to_bytes
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe, new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit, Units, find_units
-from autotune.config import load_space
-from autotune.mount import load_adapted, merge, switch
-from autotune.multitask.multitask import MultiTask
-from autotune.plan import Choice, Plan
+from autotune.deltas.artifact import Artifact, to_bytes
+from autotune.deltas.attach import Deltas
+from autotune.deltas.loaded import load_adapted, merge, switch
+from autotune.deploy.multitask.model import MultiTask
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import load_space
 
 TASKS, CLASSES, TURNS = 10, 10, 9
 KINDS = {

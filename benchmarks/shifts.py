@@ -12,7 +12,7 @@ from pathlib import Path
 from results import table, write_section
 
 import autotune
-from autotune.profiles import Row
+from autotune.study.selection.unit_profiles import Row
 
 SHIFTS = ("contrast", "noise", "inverted", "rotated")
 CHOICE = "lowrank-2"

@@ -29,15 +29,15 @@ from results import spread, table, write_section
 from torch.utils.data import TensorDataset
 
 import autotune
-from autotune.config import read_settings
-from autotune.front import price_of, trial_price
-from autotune.plan import Plan
-from autotune.profiling import estimate
-from autotune.proxies import DRAWS
-from autotune.setup import prepare_search, released
-from autotune.stopping import PRUNERS
-from autotune.strategies import STRATEGIES
-from autotune.strategies.base import plan_of, search_space
+from autotune.problem.plan import Plan
+from autotune.run.settings import read_settings
+from autotune.session.setup import prepare_search, released
+from autotune.study.pareto import price_of, trial_price
+from autotune.study.pruners import PRUNERS
+from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies.base import plan_of, search_space
+from autotune.training.estimate import estimate
+from autotune.training.oneshot.zero_cost import DRAWS
 
 TABLE = Path(__file__).parent / "tables" / "strategies.jsonl"
 PICTURE = Path(__file__).parent.parent / "docs" / "strategies.svg"

@@ -16,17 +16,17 @@ import optuna
 from overhead import GRIDS, problem_of
 from results import table, write_section
 
-from autotune.backends import BACKENDS
-from autotune.backends.base import Backend, JobList
-from autotune.backends.ray import Cluster
-from autotune.config import read_settings
-from autotune.lease import Lease
-from autotune.plan import Choice, Plan
-from autotune.run import RunFolder
-from autotune.setup import prepare_search, released
-from autotune.study import Driver, Setting, create
-from autotune.trial import Job, Progress
-from autotune.workers import open_backend
+from autotune.problem.job import Job, Progress
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import read_settings
+from autotune.session.setup import prepare_search, released
+from autotune.session.workers import open_backend
+from autotune.study.backends import BACKENDS
+from autotune.study.backends.base import Backend, JobList
+from autotune.study.backends.ray import Cluster
+from autotune.study.driver import Driver, Setting, create
+from autotune.study.lease import Lease
+from autotune.study.run_folder import RunFolder
 
 TRIALS, SWEEP = 200, 16
 

@@ -9,10 +9,15 @@ from typing import Any
 
 import optuna
 
-from autotune.config import read_settings
-from autotune.setup import prepare_search
-from autotune.strategies.base import BudgetedSampler, hyperparameters_of, plan_of, search_space
-from autotune.trial import Job
+from autotune.problem.job import Job
+from autotune.run.settings import read_settings
+from autotune.session.setup import prepare_search
+from autotune.study.strategies.base import (
+    BudgetedSampler,
+    hyperparameters_of,
+    plan_of,
+    search_space,
+)
 
 
 class Mutate(optuna.samplers.RandomSampler):

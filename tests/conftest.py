@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autotune.backbones.base import Backbone
-    from autotune.engine import Engine
     from autotune.tasks.base import Task
+    from autotune.training.engine import Engine
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before torch is imported: small networks gain nothing from threads that wait for each other."""
@@ -126,8 +126,8 @@ def tiny_task() -> Task:
 def make_engine(tiny_backbone: Backbone, tiny_task: Task) -> Iterator[Callable[..., Engine]]:
     """Engines on the tiny backbone, or on what is given instead; closed at the end."""
     from autotune.backbones.units import find_units
-    from autotune.engine import Engine
-    from autotune.training import Recipe
+    from autotune.training.engine import Engine
+    from autotune.training.loop import Recipe
 
     made = []
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.notebook import Study
+from autotune.run.notebook import Study
 from autotune.tasks.python import as_task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

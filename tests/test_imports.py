@@ -1,4 +1,4 @@
-"""Imports point down: a ground, two wings that do not know each other, a rim that joins them."""
+"""Imports point down, from the command line to plain values, and never in a circle."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ import autotune
 
 FOLDER = Path(autotune.__file__).parent
 ROOT = "autotune"
-FLOORS = {
-    "ground": "errors registry budget plan problem knapsack pairs sizes space trial files events "
-    "disks timings interrupts table",
-    "network": "backbones deltas tasks adapt candidates criteria data digits engine artifact "
-    "evidence footprint metrics oneshot preparation profiling proxies source supernet training "
-    "torchvision trunk swap fitting mount multitask",
-    "search": "strategies policy backends lease run records references placements rivals finalists "
-    "front profiles stopping storage mirror study importances adoption",
-    "rim": "__main__ config given setup settling reuse learning sitting standing workers report "
-    "sinks runs notebook api comparison export use doctor serve inspection cli",
-}
-BELOW = {
-    "ground": {"ground"},
-    "network": {"network", "ground"},
-    "search": {"search", "ground"},
-    "rim": {"rim", "search", "network", "ground"},
-}
+FLOORS = [
+    {"errors"},
+    {"utils"},
+    {"problem"},
+    {"backbones", "study"},
+    {"tasks", "deltas"},
+    {"training", "run"},
+    {"session"},
+    {"deploy"},
+    {"cli"},
+]
+"""From the ground up; parts of one floor do not know each other."""
+
+DOORS = {ROOT, f"{ROOT}.__main__"}
+"""Above all floors: what users import, and what `python -m` starts."""
+
+SEARCH = {"problem", "study"}
+"""Parts that know names, numbers and Optuna, and nothing of networks."""
+
 FACADE = {f"{ROOT}.{name}" for name in autotune.__all__}
 """All of the root but `__version__`, which packaging reads there and the command line shows."""
 
@@ -48,12 +50,13 @@ def name_of(path: Path) -> str:
 SOURCES = {name_of(path): path.read_text() for path in sorted(FOLDER.rglob("*.py"))}
 
 
-def floors_of(module: str) -> list[str]:
-    """The floors that hold a module; the package root is part of the rim."""
-    if module == ROOT:
-        return ["rim"]
-    part = module.split(".")[1]
-    return [floor for floor, held in FLOORS.items() if part in held.split()]
+def part_of(module: str) -> str:
+    """The folder or file at the top of the package that a module belongs to."""
+    return module.split(".")[1]
+
+
+def floors_of(part: str) -> list[int]:
+    return [number for number, parts in enumerate(FLOORS) if part in parts]
 
 
 def is_for_types_only(node: ast.AST) -> bool:
@@ -108,8 +111,24 @@ def users(library: str) -> set[str]:
     return {module for module in SOURCES if library in foreign(module)}
 
 
-def on(*floors: str) -> set[str]:
-    return {module for module in SOURCES if set(floors_of(module)) & set(floors)}
+def inside(*parts: str) -> set[str]:
+    return {module for module in SOURCES if module not in DOORS and part_of(module) in parts}
+
+
+def below(folder: str, module: str) -> str | None:
+    """The file or folder directly inside `folder` that holds a module."""
+    prefix = folder + "."
+    return module[len(prefix) :].split(".")[0] if module.startswith(prefix) else None
+
+
+def neighbours(folder: str) -> dict[str, set[str]]:
+    """What lies directly inside a folder, and what of that it imports."""
+    graph: dict[str, set[str]] = {}
+    for module in SOURCES:
+        if (own := below(folder, module)) is not None:
+            imported = {below(folder, other) for other in ours(module)} - {None, own}
+            graph.setdefault(own, set()).update(name for name in imported if name)
+    return graph
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:
@@ -131,36 +150,33 @@ else:
 def late():
     from torch.nn import Linear
     import a.b as c
-TABLE = {"tpe": "autotune.strategies.tpe:tpe"}
+TABLE = {"tpe": "autotune.study.strategies.tpe:tpe"}
 """
     names = {
         "typing.TYPE_CHECKING",
         "json",
         "torch.nn.Linear",
         "a.b",
-        "autotune.strategies.tpe.tpe",
+        "autotune.study.strategies.tpe.tpe",
     }
     assert imports(source) == names
 
 
-def test_every_module_is_on_exactly_one_floor():
-    homeless = {m: floors_of(m) for m in SOURCES if len(floors_of(m)) != 1}
-    assert not homeless, (
-        f"Name each of these on exactly one floor ({', '.join(FLOORS)}) of FLOORS in this test; "
-        f"they are on: {homeless}"
-    )
-
-
-def test_every_name_on_a_floor_is_a_module():
-    parts = {module.split(".")[1] for module in SOURCES if module != ROOT}
-    assert parts == {part for held in FLOORS.values() for part in held.split()}
+def test_every_part_is_on_exactly_one_floor():
+    parts = {part_of(module) for module in SOURCES if module not in DOORS}
+    wrong = {part: floors_of(part) for part in parts if len(floors_of(part)) != 1}
+    assert not wrong, f"Name each of these on exactly one floor of FLOORS: {wrong}"
+    assert parts == set().union(*FLOORS)
 
 
 def test_imports_point_down():
     for module in SOURCES:
-        (floor,) = floors_of(module)
-        wrong = {m for m in ours(module) if not set(floors_of(m)) <= BELOW[floor]}
-        assert not wrong, f"{module} is on the floor {floor!r} and must not import {sorted(wrong)}"
+        if module in DOORS:
+            continue
+        own = part_of(module)
+        lower = set().union(*FLOORS[: floors_of(own)[0]], {own})
+        wrong = {other for other in ours(module) if part_of(other) not in lower}
+        assert not wrong, f"{module} must import from below {own!r}, not {sorted(wrong)}"
 
 
 def test_nobody_inside_imports_the_package_root():
@@ -175,22 +191,37 @@ def test_there_are_no_import_cycles():
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
-def test_torch_is_unknown_to_the_ground_and_to_the_search_wing():
+@pytest.mark.parametrize("folder", sorted({m.rpartition(".")[0] for m in SOURCES} - {""}))
+def test_what_lies_in_a_folder_imports_in_no_circle(folder):
+    assert cycle(neighbours(folder)) == []
+
+
+def test_the_top_is_eleven_folders_and_four_files():
+    top = {path.name for path in FOLDER.iterdir() if not path.name.startswith("__pycache__")}
+    files = {"__init__.py", "__main__.py", "errors.py", "py.typed"}
+    assert top - {"search_spaces"} == files | (set().union(*FLOORS) - {"errors"})
+
+
+def test_torch_is_unknown_to_the_search():
     """But for the policy's own small network, which no sampler needs."""
-    policy = {f"{ROOT}.policy.{name}" for name in ("gates", "network", "policy")}
+    policy = {f"{ROOT}.study.policy.{n}" for n in ("budgeted_softmax", "network", "policy")}
     for library in ("torch", "torchvision"):
         assert users(library)
-        assert not users(library) & (on("ground", "search") - policy)
-    assert not policy & ours(f"{ROOT}.strategies.policy")
+        assert not users(library) & (inside("errors", "utils", *SEARCH) - policy)
+    assert not policy & ours(f"{ROOT}.study.strategies.policy")
 
 
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("optuna", on("search")),
-        ("yaml", {"autotune.config"}),
-        ("ray", {"autotune.backends.ray"}),  # the doctor starts it in a process of its own
-        ("sqlalchemy", {"autotune.storage"}),
+        ("optuna", inside("study")),
+        ("yaml", {f"{ROOT}.run.settings"}),
+        # the doctor starts Ray in a process of its own
+        ("ray", {f"{ROOT}.study.backends.ray"}),
+        ("sqlalchemy", {f"{ROOT}.study.storage"}),
+        ("peft", {f"{ROOT}.deploy.export.peft"}),
+        ("rich", inside("cli")),
+        ("typer", inside("cli")),
     ],
 )
 def test_a_foreign_library_has_few_doors(library, doors):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.base import Backbone, describe, fingerprint
+from autotune.backbones.digits_data import halves
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.weights import load_weights, read_weights
-from autotune.digits import halves
 from autotune.errors import BackboneError, UnknownName, unknown
-from autotune.events import tell
-from autotune.files import cache_folder, write_whole
+from autotune.utils.events import tell
+from autotune.utils.files import cache_folder, write_whole
 
 INPUT = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 EPOCHS, BATCH, RATE, DECAY = 15, 64, 3e-3, 1e-2

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.flow import Flow
+from autotune.backbones.dataflow import Flow
+from autotune.backbones.routes import Ways
 from autotune.backbones.units import Unit, Units, find_groups, find_units
-from autotune.backbones.ways import Ways
-from autotune.space import Units as Tables
+from autotune.problem.search_space import Units as Tables
 
 NETWORK = "network"
 """The span of the whole network, from its input to its head's."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.torchvision_import import import_torchvision
 from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
-from autotune.torchvision import import_torchvision
 
 FAMILIES = {
     "resnet": "resnet",

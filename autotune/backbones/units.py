@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.flow import Flow
+from autotune.backbones.dataflow import Flow
 from autotune.errors import SpaceError
 
 

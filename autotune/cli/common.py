@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.complete import runs
+from autotune.cli.completion import runs
 
 app = typer.Typer(
     name="autotune",

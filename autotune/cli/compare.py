@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
-from autotune.cli.manual import setting
+from autotune.cli.options import setting
 from autotune.cli.search import Quiet
 
 
@@ -47,7 +47,7 @@ def compare(
     from autotune.cli.tables import print_comparison
 
     with watching(quiet=quiet or as_json):
-        from autotune.comparison import compare as run_comparison
+        from autotune.session.compare import compare as run_comparison
 
         names = [name.strip() for name in only.split(",") if name.strip()]
         found = run_comparison(

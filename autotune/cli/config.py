@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.complete import runs
+from autotune.cli.completion import runs
 
 if TYPE_CHECKING:
-    from autotune.config import Settings
+    from autotune.run.settings import Settings
 
 WIDEST = 40
 """Columns before the origins, unless a line is longer."""
@@ -33,8 +33,8 @@ def config(
 
     Example: autotune config runs/digits
     """
-    from autotune.config import write_line
-    from autotune.given import tell_origins
+    from autotune.run.origins import tell_origins
+    from autotune.run.settings import write_line
 
     settings, given = _read(source)
     origins, values = tell_origins(settings, given), settings.model_dump()
@@ -49,9 +49,9 @@ def config(
 
 def _read(source: str) -> tuple[Settings, dict[str, str]]:
     """Settings, and where those that are given were given."""
-    from autotune.config import read_settings
-    from autotune.given import Given
-    from autotune.run import RunFolder
+    from autotune.run.origins import Given
+    from autotune.run.settings import read_settings
+    from autotune.study.run_folder import RunFolder
 
     if Path(source).is_file() or Path(source).suffix in (".yaml", ".yml"):
         given = Given.in_file(source)

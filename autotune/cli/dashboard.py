@@ -32,8 +32,8 @@ def dashboard(
             "The dashboard needs optuna-dashboard, which is not installed: "
             "pip install 'autotune[dashboard]'."
         ) from error
-    from autotune.notebook import Study
-    from autotune.storage import open_reader
+    from autotune.run.notebook import Study
+    from autotune.study.storage import open_reader
 
     study = Study(run)
     typer.echo(f"http://{host}:{port}/dashboard/studies/1 shows {run}; Ctrl-C ends it.", err=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.manual import MANUAL, setting
+from autotune.cli.options import MANUAL, setting
 
 if TYPE_CHECKING:
-    from autotune.config import Settings
+    from autotune.run.settings import Settings
 
 
 @app.command()
@@ -33,9 +33,9 @@ def init(
     """
     from pathlib import Path
 
-    from autotune.config import read_settings
     from autotune.errors import ConfigError
-    from autotune.files import write_whole
+    from autotune.run.settings import read_settings
+    from autotune.utils.files import write_whole
 
     given = {"backbone": backbone, "task": task, "budget": budget}
     settings = read_settings(given)
@@ -66,7 +66,7 @@ def _check_kinds(settings: Settings) -> None:
 
 
 def _lines(settings: Settings, active: Collection[str]) -> Iterator[str]:
-    from autotune.config import write_line
+    from autotune.run.settings import write_line
 
     kinds = type(settings).model_json_schema()["properties"]
     yield "# A search: autotune search --config FILE. Defaults are comments."

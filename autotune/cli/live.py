@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from autotune.events import Callback, Event, event_of, listening, log
-from autotune.standing import Standing, read_events
+from autotune.run.progress import Standing, read_events
+from autotune.utils.events import Callback, Event, event_of, listening, log
 
 OFTEN = ("progress", "progress-of-trial", "start", "begin", "answer")
 """Kinds that would fill a log that people read."""
@@ -85,7 +85,7 @@ class _View:
         self.standing = standing
 
     def __rich__(self) -> RenderableType:
-        from autotune.cli.view import view
+        from autotune.cli.live_view import view
 
         return view(self.standing, time.time())
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, Run, app, show_json
-from autotune.cli.complete import KINDS, among
-from autotune.cli.manual import setting
+from autotune.cli.completion import KINDS, among
+from autotune.cli.options import setting
 
 
 @app.command()
@@ -28,7 +28,7 @@ def status(
     Example: autotune status runs/digits --watch
     """
     from autotune.cli.tables import print_status
-    from autotune.notebook import Study
+    from autotune.run.notebook import Study
 
     if watch:
         _watch(run)
@@ -39,7 +39,7 @@ def status(
 def _watch(run: str) -> None:
     """Until it ends or stops; Ctrl-C ends the looking alone."""
     from autotune.cli.live import follow
-    from autotune.notebook import Study
+    from autotune.run.notebook import Study
 
     with suppress(KeyboardInterrupt):
         while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():
@@ -60,9 +60,10 @@ def units(
 
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """
+    from autotune.cli.listings import print_units
     from autotune.cli.live import warned
-    from autotune.cli.menus import print_units, units_to_json
-    from autotune.config import read_settings
+    from autotune.run.settings import read_settings
+    from autotune.session.preview import units_to_json
 
     given = {"backbone": backbone, "budget": budget, "granularity": granularity}
     settings = read_settings({**given, "space": space, "head": head})
@@ -80,7 +81,7 @@ def inspect(
 
     Example: autotune inspect runs/digits/best/delta.safetensors
     """
-    from autotune.inspection import inspect_file
+    from autotune.deploy.inspection import inspect_file
 
     found = inspect_file(file)
     if as_json:
@@ -114,8 +115,8 @@ def list_names(
 
     Example: autotune list methods
     """
+    from autotune.cli.listings import methods_to_json, print_methods
     from autotune.cli.live import warned
-    from autotune.cli.menus import methods_to_json, print_methods
     from autotune.errors import UnknownName, unknown
 
     with warned():
@@ -136,11 +137,11 @@ def list_names(
 
 def _names() -> dict[str, list[str]]:
     from autotune.backbones import SOURCES as BACKBONES
-    from autotune.config import space_names
     from autotune.deltas import METHODS
-    from autotune.export import FORMATS
-    from autotune.stopping import PRUNERS
-    from autotune.strategies import STRATEGIES
+    from autotune.deploy.export import FORMATS
+    from autotune.run.settings import space_names
+    from autotune.study.pruners import PRUNERS
+    from autotune.study.strategies import STRATEGIES
     from autotune.tasks import SOURCES as TASKS
 
     shifts = ["", "-inverted", "-noise", "-contrast", "-rotated", "-plain"]
@@ -165,7 +166,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: autotune doctor
     """
-    from autotune.doctor import examine
+    from autotune.cli.environment import examine
 
     found: dict[str, Any] = examine()
     if as_json:

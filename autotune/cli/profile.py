@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.complete import methods
-from autotune.cli.manual import NAMES, setting
+from autotune.cli.completion import methods
+from autotune.cli.options import NAMES, setting
 from autotune.cli.search import Quiet
 
 
@@ -53,15 +53,15 @@ def profile(
     Example: autotune profile --task builtin:digits-rotated --choices lowrank-2 --seeds 3
     """
     from autotune.cli.live import watching
-    from autotune.config import read_settings
-    from autotune.given import OPTION, Given
+    from autotune.run.origins import OPTION, Given
+    from autotune.run.settings import read_settings
 
     named = {name: v for name, v in context.params.items() if name in NAMES and v is not None}
     own = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
     given = Given.in_file(config).over(OPTION, {**named, **own, "references": False})
     settings = read_settings(given.values)
     with watching(quiet=quiet or as_json):
-        from autotune.api import search as run_search
+        from autotune.session.api import search as run_search
 
         values = settings.model_dump()
         study = run_search(
@@ -76,10 +76,10 @@ def profile(
 
 def _show(study: Any, as_json: bool) -> None:
     from autotune.cli.tables import print_profile
-    from autotune.files import write_whole
-    from autotune.report.page import to_html
-    from autotune.report.profile import section
-    from autotune.report.section import Report
+    from autotune.run.report.page import to_html
+    from autotune.run.report.profile import section
+    from autotune.run.report.section import Report
+    from autotune.utils.files import write_whole
 
     rows, folder = study.profile, study.folder.path
     found = {"run": str(folder), "rows": [row.to_json() for row in rows]}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.common import app
-from autotune.cli.complete import among
-from autotune.cli.complete import runs as run_folders
+from autotune.cli.completion import among
+from autotune.cli.completion import runs as run_folders
 
 if TYPE_CHECKING:
-    from autotune.notebook import Study
+    from autotune.run.notebook import Study
 
 
 @app.command()
@@ -49,8 +49,8 @@ def report(
     Example: autotune report runs/digits
     """
     from autotune.cli.live import warned
-    from autotune.notebook import Study
-    from autotune.report import FORMS, write_report
+    from autotune.run.notebook import Study
+    from autotune.run.report import FORMS, write_report
 
     FORMS.check(form)
     with warned():
@@ -64,7 +64,7 @@ def report(
 
 def _put(studies: list[Study], text: str, out: str | None) -> Path:
     """Write it where it belongs, or, where that cannot be written, here, and say so."""
-    from autotune.files import write_whole
+    from autotune.utils.files import write_whole
 
     own = studies[0].folder.path / "report.html"
     file = Path(out) if out else own if len(studies) == 1 else Path("report.html")

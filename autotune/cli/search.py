@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
-from autotune.cli.manual import HOW, NAMES, WHERE, setting
+from autotune.cli.options import HOW, NAMES, WHERE, setting
 
 if TYPE_CHECKING:
-    from autotune.given import Given
-    from autotune.notebook import Study
+    from autotune.run.notebook import Study
+    from autotune.run.origins import Given
 
 Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
 Timings = Annotated[
@@ -130,8 +130,8 @@ def search(
 
     Example: autotune search --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
     """
-    from autotune.config import read_settings
     from autotune.errors import ConfigError
+    from autotune.run.settings import read_settings
 
     given, following = _given(context.params), _following(log_json, sink, quiet or as_json)
     if len(budgets := str(given.values.get("budget", "")).split(",")) > 1:
@@ -145,7 +145,7 @@ def search(
         _dry_run(settings, following, as_json)
         return
     with following:
-        from autotune.api import search as run_search
+        from autotune.session.api import search as run_search
 
         values = settings.model_dump()
         study = run_search(
@@ -164,7 +164,7 @@ def _following(
 ) -> Iterator[None]:
     """Show what happens on the terminal, and tell it to files and services."""
     from autotune.cli.live import watching
-    from autotune.sinks import told_to
+    from autotune.run.trackers import told_to
 
     to_file = [f"json:{log_json}"] if log_json else []
     with told_to([*to_file, *(sinks or ())]), watching(quiet=quiet, run=run):
@@ -173,7 +173,7 @@ def _following(
 
 def _given(options: Mapping[str, Any]) -> Given:
     """What the configuration, `-o` and the options give."""
-    from autotune.given import ASSIGNED, OPTION, OWN, Given, read_assigned
+    from autotune.run.origins import ASSIGNED, OPTION, OWN, Given, read_assigned
 
     named = {key: v for key, v in options.items() if key in NAMES and v is not None}
     own = {f"{OWN}{name}": value for name, value in map(_pair, options["option"] or ())}
@@ -186,11 +186,11 @@ def _given(options: Mapping[str, Any]) -> Given:
 def _search_budgets(
     budgets: list[str], given: Given, following: AbstractContextManager[None], as_json: bool
 ) -> None:
-    from autotune.config import read_settings
+    from autotune.run.settings import read_settings
 
     settings = read_settings(given.values)
     with following:
-        from autotune.api import search_budgets
+        from autotune.session.api import search_budgets
 
         values = settings.model_dump(exclude={"budget"})
         backbone, task = values.pop("backbone"), values.pop("task")
@@ -241,11 +241,11 @@ def resume(
 
     Example: autotune resume runs/digits --trials 40 --backend ray
     """
-    from autotune.run import RunFolder
+    from autotune.study.run_folder import RunFolder
 
     folder = RunFolder.existing(run).path
     with _following(log_json, sink, quiet or as_json, folder):
-        from autotune.api import resume as go_on
+        from autotune.session.api import resume as go_on
 
         beside = {"run", "timings", "log_json", "sink", "quiet", "as_json"}
         study = go_on(run, **{k: v for k, v in context.params.items() if k not in beside})
@@ -253,7 +253,8 @@ def resume(
 
 
 def _dry_run(settings: Any, following: AbstractContextManager[None], as_json: bool) -> None:
-    from autotune.cli.menus import print_plan_of_search, search_to_json
+    from autotune.cli.listings import print_plan_of_search
+    from autotune.session.preview import search_to_json
 
     with following:
         found = search_to_json(settings)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import app
-from autotune.cli.manual import setting
+from autotune.cli.options import setting
 
 GRACE = 30
 """Seconds in which what was accepted is answered, when it ends."""
@@ -63,15 +63,15 @@ def serve(
     try:
         import uvicorn
 
-        from autotune.serve.app import make_app
+        from autotune.deploy.serve.app import make_app
     except ImportError as error:
         raise DependencyError(
             f"The server needs {error.name}, which is not installed: pip install 'autotune[serve]'."
         ) from error
     from autotune.cli.live import warned
-    from autotune.serve.service import Limits
-    from autotune.serve.start import make_service
-    from autotune.setup import choose_device
+    from autotune.deploy.serve.service import Limits
+    from autotune.deploy.serve.start import make_service
+    from autotune.session.setup import choose_device
 
     token = token or os.environ.get("AUTOTUNE_TOKEN")
     if host not in ("127.0.0.1", "::1", "localhost") and not token:

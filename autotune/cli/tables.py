@@ -10,14 +10,14 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.shown import console
-from autotune.report.names import shown, taken
-from autotune.timings import STAGES
+from autotune.cli.console import console
+from autotune.run.report.names import shown, taken
+from autotune.utils.timings import STAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from autotune.profiles import Row
+    from autotune.study.selection.unit_profiles import Row
 
 
 def print_result(status: dict[str, Any]) -> None:

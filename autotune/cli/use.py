@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
-from autotune.cli.complete import PARTS, among, formats, runs
-from autotune.cli.manual import setting
+from autotune.cli.completion import PARTS, among, formats, runs
+from autotune.cli.options import setting
 
 
 @app.command()
@@ -29,7 +29,7 @@ def evaluate(
 
     Example: autotune evaluate runs/digits --json
     """
-    from autotune.use import evaluate_run
+    from autotune.deploy.predict import evaluate_run
 
     found = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
     if as_json:
@@ -51,7 +51,7 @@ def predict(
 
     Example: autotune predict runs/flowers rose.jpg
     """
-    from autotune.use import predict_path
+    from autotune.deploy.predict import predict_path
 
     found = predict_path(run, path, device=device, backbone=backbone)
     if as_json:
@@ -115,7 +115,7 @@ def export(
     from dataclasses import asdict
 
     from autotune.cli.live import warned
-    from autotune.export.exporting import export_model
+    from autotune.deploy.export.writing import export_model
 
     with warned():
         done = export_model(
@@ -160,11 +160,11 @@ def import_(
     """
     from pathlib import Path
 
-    from autotune.artifact import to_bytes
     from autotune.backbones import load_backbone
+    from autotune.deltas.artifact import to_bytes
+    from autotune.deploy.export.from_peft import import_peft
     from autotune.errors import ConfigError, unknown
-    from autotune.export.from_peft import import_peft
-    from autotune.files import write_whole
+    from autotune.utils.files import write_whole
 
     if format != "peft":
         raise ConfigError(unknown("format", format, ["peft"]))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from autotune.registry import Registry
+from autotune.utils.registry import Registry
 
 METHODS = Registry(
     "delta",
     {
-        "subtune": "autotune.deltas.subtune:Subtune",
-        "reparam": "autotune.deltas.reparam:Reparam",
-        "scale": "autotune.deltas.scale:Scale",
-        "lowrank": "autotune.deltas.lowrank:LowRank",
-        "xs": "autotune.deltas.xs:XS",
-        "sparse": "autotune.deltas.sparse:Sparse",
-        "res_prefix": "autotune.deltas.res_prefix:ResPrefix",
-        "res_prompt": "autotune.deltas.res_prefix:ResPrompt",
-        "res_adapter": "autotune.deltas.res_adapter:ResAdapter",
-        "skip": "autotune.deltas.skip:Skip",
-        "side": "autotune.deltas.side:Side",
-        "bypass": "autotune.deltas.bypass:Bypass",
+        "subtune": "autotune.deltas.methods.subtune:Subtune",
+        "reparam": "autotune.deltas.methods.reparam:Reparam",
+        "scale": "autotune.deltas.methods.scale:Scale",
+        "lowrank": "autotune.deltas.methods.lowrank:LowRank",
+        "xs": "autotune.deltas.methods.xs:XS",
+        "sparse": "autotune.deltas.methods.sparse:Sparse",
+        "res_prefix": "autotune.deltas.methods.res_prefix:ResPrefix",
+        "res_prompt": "autotune.deltas.methods.res_prefix:ResPrompt",
+        "res_adapter": "autotune.deltas.methods.res_adapter:ResAdapter",
+        "skip": "autotune.deltas.methods.skip:Skip",
+        "side": "autotune.deltas.methods.side:Side",
+        "bypass": "autotune.deltas.methods.bypass:Bypass",
     },
     group="autotune.deltas",
     base="autotune.deltas.base:Delta",

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from autotune.backbones.flow import Point
-from autotune.budget import Cost
 from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 from autotune.errors import PlanError
-from autotune.plan import Method, Option
+from autotune.problem.budget import Cost
+from autotune.problem.plan import Method, Option
 
 Gate = float | Tensor
 
@@ -186,57 +183,6 @@ def cost_of_module(module: nn.Module) -> Cost:
     return sum(costs, Cost())
 
 
-class Parametrized(Delta):
-    """A delta that writes some of a unit's tensors as a function of the frozen ones.
-
-    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Deltas on one
-    tensor come off in the reverse order of coming on.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict()
-        self._undo: list[Callable[[], None]] = []
-
-    @abstractmethod
-    def part(self, slot: Slot) -> nn.Module:
-        """The module that gives the change of a slot's frozen tensor, zero at start."""
-
-    def attach(self, site: Site) -> None:
-        for slot in self.changes(site):
-            part = self.part(slot)
-            self.parts[slot.name.replace(".", "/")] = part
-            for module, attribute in slot.owners:
-                self._undo.append(_parametrize(module, attribute, _Gated(self, part)))
-
-    def detach(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-
-class _Gated(nn.Module):
-    """W + gate · change(W)."""
-
-    def __init__(self, delta: Parametrized, part: nn.Module) -> None:
-        super().__init__()
-        self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
-
-    def forward(self, tensor: Tensor) -> Tensor:
-        gate = self._delta[0].gate
-        return tensor if is_off(gate) else tensor + scaled(self.part(tensor), gate)
-
-
-def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:
-    """What changes a tensor, where that is all and it is applied as it is; None otherwise."""
-    if not parametrize.is_parametrized(module, attribute):
-        return None
-    stack: Any = module.parametrizations
-    (first, *others) = stack[attribute]
-    if others or not isinstance(first, _Gated) or first._delta[0].gate != 1:
-        return None
-    return first.part
-
-
 def is_off(gate: Gate) -> bool:
     """Whether nothing of a change is applied, for certain."""
     return not isinstance(gate, Tensor) and gate == 0
@@ -247,141 +193,3 @@ def scaled(change: Tensor, gate: Gate) -> Tensor:
     if not isinstance(gate, Tensor) and gate == 1:
         return change
     return gate * change
-
-
-def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable[[], None]:
-    order = tuple(module._parameters)
-    parametrize.register_parametrization(module, attribute, part)
-
-    def undo() -> None:
-        stack: Any = module.parametrizations
-        if len(stack[attribute]) > 1:
-            del stack[attribute][-1]
-            return
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-        module._parameters.update({k: module._parameters.pop(k) for k in order})
-
-    return undo
-
-
-class Path(Delta):
-    """A delta that adds a path beside frozen modules and leaves their weights alone.
-
-    Built on forward hooks, so a gate of 0 gives the frozen module's own output.
-    """
-
-    mergeable = False
-    on_path = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.path: nn.Module | None = None
-        self._handles: list[Any] = []
-
-    @abstractmethod
-    def build(self, site: Site) -> nn.Module | None:
-        """The new modules, float32 and at their start; None where the site has no place."""
-
-    @abstractmethod
-    def hook(self, site: Site) -> list[Any]:
-        """Put `path` beside the site's modules; handles that take it off."""
-
-    def built(self, site: Site) -> nn.Module | None:
-        """The new modules with the network's dtype and device."""
-        like = next(p for p in site.network.parameters() if p.is_floating_point())
-        path = self.build(site)
-        return path.to(like) if path is not None else None
-
-    def changes(self, site: Site) -> list[Slot]:
-        return []
-
-    def count(self, site: Site) -> Cost:
-        like = next(p for p in site.network.parameters() if p.is_floating_point())
-        with torch.device("meta"):
-            path = self.build(site)
-        return cost_of_module(path.to(like.dtype)) if path is not None else Cost()
-
-    def attach(self, site: Site) -> None:
-        self.path = self.path or self.built(site)
-        if self.path is not None:
-            following = _carrying(self._follow(), IDLE)
-            self._handles = [site.network.register_forward_pre_hook(following), *self.hook(site)]
-
-    def detach(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _follow(self) -> Callable[..., None]:
-        """Move to where the network now computes: the path is in none of its modules."""
-
-        def follow(_: nn.Module, given: tuple[Any, ...]) -> None:
-            assert self.path is not None
-            at = next(self.path.parameters()).device
-            if given and isinstance(given[0], Tensor) and given[0].device != at:
-                self.path.to(given[0].device)
-
-        return follow
-
-
-@dataclass(frozen=True, eq=False)
-class Touch:
-    """What a delta does to a tensor that a module takes first, or gives (the first of several)."""
-
-    change: Callable[[Tensor], Tensor | None]
-    is_input: bool
-    only_looks: bool
-    """Whether the tensor stays as it is."""
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return (self(value[0]), *value[1:])
-        changed = self.change(value)
-        return value if self.only_looks else changed
-
-    def put_on(self, module: nn.Module) -> Any:
-        """As a hook, which carries this touch with it; a handle that takes it off."""
-        if self.is_input:
-            return module.register_forward_pre_hook(self._hook_before(), with_kwargs=True)
-
-        def after(_: nn.Module, __: Any, output: Any) -> Any:
-            return self(output)
-
-        return module.register_forward_hook(_carrying(after, self))
-
-    def _hook_before(self) -> Callable[..., Any]:
-        def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (self(args[0]), *args[1:]), kwargs
-            first = next(iter(kwargs))
-            return args, {**kwargs, first: self(kwargs[first])}
-
-        return _carrying(before, self)
-
-
-IDLE = Touch(lambda x: None, is_input=True, only_looks=True)
-"""What a hook carries that does nothing to tensors."""
-
-
-def touch_of(hook: Any) -> Touch | None:
-    """What a hook carries; None for those that are not ours, or that do more than touch."""
-    found: Touch | None = getattr(hook, "touch", None)
-    return found
-
-
-def _carrying(hook: Callable[..., Any], touch: Touch) -> Callable[..., Any]:
-    hook.touch = touch  # type: ignore[attr-defined]
-    return hook
-
-
-def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> Any:
-    """The tensor at a point becomes `change` of it; a handle that undoes it."""
-    return _touched(site, point, Touch(change, point.is_input, only_looks=False))
-
-
-def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
-    """`look` sees the tensor at a point before anything changes it in place; a handle."""
-    return _touched(site, point, Touch(look, point.is_input, only_looks=True))
-
-
-def _touched(site: Site, point: Point, touch: Touch) -> Any:
-    return touch.put_on(site.network.get_submodule(point.path))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autotune.backbones.flow import Call, Flow, Point
+from autotune.backbones.dataflow import Call, Flow, Point
+from autotune.backbones.routes import Way, Ways
 from autotune.backbones.units import Unit, is_norm
-from autotune.backbones.ways import Way, Ways
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.errors import UnknownName, unknown
-from autotune.registry import Registry
+from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription

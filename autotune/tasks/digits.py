@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from autotune.backbones.digits_data import Pictures, halves
 from autotune.backbones.inputs import InputDescription
-from autotune.digits import Pictures, halves
 from autotune.errors import UnknownName, unknown
 from autotune.tasks.base import Part, Task
 

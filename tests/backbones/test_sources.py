@@ -19,8 +19,8 @@ from torch import nn
 from autotune.backbones import load_backbone
 from autotune.backbones.base import describe, fingerprint
 from autotune.backbones.digits import DigitsNet, cache_file
+from autotune.backbones.digits_data import halves
 from autotune.backbones.weights import load_weights, read_weights
-from autotune.digits import halves
 from autotune.errors import BackboneError, NotBuilt, UnknownName
 
 # the digits network, trained once and kept

@@ -14,10 +14,10 @@ from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.torchvision import FAMILIES
 from autotune.backbones.units import Units, find_units, is_norm
-from autotune.candidates import find_candidates
-from autotune.config import load_space
+from autotune.deltas.candidates import find_candidates
 from autotune.errors import SpaceError
-from autotune.plan import Choice
+from autotune.problem.plan import Choice
+from autotune.run.settings import load_space
 
 MEMBERS = [
     "builtin:digits",

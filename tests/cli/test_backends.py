@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from autotune.backbones.digits import cache_file
-from autotune.notebook import Study
+from autotune.run.notebook import Study
 
 from .conftest import SCRIPT, autotune
 

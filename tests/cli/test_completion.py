@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends import BACKENDS
-from autotune.cli.manual import MANUAL
-from autotune.config import space_names
+from autotune.cli.options import MANUAL
 from autotune.deltas import METHODS
-from autotune.export import FORMATS
-from autotune.stopping import PRUNERS
-from autotune.strategies import STRATEGIES
+from autotune.deploy.export import FORMATS
+from autotune.run.settings import space_names
+from autotune.study.backends import BACKENDS
+from autotune.study.pruners import PRUNERS
+from autotune.study.strategies import STRATEGIES
 
 from .conftest import SCRIPT
 

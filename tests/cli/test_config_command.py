@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Settings, read_settings
+from autotune.run.settings import Settings, read_settings
 
 
 @pytest.fixture

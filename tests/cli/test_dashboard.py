@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from autotune.notebook import Study
+from autotune.run.notebook import Study
 
 from .conftest import SCRIPT, autotune
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autotune.artifact import read_artifact, read_header
 from autotune.backbones import load_backbone
-from autotune.export import FORMATS
-from autotune.mount import load_adapted
-from autotune.notebook import Study
+from autotune.deltas.artifact import read_artifact, read_header
+from autotune.deltas.loaded import load_adapted
+from autotune.deploy.export import FORMATS
+from autotune.run.notebook import Study
 
 from .conftest import shown
 

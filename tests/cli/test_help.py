@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from autotune.cli.app import GROUPS, app, name_of
-from autotune.cli.manual import MANUAL, NAMES
-from autotune.config import Settings
+from autotune.cli.options import MANUAL, NAMES
+from autotune.run.settings import Settings
 
 from .conftest import SCRIPT
 

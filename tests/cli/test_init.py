@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autotune.config import Settings
+from autotune.run.settings import Settings
 
 
 @pytest.fixture

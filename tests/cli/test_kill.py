@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from autotune.api import resume
 from autotune.errors import Interrupted
-from autotune.events import event_of, log
-from autotune.notebook import Study
+from autotune.run.notebook import Study
+from autotune.session.api import resume
+from autotune.utils.events import event_of, log
 
 from .conftest import SCRIPT, autotune
 

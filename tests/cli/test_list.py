@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from autotune.deltas import METHODS
-from autotune.plan import Plan
-from autotune.stopping import PRUNERS
-from autotune.strategies import STRATEGIES
+from autotune.problem.plan import Plan
+from autotune.study.pruners import PRUNERS
+from autotune.study.strategies import STRATEGIES
 
 from .conftest import autotune, shown
 

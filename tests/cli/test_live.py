@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.notebook import Study
+from autotune.run.notebook import Study
 
 from .conftest import SCRIPT
 

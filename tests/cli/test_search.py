@@ -14,9 +14,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from autotune.digits import halves
-from autotune.notebook import Study
-from autotune.plan import Plan
+from autotune.backbones.digits_data import halves
+from autotune.problem.plan import Plan
+from autotune.run.notebook import Study
 
 from .conftest import autotune, shown
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from autotune.backbones.digits import DigitsNet
-from autotune.config import space_folder
+from autotune.run.settings import space_folder
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from autotune.budget import Cost
-from autotune.candidates import plan_cost
 from autotune.deltas.base import Evidence
+from autotune.deltas.candidates import plan_cost
+from autotune.deltas.hotswap import Swap, state_of
 from autotune.deltas.site import sites
 from autotune.errors import MergeError, PlanError
-from autotune.plan import Choice, Plan
-from autotune.swap import Swap, state_of
-from autotune.trunk.cut import before, cut
-from autotune.trunk.graph import Graph
+from autotune.problem.budget import Cost
+from autotune.problem.plan import Choice, Plan
+from autotune.training.prefix.cut import before, cut
+from autotune.training.prefix.graph import Graph
 
 from .kinds import LAYERS, SPANS, Kind
 from .rig import Rig, bits, content, gradients, same, snapshot, stored

@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.dataflow import Flow, trace
 from autotune.backbones.digits import Block
-from autotune.backbones.flow import Flow, trace
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit
 

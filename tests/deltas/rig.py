@@ -10,13 +10,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.adapt import Deltas
-from autotune.backbones.flow import Flow
-from autotune.backbones.modes import evaluating
+from autotune.backbones.dataflow import Flow
+from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.units import Unit
-from autotune.deltas.base import Evidence, look_at
+from autotune.deltas.attach import Deltas
+from autotune.deltas.base import Evidence
+from autotune.deltas.paths import look_at
 from autotune.deltas.site import Site
-from autotune.plan import Choice, Plan
+from autotune.problem.plan import Choice, Plan
 
 from .kinds import Kind
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from autotune.backbones.units import Unit
 from autotune.errors import MergeError
-from autotune.plan import Choice, Plan
+from autotune.problem.plan import Choice, Plan
 
 from .kinds import LAYERS, Kind
 from .networks import Around

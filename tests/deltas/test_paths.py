@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autotune.plan import Choice
+from autotune.problem.plan import Choice
 
 from .kinds import LAYERS, SPANS
 from .rig import Rig

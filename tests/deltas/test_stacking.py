@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from autotune.backbones.units import Unit
-from autotune.budget import Cost
-from autotune.candidates import make_choice, plan_cost
 from autotune.deltas import METHODS
 from autotune.deltas.base import Delta
+from autotune.deltas.candidates import make_choice, plan_cost
 from autotune.errors import PlanError
-from autotune.plan import Choice, Method, Plan
+from autotune.problem.budget import Cost
+from autotune.problem.plan import Choice, Method, Plan
 
 from .kinds import LAYERS, SPANS
 from .rig import Looked, Rig, bits, same, snapshot, stored

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from autotune.backbones.inputs import read_input
-from autotune.config import read_settings
-from autotune.space import read_space
+from autotune.problem.search_space import read_space
+from autotune.run.settings import read_settings
 
 ROOT = Path(__file__).parent.parent.parent
 CI = ROOT / ".ci"

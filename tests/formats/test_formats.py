@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import autotune
-from autotune.artifact import read_artifact
-from autotune.export.from_peft import import_peft
-from autotune.inspection import inspect_file
-from autotune.mount import load_adapted
+from autotune.deltas.artifact import read_artifact
+from autotune.deltas.loaded import load_adapted
+from autotune.deploy.export.from_peft import import_peft
+from autotune.deploy.inspection import inspect_file
 
 from .network import SHAPE, numbers, small
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 import autotune
-from autotune.adapt import Deltas
-from autotune.artifact import Artifact, to_bytes
-from autotune.backbones.flow import trace
+from autotune.backbones.dataflow import trace
 from autotune.backbones.units import find_units
-from autotune.config import read_settings
-from autotune.export import FORMATS
-from autotune.export.base import Subject, written
-from autotune.export.mask import Mask
-from autotune.fitting import tuned
-from autotune.plan import Choice, Plan
+from autotune.deltas.apply import tuned
+from autotune.deltas.artifact import Artifact, to_bytes
+from autotune.deltas.attach import Deltas
+from autotune.deploy.export import FORMATS
+from autotune.deploy.export.base import Subject, written
+from autotune.deploy.export.mask import Mask
+from autotune.problem.plan import Choice, Plan
+from autotune.run.settings import read_settings
 
 from .network import SHAPE, numbers, small
 

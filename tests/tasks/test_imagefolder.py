@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from autotune.backbones.inputs import InputDescription
-from autotune.data import batches, generator_of, shuffled
 from autotune.errors import TaskError
 from autotune.tasks import imagefolder, load_task
+from autotune.tasks.loading import batches, generator_of, shuffled
 
 RGB = InputDescription(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 GREY = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))

@@ -1,0 +1,156 @@
+"""Flow: the tensors that pass between the modules of a network, seen in one forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.inputs import InputDescription
+
+BATCH = 2
+"""Blank examples in a trace."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tensor that a module takes or gives."""
+
+    path: str
+    """Of the module; empty for the network itself."""
+
+    is_input: bool
+    """Whether the module takes it, as its first argument, or gives it."""
+
+    shape: tuple[int, ...]
+    """Of one example, without the batch."""
+
+    dtype: torch.dtype
+
+    channel: int
+    """Which dimension holds the channels, the batch being dimension 0."""
+
+    is_batched: bool = True
+    """Whether dimension 0 is the batch indeed; it may be tokens, with the batch behind them."""
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return self.shape[self.channel - 1]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The other dimensions: height and width, or the number of tokens; none after pooling."""
+        return tuple(size for at, size in enumerate(self.shape, 1) if at != self.channel)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One module's only call in a forward pass; a point is None where no single tensor passes."""
+
+    path: str
+    input: Point | None
+    output: Point | None
+
+
+class Flow:
+    """Modules that are called exactly once, in the order in which they begin."""
+
+    def __init__(self, calls: Mapping[str, Call]) -> None:
+        self.calls = dict(calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self.calls.values())
+
+    def get(self, path: str) -> Call | None:
+        return self.calls.get(path)
+
+
+def trace(network: nn.Module, input: InputDescription) -> Flow:
+    """The flow of two blank examples through the network, which is left as it was.
+
+    Works on the meta device too, without any arithmetic. Raises what the network raises.
+    """
+    device = next(network.parameters()).device
+    dtype = getattr(torch, input.dtype)
+    blank = torch.zeros(BATCH, *input.example_shape, dtype=dtype, device=device)
+    seen = _Seen(network)
+    try:
+        with evaluating(network):
+            network(blank)
+    finally:
+        seen.close()
+    return Flow(seen.calls())
+
+
+class _Seen:
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.paths = {module: path for path, module in network.named_modules()}
+        self.began: list[nn.Module] = []
+        self.given: dict[nn.Module, tuple[Any, Any]] = {}
+        self.handles = [
+            handle
+            for module in self.paths
+            for handle in (
+                module.register_forward_pre_hook(self._begin, with_kwargs=True),
+                module.register_forward_hook(self._end, with_kwargs=True),
+            )
+        ]
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.began.append(module)
+
+    def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.given[module] = (args[0] if args else next(iter(kwargs.values()), None), output)
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def calls(self) -> dict[str, Call]:
+        times = Counter(self.began)
+        once = [m for m, n in times.items() if n == 1 and m in self.given]
+        return {self.paths[module]: self._call(module) for module in once}
+
+    def _call(self, module: nn.Module) -> Call:
+        path, (taken, given) = self.paths[module], self.given[module]
+        return Call(path, _point(module, path, True, taken), _point(module, path, False, given))
+
+
+def first_tensor(output: Any) -> Any:
+    """What a module gives: the tensor itself, or the first of a tuple (attention)."""
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def _point(module: nn.Module, path: str, is_input: bool, value: Any) -> Point | None:
+    tensor = value if is_input else first_tensor(value)
+    if not isinstance(tensor, Tensor) or tensor.ndim < 2:
+        return None
+    channel = _channel(module, tensor, is_input)
+    batched = len(tensor) == BATCH
+    return Point(path, is_input, tuple(tensor.shape[1:]), tensor.dtype, channel, batched)
+
+
+def _channel(module: nn.Module, tensor: Tensor, is_input: bool) -> int:
+    """Dimension 1 or the last: the one that fits the module's layers, else the usual one."""
+    last = tensor.ndim - 1
+    widths = {w for m in module.modules() for w in _widths(m, is_input)}
+    fits = [at for at in dict.fromkeys((1, last)) if tensor.shape[at] in widths]
+    if len(fits) == 1:
+        return fits[0]
+    usual = nn.Conv1d if tensor.ndim == 3 else nn.Module
+    return 1 if any(isinstance(m, usual) for m in module.modules()) else last
+
+
+def _widths(layer: nn.Module, is_input: bool) -> tuple[int, ...]:
+    names = ("in_features", "in_channels") if is_input else ("out_features", "out_channels")
+    norms = ("num_features", "embed_dim", "embedding_dim")
+    found = [getattr(layer, name, None) for name in (*names, *norms)]
+    found += list(getattr(layer, "normalized_shape", ())[-1:])
+    return tuple(width for width in found if isinstance(width, int))

@@ -1,0 +1,54 @@
+"""Ways: the modules that hold nothing but certain parameters, and what goes in and out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import nn
+
+from autotune.backbones.dataflow import Call, Flow, Point
+
+
+@dataclass(frozen=True)
+class Way:
+    """From what the first of some modules takes to what the last one gives."""
+
+    calls: tuple[Call, ...] = ()
+    """Of every module that holds nothing but the parameters, in the order in which they begin."""
+
+    outer: tuple[Call, ...] = ()
+    """Of those that are in no other of them."""
+
+    @property
+    def entry(self) -> Point | None:
+        return self.outer[0].input if self.outer else None
+
+    @property
+    def exit(self) -> Point | None:
+        return self.outer[-1].output if self.outer else None
+
+
+class Ways:
+    """Finds the way through the modules of any set of parameters; modules without are in none."""
+
+    def __init__(self, network: nn.Module, flow: Flow | None) -> None:
+        self.ids = {name: id(p) for name, p in network.named_parameters(remove_duplicate=False)}
+        held = [(call, _held(network.get_submodule(call.path))) for call in flow or ()]
+        self.held = [(call, ids) for call, ids in held if ids]
+
+    def through(self, parameters: Collection[str]) -> Way:
+        """The way through the modules that hold nothing but `parameters` (names)."""
+        wanted = {self.ids[name] for name in parameters}
+        calls = [call for call, ids in self.held if ids <= wanted]
+        paths = {call.path for call in calls}
+        return Way(tuple(calls), tuple(c for c in calls if not _has_parent(c.path, paths)))
+
+
+def _held(module: nn.Module) -> frozenset[int]:
+    return frozenset(id(parameter) for parameter in module.parameters())
+
+
+def _has_parent(path: str, paths: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in paths for n in range(len(parts))) and path != ""

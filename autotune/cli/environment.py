@@ -1,0 +1,65 @@
+"""What is installed, and whether it works together."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from autotune.errors import DependencyError
+
+PACKAGES = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
+_START_RAY = (
+    "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, "
+    "logging_level='ERROR'); ray.shutdown()"
+)
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices and checks; `healthy` is false when something that is needed fails."""
+    import torch
+
+    checks = {"torchvision fits torch": _torchvision(), "ray starts": _ray()}
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "cores": os.cpu_count(),
+        "devices": [
+            "cpu",
+            *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        ],
+        **checks,
+        "healthy": checks["torchvision fits torch"] == "yes",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _torchvision() -> str:
+    from autotune.backbones.torchvision_import import import_torchvision
+
+    try:
+        import_torchvision()
+    except DependencyError as error:
+        return str(error)
+    return "yes"
+
+
+def _ray() -> str:
+    """Ray is started in a process of its own, which is ended again."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _START_RAY], capture_output=True, text=True, timeout=90
+        )
+    except subprocess.TimeoutExpired:
+        return "no: it did not start within 90 s"
+    lines = done.stderr.strip().splitlines()
+    return "yes" if done.returncode == 0 else f"no: {lines[-1] if lines else 'it failed'}"

@@ -1,0 +1,141 @@
+"""How a search looks while it runs: a few lines, the same for one's own and another process's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autotune.run.progress import Standing
+from autotune.run.report.names import duration, percent, shown
+from autotune.run.report.style import FROZEN, colour_of_method
+
+RUNNING = 3
+"""Trials that are named while they run; more are counted."""
+
+
+def view(standing: Standing, now: float) -> RenderableType:
+    """Stage, time left, best plan so far, references, last events."""
+    rows = Table.grid(padding=(0, 2), expand=True)
+    rows.add_column(no_wrap=True, style="dim")
+    rows.add_column(ratio=1, overflow="ellipsis")
+    for name, told in (
+        ("now", _now(standing)),
+        ("trials", _trials(standing)),
+        ("best", _best(standing)),
+        ("plan", _plan(standing)),
+        ("beside", _beside(standing)),
+    ):
+        if told:
+            rows.add_row(name, told)
+    head = _line(Text.assemble(("autotune ", "bold"), _about(standing)))
+    return Group(head, _stages(standing), _bar(standing, now), rows, *_latest(standing))
+
+
+def _line(text: Text) -> Text:
+    """On one line, however narrow it is."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _about(standing: Standing) -> str:
+    begun = standing.begun
+    if not begun:
+        return ""
+    of = f"{begun['limit']:,} {begun['measure']}"
+    return f"{begun['task']} within {begun['budget']} ({of}) · {begun['run']}"
+
+
+def _stages(standing: Standing) -> Text:
+    """All of them, those that are over dimmed, the one that runs marked."""
+    if not standing.begun:
+        return _line(Text(standing.stage or "", style="bold cyan"))
+    order = standing.stages
+    at = order.index(standing.stage) if standing.stage in order else -1
+    parts = [(name, "bold cyan" if i == at else "dim") for i, name in enumerate(order)]
+    text = Text(" › ", style="dim").join(Text(name, style=style) for name, style in parts)
+    return _line(text)
+
+
+def _bar(standing: Standing, now: float) -> RenderableType:
+    work = standing.work()
+    took = duration(max(now - standing.since, 0.0)) if standing.since else ""
+    if work is None:
+        return _line(Text(f"{took} so far" if took else "Loading"))
+    done, left = work
+    share, remaining = done / (done + left), standing.left(now)
+    said = f"{percent(share, 0)} · {took}"
+    said += "" if remaining is None else f", about {duration(remaining)} left"
+    line = Table.grid(padding=(0, 2), expand=True)
+    line.add_column(ratio=1)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
+    line.add_row(bar, said)
+    return line
+
+
+def _now(standing: Standing) -> Text:
+    return _line(Text(standing.said))
+
+
+def _trials(standing: Standing) -> Text | None:
+    if not standing.states and not standing.running:
+        return None
+    of = f" of {standing.total:,}" if standing.total else ""
+    states = ", ".join(f"{n:,} {state}" for state, n in list(standing.states.items()))
+    told = f"{standing.ended:,}{of}{': ' if states else ''}{states}"
+    for number, (step, steps, value) in list(standing.running.items())[:RUNNING]:
+        reached = f", {step} of {steps} done, {percent(value)}" if step else ""
+        told += f" · trial {number} runs{reached}"
+    if more := max(len(standing.running) - RUNNING, 0):
+        told += f" · {more} more run"
+    return _line(Text(told))
+
+
+def _best(standing: Standing) -> Text | None:
+    best = standing.best
+    if not best:
+        return None
+    told = f" on validation · trial {best['number']} · {best['cost']:,} parameters"
+    if standing.begun.get("measure") == "parameters":
+        told += f", {percent(best['cost'] / max(standing.begun['room'], 1), 0)} of the budget"
+    return _line(Text.assemble(Text(percent(best["value"]), style="bold"), told))
+
+
+def _plan(standing: Standing) -> Text | None:
+    """A block a unit in depth order, in the colour of its method; the colours' names behind."""
+    if not standing.best or "units" not in standing.begun:
+        return None
+    chosen = standing.best.get("labels", {})
+    methods = {unit: last_method(label) for unit, label in chosen.items()}
+    strip = Text(overflow="fold")
+    for unit in standing.begun["units"]:
+        method = methods.get(unit)
+        strip.append("█" if method else "░", style=colour_of_method(method) if method else FROZEN)
+    for method in dict.fromkeys(methods.values()):
+        strip.append(f"  ■ {method}", style=colour_of_method(method))
+    return strip
+
+
+def last_method(label: str) -> str:
+    """The name of a label's last method: `lowrank` of `subtune-norms+lowrank-2`."""
+    return label.rpartition("+")[2].partition("-")[0]
+
+
+def _beside(standing: Standing) -> Text | None:
+    told = [f"{shown(name)} {percent(value)}" for name, value in list(standing.references.items())]
+    return _line(Text(" · ".join(told))) if told else None
+
+
+def _latest(standing: Standing) -> list[Text]:
+    """The last events; warnings stand out."""
+    found: list[Text] = []
+    for event in list(standing.latest):
+        clock = time.strftime("%H:%M:%S", time.localtime(event.time))
+        style: Any = "yellow" if event.kind == "warning" else "dim"
+        found.append(_line(Text(f"{clock} {event.text}", style=style)))
+    return found

@@ -1,0 +1,165 @@
+"""An artifact on its backbone's network: put on, taken off, or written into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.base import Backbone, describe, new_head
+from autotune.backbones.dataflow import Flow, trace
+from autotune.backbones.inputs import InputDescription, read_input, some_inputs
+from autotune.deltas.artifact import Artifact
+from autotune.deltas.attach import Deltas
+from autotune.deltas.candidates import new_delta, plan_cost
+from autotune.deltas.site import sites
+from autotune.deltas.surgery import exchange, exchange_buffer
+from autotune.errors import ArtifactError, AutotuneError, MergeError
+
+_DOES_NOT_FIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
+
+TUNED = "_autotune"
+"""Where a network keeps what is loaded onto it; nothing, while it is bare."""
+
+
+def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
+    """The model with what an artifact says of its backbone."""
+    if isinstance(model, Backbone):
+        return model
+    head = artifact.header.get("about", {}).get("head")
+    return describe(model, source="the model", family="any", head=head)
+
+
+def input_of(artifact: Artifact) -> InputDescription:
+    """What the tuned network takes; `ArtifactError` for a file that does not say it."""
+    told = artifact.header.get("input")
+    if told is None:
+        raise ArtifactError(
+            "A check of outputs needs inputs, and the file does not describe them. Search again "
+            "with --input FILE, or give inputs."
+        )
+    try:
+        return read_input(told, source="the artifact")
+    except AutotuneError as error:
+        raise ArtifactError(f"{error} The file is damaged.") from error
+
+
+def require_fits(backbone: Backbone, artifact: Artifact, source: str = "the artifact") -> None:
+    """Raise `ArtifactError` for another backbone's artifact, or a network that is not bare."""
+    if getattr(vars(backbone.network).get(TUNED), "active", None) is not None:
+        raise ArtifactError(
+            "A delta goes onto the bare backbone, this one has a delta on. Call "
+            "autotune.switch(model, None) first."
+        )
+    if artifact.fingerprint != backbone.fingerprint:
+        raise ArtifactError(
+            f"A delta fits only the backbone that it was made for: {source} wants fingerprint "
+            f"{artifact.fingerprint[:12]}, {backbone.source} has {backbone.fingerprint[:12]}. "
+            "Load the same weights, before anything is changed in them."
+        )
+
+
+@contextmanager
+def tuned(
+    backbone: Backbone, artifact: Artifact, *, source: str = "the artifact"
+) -> Iterator[nn.Module]:
+    """The backbone's network with the artifact on: deltas, head and prepared buffers, in eval mode.
+
+    Afterwards everything is what it was. Raises `ArtifactError` for another backbone's artifact.
+    """
+    with put_on(backbone, artifact, source)[0]:
+        yield backbone.network
+
+
+def put_on(
+    backbone: Backbone, artifact: Artifact, source: str = "the artifact"
+) -> tuple[ExitStack, Deltas]:
+    """As `tuned`, until the stack is closed; for good, where it is let go."""
+    require_fits(backbone, artifact, source)
+    with ExitStack() as stack:
+        try:
+            deltas = _put_on(stack, backbone, artifact)
+        except _DOES_NOT_FIT as error:
+            raise _misfit(source, error) from error
+        return stack.pop_all(), deltas
+
+
+def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = None) -> float:
+    """Write an artifact into the backbone's network for good; the largest difference of outputs.
+
+    It is on `inputs` (some noise when left out), relative to the largest output. Raises
+    `ArtifactError`, or `MergeError` with nothing changed, for a delta that cannot be merged or
+    outputs that change by more than 1e-5.
+    """
+    network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
+    if inputs is None:
+        inputs = some_inputs(input_of(artifact)).to(device_of(network))
+    stack, deltas = put_on(backbone, artifact)
+    with stack:
+        found = _merged(deltas, inputs)
+        head = network.get_submodule(backbone.head)
+        buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
+    for buffer, value in buffers.items():
+        network.get_buffer(buffer).copy_(value)
+    setattr(network.get_submodule(path), name, head)
+    return found
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its first parameter is."""
+    return next(network.parameters()).device
+
+
+def _merged(deltas: Deltas, inputs: Tensor) -> float:
+    try:
+        return deltas.merge(inputs)
+    except MergeError:
+        raise
+    except _DOES_NOT_FIT as error:
+        raise _misfit("the artifact", error) from error
+
+
+def _misfit(source: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"The tensors of {source} do not fit its own plan ({error}). The file is damaged."
+    )
+
+
+def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
+    network = backbone.network
+    for name, buffer in artifact.part("buffer").items():
+        stack.callback(exchange_buffer(network, name, buffer))
+    values = artifact.part("head")
+    head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
+    head.load_state_dict(values)
+    stack.callback(exchange(network, backbone.head, head))
+    flow, stored = _flow(network, artifact), artifact.part("delta")
+    _check_size(network, artifact, flow)
+    deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
+    stack.callback(deltas.detach)
+    if set(stored) != set(deltas.tensors()):
+        raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or too much")
+    deltas.load(stored)
+    head.requires_grad_(False)
+    for parameter in deltas.parameters():
+        parameter.requires_grad_(False)
+    network.eval()
+    return deltas
+
+
+def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> None:
+    """What the plan would store is what the file has, before anything of that size is made."""
+    plan, stored = artifact.plan, artifact.part("delta").values()
+    wanted = plan_cost(sites(network, artifact.units, flow), plan).stored
+    if (found := sum(tensor.numel() for tensor in stored)) != wanted:
+        raise ValueError(f"its plan stores {wanted:,} values, the file has {found:,}")
+
+
+def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:
+    """What passes between modules, where a delta of the plan needs it."""
+    methods = [method for choice in artifact.plan.choices.values() for method in choice.methods]
+    if not any(new_delta(method).on_path for method in methods):
+        return None
+    return trace(network, input_of(artifact))

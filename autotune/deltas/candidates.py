@@ -1,0 +1,169 @@
+"""What a search space offers on a backbone: every unit's choices with their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import cache
+
+from torch import nn
+
+from autotune.backbones.units import Units
+from autotune.deltas import METHODS
+from autotune.deltas.base import Delta, check_method
+from autotune.deltas.site import Site, sites
+from autotune.errors import AutotuneError, PlanError, SpaceError
+from autotune.problem.budget import Cost, Measure
+from autotune.problem.plan import Choice, Method, Option, Plan
+from autotune.problem.problem import Candidates
+from autotune.problem.search_space import BUDGET, SearchSpace
+from autotune.problem.sizing import largest_size
+
+SHARES = (Fraction(1), Fraction(1, 2), Fraction(1, 4))
+"""An option that is the word `budget` takes the largest sizes that cost these parts of it."""
+
+Combination = list[tuple[str, dict[str, Option]]]
+
+
+def space_choices(space: SearchSpace) -> list[Choice]:
+    """Every choice that the space offers, `budget` as 1; `SpaceError` lists all that are none."""
+    return list(dict.fromkeys(choice for _, choice in _checked(space)))
+
+
+def find_candidates(
+    network: nn.Module,
+    units: Units,
+    space: SearchSpace,
+    *,
+    room: int = 0,
+    measure: Measure = Measure.PARAMETERS,
+) -> Candidates:
+    """Unit → choice → cost, from shapes alone; a method without a place in a unit is no choice.
+
+    Spans that the space offers nothing for are left out. Sizes that the space leaves to the
+    `budget` are the largest that cost all of `room`, a half and a quarter of it; or of what the
+    largest that makes sense there costs.
+    """
+    combinations = [combination for combination, _ in _checked(space)]
+    places = sites(network, units, units.flow)
+    by_shape: dict[object, dict[Choice, Cost]] = {}
+
+    def offered(site: Site) -> dict[Choice, Cost]:
+        if (shape := site.shape()) not in by_shape:
+            fitted = [c for given in combinations for c in _sized(given, site, room, measure)]
+            by_shape[shape] = {c: _cost(site, c) for c in fitted if _has_place(c, site)}
+        return by_shape[shape]
+
+    found = {unit.name: offered(places[unit.name]) for unit in units}
+    return {unit.name: found[unit.name] for unit in units if found[unit.name] or not unit.is_span()}
+
+
+def make_choice(combination: Combination) -> Choice:
+    """The methods in the table's order; `PlanError` when they may not share a unit."""
+    methods = [check_method(n, options, METHODS.load(n)) for n, options in combination]
+    order = METHODS.names()
+    choice = Choice(tuple(sorted(methods, key=lambda m: order.index(m.name))))
+    _check_company(choice)
+    return choice
+
+
+def check_choice(choice: Choice, site: Site) -> None:
+    """Raise `PlanError` for methods that may not share a unit, or have no place at the site."""
+    _check_company(choice)
+    for method in choice.methods:
+        delta = new_delta(method)
+        if delta.on_span != site.is_span or not delta.count(site).stored:
+            raise PlanError(
+                f"{method.label} has no place in {site.name!r}: it attaches to {delta.where}. "
+                "See autotune units."
+            )
+
+
+def new_delta(method: Method) -> Delta:
+    """A delta of this method, not yet attached; `UnknownName` for one that is in no table."""
+    delta: Delta = METHODS.load(method.name)(**dict(method.options))
+    return delta
+
+
+def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
+    """One choice in every unit where it has a place, whatever the space offers, and its cost."""
+    places = sites(network, units, units.flow)
+    names = [unit.name for unit in units if _has_place(choice, places[unit.name])]
+    plan = Plan(dict.fromkeys(names, choice))
+    return plan, plan_cost(places, plan)
+
+
+def plan_cost(places: Mapping[str, Site], plan: Plan) -> Cost:
+    """Predicted cost of a plan at these sites, from shapes alone."""
+    costs = [_cost(places[unit], plan[unit]) for unit in plan]
+    return sum(costs, Cost())
+
+
+def _check_company(choice: Choice) -> None:
+    deltas = {method.name: new_delta(method) for method in choice.methods}
+    if len(deltas) < len(choice.methods):
+        raise PlanError(f"A choice has a method once, {choice.label} has one twice. Leave one out.")
+    whole = [name for name, delta in deltas.items() if delta.retrains()]
+    weights = [name for name, delta in deltas.items() if not delta.on_path]
+    if whole and len(weights) > 1:
+        raise PlanError(
+            f"{whole[0]} sets whole weights freely, so no other change of weights goes with it, "
+            f"got {choice.label}. Leave one out."
+        )
+    if len({delta.on_span for delta in deltas.values()}) > 1:
+        raise PlanError(f"{choice.label} mixes methods of units and of spans. Leave one out.")
+    if choice.is_alone() and len(deltas) > 1:
+        raise PlanError(f"A bypass goes alone, got {choice.label}. Leave the others out.")
+
+
+def _checked(space: SearchSpace) -> Iterator[tuple[Combination, Choice]]:
+    found, faults = [], []
+    for combination in space.combinations():
+        try:
+            found.append((combination, make_choice(_with_size(combination, 1))))
+        except AutotuneError as error:
+            faults.append(str(error))
+    names = {name for _, choice in found for name in (*choice.names, "head")}
+    missing = sorted(names - set(space.hyperparameters.lr))
+    faults += [f"hyperparameters.lr has no rates for {name}" for name in missing]
+    if faults:
+        raise SpaceError(f"The space {space.family!r}: {'; '.join(dict.fromkeys(faults))}")
+    return iter(found)
+
+
+def _sized(combination: Combination, site: Site, room: int, measure: Measure) -> Iterator[Choice]:
+    """The combination itself, or with the sizes that take their share of the room at a site."""
+    if all(BUDGET not in options.values() for _, options in combination):
+        yield make_choice(combination)
+        return
+    if not _has_place(make_choice(_with_size(combination, 1)), site):
+        return
+
+    @cache
+    def price(size: int) -> int:
+        sized = _with_size(combination, size)
+        made = [METHODS.load(name)(**options) for name, options in sized]
+        return sum((delta.count(site) for delta in made), Cost())[measure]
+
+    smallest = [METHODS.load(name)(**options) for name, options in _with_size(combination, 1)]
+    bounds = [most for delta in smallest if (most := delta.most(site)) is not None]
+    top = min([room, *map(price, bounds)])
+    for size in dict.fromkeys(largest_size(price, int(top * share)) for share in SHARES):
+        if size:
+            yield make_choice(_with_size(combination, size))
+
+
+def _with_size(combination: Combination, size: int) -> Combination:
+    return [
+        (name, {key: size if value == BUDGET else value for key, value in options.items()})
+        for name, options in combination
+    ]
+
+
+def _has_place(choice: Choice, site: Site) -> bool:
+    deltas = [new_delta(method) for method in choice.methods]
+    return all(d.on_span == site.is_span and d.count(site).stored for d in deltas)
+
+
+def _cost(site: Site, choice: Choice) -> Cost:
+    return sum((new_delta(method).count(site) for method in choice.methods), Cost())

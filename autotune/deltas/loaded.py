@@ -1,0 +1,199 @@
+"""Delta files on a model: several by name, one of them on at a time, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from autotune.backbones.base import Backbone
+from autotune.deltas.apply import TUNED, described, device_of, merge_into, put_on
+from autotune.deltas.artifact import Artifact, read_artifact
+from autotune.deltas.hotswap import Swap, state_of
+from autotune.deltas.surgery import frozen
+from autotune.errors import ArtifactError, unknown
+
+DEFAULT = "default"
+_WHILE = count()
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """One delta on a network, or off it for a while."""
+
+    artifact: Artifact
+    swap: Swap
+    stack: ExitStack
+    """Detaches it for good, while it is on."""
+
+
+@dataclass
+class _Mount:
+    """What was loaded onto one network, which keeps it; a copy of the network does not."""
+
+    backbone: Backbone
+    loaded: dict[str, _Loaded] = field(default_factory=dict)
+    active: str | None = None
+    thaw: Callable[[], None] | None = None
+    """Puts modes and flags back, while a delta is on."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+def load_adapted(
+    model: nn.Module | Backbone, path: Path | str | Artifact, *, name: str = DEFAULT
+) -> nn.Module:
+    """The model with the delta file at `path` on it, in place, in evaluation mode.
+
+    A second file needs another `name`; `switch` changes between them, `detach` takes them off
+    again: the model is then what it was, bit for bit. Raises `ArtifactError` for a file of
+    another backbone, a damaged one, or a name that is taken.
+    """
+    artifact = path if isinstance(path, Artifact) else read_artifact(path)
+    source = "the artifact" if isinstance(path, Artifact) else str(path)
+    mount = _mount_of(model)
+    if mount is not None and name in mount.loaded:
+        raise ArtifactError(
+            f"A delta on a model needs a name of its own, {name!r} is taken. Give another name=, "
+            "or call autotune.detach(model) first."
+        )
+    mount = mount or _Mount(described(model, artifact))
+    before = mount.active
+    _exchange(mount, None)
+    try:
+        mount.loaded[name] = _load(mount.backbone, artifact, source)
+    except BaseException:
+        _exchange(mount, before)
+        raise
+    vars(mount.backbone.network)[TUNED] = mount
+    _exchange(mount, name)
+    return mount.backbone.network
+
+
+def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
+    """The loaded delta of that name on the model; with None the bare backbone.
+
+    Nothing is computed: tensors, hooks and classes of modules are exchanged. Raises
+    `ArtifactError` for a name that is not loaded.
+    """
+    mount = _mount(model, name)
+    _exchange(mount, name)
+    return mount.backbone.network
+
+
+def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
+    """Take off a model what `load_adapted` put on, of all names or of one, which is forgotten.
+
+    `ArtifactError` when there is nothing.
+    """
+    mount = _mount(model, name)
+    network, before = mount.backbone.network, mount.active
+    for each in list(mount.loaded) if name is None else [name]:
+        _exchange(mount, each)
+        mount.active = None
+        _unload(network, mount.loaded.pop(each))
+    _exchange(mount, before if before in mount.loaded else None)
+    if not mount.loaded:
+        del vars(network)[TUNED]
+    return network
+
+
+@contextmanager
+def adapted(model: nn.Module | Backbone, delta: Path | str | Artifact) -> Iterator[nn.Module]:
+    """The model with a delta file on it for a while: `with adapted(model, path) as tuned: …`.
+
+    Afterwards everything is what it was, another delta on it included. Raises as `load_adapted`.
+    """
+    mount = _mount_of(model)
+    before, name = mount.active if mount else None, f"for a while {next(_WHILE)}"
+    network = load_adapted(model, delta, name=name)
+    try:
+        yield network
+    finally:
+        mount = _mount_of(network)
+        if mount is not None and name in mount.loaded:
+            detach(network, name)
+        if mount is not None and before in mount.loaded:
+            switch(network, before)
+
+
+def merge(model: nn.Module | Backbone, inputs: Tensor | None = None) -> float:
+    """Write the delta that is on into the model for good; the largest difference of outputs.
+
+    Head and prepared buffers stay, too; the model is then a plain network. The difference is on
+    `inputs` (n, ...) (some noise when left out), relative to the largest output. Raises
+    `ArtifactError` where several are loaded or none is on, `MergeError`, nothing changed, for a
+    delta that cannot be merged or outputs that change by more than 1e-5.
+    """
+    mount = _mount(model)
+    name = mount.active
+    if name is None or len(mount.loaded) > 1:
+        raise ArtifactError(
+            f"A merge needs one delta on the model and no other, there are {len(mount.loaded)}. "
+            "Call autotune.detach(model, name) for the others."
+        )
+    artifact, backbone = mount.loaded[name].artifact, mount.backbone
+    detach(backbone.network)
+    try:
+        return merge_into(backbone, artifact, inputs)
+    except BaseException:
+        load_adapted(backbone, artifact, name=name)
+        raise
+
+
+def _mount_of(model: nn.Module | Backbone) -> _Mount | None:
+    network = model.network if isinstance(model, Backbone) else model
+    found: _Mount | None = vars(network).get(TUNED)
+    return found
+
+
+def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
+    """What was loaded onto a model, a delta of that name among it."""
+    mount = _mount_of(model)
+    if mount is None:
+        raise ArtifactError("There is no delta on this model. Put one on with load_adapted.")
+    if name is not None and name not in mount.loaded:
+        raise ArtifactError(unknown("delta on this model", name, mount.loaded))
+    return mount
+
+
+def _load(backbone: Backbone, artifact: Artifact, source: str) -> _Loaded:
+    """Put on, and off again in a way that it comes back."""
+    network, before = backbone.network, state_of(backbone.network)
+    undo = frozen(network)
+    try:
+        stack, _ = put_on(backbone, artifact, source)
+        swap = Swap.between(before, state_of(network))
+        swap.take_off(device_of(network))
+    finally:
+        undo()
+    return _Loaded(artifact, swap, stack)
+
+
+def _unload(network: nn.Module, loaded: _Loaded) -> None:
+    """Off for good, what is on the network now."""
+    loaded.stack.close()
+    loaded.swap.take_off(device_of(network))  # to where the network is by now
+
+
+def _exchange(mount: _Mount, name: str | None) -> None:
+    network = mount.backbone.network
+    if mount.active is not None:
+        mount.loaded[mount.active].swap.take_off(device_of(network))
+    if name is None and mount.thaw is not None:
+        mount.thaw()
+        mount.thaw = None
+    if name is not None:
+        mount.thaw = mount.thaw or frozen(network)
+        mount.loaded[name].swap.put_on(device_of(network))
+        network.eval()
+    mount.active = name

@@ -1,0 +1,173 @@
+"""Res-Prefix and Res-Prompt: attention to a few learned keys and values, in parallel form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.deltas.base import check_size, is_off, scaled
+from autotune.deltas.paths import Path
+from autotune.deltas.site import Site
+
+
+class ResPrefix(Path):
+    """(1-λ)·Attn(Q, K, V) + λ·Attn(Q, K_pre, V_pre), λ computed, K_pre and V_pre learned.
+
+    λ = Σ exp(Q·K_preᵀ) / (Σ exp(Q·Kᵀ) + Σ exp(Q·K_preᵀ)), so that this is prefix tuning exactly.
+    To be zero at start, what λ adds is multiplied by a gate a head that starts at 0; at 1 it is
+    the equation. K_pre and V_pre are (length, width).
+    """
+
+    paper = "Res-Tuning (arXiv 2310.19859), LLaMA-Adapter (arXiv 2303.16199)"
+    what = "keys and values of learned tokens in attention"
+    where = "torch's attention layers"
+    inference = "the attention once more"
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = check_size("res_prefix", "length", length)
+
+    def build(self, site: Site) -> nn.Module | None:
+        made = [self.tokens(layer) for layer in _attentions(site)]
+        return nn.ModuleList(made) if made else None
+
+    def tokens(self, layer: nn.MultiheadAttention) -> nn.Module:
+        """What is learned for one attention layer."""
+        return _Prefix(layer, self.length)
+
+    def hook(self, site: Site) -> list[Any]:
+        assert isinstance(self.path, nn.ModuleList)
+        pairs = zip(_attentions(site), self.path, strict=True)
+        return [
+            layer.register_forward_hook(self._beside(tokens), with_kwargs=True)
+            for layer, tokens in pairs
+        ]
+
+    def _beside(self, tokens: Any) -> Any:
+        def hook(layer: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            if is_off(self.gate):
+                return output
+            change = tokens(layer, _bound(args, kwargs))
+            return (output[0] + scaled(change, self.gate), *output[1:])
+
+        return hook
+
+
+class ResPrompt(ResPrefix):
+    """As Res-Prefix, with keys and values that the frozen projections make of learned tokens.
+
+    The tokens are (length, width): half of what a prefix of the same length costs.
+    """
+
+    what = "learned tokens that attention sees through frozen projections"
+
+    def __init__(self, length: int) -> None:
+        super().__init__(check_size("res_prompt", "length", length))
+
+    def tokens(self, layer: nn.MultiheadAttention) -> nn.Module:
+        return _Prompt(layer, self.length)
+
+
+def _attentions(site: Site) -> list[nn.MultiheadAttention]:
+    """Those whose keys and values are projected from one width, with none added by the layer."""
+    found = [site.network.get_submodule(c.path) for c in site.parts(nn.MultiheadAttention)]
+    layers = [layer for layer in found if isinstance(layer, nn.MultiheadAttention)]
+    plain = [a for a in layers if a.bias_k is None and not a.add_zero_attn]
+    return [a for a in plain if a.kdim == a.vdim]
+
+
+class _Prefix(nn.Module):
+    def __init__(self, layer: nn.MultiheadAttention, length: int) -> None:
+        super().__init__()
+        self.key = nn.Parameter(torch.randn(length, layer.embed_dim))
+        self.value = nn.Parameter(torch.randn(length, layer.embed_dim))
+        self.head_gate = nn.Parameter(torch.zeros(layer.num_heads))
+
+    def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values (length, width) to look at."""
+        return self.key, self.value
+
+    def forward(self, layer: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
+        """What the added tokens change in the layer's output, (n, tokens, width)."""
+        q, k, v = (_heads(x, layer) for x in _projected(layer, given))
+        k_pre, v_pre = (_heads(x[None], layer) for x in self.added(layer))
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        mask = _mask(layer, given, scores)
+        scores = scores if mask is None else scores + mask
+        scores_pre = q @ k_pre.mT / math.sqrt(q.shape[-1])
+        share = torch.sigmoid(scores_pre.logsumexp(-1) - scores.logsumexp(-1))[..., None]
+        difference = scores_pre.softmax(-1) @ v_pre - scores.softmax(-1) @ v
+        gated = self.head_gate.view(-1, 1, 1) * share * difference
+        out = F.linear(gated.transpose(1, 2).flatten(2), layer.out_proj.weight)
+        return out if layer.batch_first else out.transpose(0, 1)
+
+
+class _Prompt(_Prefix):
+    def __init__(self, layer: nn.MultiheadAttention, length: int) -> None:
+        super().__init__(layer, length)
+        del self.key, self.value
+        self.token = nn.Parameter(torch.randn(length, layer.kdim))
+
+    def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
+        _, key, value = _weights(layer)
+        return F.linear(self.token, *key), F.linear(self.token, *value)
+
+
+_NAMES = (
+    "query",
+    "key",
+    "value",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+)
+
+
+def _bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(_NAMES, args, strict=False)), **kwargs}
+
+
+def _weights(layer: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | None]]:
+    """(weight, bias) of the projections of queries, keys and values."""
+    if layer._qkv_same_embed_dim:
+        weights = layer.in_proj_weight.chunk(3)
+    else:
+        weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+    bias = layer.in_proj_bias
+    biases = bias.chunk(3) if bias is not None else (None, None, None)
+    return list(zip(weights, biases, strict=True))
+
+
+def _projected(layer: nn.MultiheadAttention, given: dict[str, Any]) -> list[Tensor]:
+    """Queries, keys and values (n, tokens, width)."""
+    inputs = [given[name] for name in ("query", "key", "value")]
+    if not layer.batch_first:
+        inputs = [x.transpose(0, 1) for x in inputs]
+    return [F.linear(x, *weights) for x, weights in zip(inputs, _weights(layer), strict=True)]
+
+
+def _heads(x: Tensor, layer: nn.MultiheadAttention) -> Tensor:
+    """(n, tokens, width) → (n, heads, tokens, width / heads)."""
+    by_head: Tensor = x.unflatten(-1, (layer.num_heads, -1))
+    return by_head.transpose(1, 2)
+
+
+def _mask(layer: nn.MultiheadAttention, given: dict[str, Any], scores: Tensor) -> Tensor | None:
+    """What is added to the scores (n, heads, queries, keys) for masked pairs."""
+    masks = []
+    if (attention := given.get("attn_mask")) is not None:
+        shaped = attention if attention.ndim == 2 else attention.view(-1, *scores.shape[1:])
+        masks.append(_as_addend(shaped, scores))
+    if (padding := given.get("key_padding_mask")) is not None:
+        masks.append(_as_addend(padding[:, None, None, :], scores))
+    return sum(masks[1:], masks[0]) if masks else None
+
+
+def _as_addend(mask: Tensor, scores: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf)

@@ -1,0 +1,79 @@
+"""Deltas that change weights, by `torch.nn.utils.parametrize`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from autotune.deltas.base import Delta, is_off, scaled
+from autotune.deltas.site import Site, Slot
+
+
+class Parametrized(Delta):
+    """A delta that writes some of a unit's tensors as a function of the frozen ones.
+
+    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Deltas on one
+    tensor come off in the reverse order of coming on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        self._undo: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def part(self, slot: Slot) -> nn.Module:
+        """The module that gives the change of a slot's frozen tensor, zero at start."""
+
+    def attach(self, site: Site) -> None:
+        for slot in self.changes(site):
+            part = self.part(slot)
+            self.parts[slot.name.replace(".", "/")] = part
+            for module, attribute in slot.owners:
+                self._undo.append(_parametrize(module, attribute, _Gated(self, part)))
+
+    def detach(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+class _Gated(nn.Module):
+    """W + gate · change(W)."""
+
+    def __init__(self, delta: Parametrized, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        gate = self._delta[0].gate
+        return tensor if is_off(gate) else tensor + scaled(self.part(tensor), gate)
+
+
+def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:
+    """What changes a tensor, where that is all and it is applied as it is; None otherwise."""
+    if not parametrize.is_parametrized(module, attribute):
+        return None
+    stack: Any = module.parametrizations
+    (first, *others) = stack[attribute]
+    if others or not isinstance(first, _Gated) or first._delta[0].gate != 1:
+        return None
+    return first.part
+
+
+def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable[[], None]:
+    order = tuple(module._parameters)
+    parametrize.register_parametrization(module, attribute, part)
+
+    def undo() -> None:
+        stack: Any = module.parametrizations
+        if len(stack[attribute]) > 1:
+            del stack[attribute][-1]
+            return
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        module._parameters.update({k: module._parameters.pop(k) for k in order})
+
+    return undo

@@ -1,0 +1,74 @@
+"""Small operations on a network that can be undone: exchange, freeze, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest, relative to the largest of theirs."""
+    largest = theirs.abs().max().float()
+    return float((ours.float() - theirs.float()).abs().max() / largest.clamp_min(1e-12))
+
+
+def settle(network: nn.Module) -> None:
+    """Weights that deltas compute become parameters of their own; frozen ones stay as they are."""
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            value = getattr(module, name).detach().clone()
+            parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+
+
+def frozen(network: nn.Module) -> Callable[[], None]:
+    """Evaluation mode and no gradients for the whole network; a call that puts both back."""
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    modes = [(m, m.training) for m in network.modules()]
+    network.requires_grad_(False)
+    network.eval()
+
+    def undo() -> None:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+    return undo
+
+
+Undo = Callable[[], None]
+
+
+def exchange(network: nn.Module, path: str, module: nn.Module) -> Undo:
+    """Put `module` in the place of the one at `path`; a call that puts that back."""
+    parent_path, _, name = path.rpartition(".")
+    children = network.get_submodule(parent_path)._modules
+    before = children[name]
+    children[name] = module
+    return partial(children.__setitem__, name, before)
+
+
+def exchange_buffer(network: nn.Module, name: str, value: Tensor) -> Undo:
+    """A tensor with these values in the place of a buffer; a call that puts that back."""
+    path, _, own = name.rpartition(".")
+    buffers, before = network.get_submodule(path)._buffers, network.get_buffer(name)
+    if value.shape != before.shape:
+        raise ValueError(f"{name} must have the shape {tuple(before.shape)}")
+    buffers[own] = torch.empty_like(before).copy_(value)
+    return partial(buffers.__setitem__, own, before)
+
+
+@contextmanager
+def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.Module]:
+    """`module` in the place of the one at `path`, which comes back afterwards."""
+    undo = exchange(network, path, module)
+    try:
+        yield module
+    finally:
+        undo()

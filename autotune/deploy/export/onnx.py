@@ -1,0 +1,101 @@
+"""ONNX, by torch's own exporter."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autotune.deploy.export.base import Format, Subject, refused
+from autotune.deploy.export.module import HINT, exported
+from autotune.errors import DependencyError
+
+
+class Onnx(Format):
+    """An ONNX model with the input `input` and the output `logits`, for batches of any size."""
+
+    file = "tuned.onnx"
+    tolerance = 1e-4
+
+    def write(self, subject: Subject, path: Path) -> None:
+        _require()
+        with refused("torch.onnx", HINT), _quiet():
+            program = exported(subject.tuned(), subject.inputs())
+            torch.onnx.export(
+                program,
+                (),
+                path,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+
+        _tell(path, subject.provenance("onnx"))
+
+    def outputs(self, subject: Subject, path: Path) -> Tensor:
+        import onnxruntime
+
+        with refused("onnxruntime", HINT):
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            (found,) = session.run(["logits"], {"input": subject.inputs().numpy()})
+        return torch.from_numpy(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own messages on what it did not optimise."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _tell(path: Path, provenance: dict[str, Any]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"autotune": json.dumps(provenance)})
+    onnx.save(model, path)
+
+
+def told(path: Path) -> dict[str, Any]:
+    """What a model tells of where it comes from."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise DependencyError(
+            "To inspect an ONNX model needs onnx, which is not installed: pip install onnx."
+        ) from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"it is no ONNX model: {error}") from error
+    found: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}["autotune"])
+    return found
+
+
+def _require() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            f"The format onnx needs {error.name}, which is not installed: "
+            "pip install 'autotune[onnx]'."
+        ) from error

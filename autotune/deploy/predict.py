@@ -1,0 +1,137 @@
+"""Using a finished run: its delta on a fresh backbone, measured or asked for classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autotune.backbones.inputs import InputDescription
+from autotune.deltas.apply import tuned
+from autotune.deltas.artifact import Artifact, read_artifact
+from autotune.errors import ConfigError, RunError, TaskError, unknown
+from autotune.run.notebook import Study
+from autotune.run.settings import OBJECT
+from autotune.session.api import named
+from autotune.session.setup import find_backbone, prepare_search
+from autotune.tasks.base import Part
+from autotune.tasks.imagefolder import SUFFIXES, decode_picture
+from autotune.tasks.loading import PartFeed
+from autotune.tasks.npz import as_inputs
+from autotune.training.loop import Recipe, predict
+
+PARTS = ("test", "val", "train")
+
+
+def evaluate_run(
+    run: str,
+    *,
+    part: str = "test",
+    device: str = "auto",
+    backbone: str | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """Metrics of `best/` on a part of the run's own task, and `n`."""
+    if part not in PARTS:
+        raise ConfigError(unknown("part", part, PARTS))
+    study = _ended(run)
+    settings = study.settings.model_copy(update={"device": device})
+    setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))
+    try:
+        if setup.task.digest() != study.identity["data"]:
+            raise TaskError(
+                f"The data of {run} must be what it was searched on, {setup.task.source} has "
+                "changed since. Bring it back; another cut would put training examples into test."
+            )
+        chosen = getattr(setup.engine.task, part)
+        return {"part": part, **setup.engine.measure(study.best.artifact.read_bytes(), chosen)}
+    finally:
+        setup.engine.close()
+
+
+def predict_path(
+    run: str, path: str, *, device: str = "auto", backbone: str | None = None
+) -> list[dict[str, Any]]:
+    """`input`, `class` and `probability` of a picture, of each in a folder, or of an array."""
+    with _tuned_network(run, device, backbone) as (network, artifact, input, recipe):
+        names, part = _examples(Path(path), input)
+        try:
+            feed = PartFeed(part, input, torch.device(recipe.device))
+            logits, _ = predict(network, feed, recipe)
+        except (RuntimeError, ValueError, IndexError) as error:
+            first = str(error).splitlines()[0]
+            raise TaskError(f"The backbone cannot take {path!r}: {first}.") from error
+    classes = artifact.header["task"]["classes"]
+    best = logits.softmax(1).max(1)
+    pairs = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [{"input": name, "class": classes[at], "probability": p} for name, at, p in pairs]
+
+
+@contextmanager
+def _tuned_network(
+    run: str, device: str, named_backbone: str | None
+) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
+    from autotune.session.setup import choose_device
+
+    study = _ended(run)
+    backbone = find_backbone(study.settings, named(study, "backbone", named_backbone))
+    artifact = read_artifact(study.best.artifact)
+    recipe = Recipe(batch_size=study.settings.batch_size, device=choose_device(device))
+    with tuned(backbone, artifact, source=str(study.best.artifact)) as network:
+        yield network.to(recipe.device), artifact, backbone.input, recipe
+
+
+def _ended(run: str) -> Study:
+    study = Study(run)
+    study.best  # noqa: B018  (raises while the search has not ended)
+    if OBJECT in (study.settings.backbone, study.settings.task):
+        raise RunError(
+            f"{run} began from Python objects, which are not known here. "
+            f"Use autotune.load_adapted(model, {str(study.best.artifact)!r})."
+        )
+    return study
+
+
+def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:
+    if not path.exists():
+        raise TaskError(f"What is predicted must exist, {str(path)!r} does not.")
+    if path.suffix == ".npy":
+        return _array(path, input)
+    files = (
+        sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+        if path.is_dir()
+        else [path]
+    )
+    if not files:
+        raise TaskError(f"A folder must hold pictures, {str(path)!r} has none.")
+    if input is None or not input.is_picture:
+        raise TaskError("The backbone takes no pictures. Give an .npy array of its inputs.")
+    pictures = torch.stack([decode_picture(file, input) for file in files])
+    part = Part(input.normalise(pictures), np.zeros(len(files), np.int64))
+    return [str(file) for file in files], part
+
+
+def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise TaskError(
+            f"An .npy file must hold a plain array, {path} does not ({error})."
+        ) from error
+    inputs = as_inputs(array, input, str(path))
+    if input is not None and tuple(inputs.shape[1:]) != input.example_shape:
+        if tuple(inputs.shape) != input.example_shape:
+            raise TaskError(
+                f"Examples must be {input.example_shape}, {path} has {tuple(inputs.shape[1:])}."
+            )
+        inputs = inputs[None]
+    if inputs.dtype == torch.uint8 and input is not None:
+        inputs = input.normalise(inputs)
+    return [f"{path}[{i}]" for i in range(len(inputs))], Part(
+        inputs, np.zeros(len(inputs), np.int64)
+    )

@@ -1,0 +1,145 @@
+"""The web application: predictions, tasks, health and metrics."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from autotune.deploy.serve.batching import ALL
+from autotune.deploy.serve.service import Service, probabilities
+from autotune.errors import (
+    ArtifactError,
+    AutotuneError,
+    Busy,
+    NoTask,
+    ServeError,
+    TaskError,
+)
+
+
+def make_app(service: Service, token: str | None = None) -> FastAPI:
+    """The application of a service; with a `token` every path but /health asks for it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.batches.start()
+        yield
+        await service.batches.stop()
+
+    def allowed(request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "A token must be given: Authorization: Bearer TOKEN.")
+
+    app = FastAPI(
+        title="autotune", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.add_exception_handler(AutotuneError, _refused)
+    guarded = [Depends(allowed)]
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "tasks": len(service.tasks)}
+
+    @app.get("/metrics", dependencies=guarded)
+    async def metrics() -> PlainTextResponse:
+        text = generate_latest(service.registry).decode()
+        return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/tasks", dependencies=guarded)
+    async def tasks() -> list[dict[str, Any]]:
+        return [task.to_json(name) for name, task in service.tasks.items()]
+
+    @app.put("/tasks/{name}", status_code=201, dependencies=guarded)
+    async def add(name: str, request: Request) -> dict[str, Any]:
+        given = await _json(request, service)
+        await service.add(name, str(given.get("path", "")))
+        return service.tasks[name].to_json(name)
+
+    @app.delete("/tasks/{name}", dependencies=guarded)
+    async def remove(name: str) -> dict[str, Any]:
+        await service.remove(name)
+        return {"removed": name}
+
+    @app.post("/predict", dependencies=guarded)
+    async def predict_all(request: Request, top: int = Query(1, ge=1)) -> JSONResponse:
+        return await _predicted(service, request, ALL, top)
+
+    @app.post("/predict/{task}", dependencies=guarded)
+    async def predict(task: str, request: Request, top: int = Query(1, ge=1)) -> JSONResponse:
+        return await _predicted(service, request, task, top)
+
+    return app
+
+
+async def _predicted(service: Service, request: Request, name: str, top: int) -> JSONResponse:
+    began, status = time.perf_counter(), "500"
+    known = name if name in service.tasks or name == ALL else "unknown"
+    try:
+        with service.place():
+            found = await _answered(service, request, name, top)
+        status = "200"
+        told = {"task": name, "predictions": found[name]} if name != ALL else {"predictions": found}
+        return JSONResponse(told)
+    except AutotuneError as error:
+        status = str(_status(error))
+        raise
+    except HTTPException as error:
+        status = str(error.status_code)
+        raise
+    finally:
+        service.requests.labels(known, status).inc()
+        service.seconds.labels(known).observe(time.perf_counter() - began)
+
+
+async def _answered(service: Service, request: Request, name: str, top: int) -> dict[str, Any]:
+    tasks = service.asked(name)
+    body = await _body(request, service.limits.bytes)
+    kind, input = request.headers.get("content-type", ""), next(iter(tasks.values())).input
+    answers = await service.answer(await service.read(body, kind, input), tasks)
+    return {n: probabilities(logits, tasks[n].classes, top) for n, logits in answers.items()}
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The whole body; 413 as soon as it is too long."""
+    too_long = HTTPException(413, f"A request has at most {most:,} bytes.")
+    length = request.headers.get("content-length") or "0"
+    if not length.isdecimal() or int(length) > most:
+        raise too_long
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise too_long
+    return bytes(body)
+
+
+async def _json(request: Request, service: Service) -> dict[str, Any]:
+    try:
+        given = json.loads(await _body(request, service.limits.bytes))
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f'JSON as {{"path": "FILE"}} is asked for ({error}).') from error
+    if not isinstance(given, dict):
+        raise HTTPException(422, 'JSON as {"path": "FILE"} is asked for.')
+    return given
+
+
+def _status(error: AutotuneError) -> int:
+    if isinstance(error, Busy):
+        return 503
+    if isinstance(error, NoTask):
+        return 404
+    return 422 if isinstance(error, TaskError | ServeError | ArtifactError) else 500
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AutotuneError)
+    return JSONResponse({"detail": str(error)}, _status(error))

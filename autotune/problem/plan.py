@@ -1,0 +1,159 @@
+"""What is done to a network: methods with options, one choice a unit, a plan over all units."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from autotune.errors import PlanError
+from autotune.utils.table import Table
+
+FORMAT = 1
+ALONE = frozenset({"bypass"})
+"""Methods that leave every unit frozen: a plan with one of them has no other choice."""
+
+Option = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of changing a unit, with its options in the method's own order."""
+
+    name: str
+    options: tuple[tuple[str, Option], ...] = ()
+
+    @property
+    def label(self) -> str:
+        return "-".join([self.name, *(_text(value) for _, value in self.options)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The methods of one unit in the method table's order; none of them means frozen."""
+
+    methods: tuple[Method, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, **options: Option) -> Choice:
+        """A choice of a single method by its name: `Choice.of("lowrank", rank=4)`."""
+        return cls((Method(name, tuple(options.items())),))
+
+    def __add__(self, other: Choice) -> Choice:
+        return Choice(self.methods + other.methods)
+
+    @property
+    def label(self) -> str:
+        """The written form: `frozen`, `lowrank-4`, `subtune-norms+lowrank-2`."""
+        return "+".join(method.label for method in self.methods) or "frozen"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the methods, options left out."""
+        return tuple(method.name for method in self.methods)
+
+    def is_frozen(self) -> bool:
+        """Whether nothing of the unit changes."""
+        return not self.methods
+
+    def is_alone(self) -> bool:
+        """Whether it takes no other choice beside it in a plan."""
+        return not ALONE.isdisjoint(self.names)
+
+
+FROZEN = Choice()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Unit → choice. Frozen units are left out, so equal plans are equal however they were made.
+
+    Raises `PlanError` for a choice that must be alone beside another.
+    """
+
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kept = {unit: c for unit, c in sorted(self.choices.items()) if not c.is_frozen()}
+        object.__setattr__(self, "choices", MappingProxyType(kept))
+        alone = [unit for unit, choice in kept.items() if choice.is_alone()]
+        if alone and len(kept) > 1:
+            raise PlanError(
+                f"A plan with {kept[alone[0]].label} must leave all else frozen, this one changes "
+                f"{len(kept)} units. Take out one or the other."
+            )
+
+    def __getitem__(self, unit: str) -> Choice:
+        return self.choices.get(unit, FROZEN)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.choices)
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Plan, (dict(self.choices),))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{unit}={c.label}" for unit, c in self.choices.items()) or "(empty plan)"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what each changed unit takes."""
+        rows = [(unit, choice.label) for unit, choice in self.choices.items()]
+        return Table.of(("unit", "choice"), rows).to_html() if rows else "<p>(empty plan)</p>"
+
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods in the plan, each once, sorted."""
+        return tuple(sorted({name for choice in self.choices.values() for name in choice.names}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of the sha256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted units, no spaces, frozen units left out."""
+        units = {unit: [m.to_json() for m in c.methods] for unit, c in self.choices.items()}
+        return json.dumps({"format": FORMAT, "units": units}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a text that `to_json` wrote; `PlanError` for anything else."""
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise PlanError(
+                    f"A plan must have format {FORMAT}, got {data['format']!r}. Update autotune."
+                )
+            return cls({unit: _choice(methods) for unit, methods in data["units"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(f"Not a plan: {text[:80]!r}. It must be JSON with 'units'.") from error
+
+
+def _choice(methods: Any) -> Choice:
+    if not isinstance(methods, list):
+        raise TypeError("the methods of a unit are a list")
+    return Choice(tuple(_method(**method) for method in methods))
+
+
+def _method(name: Any, options: dict[str, Any]) -> Method:
+    if not isinstance(name, str) or not all(isinstance(v, Option) for v in options.values()):
+        raise TypeError("a method has a name, and options that are numbers or words")
+    return Method(name, tuple(options.items()))
+
+
+def _text(value: Option) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,171 @@
+"""All that a strategy may know: units, their choices, what these cost, and the budget."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from autotune.errors import BudgetError, PlanError
+from autotune.problem.budget import Budget, Cost
+from autotune.problem.plan import FROZEN, Choice, Plan
+from autotune.utils.table import Column, Table
+
+Candidates = Mapping[str, Mapping[Choice, Cost]]
+"""Unit → choice → cost, in depth order, *frozen* left out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A choice for every unit, at most `budget` in all: a multiple-choice knapsack."""
+
+    units: tuple[str, ...]
+    """Names in depth order."""
+
+    choices: Mapping[str, tuple[Choice, ...]]
+    """What each unit may take: *frozen* first, then every choice that fits the budget alone."""
+
+    costs: Mapping[tuple[str, str], Cost]
+    """(unit, label) → cost."""
+
+    budget: Budget
+
+    fixed: Cost = Cost()
+    """Charged whatever the plan: the head under `--count-head`, prepared buffers in bytes."""
+
+    @classmethod
+    def of(cls, candidates: Candidates, budget: Budget, *, fixed: Cost = Cost()) -> Problem:
+        """The problem of choosing among `candidates`; those that can never fit are left out.
+
+        `fixed` is charged to the budget whatever the plan.
+        """
+        choices, costs = {}, {}
+        for unit, cost_by_choice in candidates.items():
+            fitting = {c: k for c, k in cost_by_choice.items() if budget.fits(k + fixed)}
+            choices[unit] = (FROZEN, *fitting)
+            costs[unit, FROZEN.label] = Cost()
+            costs.update({(unit, choice.label): cost for choice, cost in fitting.items()})
+        return cls(tuple(candidates), choices, costs, budget, fixed)
+
+    def alone(self) -> list[tuple[str, Choice]]:
+        """(unit, choice) of those that take no other choice beside them."""
+        return [(u, c) for u in self.units for c in self.choices[u] if c.is_alone()]
+
+    @property
+    def room(self) -> int:
+        """What is left for the plan once `fixed` is paid for."""
+        return self.budget.limit - self.fixed[self.budget.measure]
+
+    def cost(self, plan: Plan) -> Cost:
+        """Cost of a plan, `fixed` not included."""
+        return sum((self.costs[unit, plan[unit].label] for unit in plan), Cost())
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether the budget allows a plan, `fixed` paid for."""
+        return self.cost(plan)[self.budget.measure] <= max(self.room, 0)
+
+    def price(self, unit: str, choice: Choice) -> int:
+        """Cost of one choice of a unit in the budget's measure."""
+        return self.costs[unit, choice.label][self.budget.measure]
+
+    def choice(self, unit: str, label: str) -> Choice:
+        """The choice of `unit` with this label; `PlanError` when it has none."""
+        try:
+            return self._by_label[unit, label]
+        except KeyError:
+            raise PlanError(
+                f"Unit {unit!r} has no choice {label!r} in this problem. See its units."
+            ) from None
+
+    @cached_property
+    def _by_label(self) -> dict[tuple[str, str], Choice]:
+        return {(unit, c.label): c for unit, choices in self.choices.items() for c in choices}
+
+    def labels(self, plan: Plan) -> dict[str, str]:
+        """The plan as unit → label, every unit named."""
+        return {unit: plan[unit].label for unit in self.units}
+
+    def table(self, plan: Plan | None = None) -> Table:
+        """A row a unit in depth order: what a plan gives it, or how many choices it has."""
+        if plan is None:
+            head = ("unit", Column("choices", "d"), "cheapest", "dearest")
+            return Table.of(head, [self._offer(unit) for unit in self.units])
+        costs = {unit: self.costs[unit, plan[unit].label] for unit in self.units}
+        rows = [(u, plan[u].label, cost.parameters, cost.bytes) for u, cost in costs.items()]
+        return Table.of(("unit", "choice", Column("parameters", ",d"), Column("bytes", ",d")), rows)
+
+    def _offer(self, unit: str) -> tuple[str, int, str, str]:
+        """A line of the table of what may be chosen."""
+        offers = [c for c in self.choices[unit] if not c.is_frozen()]
+        priced = sorted(offers, key=lambda choice: self.price(unit, choice))
+        said = [f"{choice.label}: {self.price(unit, choice):,}" for choice in priced]
+        return (unit, len(said), said[0], said[-1]) if said else (unit, 0, "", "")
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the budget, and what each unit may take."""
+        budget = self.budget
+        said = f"Within {budget.limit:,} of {budget.total:,} {budget.measure.value}:"
+        return f"<p>{said}</p>{self.table().to_html()}"
+
+    def is_empty(self) -> bool:
+        """Whether no unit can take anything but *frozen*."""
+        return all(choices == (FROZEN,) for choices in self.choices.values())
+
+
+def entries_of(problem: Problem) -> list[tuple[str, Choice]]:
+    """(unit, choice) of all choices but *frozen*, in depth order."""
+    return [(u, c) for u in problem.units for c in problem.choices[u] if not c.is_frozen()]
+
+
+def require_room(problem: Problem, candidates: Candidates) -> None:
+    """Raise `BudgetError`, naming the cheapest choice, when nothing fits the budget."""
+    if not problem.is_empty():
+        return
+    budget = problem.budget
+    offers = [(k[budget.measure], u, c) for u, cs in candidates.items() for c, k in cs.items()]
+    if not offers:
+        raise BudgetError("No unit of this backbone takes any choice of the space. Change --space.")
+    price, unit, choice = min(offers, key=lambda offer: offer[0])
+    fixed = problem.fixed[budget.measure]
+    paid = f", of which {fixed:,} are already taken (head, prepared buffers)" if fixed else ""
+    raise BudgetError(
+        f"The budget {budget.text!r} allows {budget.limit:,} {budget.measure.value}{paid}, "
+        f"but the cheapest choice ({choice.label} in {unit}) needs {price:,}. Raise the budget."
+    )
+
+
+def decode(problem: Problem, proposal: Mapping[str, str]) -> Plan:
+    """The plan that `proposal` (unit → label) becomes within the budget; never rejects.
+
+    A proposal that fits stays as it is. Otherwise units are paid for in an order drawn from the
+    proposal's own digest, so that no part of the network is favoured; a choice that no longer
+    fits becomes the costliest one of the same methods that does, or *frozen*. A choice that must
+    be alone is, when it comes first in that order, and is left out otherwise.
+    """
+    wanted = {unit: problem.choice(unit, label) for unit, label in proposal.items()}
+    plan = Plan({unit: choice for unit, choice in wanted.items() if not choice.is_alone()})
+    alone = [unit for unit, choice in wanted.items() if choice.is_alone()]
+    order = sorted([*plan, *alone], key=lambda unit: _draw(plan, unit))
+    if alone and order[0] in alone:
+        return Plan({order[0]: _affordable(problem, order[0], wanted[order[0]], problem.room)})
+    if problem.fits(plan):
+        return plan
+    room, kept = problem.room, {}
+    for unit in order:
+        if unit in plan.choices:
+            kept[unit] = _affordable(problem, unit, plan[unit], room)
+            room -= problem.price(unit, kept[unit])
+    return Plan(kept)
+
+
+def _draw(plan: Plan, unit: str) -> bytes:
+    return hashlib.sha256(f"{plan.digest}:{unit}".encode()).digest()
+
+
+def _affordable(problem: Problem, unit: str, wanted: Choice, room: int) -> Choice:
+    if problem.price(unit, wanted) <= room:
+        return wanted
+    kin = [c for c in problem.choices[unit] if c.names == wanted.names]
+    fitting = [c for c in kin if problem.price(unit, c) <= room]
+    return max(fitting, key=lambda c: (problem.price(unit, c), c.label), default=FROZEN)

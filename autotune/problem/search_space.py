@@ -1,0 +1,118 @@
+"""A search space: how a family of networks is cut into units, and what each unit may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+
+from autotune.errors import SpaceError
+from autotune.problem.plan import Option
+
+TREE: Literal["tree"] = "tree"
+BUDGET = "budget"
+"""Value of an option whose sizes follow from the budget."""
+
+Patterns = Annotated[dict[str, str], Field(min_length=1)]
+Options = dict[str, Option | list[Option]]
+Rates = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Units(_Strict):
+    """Layer-group table, as timm's `group_matcher`: pattern's name → regular expression.
+
+    A pattern is matched at the start of parameter names; the first that matches decides. Its
+    first group names the unit; without a group the unit has the pattern's name. The word `tree`
+    instead of a table takes units from the network's module tree.
+    """
+
+    block: Patterns | Literal["tree"]
+    layer: Patterns | Literal["tree"]
+    stage: Patterns | Literal["tree"] = TREE
+    """Spans beside the whole network, in the same way; parameters may be in none of them."""
+
+    @field_validator("block", "layer", "stage")
+    @classmethod
+    def _compiles(cls, patterns: Any) -> Any:
+        for name, pattern in patterns.items() if patterns != TREE else ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"pattern {name!r} is no regular expression: {error}") from error
+        return patterns
+
+
+class Hyperparameters(_Strict):
+    """Grids of the training hyperparameters that are searched beside the plan."""
+
+    lr: dict[str, Rates]
+    """Learning rates per method, and of the head, from the half-decade grid."""
+
+    weight_decay: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0]
+    """AdamW's decay of matrices and kernels; norms, biases and gates never decay."""
+
+
+class SearchSpace(_Strict):
+    """One family's units, choices and hyperparameters."""
+
+    family: str
+    units: Units
+    choices: Annotated[
+        list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)
+    ]
+    """Each entry is a method with lists of options, or several methods that are taken together.
+
+    An option that is the word `budget` stands for three sizes: the largest that cost the whole
+    budget, a half and a quarter of it.
+    """
+
+    hyperparameters: Hyperparameters
+    notes: str = ""
+
+    def combinations(self) -> list[list[tuple[str, dict[str, Option]]]]:
+        """Every choice as (method, options) pairs: the product of an entry's option lists."""
+        return [chosen for entry in self.choices for chosen in _expand(entry)]
+
+
+def read_space(data: object, *, source: str) -> SearchSpace:
+    """`data` as a search space; `SpaceError` lists every problem at once, naming `source`."""
+    if not isinstance(data, Mapping):
+        raise SpaceError(f"A search space must be a mapping with 'family', ..., {source} is not.")
+    try:
+        return SearchSpace.model_validate(data)
+    except ValidationError as error:
+        raise SpaceError(f"{source} is no search space: {problems(error)}.") from error
+
+
+def problems(error: ValidationError) -> str:
+    """Every problem that pydantic found, on one line."""
+    return "; ".join(f"{_place(e['loc'])}: {_said(e)}" for e in error.errors())
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(top level)"
+
+
+def _said(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "this key is not known"
+    if error["type"] == "missing":
+        return "this key is missing"
+    return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+
+
+def _expand(entry: dict[str, Options]) -> list[list[tuple[str, dict[str, Option]]]]:
+    per_method = [[(name, chosen) for chosen in _options(o)] for name, o in entry.items()]
+    return [list(chosen) for chosen in product(*per_method)]
+
+
+def _options(options: Options) -> list[dict[str, Option]]:
+    lists = [value if isinstance(value, list) else [value] for value in options.values()]
+    return [dict(zip(options, values, strict=True)) for values in product(*lists)]

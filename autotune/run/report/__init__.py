@@ -1,0 +1,58 @@
+"""What a search found, told. A section is its file and a line of a table; so is a form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autotune.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from autotune.run.report.section import Report
+    from autotune.run.results import BareStudy
+
+SECTIONS = Registry(
+    "section",
+    {
+        "answer": "autotune.run.report.answer:section",
+        "network": "autotune.run.report.network:section",
+        "front": "autotune.run.report.fronts:section",
+        "rivals": "autotune.run.report.rivals:section",
+        "profile": "autotune.run.report.profile:section",
+        "policy": "autotune.run.report.learned:section",
+        "history": "autotune.run.report.history:section",
+        "importance": "autotune.run.report.importance:section",
+        "cost": "autotune.run.report.spent:section",
+        "use": "autotune.run.report.using:section",
+        "provenance": "autotune.run.report.provenance:section",
+    },
+)
+"""In the order in which they are read."""
+
+FORMS = Registry(
+    "form",
+    {
+        "html": "autotune.run.report.page:to_html",
+        "md": "autotune.run.report.markdown:to_markdown",
+        "json": "autotune.run.report.section:to_json",
+    },
+)
+
+
+def report_of(studies: Sequence[BareStudy]) -> Report:
+    """Of one search all sections that have something to tell; of several, them side by side."""
+    from autotune.run.report.runs import report_of_runs
+    from autotune.run.report.section import Report
+
+    if len(studies) > 1:
+        return report_of_runs(studies)
+    (study,) = studies
+    found = (SECTIONS.load(name)(study) for name in SECTIONS.names())
+    told = tuple(section for section in found if section is not None)
+    return Report(f"{study.settings.task} within {study.problem.budget.text}", told)
+
+
+def write_report(studies: Sequence[BareStudy], form: str = "html") -> str:
+    """The text of a report in one of `FORMS`."""
+    text: str = FORMS.load(form)(report_of(studies))
+    return text

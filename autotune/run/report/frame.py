@@ -1,0 +1,37 @@
+"""Trials as a table of pandas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.errors import DependencyError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from autotune.run.results import BareStudy
+
+
+def frame_of(study: BareStudy) -> pandas.DataFrame:
+    """One row a trial, its hyperparameters and its units' choices as columns."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise DependencyError(
+            "A frame needs pandas, which is not installed: pip install pandas."
+        ) from error
+    units = {f"unit:{unit}": unit for unit in study.problem.units}
+    rows = [
+        {
+            "number": trial.number,
+            "state": study.state_of(trial),
+            "value": trial.value,
+            "parameters": trial.cost.parameters,
+            "bytes": trial.cost.bytes,
+            "seconds": trial.seconds,
+            **trial.hyperparameters,
+            **{column: trial.plan[unit].label for column, unit in units.items()},
+        }
+        for trial in study.trials
+    ]
+    return pandas.DataFrame(rows)

@@ -1,0 +1,158 @@
+"""What each further parameter buys: trials, their front, and the references."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.problem.budget import Measure
+from autotune.run.report.names import count, percent, shown
+from autotune.run.report.section import Section
+from autotune.run.report.style import ACCENT, FROZEN, PALETTE, new_figure
+from autotune.study.pareto import front, price_of
+from autotune.utils.table import Column, Table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from autotune.run.results import BareStudy
+    from autotune.study.trial_record import TrialRecord
+
+AXES = {
+    "latency": "inference time ÷ the backbone's",
+    "memory": "bytes of memory of a training step",
+    "bytes": "bytes of the delta file's tensors",
+}
+"""Second objectives beside what the budget counts."""
+
+_MEASURES = {Measure.PARAMETERS: "trained parameters", Measure.BYTES: "stored bytes"}
+
+
+def section(study: BareStudy) -> Section | None:
+    """Complete trials by price and value; None without any."""
+    points = front_of(study)
+    if not points:
+        return None
+    axis = price_name(study)
+    return Section(
+        "front",
+        f"{study.settings.metric.capitalize()} and cost",
+        (
+            f"{study.settings.metric.capitalize()} on validation against {axis}. On the line are "
+            "the trials that no other beats at an equal or smaller price; diamonds are references. "
+            "All have the study's seed; the answer was chosen by means over several, so it may lie "
+            "off the line.",
+        ),
+        _table(study, points),
+        draw(study),
+        f"{count(len(points), 'trial')} on the front, from {_point(study, points[0])} to "
+        f"{_point(study, points[-1])}.",
+    )
+
+
+def _point(study: BareStudy, trial: TrialRecord) -> str:
+    return f"{percent(trial.value or 0.0)} for {format(_price(study, trial), _form(study))}"
+
+
+def front_of(study: BareStudy) -> list[TrialRecord]:
+    """Trials that no other beats, by the study's second objective, or what its budget counts."""
+    price = price_of(_objective(study), study.problem)
+    assert price is not None
+    return front(study.trials, price)
+
+
+def price_name(study: BareStudy) -> str:
+    """What stands below the picture."""
+    second = _objective(study).partition(",")[2]
+    return AXES.get(second, _MEASURES[study.problem.budget.measure])
+
+
+def _form(study: BareStudy) -> str:
+    """How a price is written: only relative ones have decimals."""
+    return ",.2f" if _objective(study).endswith(",latency") else ",.0f"
+
+
+def _objective(study: BareStudy) -> str:
+    return study.settings.objective or f"{study.settings.metric},cost"
+
+
+def _price(study: BareStudy, trial: TrialRecord) -> float:
+    price = price_of(_objective(study), study.problem)
+    assert price is not None
+    return price(trial.cost, trial.metrics)
+
+
+def draw(study: BareStudy) -> go.Figure:
+    """Trials as points, the front as steps, references as diamonds, the limit as a line."""
+    figure = new_figure(height=420)
+    complete = [t for t in study.trials if t.is_complete and t.repeat_of is None]
+    points = front_of(study)
+    _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN, size=7)
+    _add(figure, study, points, name="front", mode="lines+markers", colour=ACCENT, size=9)
+    _add_references(figure, study)
+    own = next((t for t in complete if study.final and t.number == study.final["number"]), None)
+    if own is not None:
+        _add(figure, study, [own], name="the answer", mode="markers", colour=PALETTE[1], size=15)
+        figure.data[-1].marker.symbol = "star"
+    if _objective(study).endswith(",cost"):
+        limit = study.problem.room
+        figure.add_vline(
+            limit,
+            line_dash="dash",
+            line_color=FROZEN,
+            annotation_text="budget",
+            annotation_position="bottom left",
+        )
+    figure.update_xaxes(title=price_name(study), rangemode="tozero", tickformat="~s")
+    figure.update_yaxes(title=f"{study.settings.metric} on validation", tickformat=".0%")
+    return figure
+
+
+def _add(
+    figure: go.Figure,
+    study: BareStudy,
+    trials: list[TrialRecord],
+    *,
+    name: str,
+    mode: str,
+    colour: str,
+    size: int,
+) -> None:
+    figure.add_scatter(
+        x=[_price(study, trial) for trial in trials],
+        y=[trial.value for trial in trials],
+        customdata=[trial.number for trial in trials],
+        mode=mode,
+        cliponaxis=False,
+        name=name,
+        line_shape="hv",
+        marker={"color": colour, "size": size},
+        hovertemplate="trial %{customdata}: %{y:.1%} at %{x:,}<extra></extra>",
+    )
+
+
+def _add_references(figure: go.Figure, study: BareStudy) -> None:
+    """Where the budget's own measure is the price: of others references have none."""
+    if not _objective(study).endswith(",cost"):
+        return
+    found = study.references
+    figure.add_scatter(
+        x=[r["cost"][study.problem.budget.measure.value] for r in found.values()],
+        y=[r["value"] for r in found.values()],
+        text=[shown(name) for name in found],
+        mode="markers",
+        cliponaxis=False,
+        name="references",
+        marker={"color": PALETTE[2], "size": 10, "symbol": "diamond"},
+        hovertemplate="%{text}: %{y:.1%} at %{x:,}<extra></extra>",
+    )
+
+
+def _table(study: BareStudy, points: list[TrialRecord]) -> Table:
+    columns = (
+        Column("trial", "d"),
+        Column(price_name(study), _form(study)),
+        Column("validation", ".1%"),
+        "plan",
+    )
+    rows = [(t.number, _price(study, t), t.value, str(t.plan)) for t in points]
+    return Table.of(columns, rows)

@@ -1,0 +1,155 @@
+"""All trials in their order, the pruned and the failed ones too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from autotune.run.report.names import count, percent, shown
+from autotune.run.report.section import Section
+from autotune.run.report.style import ACCENT, FROZEN, PALETTE, new_figure
+from autotune.utils.table import Cell, Column, Table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from autotune.run.results import BareStudy
+    from autotune.study.trial_record import TrialRecord
+
+MOST = 200
+"""Complete and failed trials each that the table has where there are more; then no pruned ones."""
+
+MARKS = {
+    "complete": ("circle", ACCENT),
+    "pruned": ("circle-open", FROZEN),
+    "running": ("triangle-up-open", PALETTE[2]),
+    "interrupted": ("triangle-down-open", PALETTE[6]),
+    "failed": ("x", PALETTE[4]),
+    "out of memory": ("square-x-open", PALETTE[4]),
+}
+"""State → symbol and colour."""
+
+
+REFERENCES = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
+"""Colours of their lines, none of which is a state's."""
+
+
+def section(study: BareStudy) -> Section | None:
+    """None without trials."""
+    trials = study.trials
+    if not trials:
+        return None
+    states = Counter(study.state_of(trial) for trial in trials)
+    told = ", ".join(f"{n:,} {state}" for state, n in states.items())
+    repeats = sum(trial.repeat_of is not None for trial in trials)
+    text = [f"{count(len(trials), 'trial')}: {told}."]
+    if repeats:
+        text.append(f"{count(repeats, 'proposal')} had been tried and came from the record.")
+    if len(trials) > MOST:
+        text.append(f"The table has the best {MOST} and up to {MOST} that failed.")
+    return Section(
+        "history",
+        "Trials",
+        tuple(text),
+        table(study, trials),
+        draw(study),
+        f"Value on validation by trial: {told}.",
+    )
+
+
+def last_value(trial: TrialRecord) -> float | None:
+    """What a trial reached; of a pruned one what it had when it ended."""
+    return trial.value if trial.value is not None else (trial.curve[-1] if trial.curve else None)
+
+
+def _reached(trial: TrialRecord) -> str:
+    value = last_value(trial)
+    return "no value" if value is None else percent(value)
+
+
+def draw(study: BareStudy) -> go.Figure:
+    """A point a trial, the best so far as a line, references as dotted ones."""
+    figure, trials = new_figure(height=420), study.trials
+    reached = [v for t in trials if (v := last_value(t)) is not None]
+    floor = min(reached, default=0.0)
+    for state, (symbol, colour) in MARKS.items():
+        own = [trial for trial in trials if study.state_of(trial) == state]
+        if own:
+            figure.add_scatter(
+                x=[t.number for t in own],
+                y=[floor if (v := last_value(t)) is None else v for t in own],
+                customdata=[_reached(t) for t in own],
+                text=[escape(t.error) for t in own],
+                mode="markers",
+                cliponaxis=False,
+                name=state,
+                marker={"symbol": symbol, "color": colour, "size": 8},
+                hovertemplate="trial %{x}: %{customdata} %{text}<extra></extra>",
+            )
+    _add_best(figure, trials)
+    _add_references(figure, study)
+    few = {"dtick": 1} if len(trials) <= 12 else {}
+    figure.update_xaxes(title="trial", tickformat="d", rangemode="tozero", **few)
+    figure.update_yaxes(title=f"{study.settings.metric} on validation", tickformat=".0%")
+    return figure
+
+
+def _add_references(figure: go.Figure, study: BareStudy) -> None:
+    """As dotted lines across all trials."""
+    last = max(len(study.trials) - 1, 1)
+    found = {name: r for name, r in study.references.items() if "(" not in name}
+    for at, (name, reference) in enumerate(found.items()):
+        figure.add_scatter(
+            x=[0, last],
+            y=[reference["value"]] * 2,
+            mode="lines",
+            name=shown(name),
+            line={"dash": "dot", "width": 2, "color": REFERENCES[at % len(REFERENCES)]},
+            hovertemplate=f"{shown(name)}: %{{y:.1%}}<extra></extra>",
+        )
+
+
+def _add_best(figure: go.Figure, trials: list[TrialRecord]) -> None:
+    complete = [t for t in trials if t.value is not None]
+    best = list(accumulate((t.value or 0.0 for t in complete), max))
+    figure.add_scatter(
+        x=[t.number for t in complete],
+        y=best,
+        mode="lines",
+        name="best so far",
+        line={"shape": "hv", "color": PALETTE[1]},
+        hoverinfo="skip",
+    )
+
+
+def table(study: BareStudy, trials: list[TrialRecord]) -> Table:
+    """All trials; of many the best and the failed ones."""
+    if len(trials) > MOST:
+        best = sorted((t for t in trials if t.is_complete), key=lambda t: t.rank())[:MOST]
+        failed = [t for t in trials if t.error][:MOST]
+        trials = sorted([*best, *failed], key=lambda t: t.number)
+    columns = (
+        Column("trial", "d"),
+        "state",
+        Column("validation", ".1%"),
+        Column("parameters", ",d"),
+        Column("seconds", ".1f"),
+        "plan",
+        "remark",
+    )
+    return Table.of(columns, [_row(study, trial) for trial in trials])
+
+
+def _row(study: BareStudy, trial: TrialRecord) -> tuple[Cell, ...]:
+    told = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
+    return *told, trial.seconds, str(trial.plan), _said(trial)
+
+
+def _said(trial: TrialRecord) -> str:
+    if trial.error:
+        return " ".join(trial.error.split())
+    if trial.repeat_of is not None:
+        return f"repeats trial {trial.repeat_of}"
+    return f"from {trial.origin}" if trial.origin else ""

@@ -1,0 +1,83 @@
+"""The network in depth order: what each unit was given, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING
+
+from autotune.problem.plan import Choice, Plan
+from autotune.problem.problem import Problem
+from autotune.run.report.section import Section
+from autotune.run.report.style import ROW, colour_of, new_figure
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from autotune.run.results import BareStudy
+
+
+def section(study: BareStudy) -> Section | None:
+    """Of the answer, or of the best plan so far."""
+    plan = best_plan_of(study)
+    if plan is None:
+        return None
+    problem, tuned = study.problem, sum(not c.is_frozen() for c in plan.choices.values())
+    what = "The answer" if study.final else "The best plan so far"
+    return Section(
+        "network",
+        "The network",
+        (
+            f"{what}, from the input at the top to the head at the bottom. The head itself always "
+            "trains. Stages and the whole network stand where their first unit does.",
+        ),
+        problem.table(plan),
+        draw(problem, plan),
+        f"One bar a unit in depth order, as long as what it trains: {tuned} of "
+        f"{len(problem.units)} are changed. {plan or 'All are frozen.'}",
+    )
+
+
+def best_plan_of(study: BareStudy) -> Plan | None:
+    """The answer's plan; before the end that of the best trial; None without any."""
+    if study.final is not None:
+        return study.best.plan
+    return study.leader.plan if study.leader else None
+
+
+def draw(problem: Problem, plan: Plan) -> go.Figure:
+    """Bars in the colours of their methods."""
+    figure = new_figure(
+        height=90 + ROW * len(problem.units), barmode="overlay", bargap=0.25, showlegend=False
+    )
+    prices = {unit: problem.price(unit, plan[unit]) for unit in problem.units}
+    for kind, units in _by_kind(problem, plan).items():
+        figure.add_bar(
+            x=[prices[unit] for unit in units],
+            y=[escape(unit) for unit in units],
+            orientation="h",
+            name=kind,
+            marker_color=[colour_of(plan[unit]) for unit in units],
+            text=[_said(plan[unit], prices[unit]) for unit in units],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{text}<extra></extra>",
+        )
+    longest = max(prices.values(), default=0) or 1
+    upwards = [escape(unit) for unit in reversed(problem.units)]
+    figure.update_yaxes(categoryorder="array", categoryarray=upwards, showgrid=False, dtick=1)
+    measure = problem.budget.measure.value
+    figure.update_xaxes(title=measure, range=[0, 1.9 * longest], nticks=5, tickformat="~s")
+    return figure
+
+
+def _by_kind(problem: Problem, plan: Plan) -> Mapping[str, list[str]]:
+    """The methods of a choice → its units: one trace each."""
+    found: dict[str, list[str]] = {}
+    for unit in problem.units:
+        found.setdefault("+".join(plan[unit].names) or "frozen", []).append(unit)
+    return found
+
+
+def _said(choice: Choice, price: int) -> str:
+    return "frozen" if choice.is_frozen() else f"{choice.label} · {price:,}"

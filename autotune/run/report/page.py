@@ -1,0 +1,32 @@
+"""A report as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import Environment
+
+from autotune.run.report.section import Report
+
+
+def to_html(report: Report) -> str:
+    """The page: text escaped, pictures as data that the library inside it draws."""
+    from plotly.offline import get_plotlyjs
+
+    folder = files("autotune.run.report")
+    read = {kind: (folder / f"page.{kind}").read_text("utf-8") for kind in ("css", "js", "jinja")}
+    drawn = [s for s in report.sections if s.figure is not None]
+    figures = {s.name: _script_safe(s.figure.to_json()) for s in drawn if s.figure is not None}
+    page = Environment(autoescape=True).from_string(read["jinja"])
+    return page.render(
+        report=report,
+        figures=figures,
+        css=read["css"],
+        js=read["js"],
+        plotly=get_plotlyjs() if figures else "",
+    )
+
+
+def _script_safe(text: str) -> str:
+    """JSON that cannot end the `<script>` around it."""
+    return text.replace("<", "\\u003c")

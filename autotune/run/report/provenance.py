@@ -1,0 +1,49 @@
+"""Where it comes from: versions, command, seeds, data, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from autotune.run.report.section import Section
+from autotune.utils.table import Table
+
+if TYPE_CHECKING:
+    from autotune.run.results import BareStudy
+
+
+def section(study: BareStudy) -> Section:
+    """Two columns: what, and its value."""
+    rows = [(name, _written(value)) for name, value in provenance(study).items()]
+    return Section("provenance", "Provenance", table=Table.of(("what", "value"), rows))
+
+
+def provenance(study: BareStudy) -> dict[str, Any]:
+    """What the search began with, and what its delta file says of its making."""
+    prepared = study.preparation or {}
+    return {
+        "run folder": str(study.folder.path),
+        **{k: v for k, v in study.identity.items() if v is not None and v is not False and v != {}},
+        "normalisation statistics": f"{prepared.get('bnstats')} ({prepared.get('why')})",
+        **_made(study),
+    }
+
+
+def _made(study: BareStudy) -> dict[str, Any]:
+    """Versions and command, from the answer's header; nothing before the end."""
+    if study.final is None:
+        return {}
+    try:
+        with safe_open(study.folder.best, "np") as stored:
+            about = json.loads(stored.metadata()["about"])
+        versions = {f"version of {name}": value for name, value in about["versions"].items()}
+        return {**versions, "Python": about["python"], "command": about["command"]}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {"delta file": f"could not be read ({error})"}
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, Mapping | list) else str(value)

@@ -1,0 +1,64 @@
+"""What the search cost, in units of one full fine-tuning, and where its time went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.run.report.names import duration, percent
+from autotune.run.report.section import Section
+from autotune.run.report.style import PALETTE, ROW, new_figure
+from autotune.utils.table import Column, Table
+from autotune.utils.timings import STAGES
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from autotune.run.results import BareStudy
+
+
+def section(study: BareStudy) -> Section:
+    """A sentence, and the seconds of all sittings by stage."""
+    seconds = {stage: s for stage, s in study.timings.items() if s > 0.005}
+    if not study.seconds:
+        return Section("cost", "What the search cost", ("No sitting has ended yet.",))
+    order = sorted(seconds, key=lambda stage: -seconds[stage])
+    rows = [(s, STAGES.get(s, "in none of these"), seconds[s], _share(study, s)) for s in order]
+    return Section(
+        "cost",
+        "What the search cost",
+        (_sentence(study),),
+        Table.of(("stage", "what", Column("seconds", ".1f"), Column("share", ".1%")), rows),
+        draw({stage: seconds[stage] for stage in order}),
+        f"Most of the time went into {order[0]} ({percent(_share(study, order[0]), 0)}).",
+    )
+
+
+def _share(study: BareStudy, stage: str) -> float:
+    return study.timings[stage] / study.seconds
+
+
+def _sentence(study: BareStudy) -> str:
+    beside = study.seconds - study.own_seconds
+    told = f"The search took {duration(study.seconds)}"
+    if beside:
+        told += f", {duration(beside)} of it for random placement, a control"
+    if not study.full_finetuning:
+        return f"{told}. One full fine-tuning could not be timed here."
+    share = study.own_seconds / study.full_finetuning
+    unit = duration(study.full_finetuning)
+    return f"{told}; the rest is {share:.1f} × one full fine-tuning (about {unit})."
+
+
+def draw(seconds: dict[str, float]) -> go.Figure:
+    """A bar a stage."""
+    figure = new_figure(height=90 + ROW * len(seconds), showlegend=False)
+    figure.add_bar(
+        x=list(seconds.values()),
+        y=list(seconds),
+        orientation="h",
+        marker_color=[PALETTE[i % len(PALETTE)] for i in range(len(seconds))],
+        hovertemplate="%{y}: %{x:.1f} s<extra></extra>",
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title="seconds")
+    return figure

@@ -1,0 +1,42 @@
+"""How to use the result: lines to copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.run.report.section import Section
+from autotune.run.settings import OBJECT
+
+if TYPE_CHECKING:
+    from autotune.run.results import BareStudy
+
+
+FROM_PYTHON = "This search began from Python objects, so it is used from Python."
+
+
+def section(study: BareStudy) -> Section:
+    """What to type next: with an answer, what takes it away; before it, what goes on."""
+    if OBJECT in (study.settings.backbone, study.settings.task):
+        return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
+    if study.final is None:
+        commands = [
+            ("Go on with it", study.resume_command),
+            ("Look at it while it runs", study.command("status", "--watch")),
+        ]
+        return Section("use", "Go on", commands=tuple(commands))
+    mask = ("--format", "mask", "-o", "mask.json")
+    commands = [
+        ("Test it again in a new process", study.command("evaluate")),
+        ("Classify a picture", study.command("predict", "PICTURE")),
+        ("Take the mask of what was chosen", study.command("export", *mask)),
+        ("Take the whole network as a state dict", study.command("export", "--format", "merged")),
+        ("Spend more trials", study.command("resume", "--trials", str(2 * len(study.trials) + 2))),
+        _in_python(study),
+    ]
+    return Section("use", "Use the result", commands=tuple(commands))
+
+
+def _in_python(study: BareStudy) -> tuple[str, str]:
+    if study.final is None:
+        return "Go on", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
+    return "Load it in Python", f"autotune.load_adapted(backbone, {str(study.best.artifact)!r})"

@@ -1,0 +1,295 @@
+"""A search that ran, is running, or was interrupted: its answer, its trials, where it stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import RunError
+from autotune.problem.budget import Cost
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.run.settings import read_settings
+from autotune.study.importances import importances
+from autotune.study.lease import holder
+from autotune.study.pareto import front, price_of
+from autotune.study.reader import Records, Snapshot
+from autotune.study.run_folder import RunFolder
+from autotune.study.selection.baselines import CONTROL
+from autotune.study.selection.extra_jobs import tested_as
+from autotune.study.selection.rivals import Row as Rivals
+from autotune.study.selection.rivals import rows_of as rivals_of
+from autotune.study.selection.unit_profiles import Row, rows_of
+from autotune.study.trial_record import TrialRecord
+
+
+@dataclass(frozen=True)
+class Best:
+    """The answer of a search."""
+
+    plan: Plan
+    value: float
+    """On validation, of the run with the study's seed."""
+
+    artifact: Path
+    """`best/delta.safetensors`."""
+
+    number: int | None
+    """The trial it came from; None for the empty plan."""
+
+    test: Mapping[str, float]
+    """Metrics on the test part, looked at once."""
+
+    cost: Cost
+
+
+class BareStudy:
+    """A search that ran, is running, or was interrupted: its answer, trials and references."""
+
+    def __init__(self, folder: str | Path, *, still: bool = False) -> None:
+        """`RunError` for a folder that is no run; with `still` everything is read once."""
+        self.folder = RunFolder.existing(folder)
+        self.settings = read_settings({}, file=str(self.folder.config))
+        kind = Snapshot if still else Records
+        self._records = kind(self.folder, self.settings.storage)
+
+    @property
+    def problem(self) -> Problem:
+        """Units, choices, costs and budget."""
+        return self._records.problem
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """All trials in the order of their numbers."""
+        return self._records.trials
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the search began with and may not change: fingerprint, data, settings."""
+        found: dict[str, Any] = self._records.attribute("identity")
+        return found
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """Name → `value`, `test`, `cost` and more of every reference that has run."""
+        found = self._records.attributes("reference")
+        return {name: found[name] for name in sorted(found, key=_place)}
+
+    @property
+    def final(self) -> dict[str, Any] | None:
+        """The record of the end: the winner, its seeds and its test; None before it."""
+        final: dict[str, Any] | None = self._records.attribute("stage:final")
+        return final
+
+    @property
+    def preparation(self) -> dict[str, Any] | None:
+        """Whether normalisation statistics were re-estimated, and both probes' values."""
+        found: dict[str, Any] | None = self._records.attribute("stage:preparation")
+        return found
+
+    @property
+    def policy(self) -> dict[str, Any] | None:
+        """What came of learning a policy: its plan, how far it moved, whether it was stable.
+
+        None for other strategies, and before it is learned.
+        """
+        found: dict[str, Any] | None = self._records.attribute("stage:policy")
+        return found
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """With `objective="accuracy,cost"`: the trials that no other beats, the cheapest first."""
+        price = price_of(self.settings.objective or "", self.problem)
+        return front(self.trials, price) if price else []
+
+    @property
+    def profile(self) -> list[Row]:
+        """Each unit alone, in depth order, as far as such plans were tried."""
+        return rows_of(self._records)
+
+    @cached_property
+    def best(self) -> Best:
+        """The answer; `RunError` while the search has not ended."""
+        final = self.final
+        if final is None:
+            raise RunError(
+                f"A search has an answer when it has ended, {self.folder.path} is {self.state}. "
+                f"Go on with: {self.resume_command}"
+            )
+        return Best(
+            plan=Plan.from_json(final["plan"]),
+            value=final["value"],
+            artifact=self.folder.best,
+            number=final["number"],
+            test=final["test"],
+            cost=Cost(**final["cost"]),
+        )
+
+    @property
+    def state(self) -> str:
+        """`complete`, `running` or `interrupted`."""
+        if self.final is not None:
+            return "complete"
+        alive = holder(self.folder.lease, self._records.attribute("lease"))
+        return "running" if alive else "interrupted"
+
+    @property
+    def leader(self) -> TrialRecord | None:
+        """The best complete trial so far, of equal ones the cheapest; None without any."""
+        return next(iter(self._records.ranked()), None)
+
+    def state_of(self, trial: TrialRecord) -> str:
+        """Of a trial: `complete`, `pruned`, `failed`, `out of memory`, `running`, `interrupted`."""
+        is_left = trial.state_name == "running" and self.state == "interrupted"
+        return "interrupted" if is_left else trial.state_name
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it in a shell."""
+        return self.command("resume")
+
+    def command(self, name: str, *arguments: str) -> str:
+        """A line for a shell about this run, `arguments` behind the command's `name`.
+
+        Sources that are code are named again.
+        """
+        sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
+        code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
+        return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all sittings so far."""
+        return float(sum(self._records.attributes("sitting").values()))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Stage → seconds that all sittings spent on it, and `other`: on none of them."""
+        found: Counter[str] = Counter()
+        for sitting in self._records.attributes("timings").values():
+            found.update(sitting)
+        return {**found, "other": self.seconds - sum(found.values())}
+
+    @property
+    def own_seconds(self) -> float:
+        """Of these, the search's own: random placement, which is a control, is left out."""
+        control = self._records.attributes("reference").get(CONTROL, {"seconds": 0.0})
+        return self.seconds - float(control["seconds"])
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
+        repeats = self._records.attributes("repeat").values()
+        trained = [trial.seconds for trial in self.trials] + [
+            r.get("seconds", 0.0) for r in repeats
+        ]
+        learned: float = (self.policy or {}).get("seconds", 0.0)
+        return sum(trained) + learned
+
+    @property
+    def rivals(self) -> list[Rivals]:
+        """What `compare` has run, the answer first; empty before that."""
+        return rivals_of(self._records, self.settings.metric)
+
+    def importances(self) -> dict[str, float]:
+        """Trial's parameter → its share in what distinguishes the best trials, largest first.
+
+        By PED-ANOVA (arXiv 2304.10255); empty while fewer than two values are known.
+        """
+        return importances(self._records)
+
+    @property
+    def full_finetuning(self) -> float | None:
+        """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
+        found = self._records.attribute("stage:estimate")
+        return found["full"] if found else None
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `autotune status --json` prints."""
+        return _status(self)
+
+
+def _place(reference: str) -> tuple[int, str]:
+    """The probes first, then what fills the budget evenly, then at random."""
+    first = ("probe", "uniform", "random")
+    kind = reference.partition(" ")[0]
+    return first.index(kind) if kind in first else len(first), reference
+
+
+def _status(study: BareStudy) -> dict[str, Any]:
+    budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
+    names = [study.state_of(record) for record in study.trials if not record.reference]
+    states = dict(Counter(names))
+    best = _best_of_final(final) if final else _best_so_far(ranked)
+    return {
+        "run": str(study.folder.path),
+        "resume": study.resume_command,
+        "state": study.state,
+        "trials": states,
+        "asked": study.settings.most_trials,
+        "repeats": sum(r.repeat_of is not None for r in study.trials),
+        "best": best,
+        "budget": {
+            "limit": budget.limit,
+            "total": budget.total,
+            "measure": budget.measure.value,
+            "text": budget.text,
+            "room": study.problem.room,
+        },
+        "references": study.references,
+        "front": [
+            {
+                "number": r.number,
+                "value": r.value,
+                "label": str(r.plan),
+                "cost": asdict(r.cost),
+                "metrics": dict(r.metrics),
+            }
+            for r in study.front
+        ],
+        "preparation": study.preparation,
+        "policy": _policy_of(study.policy),
+        "test": _test_of(final, study.settings.metric) if final else None,
+        "final": final,
+        "seconds": study.seconds,
+        "own_seconds": study.own_seconds,
+        "full_finetuning_seconds": study.full_finetuning,
+        "timings": study.timings,
+    }
+
+
+def _best_of_final(final: Mapping[str, Any]) -> dict[str, Any]:
+    plan = json.loads(final["plan"])
+    keys = ("number", "value", "cost", "label")
+    return {**{key: final[key] for key in keys}, "plan": plan}
+
+
+def _best_so_far(ranked: list[TrialRecord]) -> dict[str, Any] | None:
+    if not ranked:
+        return None
+    top = ranked[0]
+    return {
+        "number": top.number,
+        "value": top.value,
+        "cost": asdict(top.cost),
+        "label": str(top.plan),
+        "plan": json.loads(top.plan.to_json()),
+    }
+
+
+def _policy_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is told of a policy; its scores and credits stay in the study."""
+    left_out = ("scores", "earned", "probabilities")
+    return None if found is None else {k: v for k, v in found.items() if k not in left_out}
+
+
+def _test_of(final: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    test = final["test"]
+    metric = tested_as(test, metric)
+    return {"metric": metric, "value": test[metric], "accuracy": test["accuracy"], "n": test["n"]}

@@ -1,0 +1,66 @@
+"""Where else a search is told: a sink is its file, a line of this table, and gives a callable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from autotune.errors import AutotuneError, ConfigError, DependencyError
+from autotune.utils.events import Callback, listening
+from autotune.utils.registry import Registry
+
+SINKS = Registry(
+    "sink",
+    {
+        "json": "autotune.run.trackers.json_lines:json_lines",
+        "tensorboard": "autotune.run.trackers.tensorboard:tensorboard",
+        "mlflow": "autotune.run.trackers.mlflow:mlflow",
+        "wandb": "autotune.run.trackers.wandb:wandb",
+    },
+)
+"""Each a context manager that takes where to and gives what takes events."""
+
+
+@contextmanager
+def told_to(sinks: Sequence[str]) -> Iterator[None]:
+    """Events go to every sink, written `NAME:WHERE`, until the block ends.
+
+    Raises `UnknownName` for another name, `DependencyError` where its package is missing,
+    `ConfigError` where nothing says where to.
+    """
+    with ExitStack() as stack:
+        named = [_split(text) for text in sinks]
+        callbacks = [stack.enter_context(_opened(name, where)) for name, where in named]
+        stack.enter_context(listening(callbacks))
+        yield
+
+
+@contextmanager
+def _opened(name: str, where: str) -> Iterator[Callback]:
+    with ExitStack() as stack:
+        try:
+            callback = stack.enter_context(SINKS.load(name)(where))
+        except ImportError as error:
+            raise DependencyError(
+                f"The sink {name} needs the package {name}, which is not installed: "
+                f"pip install 'autotune[{name}]'."
+            ) from error
+        except AutotuneError:
+            raise
+        except Exception as error:  # a library of others may raise anything
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"The sink {name} must open, {where!r} does not ({first})."
+            ) from error
+        yield callback
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, where = text.partition(":")
+    SINKS.check(name)
+    if not where:
+        raise ConfigError(
+            f"A sink is written NAME:WHERE, got {text!r}. As in tensorboard:runs/board, "
+            "mlflow:http://localhost:5000, wandb:PROJECT or json:events.jsonl."
+        )
+    return name, where

@@ -1,0 +1,35 @@
+"""A file with one event a line, as the run folder's `log.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from autotune.errors import ConfigError
+from autotune.utils.events import Callback, Event
+
+
+@contextmanager
+def json_lines(file: str) -> Iterator[Callback]:
+    """Appends to a file, `-` for standard output; each line is there when its event is over."""
+    if file == "-":
+        yield lambda event: print(_line(event), flush=True)
+        return
+    with _opened(file) as stream:
+        yield lambda event: stream.write(_line(event) + "\n")
+
+
+def _opened(file: str) -> TextIO:
+    try:
+        return Path(file).open("a", buffering=1)
+    except OSError as error:
+        raise ConfigError(
+            f"Events go to a file that can be written, {file!r} cannot ({error.strerror})."
+        ) from error
+
+
+def _line(event: Event) -> str:
+    return json.dumps(event.to_json(), default=str)

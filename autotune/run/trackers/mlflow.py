@@ -1,0 +1,42 @@
+"""MLflow: one run a search, values of trials by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autotune.utils.events import Callback, Event
+
+
+@contextmanager
+def mlflow(uri: str) -> Iterator[Callback]:
+    """A run a search in the experiment `autotune` of a server or store, named by its URI."""
+    import mlflow as library
+
+    library.set_tracking_uri(uri)
+    library.set_experiment("autotune")
+    try:
+        yield lambda event: _log(library, event)
+    finally:
+        library.end_run()
+
+
+def _log(library: Any, event: Event) -> None:
+    told = event.fields
+    if event.kind == "begin":
+        library.end_run()
+        library.start_run()
+        names = ("task", "budget", "limit", "metric", "trials", "run")
+        library.log_params({name: told[name] for name in names})
+    elif event.kind == "progress-of-trial":
+        library.log_metric(f"trial-{told['number']}", told["value"], step=told["step"])
+    elif event.kind == "end" and told["value"] is not None:
+        found = {"value": told["value"], "parameters": told["cost"], "seconds": told["seconds"]}
+        library.log_metrics(found, step=told["number"])
+    elif event.kind == "reference":
+        library.log_metric(
+            f"reference {told['name'].replace('(', '').replace(')', '')}", told["value"]
+        )
+    elif event.kind == "answer":
+        library.set_tag("answer", event.text)

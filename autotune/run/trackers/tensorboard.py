@@ -1,0 +1,32 @@
+"""TensorBoard: a curve a trial, values of trials in their order, references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autotune.utils.events import Callback, Event
+
+
+@contextmanager
+def tensorboard(folder: str) -> Iterator[Callback]:
+    """Writes event files into a folder."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+        yield lambda event: _write(writer, event)
+
+
+def _write(writer: Any, event: Event) -> None:
+    told = event.fields
+    if event.kind == "progress-of-trial":
+        writer.add_scalar(f"trial/{told['number']}", told["value"], told["step"])
+    elif event.kind == "end" and told["value"] is not None:
+        writer.add_scalar("value", told["value"], told["number"])
+        writer.add_scalar("parameters", told["cost"], told["number"])
+        writer.add_text("plan", told["plan"], told["number"])
+    elif event.kind == "reference":
+        writer.add_scalar(f"reference/{told['name']}", told["value"], 0)
+    if event.kind in ("warning", "answer"):
+        writer.add_text(event.kind, event.text)

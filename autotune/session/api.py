@@ -1,0 +1,154 @@
+"""From Python: a search in one call, and going on with one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autotune.backbones.base import Backbone
+from autotune.errors import ConfigError, RunError
+from autotune.problem.budget import largest_first
+from autotune.run.notebook import Study
+from autotune.run.origins import CALL, RESUME, changed_settings
+from autotune.run.settings import OBJECT, Settings, read_settings
+from autotune.session.session import begin, drive
+from autotune.session.setup import Setup, prepare_search, released
+from autotune.session.workers import WHERE
+from autotune.study.driver import require_free
+from autotune.study.run_folder import RunFolder
+from autotune.utils import timings
+from autotune.utils.events import Callback, listening
+
+
+def search(
+    backbone: str | nn.Module | Backbone = "builtin:digits",
+    task: Any = "builtin:digits",
+    budget: str = "1%",
+    *,
+    callbacks: Sequence[Callback] = (),
+    origins: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Study:
+    """Find which units to change, and how, within the budget; returns the finished study.
+
+    `backbone` is a source or any `nn.Module` that returns logits (n, classes); `task` is a
+    source, a data set, or (train, test) or (train, val, test) of them. Other settings are those
+    of `autotune search`: `strategy`, `trials`, `epochs`, `seed`, `out`, … The module is given
+    back unchanged. `callbacks` are callables that take each `Event`. `origins` says where settings
+    were given, as `autotune config` shows it, if not here. Raises `AutotuneError`, one kind for
+    each wrong input.
+    """
+    given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
+    resolved = read_settings(given)
+    began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
+    timings.begin()
+    require_free(folder, resolved.storage)
+    with listening(callbacks), released(prepare_search(resolved, backbone, task)) as setup:
+        resolved = resolved.model_copy(update={"out": str(folder.path)})
+        known = dict.fromkeys(given, CALL) if origins is None else origins
+        begin(folder, replace(setup, settings=resolved), began, known)
+    return Study(folder.path)
+
+
+def search_budgets(
+    budgets: Sequence[str],
+    backbone: str | nn.Module | Backbone = "builtin:digits",
+    task: Any = "builtin:digits",
+    **settings: Any,
+) -> dict[str, Study]:
+    """How much is needed: one search for each budget, the largest first; their studies.
+
+    `backbone` and `task` are those of `search`, and so are the settings. The studies lie in
+    folders of `out`, named by their budgets. By policy the supernet of the first is used by all.
+    """
+    first, *rest = largest_first(budgets)
+    name = read_settings({"task": _name(task)}).task
+    folder = RunFolder.new(settings.pop("out", None), name).path
+    found = {first: search(backbone, task, first, **settings, out=str(folder / first))}
+    if settings.get("strategy", "policy") == "policy":
+        settings["supernet"] = str(folder / first)
+    for budget in rest:
+        out = str(folder / budget)
+        found[budget] = search(backbone, task, budget, **settings, out=out)
+    return found
+
+
+def resume(
+    run: str | Path,
+    backbone: str | nn.Module | Backbone | None = None,
+    task: Any = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    **changes: Any,
+) -> Study:
+    """Go on with an interrupted search, or with more `trials` (the total); returns the study.
+
+    A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
+    `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
+    `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
+    callables that take each `Event`. Raises `ConfigError` for another change, `RunError` where
+    the data or the network differ.
+    """
+    began, study = time.time(), Study(run)
+    timings.begin()
+    if strange := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
+        raise ConfigError(
+            "A resumed run may change how many trials there are and where they run, not "
+            f"{strange[0]!r}. Start a new search for that."
+        )
+    asked = changes.get("trials")
+    begun = sum(not trial.origin for trial in study.trials)  # those of a profile come on top
+    if asked is not None and asked < begun:
+        raise ConfigError(f"--trials is the total: {begun} were begun, got {asked}. Give more.")
+    with listening(callbacks), released(reopened(study, backbone, task, **changes)) as setup:
+        changed = changed_settings(study.settings, setup.settings)
+        drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
+    return Study(study.folder.path)
+
+
+def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
+    """The setup of a run once more; `RunError` where it began from objects and lacks them."""
+    before = study.settings
+    backbone = named(study, "backbone", backbone)
+    task = named(study, "task", task)
+    changed = {name: value for name, value in changes.items() if value is not None}
+    settings = read_settings({**_kept(before, changed), **changed})
+    return prepare_search(settings, backbone, task)
+
+
+def named(study: Study, kind: str, given: Any = None) -> Any:
+    """The `backbone` or `task` of a run; `RunError` for one that must be given and is not.
+
+    A run folder may come from others, so a `python:` source in it runs only when it is named here.
+    """
+    source: str = getattr(study.settings, kind)
+    if given is not None:
+        return given
+    if source == OBJECT:
+        raise RunError(
+            f"{study.folder.path} began from Python objects, so its {kind} is not known here. "
+            f"Give it from Python, as in autotune.resume(run, {kind}=...)."
+        )
+    if source.startswith("python:"):
+        raise RunError(
+            f"The {kind} of {study.folder.path} is code ({source}), which runs only when it is "
+            f"named: add --{kind} {source}"
+        )
+    return source
+
+
+def _kept(before: Settings, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings so far; on another backend without what was meant for the one before."""
+    kept = before.model_dump()
+    if changed.get("backend", before.backend) == before.backend:
+        return kept
+    return {name: value for name, value in kept.items() if name not in WHERE - {"device"}}
+
+
+def _name(given: Any) -> str:
+    return given if isinstance(given, str) else OBJECT

@@ -1,0 +1,217 @@
+"""`compare`: an ended search beside everything that a user would have done without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotune.backbones.base import Backbone
+from autotune.deltas.apply import tuned
+from autotune.deltas.artifact import read_artifact
+from autotune.deltas.candidates import everywhere
+from autotune.deltas.surgery import exchanged
+from autotune.errors import ConfigError, TaskError, unknown
+from autotune.problem.budget import Cost
+from autotune.problem.job import used
+from autotune.problem.plan import Choice, Plan
+from autotune.problem.problem import Problem
+from autotune.run.notebook import Study
+from autotune.run.settings import load_space
+from autotune.session.api import reopened
+from autotune.session.session import driving
+from autotune.session.setup import Setup, released
+from autotune.study.driver import Driver
+from autotune.study.selection.baselines import PROBE, three_rates
+from autotune.study.selection.rivals import (
+    FULL,
+    NAMES,
+    WINNER,
+    Rival,
+    Row,
+    against,
+    random_trials,
+    recommended,
+    run_rivals,
+)
+from autotune.study.strategies.base import Grids, middle
+from autotune.study.strategies.heuristics import last_units, random_placement, uniform_lowrank
+from autotune.tasks import load_task
+from autotune.tasks.loading import PartFeed, check_fits, infer_input, normalised
+from autotune.training.loop import Recipe, evaluate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An ended search and its rivals, each over the same seeds."""
+
+    rows: list[Row]
+    """The search's answer first."""
+
+    recommended: str
+    """The cheapest that cannot be told apart from the best within the budget, on validation."""
+
+    full: float | None
+    """Seconds of one full fine-tuning as measured here; None where it did not run."""
+
+    seconds: float
+    """Of the search, its references left out."""
+
+    source: dict[str, Any] | None
+    """Accuracy on the source task with the delta off and on, where one was named."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `autotune compare --json` prints: each rival with what the answer gains over it."""
+        ours, *others = self.rows
+        told = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
+        return {
+            "rows": told,
+            "recommended": self.recommended,
+            "full_finetuning_seconds": self.full,
+            "search_seconds": self.seconds,
+            "source": self.source,
+        }
+
+
+def compare(
+    run: str | Path,
+    backbone: str | nn.Module | Backbone | None = None,
+    task: Any = None,
+    *,
+    seeds: int = 3,
+    only: Sequence[str] = (),
+    source: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> Comparison:
+    """Run what a search is to be compared with, all over the same seeds; what is there is kept.
+
+    Beside the answer and the references of the search: two more random placements, last-k, norms
+    only, biases only, LP-FT, full fine-tuning, and random search with equal compute. Each takes
+    the best on validation of three learning rates with the study's seed and repeats it with the
+    next. `only` names some of them; `source` is a task that the backbone's own head was trained
+    for; `workers` and `device` say where. A run that began from objects needs the same `backbone`
+    and `task` again. Raises `RunError` while the search has not ended, `ConfigError` for a rival
+    that there is not, `TaskError` for a source task with other classes.
+    """
+    study = Study(run)
+    study.best  # noqa: B018  (raises while the search has not ended)
+    if strange := [name for name in only if name not in NAMES]:
+        raise ConfigError(unknown("rival", strange[0], NAMES))
+    chosen = [name for name in NAMES if not only or name in (WINNER, *only)]
+    with (
+        released(reopened(study, backbone, task, workers=workers, device=device)) as setup,
+        driving(study.folder, setup, command="compare") as (driver, backend),
+    ):
+        rivals = [rival for name in chosen if (rival := _rival(name, setup, driver, study))]
+        own = study.settings.seed
+        run_rivals(driver, backend, rivals, range(own, own + seeds), setup.engine.test)
+    rows = study.rivals
+    full = next((row for row in rows if row.name == FULL), None)
+    return Comparison(
+        rows=rows,
+        recommended=recommended(rows).name,
+        full=full.seconds / full.trainings if full else None,
+        seconds=study.own_seconds,
+        source=_on_source(study, setup.backbone, source) if source else None,
+    )
+
+
+def _against(ours: Row, theirs: Row) -> dict[str, Any]:
+    return {"autotune_gains": against(ours, theirs).to_json()}
+
+
+def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | None:
+    """One of `NAMES`; None where the space or the network has no such thing."""
+    problem, seed, final = driver.problem, study.settings.seed, study.final
+    assert final is not None
+    if name == WINNER:
+        plan, rates = Plan.from_json(final["plan"]), final["hyperparameters"]
+        return Rival(name, [(plan, rates)], {plan.digest: Cost(**final["cost"])})
+    head = _head_rate(driver)
+    if name == "random search":
+        n = _equal_compute(study)
+        tried = random_trials(problem, setup.grids, seed, n)
+        return Rival(name, tried, {plan.digest: problem.cost(plan) for plan, _ in tried})
+    plan, cost = _plan(name, setup, problem, seed)
+    if not plan.choices and name != PROBE:
+        return None
+    rates = three_rates(_grids(setup), plan, head)
+    return Rival(
+        name,
+        [(plan, used(plan, tried)) for tried in rates],
+        {plan.digest: cost},
+        head_rate=(head or middle(setup.grids["lr:head"])) if name == "LP-FT" else None,
+    )
+
+
+def _plan(name: str, setup: Setup, problem: Problem, seed: int) -> tuple[Plan, Cost]:
+    network, units = setup.backbone.network, setup.units
+    parts = {"norms only": "norms", "biases only": "biases", "LP-FT": "all", FULL: "all"}
+    if name in parts:
+        return everywhere(network, units, Choice.of("subtune", what=parts[name]))
+    own = [unit.name for unit in units if not unit.is_span() and unit.name in problem.units]
+    plan = {
+        PROBE: lambda: Plan(),
+        "uniform": lambda: uniform_lowrank(problem),
+        "last-k": lambda: last_units(problem, own),
+        "random": lambda: random_placement(problem, seed),
+        "random 2": lambda: random_placement(problem, seed + 1),
+        "random 3": lambda: random_placement(problem, seed + 2),
+    }[name]()
+    return plan, problem.cost(plan)
+
+
+def _grids(setup: Setup) -> Grids:
+    """Of the study's own methods, and of `subtune` in any case."""
+    spaces = setup.space, load_space(setup.backbone.family)
+    rates = next(r for s in spaces if (r := s.hyperparameters.lr.get("subtune")))
+    return {"lr:subtune": tuple(rates), **setup.grids}
+
+
+def _head_rate(driver: Driver) -> float | None:
+    probe = driver.attribute(f"reference:{PROBE}")
+    rate: float | None = probe["hyperparameters"]["lr:head"] if probe else None
+    return rate
+
+
+def _equal_compute(study: Study) -> int:
+    """Random trials that take as long as all that the search trained, by its complete trials."""
+    complete = [t.seconds for t in study.trials if t.is_complete and t.repeat_of is None]
+    return max(1, round(study.training_seconds / mean(complete))) if complete else 1
+
+
+def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
+    """Accuracy of the backbone's own head on its own task: delta off, and on."""
+    found = load_task(source, backbone.input).split(study.settings.seed)
+    part, head = found.test, backbone.network.get_submodule(backbone.head)
+    assert part is not None
+    own_classes = len(head.weight)  # type: ignore[arg-type]
+    if len(found.classes) != own_classes:
+        raise TaskError(
+            f"A source task has the classes of the backbone's own head, {own_classes}; "
+            f"{source} has {len(found.classes)}. Name another --source."
+        )
+    input = infer_input(found.train, backbone.input)
+    check_fits(part, input, source)
+    device = str(next(backbone.network.parameters()).device)
+    recipe = Recipe(batch_size=study.settings.batch_size, device=device)
+    network = backbone.network
+    examples = PartFeed(normalised(part, input), input, torch.device(device))
+    with (
+        tuned(backbone, read_artifact(study.best.artifact)),
+        exchanged(network, backbone.head, head),
+    ):
+        on = evaluate(network, examples, recipe)
+    off = evaluate(network.eval(), examples, recipe)
+    return {
+        "task": source,
+        "n": len(part),
+        "off": off["accuracy"],
+        "on": on["accuracy"],
+    }

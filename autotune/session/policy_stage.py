@@ -1,0 +1,295 @@
+"""The stage that learns a policy: head, proxies, supernet; resumable after every round."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from scipy.stats import spearmanr
+
+from autotune.errors import ConfigError
+from autotune.problem.knapsack import Scores
+from autotune.problem.plan import Plan
+from autotune.run.related import open_run
+from autotune.session.setup import Setup
+from autotune.study.driver import Driver
+from autotune.study.policy.network import read_policy
+from autotune.study.policy.policy import Policy
+from autotune.study.policy.rounds import STABLE, Course, Schedule, run_rounds
+from autotune.study.reader import Records
+from autotune.study.run_folder import RunFolder
+from autotune.study.strategies import check_options
+from autotune.study.strategies.policy import PolicySampler
+from autotune.training.oneshot.supernet import can_share
+from autotune.training.oneshot.trainer import Measured, OneShot
+from autotune.utils.events import tell, warn
+from autotune.utils.files import write_whole
+
+STAGE = "stage:policy"
+DISAGREES = 0.5
+"""Rank correlation of the proxies' two halves below which they are said to disagree."""
+
+MOVED = 0.01
+"""Largest change of a probability below which a policy is said not to have moved."""
+
+
+def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
+    """(unit, label) → score for a strategy that wants any; learned now unless that is recorded."""
+    if setup.settings.strategy == "proxy":
+        return _proxy_scores(setup, driver)
+    if setup.settings.strategy != "policy":
+        return None
+    if driver.attribute(STAGE) is None:
+        driver.record(STAGE, _learned(folder, setup, driver))
+    folder.supernet.unlink(missing_ok=True)
+    return _scores(driver.attribute(STAGE))
+
+
+def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
+    """By one criterion, as the policy would begin: concave in what it says and in the price."""
+    if driver.attribute("stage:proxies") is None:
+        began = time.monotonic()
+        tell("stage", "Proxies", stage="proxies")
+        first, second = _by_criterion(setup, driver)
+        driver.record("stage:proxies", [_rows(first), _rows(second)])
+        _say_agreement(_agreement((first, second)))
+        tell("proxies", f"Proxies took {time.monotonic() - began:.1f} s.")
+    policy = _policy(setup, driver)
+    return policy.first_scores
+
+
+def _by_criterion(setup: Setup, driver: Driver) -> tuple[Measured, Measured]:
+    """(unit, label of a method alone) → `mass`: what the criterion says, on each of two halves."""
+    choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
+    name = check_options("proxy", setup.settings.options).get("criterion", "mass")
+    if name in ("mass", "ratio"):
+        with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+            found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
+            first, second = ({e: _mass(name, m) for e, m in half.items()} for half in found)
+            return first, second
+    entries = {(u, m.label) for u, offers in choices.items() for c in offers for m in c.methods}
+    halves = setup.engine.criterion(name, head_rates)
+    first, second = (
+        {(u, label): {"mass": values[u]} for u, label in sorted(entries) if u in values}
+        for values in halves
+    )
+    return first, second
+
+
+def _mass(name: str, found: Mapping[str, float]) -> dict[str, float]:
+    """The gradient's mass, or its mass divided by what chance alone would give."""
+    by_chance = found["mass"] / found["chance"] if found["chance"] else 0.0
+    return {"mass": by_chance if name == "ratio" else found["mass"]}
+
+
+def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
+    """Learn, and say what came of it."""
+    began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
+    if setup.settings.supernet:
+        policy, course, rates = _by_other(setup, driver)
+    elif can_share(driver.problem.choices):
+        policy, course, rates = _by_supernet(folder, setup, driver, schedule)
+    else:
+        driver.record("stage:proxies", [[], []])
+        policy, course, rates = _policy(setup, driver), Course(), {}
+    found = {
+        **_outcome(policy, course, _agreement(_halves(driver))),
+        "rates": rates,
+        "seconds": time.monotonic() - began,
+    }
+    _say(found)
+    return found
+
+
+def _by_supernet(
+    folder: RunFolder, setup: Setup, driver: Driver, schedule: Schedule
+) -> tuple[Policy, Course, dict[str, float]]:
+    """The policy, how its rounds went, and learning rates to begin at."""
+    choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
+    tell("stage", "Head", stage="head")
+    with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+        tell("stage", "Proxies", stage="proxies")
+        if driver.attribute("stage:proxies") is None:
+            driver.record("stage:proxies", [_rows(half) for half in shot.proxies()])
+        policy = _policy(setup, driver)
+        course = _restored(folder, shot, policy)
+        tell("stage", "Supernet", stage="supernet")
+        for _ in run_rounds(policy, shot, schedule, course):
+            driver.lease.check()
+            write_whole(folder.supernet, _checkpoint(shot, policy, course))
+            _tell_round(course, schedule)
+        return policy, course, {"lr:head": shot.rates["lr:head"]}
+
+
+def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
+    """The records of `--supernet`; `ConfigError` where it is of another training or has none."""
+    other = open_run(run, "--supernet", identity, statistics)
+    if other.attribute(STAGE) is None:
+        raise ConfigError(
+            f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
+        )
+    return other
+
+
+def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
+    """By what another run's supernet measured; its budget may have been another."""
+    assert setup.settings.supernet is not None
+    statistics = driver.attribute("stage:preparation")["bnstats"]
+    other = open_supernet(setup.settings.supernet, driver.attribute("identity"), statistics)
+    found = other.attribute(STAGE)
+    driver.record("stage:proxies", other.attribute("stage:proxies"))
+    policy = _policy(setup, driver)
+    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
+    course = Course(found["rounds"], (policy.plan(),) * (STABLE + 1) if found["stable"] else ())
+    return policy, course, found["rates"]
+
+
+def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """Teach the network what the trials said, and write `best/policy.safetensors`."""
+    if setup.settings.strategy != "policy":
+        return
+    found, settings = driver.attribute(STAGE), setup.settings
+    policy = _policy(setup, driver)
+    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
+    sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(found))
+    network = policy.learned(sampler.believed(driver.study))
+    write_whole(folder.policy, network.to_bytes({"task": settings.task, "budget": settings.budget}))
+
+
+def _policy(setup: Setup, driver: Driver) -> Policy:
+    """As it is before anything is earned."""
+    file = setup.settings.policy
+    network = read_policy(file) if file else None
+    return Policy(driver.problem, _mean(_halves(driver)), network, seed=setup.settings.seed)
+
+
+def _scores(found: Mapping[str, Any]) -> Scores:
+    """Of a stage's record: (unit, label) → score, and (hyperparameter, value) → 1 to begin at."""
+    scores = {(unit, label): score for unit, label, score in found["scores"]}
+    return scores | {(name, str(rate)): 1.0 for name, rate in found["rates"].items()}
+
+
+def _middle(setup: Setup) -> dict[str, float]:
+    return {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in setup.grids.items()}
+
+
+def _halves(driver: Driver) -> tuple[Measured, Measured]:
+    """The proxies of two disjoint halves, as recorded."""
+    first, second = (
+        {(unit, label): found for unit, label, found in half}
+        for half in driver.attribute("stage:proxies")
+    )
+    return first, second
+
+
+def _mean(halves: tuple[Measured, Measured]) -> Measured:
+    first, second = halves
+    return {e: {k: (v + second[e][k]) / 2 for k, v in found.items()} for e, found in first.items()}
+
+
+def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
+    told = {
+        "done": course.done,
+        "earned": _rows(policy.earned),
+        "plans": [plan.to_json() for plan in course.plans],
+        "probabilities": [_rows(found) for found in course.probabilities],
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in shot.state().items()}
+    return save_tensors(tensors, {"course": json.dumps(told)})
+
+
+def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
+    """Where an interrupted sitting got to."""
+    if not folder.supernet.is_file():
+        return Course()
+    with safe_open(folder.supernet, "pt") as stored:
+        told = json.loads(stored.metadata()["course"])
+    shot.restore(load_file(folder.supernet), told["done"])
+    policy.observe({(unit, label): shares for unit, label, shares in told["earned"]})
+    return Course(
+        told["done"],
+        tuple(map(Plan.from_json, told["plans"])),
+        tuple({(u, label): p for u, label, p in rows} for rows in told["probabilities"]),
+    )
+
+
+def _tell_round(course: Course, schedule: Schedule) -> None:
+    plan = f": {course.plans[-1]}" if course.plans else " (warm-up)"
+    tell(
+        "round",
+        f"round {course.done}/{schedule.rounds}{plan}",
+        done=course.done,
+        total=schedule.rounds,
+    )
+
+
+def _outcome(policy: Policy, course: Course, agreement: float | None) -> dict[str, Any]:
+    plan, first = policy.plan(), policy.first_plan()
+    return {
+        "scores": _rows(policy.scores()),
+        "earned": _rows(policy.earned),
+        "has_earned": bool(policy.believed),
+        "plan": plan.to_json(),
+        "label": str(plan),
+        "proxies_plan": first.to_json(),
+        "same_as_proxies": plan == first,
+        "rounds": course.done,
+        "stable": course.is_stable,
+        "probabilities": [_rows(found) for found in course.probabilities],
+        "agreement": agreement,
+        "moved": policy.moved(),
+        "unreached": sorted(f"{unit} {label}" for unit, label in policy.unreached()),
+        "left_out": sorted({label for _, label in policy.unseen()}),
+    }
+
+
+def _rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
+    return [[unit, label, value] for (unit, label), value in values.items()]
+
+
+def _agreement(halves: tuple[Measured, Measured]) -> float | None:
+    """Spearman's correlation of the masses of two disjoint halves; None for fewer than three."""
+    first, second = ([found["mass"] for _, found in sorted(half.items())] for half in halves)
+    if len({*first}) < 3 or len({*second}) < 3:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
+def _say_agreement(agreement: float | None) -> None:
+    if agreement is None:
+        return
+    tell("agreement", f"Rank correlation of the proxies of two halves: {agreement:.2f}.")
+    if agreement < DISAGREES:
+        warn(
+            f"The proxies of two halves of the data disagree (rank correlation {agreement:.2f}), "
+            "so they say little."
+        )
+
+
+def _say(found: Mapping[str, Any]) -> None:
+    tell("policy", f"Policy after {found['rounds']} rounds: {found['label']}")
+    if found["left_out"]:
+        tell(
+            "policy-left-out",
+            f"Left to the trials alone, as they cannot share a supernet: "
+            f"{', '.join(found['left_out'])}.",
+        )
+    _say_agreement(found["agreement"])
+    if found["unreached"]:
+        warn(
+            f"No gradient reaches {len(found['unreached'])} choices, so they are not proposed: "
+            f"{', '.join(found['unreached'])}."
+        )
+    if not found["has_earned"]:
+        warn("No choice earned anything in the supernet, so the policy is that of the proxies.")
+    elif found["moved"] < MOVED:
+        warn("The supernet did not move the policy away from the proxies.")
+    elif found["same_as_proxies"]:
+        tell("policy-same", "The supernet chose the plan that the proxies alone would have.")
+    if found["rounds"] and not found["stable"]:
+        warn(f"The policy's plan was still changing when its {found['rounds']} rounds were over.")

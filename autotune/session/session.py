@@ -1,0 +1,279 @@
+"""One sitting of a driver: from the lease to the answer, or to the next interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from autotune.deltas.artifact import from_bytes, to_bytes
+from autotune.errors import (
+    Interrupted,
+    RunError,
+)
+from autotune.problem.problem import Problem
+from autotune.run.progress import LEARNED
+from autotune.run.related import open_run
+from autotune.run.settings import write_settings
+from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
+from autotune.session.preparation import buffer_cost, settle_preparation
+from autotune.session.setup import Setup, head_cost
+from autotune.session.workers import WHERE, open_backend
+from autotune.study.backends.base import Backend
+from autotune.study.driver import Driver, Setting, create
+from autotune.study.lease import Lease
+from autotune.study.reader import Records
+from autotune.study.run_folder import EventLog, RunFolder
+from autotune.study.selection.baselines import run_references
+from autotune.study.selection.finalists import run_finalists
+from autotune.study.selection.unit_profiles import as_trials, repeat_all
+from autotune.study.strategies import check_options
+from autotune.training.engine import Engine
+from autotune.training.estimate import estimate
+from autotune.utils.events import log, tell, warn
+from autotune.utils.files import write_whole
+from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
+from autotune.utils.interrupts import interruptible
+from autotune.utils.timings import counted, spent
+
+
+@interruptible()
+def begin(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
+    """Prepare the backbone, make the study and the run folder, and drive."""
+    buffers, stages = settle_preparation(setup)
+    fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
+    problem = setup.problem(fixed + buffer_cost(buffers))
+    begun = {"identity": _identity(setup), **stages}
+    if setup.settings.supernet is not None:
+        statistics = stages["stage:preparation"]["bnstats"]
+        open_supernet(setup.settings.supernet, begun["identity"], statistics)
+    create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
+    if buffers:
+        write_whole(folder.prepared, save_tensors(dict(buffers)))
+    write_whole(folder.config, write_settings(setup.settings))
+    drive(folder, setup, began, origins)
+
+
+def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
+    """The trials of `--profile`, which count beside those that are asked for."""
+    if setup.settings.profile is None:
+        return ()
+    statistics = begun["stage:preparation"]["bnstats"]
+    profile = open_run(setup.settings.profile, "--profile", begun["identity"], statistics)
+    trials = as_trials(profile, problem, setup.grids)
+    tell("profile", f"{len(trials)} trials of {profile.folder.path} are known from the beginning.")
+    return trials
+
+
+def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
+    """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost.
+
+    `origins` says of settings where they were given.
+    """
+    settings = setup.settings
+    deadline = began + settings.timeout if settings.timeout else None
+    with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
+        write_whole(folder.config, write_settings(settings))
+        folder.add_origins(origins)
+        if (final := driver.attribute("stage:final")) is not None and not driver.has_more():
+            _sign(folder, final)
+            return  # it has its answer: nothing is run, so nothing is counted
+        try:
+            _run(folder, setup, driver, backend)
+        finally:
+            _note_sitting(driver, began)
+
+
+@contextmanager
+def driving(
+    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
+) -> Iterator[tuple[Driver, Backend]]:
+    """Own the study of a run for a while, its backbone prepared as it was.
+
+    Raises `RunError` where something differs from what the run began with or the disk is full, and
+    `Interrupted` on Ctrl-C or SIGTERM, which names the command to go on with.
+    """
+    try:
+        with _owned(folder, setup, deadline) as owned:
+            yield owned
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "Interrupted. What was finished is kept; go on with: "
+            f"autotune {command} {shlex.quote(str(folder.path))}"
+        ) from error
+    except Exception as error:
+        if is_full(error):
+            raise disk_is_full(folder.path) from error
+        raise
+
+
+@contextmanager
+def _owned(
+    folder: RunFolder, setup: Setup, deadline: float | None
+) -> Iterator[tuple[Driver, Backend]]:
+    records = Records(folder, setup.settings.storage)
+    _refuse_other(records.attribute("identity"), _identity(setup), folder)
+    lease = Lease(
+        folder.lease,
+        lambda: records.study.user_attrs.get("lease"),
+        lambda owner: records.study.set_user_attr("lease", owner),
+    )
+    with _listening(folder), lease:
+        if setup.settings.storage is None:
+            warn_of_network(folder.path)
+        driver = Driver(
+            folder,
+            setup.settings.storage,
+            _setting(setup),
+            lease,
+            trials=setup.settings.trials,
+            deadline=deadline,
+        )
+        prepared = folder.read(folder.prepared)
+        setup.engine.prepare(load_tensors(prepared) if prepared else {})
+        with open_backend(setup) as backend, interruptible():
+            yield driver, backend
+
+
+def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
+    engine, settings = setup.engine, setup.settings
+    _tell_begin(folder, setup, driver)
+    if driver.attribute("stage:estimate") is None:
+        with spent("training"):
+            driver.record("stage:estimate", _estimated(engine))
+    if settings.references:
+        tell("stage", "References", stage="references")
+        run_references(driver, backend, engine.test)
+    with spent("proposing"):
+        driver.scores = learned_scores(folder, setup, driver)
+    if driver.attribute("stage:final") is None or driver.has_more():
+        driver.record("stage:final", None)  # no answer until it is chosen among all trials
+        tell("stage", "Trials", stage="trials")
+        backend.run(driver)
+        if settings.strategy == "profile":
+            seeds = check_options("profile", settings.options).get("seeds", 1)
+            repeat_all(driver, backend, seeds)
+        with spent("proposing"):
+            save_policy(folder, setup, driver)  # before the answer, which ends a search
+        tell("stage", "Finalists", stage="finalists")
+        run_finalists(driver, backend, engine.test)
+    _sign(folder, driver.attribute("stage:final"))
+    tell("answer", f"The answer is in {folder.best}")
+
+
+def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """What a search is about, for those who follow it."""
+    settings, budget = setup.settings, driver.problem.budget
+    unlearned = {"policy": (), "proxy": ("head", "supernet")}.get(settings.strategy, LEARNED)
+    unwanted = () if settings.references else ("references",)
+    tell(
+        "begin",
+        f"Searching in {folder.path}: {settings.task} within {budget.text}",
+        run=str(folder.path),
+        task=settings.task,
+        budget=budget.text,
+        limit=budget.limit,
+        room=driver.problem.room,
+        measure=budget.measure.value,
+        metric=settings.metric,
+        units=list(driver.problem.units),
+        trials=settings.most_trials,
+        workers=settings.n_workers,
+        left_out=[*unlearned, *unwanted],
+        references={n: r["value"] for n, r in driver.attributes("reference").items()},
+    )
+
+
+def _estimated(engine: Engine) -> dict[str, Any]:
+    """What full fine-tuning would take; nothing where it does not fit into memory."""
+    try:
+        return asdict(estimate(engine))
+    except torch.OutOfMemoryError:
+        warn("Full fine-tuning does not fit into memory, so the search's cost has no unit.")
+        return {"full": None}
+
+
+def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
+    """Write the test metrics and the seeds' spread into the header of `best/`."""
+    artifact = from_bytes(folder.best.read_bytes(), str(folder.best))
+    metrics = {**artifact.header["metrics"], "test": final["test"]}
+    for name in ("values", "tests"):
+        if name in final:
+            metrics[name] = final[name]
+    signed = replace(artifact, header={**artifact.header, "metrics": metrics})
+    write_whole(folder.best, to_bytes(signed))
+
+
+def _setting(setup: Setup) -> Setting:
+    settings = setup.settings
+    return Setting(
+        strategy=settings.strategy,
+        seed=settings.seed,
+        steps=settings.folds or settings.epochs,
+        grids=setup.grids,
+        workers=settings.n_workers,
+        folds=settings.folds,
+        pruner=settings.pruner,
+        objective=settings.objective or "",
+        options=check_options(settings.strategy, settings.options),
+        keep=settings.keep,
+        disk=settings.disk_bytes,
+        attempts=settings.retries + 1,
+    )
+
+
+def _identity(setup: Setup) -> dict[str, Any]:
+    """What must not change between sittings."""
+    space, policy = setup.space.model_dump_json(), setup.settings.policy
+    kept = setup.settings.model_dump(
+        exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}
+    )
+    return {
+        "backbone's fingerprint": setup.backbone.fingerprint,
+        "data": setup.task.digest(),
+        **({"policy's digest": _digest(Path(policy).read_bytes())} if policy else {}),
+        "search space": _digest(space.encode()),
+        **kept,
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
+    differs = [key for key in now if stored.get(key) != now[key]]
+    if differs:
+        raise RunError(
+            f"A run goes on with what it began with; {folder.path} differs in "
+            f"{', '.join(differs)}. Start a new search, or bring the old state back."
+        )
+
+
+def _note_sitting(driver: Driver, began: float) -> None:
+    if not driver.lease.is_lost:
+        driver.record(f"timings:{began:.3f}", counted())
+        driver.record(f"sitting:{began:.3f}", time.time() - began)
+
+
+@contextmanager
+def _listening(folder: RunFolder) -> Iterator[None]:
+    handler, level = EventLog(folder), log.level
+    log.addHandler(handler)
+    log.setLevel(min(logging.INFO, level) if level else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()

@@ -1,0 +1,21 @@
+"""`inline`: jobs run one after the other in this process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from autotune.problem.job import Engine
+from autotune.study.backends.base import Backend, Source, deliver, told
+from autotune.utils.timings import timed
+
+
+class InlineBackend(Backend):
+    """One job at a time, on the driver's own engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def run(self, source: Source) -> None:
+        while (job := source.next_job()) is not None:
+            with closing(told(self.engine, job)) as progresses:
+                deliver(source, job, timed("training", progresses))

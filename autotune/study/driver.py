@@ -1,0 +1,494 @@
+"""The study: all trials of one search, in one Optuna study that this driver alone writes."""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autotune.errors import LeaseError, RunError
+from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
+from autotune.problem.knapsack import Scores
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.study.cached_storage import Mirror, uncollected
+from autotune.study.lease import Lease, holder
+from autotune.study.pareto import front, measured_by, part_of, price_of, trial_price
+from autotune.study.pruners import PRUNERS, Priced, choose_pruner
+from autotune.study.reader import FORMAT, NAME, Records, _load
+from autotune.study.run_folder import RunFolder
+from autotune.study.storage import open_storage
+from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies.base import (
+    Grids,
+    PlanSampler,
+    hyperparameters_of,
+    plan_of,
+    search_space,
+)
+from autotune.study.trial_record import (
+    TrialRecord,
+    problem_to_json,
+    same_training,
+)
+from autotune.utils import interrupts
+from autotune.utils.events import tell, warn
+from autotune.utils.files import write_whole
+from autotune.utils.timings import spent
+
+REPEATS_IN_A_ROW = 3
+"""After so many answers from the record a random plan is proposed."""
+
+_TAKEN = "A storage holds one study, {} has one already. Resume it, or name another."
+
+KEPT = 5
+"""Delta files of so many best trials stay in the run folder."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What drives a study beside its problem."""
+
+    strategy: str
+    seed: int
+    steps: int
+    """Epochs of a full trial; folds, where plans are scored by folds."""
+
+    grids: Grids
+    workers: int = 1
+    folds: int = 0
+    pruner: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the strategy."""
+
+    objective: str = ""
+    """Two of them with a comma between, where the front is asked for."""
+
+    keep: str = "best"
+    """Delta files that stay: those of the `best` five trials and of the front, or of `all`."""
+
+    disk: int | None = None
+    """Bytes that the files of trials may take; the best one stays whatever it takes."""
+
+    attempts: int = ATTEMPTS
+    """A trial whose worker dies is started so often before it counts as failed."""
+
+
+@dataclass
+class _Live:
+    """A trial that is running now."""
+
+    trial: Trial
+    job: Job
+    began: float
+    curve: dict[int, float]
+    """Value after each epoch that is recorded."""
+
+    proposed: Mapping[str, Any] = field(default_factory=dict)
+    """What the strategy proposed before decoding, where that is another plan."""
+
+    last: Progress | None = None
+    pruned: bool = False
+
+
+class Driver(Records):
+    """Driving a study: asks, reports, tells; the three calls of a backend.
+
+    Only ever made inside the lease: `with Lease(...)`.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        storage: str | None,
+        setting: Setting,
+        lease: Lease,
+        *,
+        trials: int,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(folder, storage)
+        self.setting, self.lease, self.deadline = setting, lease, deadline
+        self.space = search_space(self.problem, setting.grids)
+        self.live: dict[int, _Live] = {}
+        self.repeats = 0
+        self._attempts: dict[int, int] = {}
+        self._by_key: dict[tuple[str, str], TrialRecord] = {}
+        self._best: list[TrialRecord] = []
+        stored = self.study.get_trials(deepcopy=False)
+        self._asked_for = len(stored)
+        self._interrupted = [t.number for t in stored if t.state is TrialState.RUNNING]
+        with uncollected():
+            for trial in stored:
+                if trial.state.is_finished() and (record := self._read(trial)) is not None:
+                    self._rank(record)
+        self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
+        self.scores: Scores | None = None
+        self._samplers: dict[tuple[str, int], PlanSampler] = {}
+        self._spread: dict[str, bool] = {}
+        self.price = price_of(setting.objective, self.problem)
+        self.study.pruner = _pruner(setting)
+        if isinstance(self.study.pruner, Priced):
+            self.study.pruner.price = self._trial_price
+        self._clean()
+
+    def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
+        return Mirror(super()._opened(storage, where), NAME)
+
+    @property
+    def seed(self) -> int:
+        return self.setting.seed
+
+    # the three calls of a backend, and the two for what goes wrong
+
+    @spent("proposing")
+    def next_job(self) -> Job | None:
+        """The next trial to be run: an unfinished one first; None when there is none."""
+        while True:
+            interrupts.check()
+            self.lease.check()
+            if self._interrupted:
+                job = self._resumed(self._interrupted.pop(0))
+            elif (trial := self._asked()) is not None:
+                job = self._started(trial, 0, {})
+            else:
+                return None
+            if job is not None:
+                return job
+
+    def has_more(self) -> bool:
+        """Whether there is a trial to be run, as far as the record says it."""
+        return bool(self._interrupted) or self._next_sampler() is not None
+
+    @spent("storage")
+    def report(self, job: Job, progress: Progress) -> Decision:
+        """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
+        interrupts.check()
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt:
+            return Decision.STOP
+        if live.last is not None and progress.parts > live.last.parts:
+            warn(
+                f"{job.name} did not fit into memory; it goes on with each batch in "
+                f"{progress.parts} parts.",
+                number=job.number,
+            )
+        live.last = progress
+        if (name := measured_by(self.setting.objective)) and not live.curve:
+            live.trial.set_user_attr("measured", {name: progress.metrics[name]})
+        if progress.step not in live.curve:
+            if progress.step < self.setting.steps:
+                write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
+            live.trial.report(progress.value, progress.step)
+            live.curve[progress.step] = progress.value
+            tell(
+                "progress-of-trial",
+                f"{job.name}: {progress.step}/{self.setting.steps} {progress.value:.4f}",
+                number=job.number,
+                step=progress.step,
+                steps=self.setting.steps,
+                value=progress.value,
+            )
+        # What went on after this step before it was interrupted was not ended here.
+        is_last = progress.step == max(live.curve) < self.setting.steps
+        live.pruned = is_last and live.trial.should_prune()
+        return Decision.STOP if live.pruned else Decision.CONTINUE
+
+    @spent("storage")
+    def finish(self, job: Job) -> None:
+        """The job ended by itself or was stopped: complete or pruned."""
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt or live.last is None:
+            return
+        state = TrialState.PRUNED if live.pruned else TrialState.COMPLETE
+        if state is TrialState.COMPLETE and live.last.artifact is not None:
+            write_whole(self.folder.delta(job.number), live.last.artifact)
+        self._end(live, state, live.last.metrics)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        """The job raised."""
+        self.lease.check()
+        live = self.live.get(job.number)
+        if live is None or live.job.attempt != job.attempt:
+            return
+        warn(f"{job.name} failed: {failure.type}: {failure.text}", number=job.number)
+        self._end(live, TrialState.FAIL, {}, error=f"{failure.type}: {failure.text}")
+
+    def lost(self, job: Job) -> None:
+        """The job's worker died: it is started again from its last checkpoint, but not for ever."""
+        live = self.live.pop(job.number, None)
+        if live is None:
+            return
+        if job.attempt + 1 >= (attempts := self.setting.attempts):
+            self.live[job.number] = live
+            self.fail(job, Failure("WorkerError", f"its worker died {attempts} times"))
+        else:
+            self._interrupted.append(job.number)
+            self._attempts[job.number] = job.attempt
+            warn(f"The worker of {job.name} died; it goes on in another.", number=job.number)
+
+    # what else is recorded
+
+    def record(self, name: str, value: Any) -> None:
+        """Write an attribute of the study, once, when what it tells of has ended."""
+        self.lease.check()
+        self.study.set_user_attr(name, value)
+
+    def admit(self, trial: FrozenTrial) -> TrialRecord:
+        """Add a complete trial that was trained elsewhere, beside those that are asked for."""
+        self.lease.check()
+        self.study.add_trial(trial)
+        record = self._read(self.study.get_trials(deepcopy=False)[-1])
+        assert record is not None
+        self._asked_for, self.goal = record.number + 1, self.goal + 1
+        self._rank(record)
+        return record
+
+    # inside
+
+    def _resumed(self, number: int) -> Job | None:
+        """The job of a trial that was begun before; what it still lacks is sampled now."""
+        self.study.sampler = self._sampler(number)
+        self.study.sampler.proposed = {}
+        study_id = self.storage.get_study_id_from_name(NAME)
+        at = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial, stored = Trial(self.study, at), self.storage.get_trial(at)
+        known = self._attempts.get(number, stored.user_attrs.get("attempt", 0))
+        trial.set_user_attr("attempt", known + 1)
+        return self._started(trial, known + 1, stored.intermediate_values)
+
+    def _asked(self) -> Trial | None:
+        sampler = self._next_sampler()
+        if sampler is None or (self.deadline and time.time() >= self.deadline):
+            return None
+        self.study.sampler = sampler
+        trial = self.study.ask(dict(self.space))
+        # A storage that went away may have written a trial and not said so: it is gone on with.
+        self._interrupted += range(self._asked_for, trial.number)
+        self._asked_for = trial.number + 1
+        return trial
+
+    def _next_sampler(self) -> PlanSampler | None:
+        """Who proposes the next trial; None when all were asked for or nothing is left."""
+        if self._asked_for >= self.goal:
+            return None
+        sampler = self._sampler(self._asked_for)
+        return None if sampler.is_idle(self.study) else sampler
+
+    def _started(self, trial: Trial, attempt: int, curve: Mapping[int, float]) -> Job | None:
+        """The job of a trial; None when the record answers it."""
+        params = trial.params
+        for name, distribution in self.space.items():
+            if name not in params:
+                params[name] = trial.suggest_categorical(name, distribution.choices)
+        plan = plan_of(self.problem, params)
+        assert self.problem.fits(plan), "decode lets nothing over the budget through"
+        hyperparameters = hyperparameters_of(params)
+        twin = self._twin(plan, hyperparameters)
+        if twin is not None:
+            self._answer(trial, twin, curve)
+            return None
+        job = Job(
+            name=f"trial {trial.number}",
+            plan=plan,
+            hyperparameters=hyperparameters,
+            seed=self.setting.seed,
+            number=trial.number,
+            attempt=attempt,
+            checkpoint=self.folder.read(self.folder.checkpoint(trial.number)),
+        )
+        proposed = getattr(self.study.sampler, "proposed", {})
+        self.live[trial.number] = _Live(trial, job, time.monotonic(), dict(curve), proposed)
+        tell("start", f"{job.name}: {plan}", number=trial.number, plan=str(plan))
+        return job
+
+    def _twin(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
+        key = same_training(plan, hyperparameters)
+        return self._by_key.get(key)
+
+    def _answer(self, trial: Trial, twin: TrialRecord, curve: Mapping[int, float]) -> None:
+        for step, value in enumerate(twin.curve, 1):
+            if step not in curve:
+                trial.report(value, step)
+        record = {
+            "metrics": dict(twin.metrics),
+            "seconds": 0.0,
+            "error": twin.error,
+            "repeat_of": twin.number,
+            **({"folds": twin.folds} if twin.folds else {}),
+        }
+        trial.set_user_attr("record", record)
+        self.study.tell(trial.number, twin.value, state=twin.state)
+        self._ended[trial.number] = replace(
+            twin, number=trial.number, repeat_of=twin.number, seconds=0.0, origin=""
+        )
+        self.repeats += 1
+        tell(
+            "repeat",
+            f"trial {trial.number} repeats trial {twin.number} and is answered from the record.",
+            number=trial.number,
+            repeat_of=twin.number,
+        )
+
+    def _end(
+        self, live: _Live, state: TrialState, metrics: Mapping[str, float], *, error: str = ""
+    ) -> None:
+        number = live.job.number
+        seconds = time.monotonic() - live.began
+        folds = live.last.folds if live.last else ()
+        record = {
+            "metrics": dict(metrics),
+            "seconds": seconds,
+            "error": error,
+            **({"folds": folds} if folds else {}),
+            **({"parts": live.last.parts} if live.last and live.last.parts > 1 else {}),
+            **({"proposed": live.proposed} if live.proposed else {}),
+        }
+        live.trial.set_user_attr("record", record)
+        value = live.last.value if state is TrialState.COMPLETE and live.last else None
+        self.study.tell(number, value, state=state)
+        del self.live[number]
+        self.folder.drop_checkpoint(number)
+        cost = self.problem.cost(live.job.plan)
+        ended = TrialRecord(
+            number=number,
+            state=state,
+            plan=live.job.plan,
+            hyperparameters=live.job.hyperparameters,
+            cost=cost,
+            value=value,
+            metrics=metrics,
+            curve=tuple(value for _, value in sorted(live.curve.items())),
+            folds=folds,
+            seconds=seconds,
+            error=error,
+        )
+        self._ended[number] = ended
+        self._rank(ended)
+        self._clean()
+        shown = "" if live.last is None else f" {live.last.value:.4f}"
+        tell(
+            "end",
+            f"{live.job.name}: {ended.state_name}{shown}, {cost.parameters:,} parameters",
+            number=number,
+            state=ended.state_name,
+            value=value,
+            cost=cost.parameters,
+            plan=str(live.job.plan),
+            labels={unit: choice.label for unit, choice in live.job.plan.choices.items()},
+            seconds=seconds,
+        )
+
+    def _clean(self) -> None:
+        """Only the best trials, the running ones and those to be gone on with keep files."""
+        unfinished = {*self.live, *self._interrupted}
+        best = [record.number for record in self._best]
+        if self.price is not None:
+            best += [record.number for record in front(self._by_key.values(), self.price)]
+        if self.setting.disk is not None:
+            best = self.folder.within(dict.fromkeys(best), self.setting.disk, unfinished)
+        self.folder.keep_only({*best} | unfinished)
+        for number in {*best} - unfinished:
+            self.folder.drop_checkpoint(number)
+
+    def _rank(self, record: TrialRecord) -> None:
+        """Take note of a training that ended."""
+        if record.repeat_of is not None:
+            return
+        self._by_key.setdefault(record.key, record)
+        if record.is_complete:
+            insort(self._best, record, key=TrialRecord.rank)
+        if self.setting.keep == "best":
+            del self._best[KEPT:]
+
+    def _sampler(self, number: int) -> PlanSampler:
+        """The strategy's sampler, or a random one after three repeats in a row."""
+        last = [self._ended.get(number - i - 1) for i in range(REPEATS_IN_A_ROW)]
+        are_repeats = [r is not None and r.repeat_of is not None for r in last]
+        strategy = "random" if all(are_repeats) else self.setting.strategy
+        problem = self.problem
+        if self.price is not None and not self._is_spread(strategy):
+            problem = part_of(problem, number)
+        key = strategy, problem.budget.limit
+        if key not in self._samplers:
+            self._samplers[key] = self._made(strategy, problem)
+        return self._samplers[key]
+
+    def _is_spread(self, strategy: str) -> bool:
+        """Whether a strategy goes by itself to cheap plans and dear ones."""
+        if strategy not in self._spread:
+            self._spread[strategy] = self._made(strategy, self.problem).is_spread
+        return self._spread[strategy]
+
+    @cached_property
+    def _trial_price(self) -> Callable[[FrozenTrial], float] | None:
+        return None if self.price is None else trial_price(self.problem, self.price)
+
+    def _made(self, strategy: str, problem: Problem) -> PlanSampler:
+        make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
+        setting = self.setting
+        options = setting.options if strategy == setting.strategy else {}
+        sampler = make(
+            problem,
+            setting.grids,
+            seed=setting.seed,
+            workers=setting.workers,
+            scores=self.scores,
+            **options,
+        )
+        sampler.price = self._trial_price
+        return sampler
+
+
+def create(
+    folder: RunFolder,
+    storage: str | None,
+    problem: Problem,
+    attributes: Mapping[str, Any],
+    trials: Sequence[FrozenTrial] = (),
+) -> None:
+    """A new study with its problem, what it may be resumed on, and what was done before it.
+
+    Raises `RunError` when the storage has a study already.
+    """
+    try:
+        study = optuna.create_study(
+            storage=open_storage(folder, storage), study_name=NAME, direction="maximize"
+        )
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise RunError(_TAKEN.format(storage or folder.database)) from error
+    begun = {"format": FORMAT, **attributes, "problem": problem_to_json(problem)}
+    for name, value in begun.items():
+        study.set_user_attr(name, value)
+    study.add_trials(trials)
+
+
+def require_free(folder: RunFolder, storage: str | None) -> None:
+    """Raise `RunError` when a named storage cannot be reached or has a study already.
+
+    `LeaseError` names the driver of a study that is running there.
+    """
+    if storage is None:
+        return
+    found = open_storage(folder, storage)
+    if NAME not in optuna.get_all_study_names(found):
+        return
+    owner = holder(folder.lease, _load(found, storage).user_attrs.get("lease"))
+    if owner is not None:
+        raise LeaseError(f"One driver owns a study; {storage} is owned by {owner}.")
+    raise RunError(_TAKEN.format(storage))
+
+
+def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
+    name = choose_pruner(setting.pruner, setting.strategy, setting.folds, setting.objective)
+    pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
+    return pruner

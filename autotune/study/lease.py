@@ -1,0 +1,157 @@
+"""One driver owns a study: a lease in the run folder and among the study's attributes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import LeaseError
+from autotune.utils.events import warn
+from autotune.utils.files import write_whole
+
+RENEW, STALE, SETTLE = 10.0, 60.0, 1.0
+"""Seconds between renewals, until a lease is stale, and between writing and reading back."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who drives a study."""
+
+    host: str
+    pid: int
+    start: float
+    """Seconds since the epoch when the lease was taken."""
+
+    token: str
+    renewed: float
+
+    @classmethod
+    def me(cls) -> Owner:
+        now = time.time()
+        return cls(socket.gethostname(), os.getpid(), now, uuid.uuid4().hex, now)
+
+    def is_alive(self) -> bool:
+        """Whether the lease still holds: renewed lately, and its process not known to be dead."""
+        if time.time() - self.renewed > STALE:
+            return False
+        return self.host != socket.gethostname() or _runs(self.pid)
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.start))
+        return f"process {self.pid} on {self.host} since {since}"
+
+
+class Lease:
+    """Held while a driver works; renewed by a thread; lost when another token stands in it."""
+
+    def __init__(
+        self, file: Path, read_attribute: Callable[[], Any], write_attribute: Callable[[Any], None]
+    ) -> None:
+        self.file = file
+        self._read_attribute, self._write_attribute = read_attribute, write_attribute
+        self._lost = ""
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Lease:
+        if (owner := next((o for o in self._owners() if o.is_alive()), None)) is not None:
+            raise LeaseError(f"One driver owns a study; {self.file.parent} is owned by {owner}.")
+        self.me = Owner.me()
+        self._write()
+        time.sleep(SETTLE)
+        if foreign := self._foreign():
+            raise LeaseError(f"One driver owns a study; {foreign} took {self.file.parent} first.")
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="autotune-lease")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if not self._lost and not self._foreign():
+            self._write_attribute(None)
+            self.file.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise `LeaseError` when another driver has taken over; to be called before writing."""
+        if self._lost:
+            raise LeaseError(f"This driver has lost its study to {self._lost} and stops.")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another driver has taken over."""
+        return bool(self._lost)
+
+    def owner(self) -> Owner | None:
+        """Who holds the lease, by the file or the attribute, alive or not."""
+        return next(iter(self._owners()), None)
+
+    def _owners(self) -> list[Owner]:
+        found = [_owner(_read(self.file)), _owner(self._read_attribute())]
+        return [owner for owner in found if owner is not None]
+
+    def _foreign(self) -> str:
+        return next((str(o) for o in self._owners() if o.token != self.me.token), "")
+
+    def _write(self) -> None:
+        renewed = replace(self.me, renewed=time.time())
+        write_whole(self.file, json.dumps(asdict(renewed)))
+        self._write_attribute(asdict(renewed))
+        self.me = renewed
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW):
+            try:
+                if foreign := self._foreign():
+                    self._lost = foreign
+                    return
+                self._write()
+            except Exception as error:
+                warn(f"The lease of {self.file.parent} could not be renewed ({error}).")
+                if time.time() - self.me.renewed > STALE:
+                    self._lost = "nobody, as it could not be renewed"
+                    return
+
+
+def holder(file: Path, attribute: Any) -> Owner | None:
+    """The living owner of a study, by its lease file or attribute."""
+    owners = [_owner(_read(file)), _owner(attribute)]
+    return next((o for o in owners if o is not None and o.is_alive()), None)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _owner(data: Any) -> Owner | None:
+    try:
+        return Owner(**data) if data else None
+    except TypeError:
+        return None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False

@@ -1,0 +1,58 @@
+"""Trials that were trained elsewhere: those of a profile, and references that are good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, create_trial
+
+from autotune.problem.job import used
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.study.strategies.base import PREFIX, Grids, middle, search_space
+
+
+def adopted(
+    problem: Problem,
+    grids: Grids,
+    plan: Plan,
+    hyperparameters: Mapping[str, float],
+    *,
+    value: float,
+    metrics: Mapping[str, float],
+    origin: str,
+    seconds: float = 0.0,
+    curve: Sequence[float] = (),
+    folds: Sequence[float] = (),
+) -> FrozenTrial | None:
+    """A complete trial as this problem's; None where its space or grids have no such thing."""
+    labels, rates = _labels(plan, problem), _rates(plan, hyperparameters, grids)
+    if labels is None or rates is None:
+        return None
+    record: dict[str, Any] = {"metrics": dict(metrics), "origin": origin, "seconds": seconds}
+    return create_trial(
+        params={**{PREFIX + u: label for u, label in labels.items()}, **rates},
+        distributions=dict(search_space(problem, grids)),
+        value=value,
+        intermediate_values=dict(enumerate(curve, 1)),
+        user_attrs={"record": {**record, "folds": list(folds)} if folds else record},
+    )
+
+
+def _rates(
+    plan: Plan, hyperparameters: Mapping[str, float], grids: Grids
+) -> dict[str, float] | None:
+    """The hyperparameters that were used, others in the middle; None where one is not offered."""
+    own = used(plan, hyperparameters)
+    if any(value not in grids.get(name, ()) for name, value in own.items()):
+        return None
+    return {name: own.get(name, middle(grid)) for name, grid in grids.items()}
+
+
+def _labels(plan: Plan, problem: Problem) -> dict[str, str] | None:
+    """Unit → label of the problem's parameters; None for a plan that it does not have."""
+    for unit, choice in plan.choices.items():
+        if choice not in problem.choices.get(unit, ()):
+            return None
+    return {u: plan[u].label for u in problem.units if len(problem.choices[u]) > 1}

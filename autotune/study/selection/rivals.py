@@ -1,0 +1,240 @@
+"""What a search is compared with once it has ended: each rival over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import optuna
+
+from autotune.errors import TrialError
+from autotune.problem.budget import Cost
+from autotune.problem.job import Job
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.study.backends.base import Backend
+from autotune.study.driver import Driver
+from autotune.study.reader import Records
+from autotune.study.selection.baselines import PROBE
+from autotune.study.selection.extra_jobs import Test, best_of, deliver_whole, tested_as, told_of
+from autotune.study.selection.finalists import values_of
+from autotune.study.selection.paired import Difference, Values, by_fold, paired
+from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies.base import (
+    Grids,
+    hyperparameters_of,
+    plan_of,
+    search_space,
+    seed_of,
+)
+from autotune.utils.events import tell, warn
+
+WINNER = "autotune"
+FULL = "full fine-tuning"
+NAMES = (
+    *(WINNER, PROBE, "uniform", "random", "random 2", "random 3", "last-k"),
+    *("norms only", "biases only", "random search", "LP-FT", FULL),
+)
+"""All rivals, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way of tuning: the best on validation of what is tried, then with other seeds."""
+
+    name: str
+    tried: Sequence[tuple[Plan, Mapping[str, float]]]
+    """Plans with hyperparameters: one plan at several rates, or random ones."""
+
+    costs: Mapping[str, Cost]
+    """By digest of the plan."""
+
+    head_rate: float | None = None
+    """Rate of a linear probe whose head it begins with (LP-FT, arXiv 2202.10054)."""
+
+    def jobs(self, seed: int) -> list[Job]:
+        """Everything that is tried, for the best of them to be chosen."""
+        return [self.job(plan, rates, seed, str(i)) for i, (plan, rates) in enumerate(self.tried)]
+
+    def job(self, plan: Plan, rates: Mapping[str, float], seed: int, part: str = "") -> Job:
+        name = " ".join(filter(None, ("rival", self.name, part, f"seed {seed}")))
+        return Job(name, plan, rates, seed, head_rate=self.head_rate)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison."""
+
+    name: str
+    label: str
+    """The plan's."""
+
+    cost: Cost
+    fits: bool
+    values: Values
+    """(seed, fold) → value on validation."""
+
+    tests: Mapping[int, float]
+    """Seed → the metric on the test part."""
+
+    trainings: int
+    seconds: float
+    """Of all its trainings, those that chose its rates too; nothing where the search has them."""
+
+    @property
+    def validation(self) -> tuple[float, float]:
+        """Mean and sample standard deviation over seeds."""
+        seeds = sorted({seed for seed, _ in self.values})
+        return _spread([mean(v for (s, _), v in self.values.items() if s == n) for n in seeds])
+
+    @property
+    def test(self) -> tuple[float, float]:
+        """Mean and sample standard deviation over seeds."""
+        return _spread([*self.tests.values()])
+
+    def to_json(self) -> dict[str, Any]:
+        validation, test = self.validation, self.test
+        return {
+            "name": self.name,
+            "label": self.label,
+            "cost": asdict(self.cost),
+            "fits": self.fits,
+            "seeds": len(self.tests),
+            "validation": {"mean": validation[0], "std": validation[1]},
+            "test": {"mean": test[0], "std": test[1]},
+            "trainings": self.trainings,
+            "seconds": self.seconds,
+        }
+
+
+def run_rivals(
+    driver: Driver, backend: Backend, rivals: Sequence[Rival], seeds: Sequence[int], test: Test
+) -> None:
+    """Every rival with every seed, as far as that is not recorded; one that fails is left out."""
+    tell("stage", "Comparison", stage="comparison", total=len(rivals))
+    for rival in rivals:
+        try:
+            _run(driver, backend, rival, seeds, test)
+        except TrialError as error:
+            warn(f"{rival.name} is left out: {error}", name=rival.name)
+
+
+def random_trials(
+    problem: Problem, grids: Grids, seed: int, n: int
+) -> list[tuple[Plan, dict[str, float]]]:
+    """What `random` would have tried: plans with hyperparameters."""
+    sampler = STRATEGIES.load("random")(problem, grids, seed=seed_of(seed, "comparison"))
+    study, space = optuna.create_study(sampler=sampler), search_space(problem, grids)
+    drawn = [study.ask(dict(space)).params for _ in range(n)]
+    return [(plan_of(problem, params), hyperparameters_of(params)) for params in drawn]
+
+
+def rows_of(records: Records, metric: str) -> list[Row]:
+    """All rivals that have run, in the order of `NAMES`."""
+    by_name: dict[str, dict[int, dict[str, Any]]] = {}
+    for key, run in records.attributes("compare").items():
+        name, _, seed = key.rpartition(":")
+        by_name.setdefault(name, {})[int(seed)] = run
+    rows = [_row(name, dict(sorted(runs.items())), metric) for name, runs in by_name.items()]
+    return sorted(rows, key=lambda row: NAMES.index(row.name))
+
+
+def _row(name: str, runs: Mapping[int, dict[str, Any]], metric: str) -> Row:
+    first = next(iter(runs.values()))
+    return Row(
+        name,
+        first["label"],
+        Cost(**first["cost"]),
+        first["fits"],
+        {k: v for seed, run in runs.items() for k, v in _values(seed, run).items()},
+        {seed: run["test"][tested_as(run["test"], metric)] for seed, run in runs.items()},
+        sum(run["trainings"] for run in runs.values()),
+        sum(run["seconds"] for run in runs.values()),
+    )
+
+
+def recommended(rows: Sequence[Row]) -> Row:
+    """The cheapest of those within the budget that cannot be told apart from the best of them.
+
+    By validation alone.
+    """
+    fitting = [row for row in rows if row.fits]
+    best = max(fitting, key=lambda row: row.validation[0])
+    equal = [row for row in fitting if row is best or not against(best, row).is_distinguishable]
+    return min(equal, key=lambda row: (row.cost.parameters, -row.validation[0]))
+
+
+def against(ours: Row, theirs: Row) -> Difference:
+    """By how much we are better on validation, pair by pair."""
+    return paired(ours.values, theirs.values)
+
+
+def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], test: Test) -> None:
+    jobs = rival.jobs(seeds[0])
+    for seed in seeds:
+        name = f"compare:{rival.name}:{seed}"
+        found = driver.attribute(name)
+        if found is None:
+            found = _known(driver, rival.name, seed) or _trained(rival, jobs, driver, backend, test)
+            driver.record(name, found)
+            tell("rival", f"{rival.name}, seed {seed}: {found['value']:.4f} on validation")
+        plan, rates = Plan.from_json(found["plan"]), found["hyperparameters"]
+        jobs = [rival.job(plan, rates, seed + 1)]
+
+
+def _trained(
+    rival: Rival, jobs: list[Job], driver: Driver, backend: Backend, test: Test
+) -> dict[str, Any]:
+    found = best_of(jobs, backend)
+    job, best, seconds = found.job, found.last, found.seconds
+    artifact = best.artifact or deliver_whole(job, backend)
+    cost = rival.costs[job.plan.digest]
+    return {
+        **told_of(best),
+        "test": dict(test(artifact)),
+        "plan": job.plan.to_json(),
+        "label": str(job.plan),
+        "cost": asdict(cost),
+        "fits": driver.problem.budget.fits(cost + driver.problem.fixed),
+        "hyperparameters": dict(job.hyperparameters),
+        "trainings": len(jobs),
+        "seconds": seconds,
+    }
+
+
+def _known(driver: Driver, name: str, seed: int) -> dict[str, Any] | None:
+    """What the search itself has trained of a rival with a seed."""
+    if name == WINNER:
+        return _of_winner(driver, seed)
+    found = driver.attribute(f"reference:{name}") if seed == driver.seed else None
+    return None if found is None else {**found, "trainings": 0, "seconds": 0.0}
+
+
+def _of_winner(driver: Driver, seed: int) -> dict[str, Any] | None:
+    final = driver.attribute("stage:final")
+    if final["number"] is None:
+        return _known(driver, PROBE, seed)
+    if str(seed) not in final["values"]["seeds"]:
+        return None
+    winner = next(record for record in driver.trials if record.number == final["number"])
+    own = {fold: v for (s, fold), v in values_of(driver, winner).items() if s == seed}
+    metric = tested_as(final["test"], driver.attribute("identity")["metric"])
+    return {
+        "value": final["values"]["seeds"][str(seed)],
+        "folds": [own[fold] for fold in sorted(own)] if len(own) > 1 else [],
+        "test": {metric: final["tests"]["seeds"][str(seed)]},
+        "fits": True,
+        "trainings": 0,
+        "seconds": 0.0,
+        **{key: final[key] for key in ("plan", "label", "cost", "hyperparameters")},
+    }
+
+
+def _values(seed: int, run: Mapping[str, Any]) -> Values:
+    return by_fold(seed, run["value"], tuple(run.get("folds", ())))
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return mean(values), stdev(values) if len(values) > 1 else 0.0

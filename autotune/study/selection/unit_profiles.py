@@ -1,0 +1,121 @@
+"""The fine-tuning profile: each unit alone, over several seeds (SubTuning, arXiv 2302.06354)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from autotune.problem.job import Failure, Job, Progress
+from autotune.problem.plan import FROZEN
+from autotune.problem.problem import Problem
+from autotune.study.backends.base import Backend, JobList
+from autotune.study.driver import Driver
+from autotune.study.reader import Records
+from autotune.study.selection.extra_jobs import told_of
+from autotune.study.selection.finalists import best_plans, repeat_job, seed_values
+from autotune.study.selection.imported_trials import adopted
+from autotune.study.strategies.base import Grids
+from autotune.study.trial_record import TrialRecord
+from autotune.utils.events import tell, warn
+
+
+@dataclass(frozen=True)
+class Row:
+    """One unit with one choice."""
+
+    unit: str
+    """Empty for the empty plan."""
+
+    choice: str
+    parameters: int
+    values: tuple[float, ...]
+    """On validation, one a seed."""
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over seeds; 0 for one."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "mean": self.mean, "std": self.std}
+
+
+def rows_of(records: Records) -> list[Row]:
+    """The profile in depth order, the empty plan first, over the seeds that all of them have.
+
+    Units that failed are left out; of a plan at several learning rates the best counts.
+    """
+    place = {unit: i for i, unit in enumerate(records.problem.units)}
+    complete = best_plans([r for r in records.ranked() if len(r.plan) <= 1], len(records.trials))
+    by_seed = [seed_values(records, record) for record in complete]
+    common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+    found = []
+    for record, values in zip(complete, by_seed, strict=True):
+        unit, choice = next(iter(record.plan.choices.items()), ("", FROZEN))
+        seen = tuple(values[seed] for seed in common)
+        found.append(Row(unit, choice.label, record.cost.parameters, seen))
+    return sorted(found, key=lambda row: place.get(row.unit, -1))
+
+
+def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
+    """Every complete trial again with the next seeds, as far as that is not recorded."""
+    own = driver.setting.seed
+    records = [r for r in driver.trials if r.is_complete and r.repeat_of is None]
+    jobs = {
+        repeat_job(record, seed).name: (record, seed)
+        for record in records
+        for seed in range(own + 1, own + seeds)
+        if driver.attribute(f"repeat:{record.number}:{seed}") is None
+    }
+    if jobs:
+        tell("stage", "Repeats", stage="repeats", total=len(jobs))
+        backend.run(_Repeats(driver, jobs))
+
+
+class _Repeats(JobList):
+    """Records each job when it ends."""
+
+    def __init__(self, driver: Driver, jobs: dict[str, tuple[TrialRecord, int]]) -> None:
+        super().__init__([repeat_job(*job) for job in jobs.values()])
+        self.driver, self.jobs = driver, jobs
+
+    def finish(self, job: Job) -> None:
+        super().finish(job)
+        last = self.results[job.name]
+        assert isinstance(last, Progress)
+        record, seed = self.jobs[job.name]
+        self.driver.record(
+            f"repeat:{record.number}:{seed}",
+            told_of(last),
+        )
+        tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        super().fail(job, failure)
+        warn(f"{job.name} failed and is left out: {failure.text}")
+
+
+def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:
+    """The complete trials of a profile as those of another problem, as far as they fit there."""
+    found = [
+        adopted(
+            problem,
+            grids,
+            record.plan,
+            record.hyperparameters,
+            value=record.value,
+            metrics=record.metrics,
+            origin=str(profile.folder.path),
+            curve=record.curve,
+        )
+        for record in profile.trials
+        if record.is_complete and record.value is not None
+    ]
+    return [trial for trial in found if trial is not None]

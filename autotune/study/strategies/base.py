@@ -1,0 +1,237 @@
+"""The wrapper that makes an Optuna sampler propose plans within the budget."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.errors import PlanError
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem, decode
+
+PREFIX = "unit:"
+Grids = Mapping[str, tuple[float, ...]]
+"""Hyperparameter → the values it may take: `lr:METHOD`, `weight_decay`."""
+
+Space = dict[str, BaseDistribution]
+
+
+def search_space(problem: Problem, grids: Grids) -> dict[str, CategoricalDistribution]:
+    """Optuna's view: a categorical per unit over its labels, and one per hyperparameter."""
+    units = {
+        PREFIX + unit: CategoricalDistribution([c.label for c in problem.choices[unit]])
+        for unit in problem.units
+        if len(problem.choices[unit]) > 1
+    }
+    return {**units, **{name: CategoricalDistribution(grid) for name, grid in grids.items()}}
+
+
+def plan_of(problem: Problem, params: Mapping[str, Any]) -> Plan:
+    """The plan among a trial's parameters."""
+    labels = {k.removeprefix(PREFIX): v for k, v in params.items() if k.startswith(PREFIX)}
+    return Plan({unit: problem.choice(unit, label) for unit, label in labels.items()})
+
+
+def hyperparameters_of(params: Mapping[str, Any]) -> dict[str, float]:
+    """The training hyperparameters among a trial's parameters."""
+    return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
+
+
+class PlanSampler(BaseSampler):
+    """Proposes whole plans within the budget, in `sample_relative`.
+
+    `proposed` holds the latest proposal as it was before decoding, where that is another. `price`
+    is the second objective of a stored trial, where the front is asked for.
+    """
+
+    is_spread = False
+    """Whether it goes to cheap plans and to dear ones by itself, where the front is asked for."""
+
+    price: Callable[[FrozenTrial], float] | None = None
+
+    def __init__(self, problem: Problem, grids: Grids) -> None:
+        self.problem, self.grids = problem, grids
+        self.space = search_space(problem, grids)
+        self.proposed: dict[str, Any] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+        return dict(self.space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """The whole plan's, when the study asks name by name; for units it must not."""
+        if param_name.startswith(PREFIX):
+            raise PlanError(
+                f"A plan is proposed as a whole, not by its unit {param_name!r} alone. "
+                "Ask with study.ask(search_space(problem, grids))."
+            )
+        return self._alone(study, trial, param_name, param_distribution)
+
+    def check(self) -> None:
+        """Raise now what its first proposal would raise."""
+        return
+
+    def is_idle(self, study: Study) -> bool:
+        """Whether there is nothing to propose now: it waits for running trials, or it is over."""
+        return False
+
+    @abstractmethod
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        """A hyperparameter that was asked for by itself."""
+
+
+class ListingSampler(PlanSampler):
+    """Proposes plans that it lists itself, each with the middle of every grid; no chance in it.
+
+    Once there is nothing left to try it repeats the best plan.
+    """
+
+    is_spread = True
+
+    def __init__(self, problem: Problem, grids: Grids) -> None:
+        super().__init__(problem, grids)
+        self._plans: dict[int, Plan] = {}
+
+    @abstractmethod
+    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
+        """A plan that none of the trials so far has; None when there is nothing left."""
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        begun = self.begun(study, before=trial.number)
+        plan = self.next_plan(begun, study)
+        if plan is None:
+            plan = best_of(begun, study)
+        labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
+        return {n: v for n, v in (labels | self._middle).items() if n in search_space}
+
+    def begun(self, study: Study, *, before: int | None = None) -> Begun:
+        """Digest → the first trial with this plan and the middle of every grid, and the plan."""
+        found: dict[str, tuple[Plan, FrozenTrial]] = {}
+        for trial in study.get_trials(deepcopy=False)[:before]:
+            rates = hyperparameters_of(trial.params)
+            plan = self._plan(trial)
+            if all(rates.get(name) == value for name, value in self._middle.items()):
+                found.setdefault(plan.digest, (plan, trial))
+        return found
+
+    def is_idle(self, study: Study) -> bool:
+        return self.next_plan(self.begun(study), study) is None
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """End `study.optimize` once all was tried, with the first trial that repeats another."""
+        others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        if self.is_idle(study) and all(other.number == trial.number for other in others):
+            with suppress(RuntimeError):  # outside of `study.optimize` there is nothing to stop
+                study.stop()
+
+    def _plan(self, trial: FrozenTrial) -> Plan:
+        if trial.number not in self._plans or not trial.state.is_finished():
+            self._plans[trial.number] = plan_of(self.problem, trial.params)
+        return self._plans[trial.number]
+
+    @property
+    def _middle(self) -> dict[str, float]:
+        return {name: middle(grid) for name, grid in self.grids.items()}
+
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        if name in self._middle:
+            return self._middle[name]
+        return RandomSampler(trial.number).sample_independent(study, trial, name, distribution)
+
+
+class FixedSampler(ListingSampler):
+    """Proposes the plans of one list, each once, in its order; then it ends."""
+
+    @property
+    @abstractmethod
+    def plans(self) -> Sequence[Plan]:
+        """All of them."""
+
+    def check(self) -> None:
+        _ = self.plans
+
+    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
+        return next((plan for plan in self.plans if plan.digest not in begun), None)
+
+
+Begun = Mapping[str, tuple[Plan, FrozenTrial]]
+"""Digest of a plan → the plan and its first trial."""
+
+
+def best_of(begun: Begun, study: Study) -> Plan:
+    """The plan with the best value, the empty one where there is none."""
+    sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+    ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]
+    values = [(sign * value, plan) for plan, value in ended if value is not None]
+    return max(values, key=lambda found: found[0])[1] if values else Plan()
+
+
+def middle(grid: Sequence[float]) -> float:
+    """The middle value of a grid, the lower one of two."""
+    return sorted(grid)[(len(grid) - 1) // 2]
+
+
+class BudgetedSampler(PlanSampler):
+    """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
+
+    The inner sampler is made anew for every trial from (seed, number), so a proposal is a
+    function of the seed and the record alone. It is given the whole space, which it would
+    otherwise look for in every trial of the record; what it leaves out is filled by its own
+    `sample_independent`.
+    """
+
+    def __init__(
+        self, make: Callable[[int], BaseSampler], problem: Problem, grids: Grids, *, seed: int
+    ) -> None:
+        super().__init__(problem, grids)
+        self.make, self.seed = make, seed
+        self._open = {name: found for name, found in self.space.items() if not found.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        inner = self.make(seed_of(self.seed, trial.number))
+        return self._by(inner, study, trial, search_space)
+
+    def _by(
+        self, inner: BaseSampler, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        proposed = inner.sample_relative(study, trial, dict(self._open))
+        for name, distribution in search_space.items():
+            if name not in proposed:
+                value = inner.sample_independent(study, trial, name, distribution)
+                proposed[name] = value
+        self.proposed = proposed
+        return {**proposed, **self._decoded(proposed)}
+
+    def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        inner = self.make(seed_of(self.seed, trial.number))
+        return inner.sample_independent(study, trial, name, distribution)
+
+    def _decoded(self, proposed: Mapping[str, Any]) -> dict[str, str]:
+        units = {k.removeprefix(PREFIX): v for k, v in proposed.items() if k.startswith(PREFIX)}
+        plan = decode(self.problem, units)
+        return {PREFIX + unit: plan[unit].label for unit in units}
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 32 bits from a few values, the same on every machine."""
+    text = ":".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

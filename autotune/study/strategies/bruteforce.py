@@ -1,0 +1,58 @@
+"""`bruteforce`: every plan within the budget, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from autotune.errors import PlanError
+from autotune.problem.knapsack import Scores
+from autotune.problem.plan import Plan
+from autotune.problem.problem import Problem
+from autotune.study.strategies.base import FixedSampler, Grids
+
+MOST = 100_000
+"""Plans that it is willing to list."""
+
+
+class BruteForceSampler(FixedSampler):
+    """All plans in the order of their digest, each with the middle of every grid; then it ends."""
+
+    @cached_property
+    def plans(self) -> list[Plan]:
+        """Every plan that fits; raises `PlanError` where there are too many."""
+        found = []
+        for plan in all_plans(self.problem):
+            found.append(plan)
+            if len(found) > MOST:
+                raise PlanError(
+                    f"bruteforce lists at most {MOST:,} plans, this space has more. "
+                    "Lower the budget, offer fewer choices, or use another strategy."
+                )
+        return sorted(found, key=lambda plan: plan.digest)
+
+
+def all_plans(problem: Problem) -> Iterator[Plan]:
+    """Every plan within the budget, the empty one first."""
+
+    def beside(units: tuple[str, ...], chosen: dict[str, Any], room: int) -> Iterator[Plan]:
+        if not units:
+            yield Plan(chosen)
+            return
+        for choice in problem.choices[units[0]]:
+            price = problem.price(units[0], choice)
+            if price <= room and not choice.is_alone():
+                yield from beside(units[1:], {**chosen, units[0]: choice}, room - price)
+
+    yield from beside(problem.units, {}, max(problem.room, 0))
+    for unit, choice in problem.alone():
+        if problem.fits(Plan({unit: choice})):
+            yield Plan({unit: choice})
+
+
+def bruteforce(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> BruteForceSampler:
+    """The sampler; it has no chance in it."""
+    return BruteForceSampler(problem, grids)

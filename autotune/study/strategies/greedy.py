@@ -1,0 +1,136 @@
+"""`greedy`: one unit after another, as SubTuning chooses its blocks (arXiv 2302.06354)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import Literal
+
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState
+
+from autotune.problem.knapsack import Scores, best_plan
+from autotune.problem.plan import FROZEN, Plan
+from autotune.problem.problem import Problem, entries_of
+from autotune.study.strategies.base import Begun, Grids, ListingSampler
+
+EPSILON = 0.01
+"""What a round must gain (`rule="gain"`), or may lose (`rule="best"`): SubTuning's value."""
+
+Direction = Literal["forward", "backward"]
+Rule = Literal["best", "gain"]
+Criterion = Literal["gain", "gain-per-cost"]
+
+
+class GreedySampler(ListingSampler):
+    """Round after round the best change of one unit, starting from the empty plan.
+
+    Forward, every unit that is still frozen is tried with every choice that is affordable beside
+    what was picked; backward, every unit of a full plan is tried frozen. The pick has the best
+    value (`criterion="gain"`), or the best gain for what it costs. `rule="gain"`, the paper's,
+    ends when a round gains less than epsilon; `rule="best"`, its code's, goes on until a round is
+    more than epsilon below the best value so far. Rounds are read from the record alone; while
+    workers wait for the end of a round, they try what follows from its best plan so far.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        grids: Grids,
+        *,
+        direction: Direction = "forward",
+        rule: Rule = "best",
+        criterion: Criterion = "gain",
+        epsilon: float = EPSILON,
+    ) -> None:
+        super().__init__(problem, grids)
+        self.direction, self.rule, self.criterion = direction, rule, criterion
+        self.epsilon = epsilon
+
+    def next_plan(self, begun: Begun, study: Study) -> Plan | None:
+        plans = (plan for stage in self.rounds(begun, study) for plan in stage)
+        return next((plan for plan in plans if plan.digest not in begun), None)
+
+    def rounds(self, begun: Begun, study: Study) -> Iterator[list[Plan]]:
+        """The plans of each round, the start's alone first; after an open round as it may go on."""
+        values = _values(begun, study)
+        base = self._start()
+        yield [base]
+        best, is_certain = _of(values, base), _is_ended(begun, base)
+        while plans := self._changed(base):
+            yield plans
+            is_settled = all(_is_ended(begun, plan) for plan in plans)
+            valued = [plan for plan in plans if plan.digest in values]
+            if is_settled and not valued:
+                return
+            pick = max(valued or plans[:1], key=lambda plan: self._merit(plan, base, values))
+            value, is_certain = _of(values, pick), is_certain and is_settled
+            if is_certain and self._stops(value, _of(values, base), best):
+                return
+            best, base = max(best, value), pick
+
+    def _start(self) -> Plan:
+        if self.direction == "forward":
+            return Plan()
+        return fullest_plan(self.problem)
+
+    def _changed(self, base: Plan) -> list[Plan]:
+        if self.direction == "backward":
+            return [Plan({**base.choices, unit: FROZEN}) for unit in base]
+        offers = [(u, c) for u, c in entries_of(self.problem) if u not in base.choices]
+        offers = [(u, c) for u, c in offers if not c.is_alone()]
+        plans = [Plan({**base.choices, unit: choice}) for unit, choice in offers]
+        return [plan for plan in plans if self.problem.fits(plan)]
+
+    def _merit(self, plan: Plan, base: Plan, values: Mapping[str, float]) -> float:
+        value, before = _of(values, plan), values.get(base.digest)
+        if self.criterion == "gain" or before is None:
+            return value
+        measure = self.problem.budget.measure
+        step = abs(self.problem.cost(plan)[measure] - self.problem.cost(base)[measure])
+        return (value - before) / max(step, 1)
+
+    def _stops(self, value: float, before: float, best: float) -> bool:
+        if self.rule == "gain":
+            return value - before < self.epsilon
+        return value < best - self.epsilon
+
+
+def fullest_plan(problem: Problem) -> Plan:
+    """As many units as the budget allows, as dear as it allows."""
+    offers = [(u, c, problem.price(u, c)) for u, c in entries_of(problem) if not c.is_alone()]
+    dearest = 2 * sum(price for *_, price in offers)
+    return best_plan(problem, {(u, c.label): 1 + price / dearest for u, c, price in offers})
+
+
+def _of(values: Mapping[str, float], plan: Plan) -> float:
+    return values.get(plan.digest, -inf)
+
+
+def _is_ended(begun: Begun, plan: Plan) -> bool:
+    return plan.digest in begun and begun[plan.digest][1].state.is_finished()
+
+
+def _values(begun: Begun, study: Study) -> dict[str, float]:
+    """Digest → value of the plans that ran to their end; larger is better."""
+    sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+    complete = {d: t for d, (_, t) in begun.items() if t.state is TrialState.COMPLETE}
+    return {d: sign * t.value for d, t in complete.items() if t.value is not None}
+
+
+def greedy(
+    problem: Problem,
+    grids: Grids,
+    *,
+    seed: int,
+    workers: int = 1,
+    scores: Scores | None = None,
+    direction: Direction = "forward",
+    rule: Rule = "best",
+    criterion: Criterion = "gain",
+    epsilon: float = EPSILON,
+) -> GreedySampler:
+    """The sampler; it has no chance in it."""
+    return GreedySampler(
+        problem, grids, direction=direction, rule=rule, criterion=criterion, epsilon=epsilon
+    )

@@ -1,0 +1,80 @@
+"""`nsga2`: a genetic algorithm with elitist selection (Deb et al. 2002), decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.samplers import NSGAIISampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autotune.problem.knapsack import Scores
+from autotune.problem.problem import Problem
+from autotune.study.strategies.base import BudgetedSampler, Grids, Space, seed_of
+
+POPULATION = 20
+"""Trials a generation; the first is random."""
+
+
+class FrontSampler(BudgetedSampler):
+    """NSGA-II; where the front is asked for, on value and price.
+
+    The study keeps one value a trial, so its complete trials are copied into one in memory that has
+    two: in the order of their numbers, so that a resumed search has the same copy.
+    """
+
+    is_spread = True
+    make: Callable[[int], NSGAIISampler]
+
+    def __init__(
+        self, make: Callable[[int], NSGAIISampler], problem: Problem, grids: Grids, *, seed: int
+    ) -> None:
+        super().__init__(make, problem, grids, seed=seed)
+        self._copy: Study | None = None
+        self._copied: set[int] = set()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        if self.price is None:
+            return super().sample_relative(study, trial, search_space)
+        inner = self.make(seed_of(self.seed, trial.number))
+        copy = self._two_valued(study)
+        copy.add_trial(create_trial(state=TrialState.RUNNING))
+        running = copy.get_trials(deepcopy=False)[-1]
+        # parents come in another order when they are selected than afterwards
+        inner.get_parent_population(copy, inner.get_trial_generation(copy, running))
+        proposed = self._by(inner, copy, running, search_space)
+        copy.tell(running.number, state=TrialState.FAIL)  # it is copied when it has ended
+        return proposed
+
+    def _two_valued(self, study: Study) -> Study:
+        assert self.price is not None
+        if self._copy is None:
+            self._copy = optuna.create_study(directions=["maximize", "minimize"])
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.number not in self._copied:
+                self._copied.add(trial.number)
+                self._add(self._copy, trial, self.price(trial))
+        return self._copy
+
+    def _add(self, copy: Study, trial: FrozenTrial, price: float) -> None:
+        params = {name: value for name, value in trial.params.items() if name in self._open}
+        own: Space = {name: self._open[name] for name in params}
+        copy.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=own))
+        added = copy.get_trials(deepcopy=False)[-1]
+        self.make(self.seed).get_trial_generation(copy, added)  # which it writes to the copy
+        copy.tell(added.number, [trial.values[0], price])
+
+
+def nsga2(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> FrontSampler:
+    """Optuna's NSGA-II: uniform crossover, one mutation a plan in the mean."""
+
+    def make(seed: int) -> NSGAIISampler:
+        return NSGAIISampler(seed=seed, population_size=POPULATION)
+
+    return FrontSampler(make, problem, grids, seed=seed)

@@ -1,0 +1,55 @@
+"""`profile`: each unit alone, with every choice; after it the best of them is confirmed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from autotune.errors import ConfigError
+from autotune.problem.knapsack import Scores
+from autotune.problem.plan import Choice, Plan
+from autotune.problem.problem import Problem, entries_of
+from autotune.study.strategies.base import FixedSampler, Grids
+
+
+class ProfileSampler(FixedSampler):
+    """The empty plan, then every plan of one unit in depth order; then it ends.
+
+    `choices` are labels or methods, `lowrank-4` or `lowrank`; none of them means all.
+    """
+
+    def __init__(self, problem: Problem, grids: Grids, choices: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, grids)
+        self.choices = choices
+
+    @cached_property
+    def plans(self) -> list[Plan]:
+        """What is tried, in order; `ConfigError` for a choice that no unit has."""
+        offers = entries_of(self.problem)
+        for name in self.choices:
+            if not any(_is_named(choice, name) for _, choice in offers):
+                known = ", ".join(sorted({choice.label for _, choice in offers}))
+                raise ConfigError(f"No unit takes the choice {name!r} here. Known: {known}.")
+        taken = [
+            (unit, choice)
+            for unit, choice in offers
+            if not self.choices or any(_is_named(choice, name) for name in self.choices)
+        ]
+        return [Plan(), *(Plan({unit: choice}) for unit, choice in taken)]
+
+
+def _is_named(choice: Choice, name: str) -> bool:
+    return name in (choice.label, "+".join(choice.names))
+
+
+def profile(
+    problem: Problem,
+    grids: Grids,
+    *,
+    seed: int,
+    workers: int = 1,
+    scores: Scores | None = None,
+    choices: str = "",
+    seeds: int = 1,
+) -> ProfileSampler:
+    """The sampler; `choices` with commas between them. `seeds` is for what runs after it."""
+    return ProfileSampler(problem, grids, tuple(filter(None, choices.split(","))))

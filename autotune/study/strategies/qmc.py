@@ -1,0 +1,62 @@
+"""`qmc`: a scrambled Sobol sequence over every unit's labels, decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from scipy.stats.qmc import Sobol
+
+from autotune.problem.knapsack import Scores
+from autotune.problem.problem import Problem
+from autotune.study.strategies.base import BudgetedSampler, Grids, Space, search_space
+
+
+class SobolSampler(BaseSampler):
+    """The point of a scrambled Sobol sequence (Joe and Kuo 2008) with the trial's number.
+
+    Each categorical takes an axis cut into equal parts. (Optuna's sampler leaves categoricals to
+    chance, and counts its points in the storage.)
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space, self.seed = space, seed
+        self.sequence = Sobol(max(len(space), 1), scramble=True, rng=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+        return self.space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        self.sequence.reset()
+        if trial.number:
+            self.sequence.fast_forward(trial.number)
+        (point,) = self.sequence.random(1)
+        return {
+            name: _cut(self.space[name], at)
+            for name, at in zip(self.space, point, strict=False)
+            if name in search_space
+        }
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        random = RandomSampler(self.seed + trial.number)
+        return random.sample_independent(study, trial, name, distribution)
+
+
+def _cut(distribution: BaseDistribution, at: float) -> Any:
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices[int(at * len(distribution.choices))]
+
+
+def qmc(
+    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
+) -> BudgetedSampler:
+    """Evenly over the space, whatever the values are."""
+    sobol = SobolSampler(dict(search_space(problem, grids)), seed)
+    return BudgetedSampler(lambda _: sobol, problem, grids, seed=seed)

@@ -1,0 +1,148 @@
+"""What a study's storage says of its trials, as values that never change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.problem.budget import Budget, Cost, Measure
+from autotune.problem.job import used
+from autotune.problem.plan import Choice, Method, Plan
+from autotune.problem.problem import Problem
+from autotune.study.strategies.base import hyperparameters_of, plan_of
+
+REFERENCE = "reference "
+"""How the origin of a trial begins that was a reference before."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the storage has it."""
+
+    number: int
+    state: TrialState
+    plan: Plan
+    hyperparameters: Mapping[str, float]
+    cost: Cost
+    value: float | None
+    """What is maximised, on validation, of the last epoch."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+    """Value after each epoch (fold)."""
+
+    folds: tuple[float, ...] = ()
+    """Value of each fold, where there are any."""
+
+    seconds: float = 0.0
+    error: str = ""
+    origin: str = ""
+    """The run that it was trained in, where that is another, or the reference that it was."""
+
+    repeat_of: int | None = None
+    """The trial that had the same plan, hyperparameters and seed, and answered this one."""
+
+    @property
+    def reference(self) -> str:
+        """The name of the reference that it was; empty for any other trial."""
+        return self.origin.removeprefix(REFERENCE) if self.origin.startswith(REFERENCE) else ""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.state is TrialState.COMPLETE
+
+    @property
+    def state_name(self) -> str:
+        """`complete`, `pruned`, `failed`, `running`, `out of memory`."""
+        if self.state is TrialState.FAIL:
+            return "out of memory" if "OutOfMemory" in self.error else "failed"
+        return self.state.name.lower()
+
+    @cached_property
+    def key(self) -> tuple[str, str]:
+        """Trials with equal keys (and the study's one seed) train alike."""
+        return same_training(self.plan, self.hyperparameters)
+
+    def rank(self) -> tuple[float, int, int]:
+        """Sorts the best first: larger value, then the cheaper plan, then the earlier trial."""
+        assert self.value is not None
+        return (-self.value, self.cost.parameters, self.number)
+
+
+def same_training(plan: Plan, hyperparameters: Mapping[str, float]) -> tuple[str, str]:
+    """Equal for trainings that differ in nothing that is used."""
+    return plan.digest, json.dumps(used(plan, hyperparameters), sort_keys=True)
+
+
+def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
+    """The record of a stored trial; None while its parameters are not all written."""
+    units = [u for u in problem.units if len(problem.choices[u]) > 1]
+    if any(f"unit:{unit}" not in trial.params for unit in units):
+        return None
+    plan = plan_of(problem, trial.params)
+    record = trial.user_attrs.get("record", {}) if trial.state.is_finished() else {}
+    steps = sorted(trial.intermediate_values)
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state,
+        plan=plan,
+        hyperparameters=hyperparameters_of(trial.params),
+        cost=problem.cost(plan),
+        value=trial.value if trial.state is TrialState.COMPLETE else None,
+        metrics=record.get("metrics", {}),
+        curve=tuple(trial.intermediate_values[step] for step in steps),
+        folds=tuple(record.get("folds", ())),
+        seconds=record.get("seconds", 0.0),
+        error=record.get("error", ""),
+        origin=record.get("origin", ""),
+        repeat_of=record.get("repeat_of"),
+    )
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """Enough to read a study's trials without its backbone."""
+    budget = problem.budget
+    units = {
+        unit: [
+            {"methods": [m.to_json() for m in c.methods], "cost": _numbers(problem, unit, c)}
+            for c in problem.choices[unit]
+            if not c.is_frozen()
+        ]
+        for unit in problem.units
+    }
+    fixed = problem.fixed
+    return {
+        "units": units,
+        "budget": {
+            "limit": budget.limit,
+            "total": budget.total,
+            "measure": budget.measure.value,
+            "text": budget.text,
+        },
+        "fixed": [fixed.parameters, fixed.stored, fixed.bytes],
+    }
+
+
+def problem_from_json(data: Mapping[str, Any]) -> Problem:
+    """What `problem_to_json` gave."""
+    candidates = {
+        unit: {_choice(offer["methods"]): Cost(*offer["cost"]) for offer in offers}
+        for unit, offers in data["units"].items()
+    }
+    b = data["budget"]
+    budget = Budget(b["limit"], b["total"], Measure(b["measure"]), b["text"])
+    return Problem.of(candidates, budget, fixed=Cost(*data["fixed"]))
+
+
+def _numbers(problem: Problem, unit: str, choice: Choice) -> list[int]:
+    cost = problem.costs[unit, choice.label]
+    return [cost.parameters, cost.stored, cost.bytes]
+
+
+def _choice(methods: list[dict[str, Any]]) -> Choice:
+    return Choice(tuple(Method(m["name"], tuple(m["options"].items())) for m in methods))

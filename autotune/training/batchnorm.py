@@ -1,0 +1,68 @@
+"""Preparation: normalisation statistics of the task's own training inputs, without labels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.inputs import InputDescription
+from autotune.tasks.base import Part
+from autotune.tasks.loading import generator_of, shuffled
+
+BATCH = 64
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether any layer normalises by running statistics."""
+    return bool(_layers(network))
+
+
+@torch.no_grad()
+def estimate_statistics(
+    network: nn.Module, part: Part, *, input: InputDescription | None, device: torch.device
+) -> dict[str, Tensor]:
+    """Buffer's name → value estimated on `part`; the network itself is left as it was.
+
+    Means and variances are averaged over batches of about equal size, a small rest left out;
+    everything but the statistics is in evaluation mode. (Adaptive batch normalisation, arXiv
+    1603.04779.)
+    """
+    layers = _layers(network)
+    before = {name: b.clone() for name, b in network.named_buffers()}
+    modes = [(module, module.training) for module in network.modules()]
+    momenta = {layer: layer.momentum for layer in layers.values()}
+    network.eval()
+    try:
+        for layer in layers.values():
+            layer.reset_running_stats()
+            layer.momentum = None
+            layer.train()
+        size = math.ceil(len(part) / math.ceil(len(part) / BATCH))
+        for inputs, _ in shuffled(part, size, generator_of(0, 0), input=input, device=device):
+            if 2 * len(inputs) >= size:
+                network(inputs)
+        return _statistics(network, layers)
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for name, value in before.items():
+            network.get_buffer(name).copy_(value)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _layers(network: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    }
+
+
+def _statistics(
+    network: nn.Module, layers: dict[str, nn.modules.batchnorm._BatchNorm]
+) -> dict[str, Tensor]:
+    names = [f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var")]
+    return {name: network.get_buffer(name).clone() for name in names}

@@ -1,0 +1,74 @@
+"""What a search will take: seconds of a few timed steps, and memory, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch.nn import functional as F
+
+from autotune.deltas.attach import adapted
+from autotune.deltas.candidates import everywhere
+from autotune.problem.plan import Choice, Plan
+from autotune.tasks.loading import batches
+from autotune.training.engine import Engine
+
+TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds on this machine, from three timed steps each."""
+
+    step: float
+    """One training step of full fine-tuning."""
+
+    full: float
+    """One full fine-tuning: same epochs, batch, precision and data, uncached."""
+
+    memory: int
+    """Largest resident memory of this process so far, in bytes; of the GPU where there is one."""
+
+
+def estimate(engine: Engine) -> Estimate:
+    """Time full fine-tuning: every unit's weights train, one batch at a time."""
+    plan, _ = everywhere(engine.backbone.network, engine.units, Choice.of("subtune", what="all"))
+    step = _step_seconds(engine, plan)
+    recipe, n = engine.recipe, len(engine.task.train)
+    assert engine.task.val is not None
+    forward = step / 3 * math.ceil(len(engine.task.val) / recipe.batch_size)
+    epoch = step * math.ceil(n / recipe.batch_size) + forward
+    return Estimate(step, epoch * recipe.epochs, _memory(engine))
+
+
+def _step_seconds(engine: Engine, plan: Plan) -> float:
+    """Median seconds of a training step with AdamW, after one that is not counted."""
+    network, device = engine.backbone.network, torch.device(engine.recipe.device)
+    inputs, _ = next(
+        batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device)
+    )
+    seconds = []
+    with adapted(network, engine.units, plan) as deltas:
+        optimizer = torch.optim.AdamW(deltas.parameters(), 1e-6)
+        for _ in range(TIMED_STEPS + 1):
+            began = time.perf_counter()
+            with engine.recipe.autocast():
+                logits = network(inputs)
+                loss = F.cross_entropy(logits, logits.argmax(1).detach())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+    return median(seconds[1:])
+
+
+def _memory(engine: Engine) -> int:
+    if engine.recipe.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(engine.recipe.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,238 @@
+"""Training and evaluation: AdamW on a cosine, one learning rate a method, frozen means frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.deltas.seeding import set_seed
+from autotune.errors import TrialError
+from autotune.tasks.loading import Feed, generator_of
+from autotune.tasks.metrics import measure
+from autotune.utils import interrupts
+from autotune.utils.timings import spent, timed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every trial of a study trains."""
+
+    epochs: int = 15
+    batch_size: int = 32
+    augment: str = "none"
+    metric: str = "accuracy"
+    device: str = "cpu"
+    precision: str = "auto"
+    """`auto`: bfloat16 where a GPU multiplies, float32 on the CPU."""
+
+    layout: str = "auto"
+    """Of pictures in memory; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
+
+    fold: bool = False
+    """Whether frozen normalisation is folded into frozen convolutions, which rounds otherwise."""
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        is_last = self.layout == "channels_last" or (self.layout == "auto" and self.device != "cpu")
+        return torch.channels_last if is_last else torch.contiguous_format
+
+    def autocast(self) -> Any:
+        """In which multiplications are made."""
+        return autocast(torch.device(self.device), self.precision)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a learning rate."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What one epoch reached."""
+
+    number: int
+    """From 1."""
+
+    loss: float
+    """Mean training loss."""
+
+    metrics: Mapping[str, float]
+    """On the validation part."""
+
+
+class Fit:
+    """One training run, epoch by epoch; between epochs it can be saved and gone on with.
+
+    In several `parts` a batch's gradients are added up part by part: the same step, less memory.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        groups: Sequence[Group],
+        recipe: Recipe,
+        *,
+        seed: int,
+        weight_decay: float,
+        parts: int = 1,
+    ) -> None:
+        self.network, self.recipe, self.seed, self.parts = network, recipe, seed, parts
+        self.groups = [group for group in groups if group.parameters]
+        self.device = torch.device(recipe.device)
+        self.optimizer = torch.optim.AdamW(_by_decay(self.groups, weight_decay))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.done = 0
+
+    def epochs(self, train: Feed, val: Feed) -> Iterator[Epoch]:
+        """Train to the end of the recipe; `TrialError` for a NaN or a tensor without gradient."""
+        while self.done < self.recipe.epochs:
+            loss = self._epoch(train)
+            self.done += 1
+            self._check(loss, steps=self.done * _steps(train, self.recipe))
+            metrics = evaluate(self.network, val, self.recipe, parts=self.parts)
+            self._check_finite(metrics["loss"])
+            yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts of the optimizer, by position."""
+        return moments_of(self.optimizer)
+
+    def restore(self, state: Mapping[str, Tensor], done: int) -> None:
+        """Go on behind epoch `done` with what `state` once gave."""
+        put_moments(self.optimizer, state)
+        self.done = done
+
+    def _epoch(self, train: Feed) -> float:
+        generator = generator_of(self.seed, self.done)
+        steps, total = _steps(train, self.recipe), torch.zeros((), device=self.device)
+        given = train.shuffled(self.recipe.batch_size, generator, self.done)
+        with torch.random.fork_rng(devices=[]):
+            set_seed(int(generator.initial_seed()))
+            for step, (inputs, labels) in enumerate(timed("data", given)):
+                interrupts.check()
+                self._set_rates((self.done + step / steps) / self.recipe.epochs)
+                total += self._step(inputs, labels) * len(labels)
+        return float(total) / len(train)
+
+    def _step(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = zip(*(tensor.chunk(self.parts) for tensor in (*inputs, labels)), strict=True)
+        losses = [self._part(some, theirs, len(labels)) for *some, theirs in parts]
+        self.optimizer.step()
+        return sum(losses[1:], losses[0])
+
+    def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
+        """What a part of a batch of n adds to its loss and to the gradients."""
+        with self.recipe.autocast():
+            loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
+        loss.backward()
+        return loss.detach()
+
+    def _set_rates(self, part_done: float) -> None:
+        factor = 0.5 * (1 + math.cos(math.pi * part_done))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _check(self, loss: float, *, steps: int) -> None:
+        self._check_finite(loss)
+        for group in self.groups if steps > 1 else ():
+            for parameter in group.parameters:
+                moments = self.optimizer.state.get(parameter, {})
+                if not moments or not moments["exp_avg_sq"].any():
+                    raise TrialError(
+                        f"Every trained tensor must get a gradient, one of {group.name} with shape "
+                        f"{tuple(parameter.shape)} got none. The network does not use it."
+                    )
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrialError(f"A trial must keep finite losses, epoch {self.done} gave {loss}.")
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`POSITION/KEY` → moments and step counts, by the parameters' positions."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}/{key}": torch.as_tensor(v) for i, s in states.items() for key, v in s.items()}
+
+
+def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Give an optimizer of the same parameters what `moments_of` once gave."""
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in moments.items():
+        position, _, key = name.partition("/")
+        restored.setdefault(int(position), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": restored, "param_groups": groups})
+
+
+@spent("evaluation")
+def evaluate(
+    network: Callable[..., Tensor],
+    feed: Feed,
+    recipe: Recipe,
+    *,
+    parts: int = 1,
+) -> dict[str, float]:
+    """Metrics on a feed with evaluation transforms; modules are put back into their modes."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        logits, labels = predict(network, feed, recipe, parts=parts)
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+    return measure(logits, labels, recipe.metric)
+
+
+@torch.inference_mode()
+def predict(
+    network: Callable[..., Tensor],
+    feed: Feed,
+    recipe: Recipe,
+    *,
+    parts: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """(logits (n, classes) float32, labels (n,)) in the order of the feed."""
+    logits, labels = [], []
+    size = max(1, 2 * recipe.batch_size // parts)
+    for inputs, targets in timed("data", feed.in_order(size)):
+        with recipe.autocast():
+            logits.append(network(*inputs).float())
+        labels.append(targets)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> Any:
+    """bfloat16 where a GPU multiplies, or where it is asked for; else nothing."""
+    is_low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if is_low else nullcontext()
+
+
+def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; norms, biases and gates (vectors) do not."""
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            chosen = [p for p in group.parameters if (p.ndim > 1) == decays]
+            if chosen:
+                split.append(
+                    {"params": chosen, "lr": group.rate, "weight_decay": decay if decays else 0.0}
+                )
+    return split
+
+
+def _steps(feed: Feed, recipe: Recipe) -> int:
+    return math.ceil(len(feed) / recipe.batch_size)

@@ -1,0 +1,61 @@
+"""Folding: a frozen normalisation behind a frozen convolution becomes part of it, for a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from autotune.training.prefix.graph import Graph
+from autotune.training.prefix.program import Step
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def folded(
+    graph: Graph, steps: Mapping[fx.Node, Step], is_touched: Callable[[fx.Node], bool]
+) -> dict[fx.Node, Step]:
+    """The same steps but for rounding, one instead of two where nobody reads in between."""
+    found = dict(steps)
+    readers = Counter(node for step in steps.values() for node in step.reads())
+    for node, step in steps.items():
+        norm = _layer(graph, node)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+            continue
+        (before,) = step.reads()
+        convolution = _layer(graph, before)
+        both_frozen = before in found and not is_touched(node) and not is_touched(before)
+        if isinstance(convolution, CONVOLUTIONS) and both_frozen and readers[before] == 1:
+            joined = partial(_convolved, convolution, *_weights(convolution, norm))
+            found[node] = Step(node, joined, found.pop(before).args, {})
+    return found
+
+
+def _layer(graph: Graph, node: fx.Node) -> nn.Module | None:
+    return graph.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _weights(
+    convolution: nn.modules.conv._ConvNd, norm: nn.modules.batchnorm._BatchNorm
+) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    return weight.detach(), bias.detach()
+
+
+def _convolved(
+    convolution: nn.modules.conv._ConvNd, weight: Tensor, bias: Tensor, x: Tensor
+) -> Tensor:
+    given: Tensor = convolution._conv_forward(x, weight, bias)
+    return given

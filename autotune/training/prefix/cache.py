@@ -1,0 +1,246 @@
+"""The keeper: what is before a cut is computed once, kept where there is room, and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from autotune.backbones.inputs import InputDescription
+from autotune.tasks.base import Part
+from autotune.tasks.loading import Feed, View, in_rows
+from autotune.training.loop import Recipe
+from autotune.training.prefix.cache_stores import Place
+from autotune.training.prefix.cut import before
+from autotune.training.prefix.feeds import KeptFeed, Way, WayFeed
+from autotune.training.prefix.frontier import Frontier, frontiers
+from autotune.training.prefix.graph import Graph
+from autotune.training.prefix.program import Program
+from autotune.utils.events import warn
+from autotune.utils.filesystems import is_full
+from autotune.utils.timings import spent
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A part as it is looked at: in which views, and how it is read without the trunk."""
+
+    part: Part
+    plain: Feed
+    views: Sequence[tuple[str, View]]
+    """(name, view); none where every epoch draws a new one, so that nothing can be kept."""
+
+
+@dataclass
+class Keeper:
+    """Keeps values of one graph in some places.
+
+    `about` tells what values depend on beside the graph; what is found in a place was computed
+    from the same, and is compared with one batch that is computed anew.
+    """
+
+    graph: Graph
+    places: list[Place]
+    input: InputDescription | None
+    recipe: Recipe
+    dtype: str
+    about: str
+    _frontiers: dict[tuple[fx.Node, ...], list[Frontier]] = field(default_factory=dict)
+    _digests: dict[int, tuple[Part, str]] = field(default_factory=dict)
+    _trusted: set[str] = field(default_factory=set)
+    """Names of values that this process computed, or compared."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.recipe.device)
+
+    def feeds(self, live: Sequence[fx.Node], looked: Sequence[Looked], size: int) -> list[Feed]:
+        """What gives the live values of some parts, which share the room, in batches of `size`."""
+        rooms = {id(place): place.limit for place in self.places}
+        with spent("prefix"):
+            return [self._feed(live, each, size, rooms) for each in looked]
+
+    def _feed(
+        self, live: Sequence[fx.Node], looked: Looked, size: int, rooms: dict[int, int]
+    ) -> Feed:
+        while (found := self._best(live, looked, rooms)) is not None:
+            frontier, place = found
+            try:
+                kept = self._kept(frontier.nodes, looked, place, size)
+            except OSError as error:
+                self._give_up(place, error)
+                continue
+            rooms[id(place)] -= self._nbytes(frontier, looked)
+            return self._on_the_way(kept, frontier.nodes, live, size)
+        return self._on_the_way(looked.plain, [self.graph.input], live, size)
+
+    def _on_the_way(
+        self, feed: Feed, known: Sequence[fx.Node], live: Sequence[fx.Node], size: int
+    ) -> Feed:
+        way = before(self.graph, live, known)
+        return WayFeed(feed, Way(way, self.recipe, size)) if way.steps else feed
+
+    # what is kept, and where
+
+    def _best(
+        self, live: Sequence[fx.Node], looked: Looked, rooms: Mapping[int, int]
+    ) -> tuple[Frontier, Place] | None:
+        """The frontier and the place that take least time; None where that is to keep nothing."""
+        first, *others = self._frontiers_of(tuple(live))
+        least, best = first.seconds, None
+        for frontier in others if looked.views else []:
+            for place in self.places:
+                if self._nbytes(frontier, looked) > rooms[id(place)]:
+                    continue
+                seconds = frontier.seconds + self._row_bytes(frontier) / place.rate
+                if seconds < least:
+                    least, best = seconds, (frontier, place)
+        return best
+
+    def _frontiers_of(self, live: tuple[fx.Node, ...]) -> list[Frontier]:
+        if live not in self._frontiers:
+            self._frontiers[live] = frontiers(self.graph, live)
+        return self._frontiers[live]
+
+    def _nbytes(self, frontier: Frontier, looked: Looked) -> int:
+        return self._row_bytes(frontier) * len(looked.part) * len(looked.views)
+
+    def _row_bytes(self, frontier: Frontier) -> int:
+        seen = self.graph.seen
+        return sum(math.prod(seen[n].shape) * self._dtype(n).itemsize for n in frontier.nodes)
+
+    def _dtype(self, node: fx.Node) -> torch.dtype:
+        seen = self.graph.seen[node].dtype
+        return DTYPES[self.dtype] if seen == torch.float32 else seen
+
+    def _give_up(self, place: Place, error: OSError) -> None:
+        self.places.remove(place)
+        why = "the disk is full" if is_full(error) else str(error)
+        warn(
+            f"What the frozen network computes cannot be kept in files any more ({why}); trials "
+            "take longer. Make room, or set --cache-disk 0."
+        )
+
+    # making and finding
+
+    def _kept(self, nodes: Sequence[fx.Node], looked: Looked, place: Place, size: int) -> KeptFeed:
+        views = [
+            self._values(nodes, _Pass(looked.part, name, view, place, size))
+            for name, view in looked.views
+        ]
+        dtypes = [self.graph.seen[node].dtype for node in nodes]
+        return KeptFeed(views, dtypes, torch.from_numpy(looked.part.labels), self.device)
+
+    def _values(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[Tensor]:
+        names = [self._name(node, pass_) for node in nodes]
+        with pass_.place.alone(_digest(names)):
+            lacking = [node for node in nodes if not self._holds(node, pass_)]
+            if lacking:
+                self._make(lacking, pass_)
+            found = [pass_.place.find(name) for name in names]
+        if any(tensor is None for tensor in found):
+            raise OSError("another process took the room")
+        return [tensor for tensor in found if tensor is not None]
+
+    def _holds(self, node: fx.Node, pass_: _Pass) -> bool:
+        """Whether a place has a value, and its first batch is what the network computes now."""
+        name = self._name(node, pass_)
+        tensor = pass_.place.find(name)
+        if tensor is None or name in self._trusted:
+            return tensor is not None
+        program = before(self.graph, [node], [self.graph.input])
+        first = torch.arange(min(pass_.size, len(pass_.part)))
+        ((found,),) = self._computed(program, [], pass_, first)
+        if not _is_equal(found.to(tensor.dtype), tensor[: len(found)].to(found.device)):
+            return False
+        self._trusted.add(name)
+        return True
+
+    def _make(self, nodes: Sequence[fx.Node], pass_: _Pass) -> None:
+        """Compute values from the nearest that are kept, or from the examples, and keep them."""
+        known = self._known(nodes, pass_)
+        program = before(self.graph, nodes, [*known, self.graph.input])
+        at, n = 0, len(pass_.part)
+        with ExitStack() as stack:
+            made = [stack.enter_context(self._making(node, pass_)) for node in nodes]
+            for found in self._computed(program, known, pass_, torch.arange(n)):
+                for tensor, rows in zip(made, found, strict=True):
+                    tensor[at : at + len(rows)] = rows
+                at += len(found[0])
+        self._trusted.update(self._name(node, pass_) for node in nodes)
+
+    def _making(self, node: fx.Node, pass_: _Pass) -> AbstractContextManager[Tensor]:
+        shape = len(pass_.part), *self.graph.seen[node].shape
+        return pass_.place.making(self._name(node, pass_), shape, self._dtype(node))
+
+    def _known(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[fx.Node]:
+        """The nearest kept values that others can be computed from; none that were rounded."""
+        steps = before(self.graph, nodes, [self.graph.input]).steps
+        others = [step.node for step in steps if step.node not in nodes]
+        kept = [node for node in others if self._is_there(node, pass_)]
+        while True:
+            program = before(self.graph, nodes, [*kept, self.graph.input])
+            nearest = [node for node in kept if program.reads(node)]
+            false = [node for node in nearest if not self._holds(node, pass_)]
+            if not false:
+                return nearest
+            kept = [node for node in kept if node not in false]
+
+    def _is_there(self, node: fx.Node, pass_: _Pass) -> bool:
+        if node not in self.graph.seen or self._dtype(node) != self.graph.seen[node].dtype:
+            return False
+        return self._name(node, pass_) in pass_.place
+
+    def _computed(
+        self, program: Program, known: Sequence[fx.Node], pass_: _Pass, rows: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What a program from some kept values and the examples gives, batch by batch."""
+        way = Way(program, self.recipe, pass_.size)
+        kept = [pass_.place.find(self._name(node, pass_)) for node in known]
+        needs_examples = program.reads(self.graph.input)
+        given = pass_.examples(rows, self.input, self.device) if needs_examples else None
+        for some in rows.split(pass_.size):
+            values = [t[some].to(self.device) for t in kept if t is not None]
+            # the place of the input is filled by anything where nothing reads it
+            yield way((*values, next(given) if given is not None else values[0]))
+
+    def _name(self, node: fx.Node, pass_: _Pass) -> str:
+        if id(pass_.part) not in self._digests:
+            self._digests[id(pass_.part)] = pass_.part, pass_.part.digest()
+        _, digest = self._digests[id(pass_.part)]
+        return _digest([self.about, digest, pass_.name, node.name, str(pass_.size), self.dtype])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A part in one view, and where what it gives is kept."""
+
+    part: Part
+    name: str
+    view: View
+    place: Place
+    size: int
+
+    def examples(
+        self, rows: Tensor, input: InputDescription | None, device: torch.device
+    ) -> Iterator[Tensor]:
+        """Batches as the network takes them."""
+        given = in_rows(self.part, rows, self.size, input=input, device=device)
+        for (inputs, _), some in zip(given, rows.split(self.size), strict=True):
+            yield self.view(inputs, some)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:32]
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(), b.nan_to_num())

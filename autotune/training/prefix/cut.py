@@ -1,0 +1,167 @@
+"""A cut: what a plan changes runs in every step, what is before it once; live values in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, fx
+
+from autotune.deltas.paths import Touch
+from autotune.training.prefix.attached import Attached
+from autotune.training.prefix.batchnorm_fusion import folded
+from autotune.training.prefix.graph import Graph
+from autotune.training.prefix.lowrank_branch import beside
+from autotune.training.prefix.nodes import Untraceable, is_boundary, read_by, reads_shape
+from autotune.training.prefix.program import Function, Program, Step, function_of
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Where a network is cut for what is on it."""
+
+    live: tuple[fx.Node, ...]
+    """Values of the frozen part that the rest reads."""
+
+    behind: Program
+    """From the live values to the logits, with all that trains."""
+
+
+def cut(graph: Graph, *, fold: bool = False) -> Cut:
+    """As deep as possible for the network as it is now, with deltas and head on it.
+
+    With `fold`, frozen normalisation behind the cut is folded into frozen convolutions. Raises
+    `Untraceable` where something is on the network that its graph has no place for.
+    """
+    return _Cutter(graph).cut(fold=fold)
+
+
+def before(graph: Graph, wanted: Sequence[fx.Node], known: Sequence[fx.Node]) -> Program:
+    """From values that are known to those that are wanted, nothing of which trains.
+
+    The input must be among the known where anything is computed from it.
+    """
+    steps: dict[fx.Node, Step] = {}
+    waiting = [node for node in wanted if node not in known]
+    while waiting:
+        node = waiting.pop()
+        if node not in steps:
+            steps[node] = _step(node, _plain(graph, node), graph.sources.__getitem__)
+            waiting += [n for n in steps[node].reads() if n not in known]
+    return Program(_in_order(graph, steps), known, wanted, copied=graph.overwritten)
+
+
+class _Cutter:
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.attached = graph, Attached(graph)
+        self.source = dict(graph.sources)
+        """Node → the one whose value it passes on: itself, but for boundaries that do nothing."""
+
+        self.steps: dict[fx.Node, Step] = {}
+        """What the network computes behind the cut."""
+
+        self.live: dict[fx.Node, None] = {}
+        self.shapes: list[fx.Node] = []
+        """What asks a value before the cut for its shape."""
+
+    def cut(self, *, fold: bool) -> Cut:
+        touches, looks = self.attached.touches, {}
+        for node in self.graph.nodes:
+            mine = touches.get((node.target, node.args[1]), []) if is_boundary(node) else []
+            if is_boundary(node):
+                self.source[node] = self.source[read_by(node)]
+            if mine and not all(touch.only_looks for touch in mine):
+                self.source[node] = node
+                self._mark(node, partial(_all, mine))
+            elif mine:
+                looks[node] = partial(_all, mine)
+            elif not is_boundary(node) and (self.attached.is_touched(node) or self._follows(node)):
+                self._mark(node, self._function(node))
+        for node, function in looks.items():
+            self._mark(node, function)
+        if self.source[self.graph.output] not in self.steps:
+            raise Untraceable("nothing that trains is in its graph")
+        for node in list(self.steps):
+            self._need(self.steps[node].reads())
+        self._stand_in()
+        if fold:
+            self.steps = folded(self.graph, self.steps, self.attached.is_touched)
+        live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
+        wanted = [self.source[self.graph.output]]
+        return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))
+
+    def _follows(self, node: fx.Node) -> bool:
+        """Whether it reads what depends on something that trains, be it only a shape."""
+        return any(self.source[n] in self.steps for n in node.all_input_nodes)
+
+    def _mark(self, node: fx.Node, function: Function) -> None:
+        if is_boundary(node):
+            read = self.source[read_by(node)]
+            self.steps[node] = Step(node, function, (read,), {})
+        else:
+            self.steps[node] = _step(node, function, self.source.__getitem__)
+
+    def _function(self, node: fx.Node) -> Function:
+        if node.op != "call_module":
+            return _plain(self.graph, node)
+        layer = self.attached.modules[str(node.target)]
+        if str(node.target) in self.attached.native:
+            call: Function = layer
+            return call
+        return beside(layer) or _plain(self.graph, node)
+
+    def _need(self, nodes: list[fx.Node]) -> None:
+        """What is read is live; or computed behind the cut, where its rows cannot be kept."""
+        while nodes:
+            node = nodes.pop()
+            if node in self.steps or node in self.live:
+                continue
+            if node in self.graph.seen:
+                self.live[node] = None
+            elif reads_shape(node) and self.source[read_by(node)] in self.graph.seen:
+                self.shapes.append(node)
+                self.steps[node] = Step(node, _plain(self.graph, node), (), {})
+            else:
+                self._mark(node, _plain(self.graph, node))
+                nodes += self.steps[node].reads()
+
+    def _stand_in(self) -> None:
+        """Shapes of values before the cut are told by the number of rows alone."""
+        if not self.live:
+            raise Untraceable("nothing that trains reads its input")
+        anchor = next(iter(self.live))
+        for node in self.shapes:
+            seen = self.graph.seen[self.source[read_by(node)]]
+            ask = partial(_asked, _plain(self.graph, node), seen.shape, seen.dtype, node.args[1:])
+            self.steps[node] = Step(node, ask, (anchor,), node.kwargs)
+
+
+def _asked(
+    function: Function, shape: tuple[int, ...], dtype: Any, rest: tuple[Any, ...], x: Tensor
+) -> Any:
+    return function(x.new_empty((), dtype=dtype).expand(len(x), *shape), *rest)
+
+
+def _all(touches: list[Touch], value: Any) -> Any:
+    for touch in touches:
+        value = touch(value)
+    return value
+
+
+def _plain(graph: Graph, node: fx.Node) -> Function:
+    """What a node calls on the frozen network; hooks that are not ours are heeded."""
+    if node.op != "call_module":
+        return function_of(node, graph.root)
+    layer = graph.root.get_submodule(str(node.target))
+    return layer if graph.own_hooks(layer) else layer.forward
+
+
+def _step(node: fx.Node, function: Function, source: Callable[[fx.Node], fx.Node]) -> Step:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), source)
+    return Step(node, function, tuple(args), dict(kwargs))
+
+
+def _in_order(graph: Graph, steps: Mapping[fx.Node, Step]) -> list[Step]:
+    return sorted(steps.values(), key=lambda step: graph.places[step.node])

@@ -1,0 +1,107 @@
+"""The graph of a frozen network: every value that it computes, traced once for all plans."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.training.prefix.export_tracing import trace_operators
+from autotune.training.prefix.module_tracing import trace_modules
+from autotune.training.prefix.nodes import Root, Seen, Untraceable, is_boundary, read_by
+from autotune.training.prefix.observation import Observer
+
+
+class Graph:
+    """Nodes of a network in the order in which they run.
+
+    Layers are single nodes: modules without children, and those of `torch.nn`. Where any module
+    begins or ends, a node `taken` or `given` passes on what it takes or gives, so that a delta can
+    change it or look at it there. A container that cannot be traced is a single node, too; or, with
+    `is_exported`, the nodes are torch's own operators, and there are no such boundaries. Raises
+    `Untraceable` for a network that cannot be traced, or that computes something else as a graph.
+    """
+
+    def __init__(self, network: nn.Module, examples: Tensor, *, is_exported: bool = False) -> None:
+        self.root, self.is_exported = Root(network), is_exported
+        self._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
+        with evaluating(network):
+            traced = (
+                trace_operators(self.root, examples) if is_exported else trace_modules(self.root)
+            )
+            observer = Observer(traced.graph, self.root)
+            self.seen = _observed(observer, examples)
+            """Of every node that can be kept: its row i belongs to example i and to no other."""
+
+        self.heeding, self.untraced = traced.heeding, traced.untraced
+        self.overwritten, self.seconds = observer.overwritten, observer.seconds
+        _drop_unread(traced.graph)
+        *self.nodes, end = traced.graph.nodes
+        self.output = read_by(end)
+        self.input = next(node for node in self.nodes if node.op == "placeholder")
+        self.places = {node: at for at, node in enumerate(self.nodes)}
+        self.boundaries = {str(node.args[1]) for node in self.nodes if is_boundary(node)}
+        """Paths of modules whose input or output has a node."""
+
+        self.sources = _sources(self.nodes)
+        self.text = f"{traced.graph}{network}"
+        """What is computed, in words: nodes and layers."""
+
+        self._owner = traced.graph  # nodes live as long as their graph
+
+    def on(self, twin: nn.Module) -> Graph:
+        """The same graph on a copy of its network that has nothing on it yet."""
+        found = copy(self)
+        found.root = Root(twin)
+        for name, tensor in self.root.constants.items():
+            found.root.hold(name, tensor)
+        found._hooks = {module: frozenset(hooks_of(module)) for module in twin.modules()}
+        return found
+
+    def own_hooks(self, module: nn.Module) -> frozenset[Any]:
+        """Those that a module had when it was traced."""
+        return self._hooks.get(module, frozenset())
+
+
+def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
+    """The graphs of a network, the preferred first; and why there is none, or no other.
+
+    By modules; by operators first, where some module's own code cannot be traced.
+    """
+    found, why = list[Graph](), ""
+    for is_exported in (False, True):
+        if found and not found[0].untraced:
+            break
+        try:
+            found.insert(0, Graph(network, examples, is_exported=is_exported))
+        except Untraceable as error:
+            why = str(error)
+    return found, why
+
+
+def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, Seen]:
+    try:
+        return observer.observe(examples)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise Untraceable.by(error) from error
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What runs before and after the module's own code."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+
+
+def _sources(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Node → the one whose value it passes on: itself, but for boundaries."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        found[node] = found[read_by(node)] if is_boundary(node) else node
+    return found

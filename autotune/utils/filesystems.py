@@ -1,0 +1,56 @@
+"""Disks that are full, and file systems that several machines see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.errors import RunError
+from autotune.utils.events import warn
+
+NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs 9p lustre gpfs beegfs ceph glusterfs afs".split())
+"""File systems on which SQLite may not write ahead."""
+
+
+def warn_of_network(folder: Path) -> None:
+    """Say it where the study's SQLite file is on a network file system."""
+    if kind := network_kind(folder):
+        warn(
+            f"{folder} is on a network file system ({kind}), so the study is written with a "
+            "rollback journal, which is slower. A local folder, or --storage with a server, is "
+            "better."
+        )
+
+
+def network_kind(folder: Path) -> str:
+    """Kind of the network file system that holds a folder; empty for a local disk."""
+    kind = file_system(folder)
+    return kind if kind in NETWORK else ""
+
+
+def file_system(path: Path) -> str:
+    """Kind of the file system that holds `path`, as Linux names it; empty where that is unknown."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    resolved = path.resolve()
+    holding = [(at, kind) for at, kind in mounts if resolved.is_relative_to(at)]
+    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
+
+
+def disk_is_full(folder: Path) -> RunError:
+    """What is raised when nothing can be written any more."""
+    return RunError(
+        f"The disk of {folder} is full, so the search stops; what was recorded is kept. "
+        f"Make room, then go on with: autotune resume {folder}"
+    )
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that a disk is full."""
+    while error is not None:
+        text = str(error).lower()
+        if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
+            return True
+        error = error.__cause__
+    return False

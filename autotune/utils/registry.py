@@ -1,0 +1,103 @@
+"""Tables of names: what a family offers, loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from autotune.errors import NotBuilt, UnknownName, unknown
+from autotune.utils.events import warn
+
+OURS = "autotune"
+"""The package of the names that a table has itself."""
+
+
+class Registry:
+    """Names of one family, each with `module:attribute`; nothing is imported before `load`.
+
+    With a `group` of entry points other packages add names of their own, subclasses of `base`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, str],
+        *,
+        reserved: Mapping[str, str] | None = None,
+        group: str | None = None,
+        base: str = "builtins:object",
+    ) -> None:
+        self.kind = kind
+        self.own = dict(entries)
+        self.reserved = dict(reserved or {})
+        self.group = group
+        self.base = base
+
+    @cached_property
+    def added(self) -> dict[str, EntryPoint]:
+        """What installed packages add, by name; a name that is taken is left out with a warning."""
+        points = entry_points(group=self.group) if self.group else ()
+        found: dict[str, EntryPoint] = {}
+        for point in sorted(points, key=lambda point: point.name):
+            if point.name in self.own or point.name in found:
+                first = _package(found[point.name]) if point.name in found else OURS
+                warn(
+                    f"The {self.kind} {point.name!r} of the package {_package(point)} is left out: "
+                    f"{first} has that name already. Rename it there."
+                )
+            else:
+                found[point.name] = point
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Known names in the order of the table, then those of other packages by name."""
+        return (*self.own, *self.added)
+
+    def package(self, name: str) -> str:
+        """The installed package that a known name comes from."""
+        return OURS if name in self.own else _package(self.added[name])
+
+    def check(self, name: str) -> None:
+        """Raise `NotBuilt` for a reserved name and `UnknownName` for one that is in no table."""
+        if name in self.reserved:
+            raise NotBuilt(
+                f"The {self.kind} {name!r} is reserved but not built yet. {self.reserved[name]}"
+            )
+        if name not in self.names():
+            raise UnknownName(unknown(self.kind, name, self.names()))
+
+    def load(self, name: str) -> Any:
+        """The object behind `name`; `UnknownName` too for one of another package that is broken."""
+        self.check(name)
+        return _attribute(self.own[name]) if name in self.own else self._foreign(name)
+
+    def _foreign(self, name: str) -> Any:
+        point, base = self.added[name], _attribute(self.base)
+        try:
+            found = point.load()
+        except Exception as error:  # importing it runs code of others, which may raise anything
+            reason = f"does not ({type(error).__name__}: {error})"
+            raise UnknownName(self._broken(point, "load", reason)) from error
+        if not isinstance(found, type) or not issubclass(found, base):
+            raise UnknownName(self._broken(point, f"be a subclass of {base.__name__}", "is none"))
+        if lacks := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+            raise UnknownName(self._broken(point, "be complete", f"lacks {lacks}"))
+        return found
+
+    def _broken(self, point: EntryPoint, rule: str, reason: str) -> str:
+        return (
+            f"The {self.kind} {point.name!r} of the package {_package(point)} must {rule}, "
+            f"{point.value} {reason}. Mend or uninstall that package."
+        )
+
+
+def _attribute(entry: str) -> Any:
+    module, attribute = entry.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def _package(point: EntryPoint) -> str:
+    return (point.dist.name if point.dist else "") or "(unnamed)"

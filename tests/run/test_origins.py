@@ -1,0 +1,68 @@
+"""What is given in several places: a later one stands, and each is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.errors import ConfigError
+from autotune.run.origins import ASSIGNED, FILE, OPTION, Given, read_assigned, tell_origins
+from autotune.run.settings import Settings, read_settings
+
+IN_FILE = {"strategy": "greedy", "epochs": 3, "options": {"epsilon": 0.1, "direction": "forward"}}
+
+
+def test_a_later_place_stands_and_is_remembered():
+    given = Given().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
+    assert given.values == {**IN_FILE, "epochs": 4, "seed": 1}
+    assert given.origins["strategy"] == "file"
+    assert given.origins["epochs"] == "-o"
+    assert given.origins["seed"] == "option"
+
+
+def test_options_of_the_strategy_are_given_one_by_one_or_together():
+    given = Given().over(FILE, IN_FILE)
+    one = given.over(ASSIGNED, {"options.direction": "backward"})
+    assert one.values["options"] == {"epsilon": 0.1, "direction": "backward"}
+    whole = given.over(ASSIGNED, {"options": {"direction": "backward"}})
+    assert whole.values["options"] == {"direction": "backward"}
+    assert "options" not in given.over(ASSIGNED, {"options": {}}).values
+
+
+def test_every_setting_has_an_origin():
+    given = Given().over(FILE, IN_FILE).over(ASSIGNED, {"options.direction": "backward"})
+    found = tell_origins(read_settings({**given.values, "out": "runs/a"}), given.origins)
+    assert list(found) == list(Settings.model_fields)
+    assert found["options"] == "file, -o"
+    assert found["trials"] == "strategy default"
+    assert found["out"] == "the run"
+    assert found["seed"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("epochs=3", 3),
+        ("fold=true", True),
+        ("weights=", None),
+        ("budget=0.5%", "0.5%"),
+        ("objective=accuracy,cost", "accuracy,cost"),
+        ("options={epsilon: 0.1}", {"epsilon": 0.1}),
+        ("weights=a=b.pth", "a=b.pth"),
+    ],
+)
+def test_values_after_the_sign_are_yaml(text, value):
+    assert list(read_assigned([text]).values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs", "-o takes KEY=VALUE, got 'epochs'. As in: -o epochs=3."),
+        ("=3", "-o takes KEY=VALUE, got '=3'"),
+        ("options=[1", "A value must be YAML, that of -o options=[1 is not"),
+    ],
+)
+def test_what_is_no_key_and_value_is_refused(text, said):
+    with pytest.raises(ConfigError) as error:
+        read_assigned([text])
+    assert str(error.value).startswith(said)

@@ -1,0 +1,102 @@
+"""Where a search stands follows from its events alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.run.progress import Standing, read_events
+from autotune.study.run_folder import EventLog, RunFolder
+from autotune.utils.events import Event
+
+
+def after(*events: tuple[str, dict[str, Any]], begin: dict[str, Any] | None = None) -> Standing:
+    """The standing after these events, one a second."""
+    begun = {"trials": 4, "left_out": ["head", "proxies", "supernet"], **(begin or {})}
+    standing = Standing()
+    for at, (kind, fields) in enumerate([("begin", begun), *events]):
+        standing.see(Event(kind, f"{kind} {at}", float(at + 1), fields))
+    return standing
+
+
+def end(number: int, value: float | None, state: str = "complete") -> tuple[str, dict[str, Any]]:
+    plan = f"stem=lowrank-{number}"
+    return "end", {"number": number, "value": value, "state": state, "cost": 10, "plan": plan}
+
+
+TRIALS = ("stage", {"stage": "trials"})
+
+
+def test_the_best_is_that_of_the_largest_value():
+    standing = after(TRIALS, end(0, 0.5), end(1, 0.7), end(2, 0.6), end(3, None, "failed"))
+    assert standing.best["number"] == 1
+    assert standing.states == {"complete": 3, "failed": 1}
+
+
+def test_a_trial_runs_from_its_start_to_its_end():
+    epoch = ("progress-of-trial", {"number": 1, "step": 2, "steps": 4, "value": 0.5})
+    started = [TRIALS, ("start", {"number": 1}), epoch]
+    assert after(*started).running == {1: (2, 4, 0.5)}
+    assert after(*started, end(1, 0.6)).running == {}
+
+
+def test_work_grows_to_the_whole_and_never_falls():
+    epoch = ("progress-of-trial", {"number": 3, "step": 1, "steps": 2, "value": 0.5})
+    events = [
+        *(("stage", {"stage": "preparation"}), ("stage", {"stage": "references"})),
+        *(("reference", {"name": "uniform", "value": 0.5}), TRIALS, end(0, 0.5), end(1, 0.5)),
+        *(end(2, 0.5), epoch, end(3, 0.5), ("stage", {"stage": "finalists"})),
+        *(("repeat-of-finalist", {}), ("stage", {"stage": "test"}), ("answer", {})),
+    ]
+    done = [after(*events[:n]).work()[0] for n in range(len(events) + 1)]
+    assert done == sorted(done) and done[0] == 0
+    assert after(*events).work()[1] == pytest.approx(0)
+    assert after(*events).has_ended
+
+
+def test_time_left_follows_from_what_this_sitting_did():
+    standing = after(("stage", {"stage": "references"}), TRIALS, end(0, 0.5), end(1, 0.5))
+    done, left = standing.work()
+    assert standing.left(101.0) == pytest.approx(100 / done * left)
+    again = after(TRIALS, end(0, 0.5), ("begin", {"trials": 4, "left_out": ["supernet"]}))
+    assert again.left(again.since + 100.0) is None
+
+
+def test_without_a_number_of_trials_no_share_is_told():
+    assert after(TRIALS, end(0, 0.5), begin={"trials": None}).work() is None
+
+
+def test_of_two_linear_probes_the_better_one_is_shown():
+    probes = [
+        ("reference", {"name": f"probe with{o} x", "value": v}) for o, v in (("", 2), ("out", 1))
+    ]
+    assert after(*probes).references == {"probe": 2}
+
+
+def test_a_log_is_read_on_from_where_it_was_left_and_no_half_line_is(tmp_path: Path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"kind": "a", "text": "A", "time": 1}\n{"kind": "b", "text": "B"')
+    ((first, at),) = read_events(file)
+    with file.open("a") as stream:
+        stream.write(', "time": 2}\n')
+    ((second, _),) = read_events(file, at)
+    assert (first.kind, second.kind) == ("a", "b")
+    assert list(read_events(tmp_path / "none")) == []
+
+
+def test_the_run_folders_log_is_what_can_be_read(tmp_path: Path):
+    from autotune.utils.events import log, tell
+
+    handler, level = EventLog(RunFolder(tmp_path)), log.level
+    log.addHandler(handler)
+    log.setLevel("INFO")
+    try:
+        tell("stage", "Trials", stage="trials")
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+    ((event, _),) = read_events(RunFolder(tmp_path).log)
+    assert (event.kind, event.text, event.fields) == ("stage", "Trials", {"stage": "trials"})

@@ -1,0 +1,188 @@
+"""The one call from Python, on a network and a task given as objects."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import autotune
+from autotune.deltas.artifact import read_artifact
+from autotune.errors import BackboneError, ConfigError, RunError
+
+Search = Callable[..., autotune.Study]
+
+
+@pytest.fixture
+def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> Search:
+    """A small search on the tiny network; settings can be given."""
+    monkeypatch.setattr("autotune.study.lease.SETTLE", 0.05)
+
+    def run(name: str = "run", **settings: Any) -> autotune.Study:
+        given = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off", **settings}
+        given.setdefault("strategy", "tpe")
+        return autotune.search(tiny_network, tiny_task, out=str(tmp_path / name), **given)
+
+    return run
+
+
+def accuracy(network: Any, part: Any) -> float:
+    with torch.no_grad():
+        return float((network(part.inputs).argmax(1).numpy() == part.labels).mean())
+
+
+@pytest.mark.parametrize("bnstats", ["on", "off", "auto"])
+def test_the_delivered_file_reaches_what_the_study_says(
+    search: Search, tiny_network: Any, tiny_task: Any, bnstats: str
+) -> None:
+    study = search(bnstats=bnstats)
+    tuned = autotune.load_adapted(tiny_network, study.best.artifact)
+    assert accuracy(tuned, tiny_task.test) == pytest.approx(study.best.test["accuracy"])
+    if study.best.number is not None:
+        assert accuracy(tuned, tiny_task.val) == pytest.approx(study.best.value)
+
+
+@pytest.mark.parametrize("bnstats", ["on", "off"])
+def test_statistics_are_in_the_file_when_they_were_estimated_and_only_then(
+    search: Search, bnstats: str
+) -> None:
+    study = search(bnstats=bnstats)
+    buffers = read_artifact(study.best.artifact).part("buffer")
+    assert bool(buffers) == (bnstats == "on")
+    assert study.preparation is not None
+    assert study.preparation["bnstats"] == bnstats
+
+
+def test_the_network_is_given_back_as_it_was(search: Search, tiny_network: Any) -> None:
+    tiny_network.train()
+    tiny_network.first.conv.weight.requires_grad_(False)
+    before = copy.deepcopy(tiny_network)
+    search(bnstats="on")
+    after, state = tiny_network.state_dict(), before.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[name], state[name]) for name in state)
+    flags = [p.requires_grad for p in before.parameters()]
+    assert [p.requires_grad for p in tiny_network.parameters()] == flags
+    modes = [module.training for module in before.modules()]
+    assert [module.training for module in tiny_network.modules()] == modes
+
+
+def test_a_run_from_objects_is_resumed_with_the_same_objects(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder.path
+    with pytest.raises(RunError, match="began from Python objects"):
+        autotune.resume(folder, trials=4)
+    study = autotune.resume(folder, tiny_network, tiny_task, trials=4)
+    assert len([trial for trial in study.trials if not trial.reference]) == 4
+    assert study.state == "complete"
+
+
+def test_a_run_is_not_resumed_on_another_network(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder.path
+    with torch.no_grad():
+        tiny_network.first.conv.weight.add_(1)
+    with pytest.raises(RunError, match="backbone's fingerprint"):
+        autotune.resume(folder, tiny_network, tiny_task, trials=4)
+    with pytest.raises(ConfigError, match="may change"):
+        autotune.resume(folder, tiny_network, tiny_task, epochs=4)
+
+
+def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: Search) -> None:
+    study = search(folds=3)
+    complete = [trial for trial in study.trials if trial.is_complete]
+    assert complete
+    assert all(len(trial.curve) == 3 for trial in complete)
+    assert study.best.artifact.is_file()
+    assert study.best.test["n"] == 31
+
+
+def test_a_budget_in_bytes_pays_for_the_prepared_statistics(search: Search) -> None:
+    study = search(budget="1kB", bnstats="on")
+    stored = read_artifact(study.best.artifact).tensors
+    bytes_of = dict.fromkeys(("delta", "buffer", "head"), 0)
+    for name, tensor in stored.items():
+        bytes_of[name.partition("/")[0]] += tensor.numel() * tensor.element_size()
+    assert study.problem.fixed.bytes == bytes_of["buffer"] > 0
+    assert bytes_of["delta"] + bytes_of["buffer"] <= 1000
+
+
+def test_a_counted_head_is_taken_off_the_limit(search: Search) -> None:
+    free, counted = search("free"), search("counted", count_head=True)
+    assert free.problem.budget.limit == counted.problem.budget.limit
+    assert free.problem.room - counted.problem.room == 4 * 3 + 3
+
+
+def test_an_ended_search_is_gone_on_with_at_no_cost_and_has_no_fewer_trials(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    study = search()
+    again = autotune.resume(study.folder.path, tiny_network, tiny_task)
+    assert again.seconds == study.seconds and again.final == study.final
+    with pytest.raises(ConfigError, match="2 were begun, got 1"):
+        autotune.resume(study.folder.path, tiny_network, tiny_task, trials=1)
+
+
+def test_what_cannot_be_called_is_no_callback(search: Search) -> None:
+    with pytest.raises(ConfigError, match="3 cannot be called"):
+        search(callbacks=[3])
+
+
+def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
+    first, second = search("first", trials=4), search("second", trials=4)
+    assert [t.plan for t in first.trials] == [t.plan for t in second.trials]
+    assert [t.value for t in first.trials] == [t.value for t in second.trials]
+    assert first.best.test == second.best.test
+
+
+def test_a_reference_that_fails_is_left_out_and_the_search_goes_on(
+    search: Search, tiny_network: Any
+) -> None:
+    head = tiny_network.fc
+    del tiny_network.fc
+    tiny_network.unused, tiny_network.fc = torch.nn.Linear(2, 2), head
+    study = search(trials=6)
+    assert "uniform" not in study.references
+    assert "probe" in study.references
+    assert study.state == "complete"
+
+
+def test_a_head_that_something_of_its_width_follows_is_refused(
+    search: Search, tiny_network: Any
+) -> None:
+    behind = torch.nn.LayerNorm(5, elementwise_affine=False)
+    tiny_network.fc = torch.nn.Sequential(torch.nn.Linear(4, 5), behind)
+    with pytest.raises(BackboneError, match="Name the last layer with --head"):
+        search()
+
+
+def test_the_network_is_given_back_also_when_the_search_is_refused(
+    search: Search, tiny_network: Any
+) -> None:
+    tiny_network.train()
+    before = copy.deepcopy(tiny_network.state_dict())
+    with pytest.raises(autotune.AutotuneError, match="Raise the budget"):
+        search(budget="0.001kB")
+    assert all(torch.equal(t, before[name]) for name, t in tiny_network.state_dict().items())
+    assert tiny_network.training
+
+
+@pytest.mark.parametrize("second", ["cost", "latency"])
+def test_every_point_of_a_front_is_reproduced_by_its_file(
+    search: Search, tiny_network: Any, tiny_task: Any, second: str
+) -> None:
+    study = search(objective=f"accuracy,{second}", strategy="nsga2", trials=8)
+    assert study.front
+    costs = [p.cost.parameters if second == "cost" else p.metrics[second] for p in study.front]
+    assert costs == sorted(set(costs))
+    for point in study.front:
+        tuned = autotune.load_adapted(tiny_network, study.folder.delta(point.number))
+        assert accuracy(tuned, tiny_task.val) == pytest.approx(point.value)
+        assert read_artifact(study.folder.delta(point.number)).plan == point.plan
+        autotune.detach(tuned)

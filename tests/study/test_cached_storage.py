@@ -1,0 +1,120 @@
+"""The owner's view of a storage tells what the storage would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState
+
+from autotune.study.backends.inline import InlineBackend
+from autotune.study.cached_storage import Mirror
+from autotune.study.reader import NAME, Records
+from autotune.study.run_folder import RunFolder
+from autotune.study.storage import open_storage
+
+from .table_engine import TableEngine
+
+SPACE = {"x": optuna.distributions.CategoricalDistribution(("a", "b", "c"))}
+
+
+def seen(trials: list[FrozenTrial]) -> list[Any]:
+    return [
+        [
+            t.number,
+            t.state,
+            t.params,
+            t.distributions,
+            t.values,
+            t.intermediate_values,
+            t.user_attrs,
+            t.system_attrs,
+            t._trial_id,
+            t.datetime_complete,
+        ]
+        for t in trials
+    ]
+
+
+def test_after_a_search_it_has_what_was_written(folder, driving):
+    with driving(trials=8) as driver:
+        InlineBackend(TableEngine(fails=("trial 3",))).run(driver)
+        mine = seen(driver.study.get_trials(deepcopy=False))
+        attributes = dict(driver.study.user_attrs)
+    fresh = Records(folder, None).study
+    assert seen(fresh.get_trials()) == mine
+    assert fresh.user_attrs == attributes
+
+
+DEED = st.sampled_from(["ask", "report", "attribute", "complete", "fail", "prune", "system"])
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(deeds=st.lists(st.tuples(DEED, st.integers(0, 5)), max_size=20))
+def test_whatever_is_done_both_say_the_same(tmp_path_factory, deeds):
+    at = RunFolder(tmp_path_factory.mktemp("mirror"))
+    behind = open_storage(at, None)
+    optuna.create_study(study_name=NAME, storage=behind)
+    mirror = Mirror(behind, NAME)
+    study = optuna.load_study(study_name=NAME, storage=mirror)
+    live: list[optuna.Trial] = []
+    for deed, n in deeds:
+        if deed == "ask":
+            live.append(study.ask(dict(SPACE)))
+            continue
+        if not live:
+            continue
+        trial = live[n % len(live)]
+        if deed == "report":
+            trial.report(n / 10, n)
+        elif deed == "attribute":
+            trial.set_user_attr(f"name {n}", {"value": n})
+        elif deed == "system":
+            mirror.set_trial_system_attr(trial._trial_id, "key", n)
+        else:
+            live.remove(trial)
+            state = {"complete": TrialState.COMPLETE, "fail": TrialState.FAIL}
+            state = state.get(deed, TrialState.PRUNED)
+            study.tell(trial.number, n if deed == "complete" else None, state=state)
+        study.set_user_attr("last", [deed, n])
+    for states in (None, (TrialState.RUNNING,), (TrialState.COMPLETE, TrialState.FAIL)):
+        theirs = behind.get_all_trials(mirror.study_id, states=states)
+        assert seen(study.get_trials(states=states)) == seen(theirs)
+    assert mirror.get_n_trials(mirror.study_id) == behind.get_n_trials(mirror.study_id)
+    assert study.user_attrs == behind.get_study_user_attrs(mirror.study_id)
+
+
+def test_a_trial_that_was_read_stays_as_it_was(folder):
+    mirror = Mirror(open_storage(folder, None), NAME)
+    study = optuna.load_study(study_name=NAME, storage=mirror)
+    trial = study.ask(dict(SPACE))
+    before = mirror.get_trial(trial._trial_id)
+    trial.report(0.5, 1)
+    assert before.intermediate_values == {}
+    assert mirror.get_trial(trial._trial_id).intermediate_values == {1: 0.5}
+
+
+def test_a_trial_that_was_written_but_not_said_to_be_is_taken_up(folder):
+    """A server that went away after its commit: the next one has a higher number."""
+    behind = open_storage(folder, None)
+    mirror = Mirror(behind, NAME)
+    behind.create_new_trial(mirror.study_id)
+    study = optuna.load_study(study_name=NAME, storage=mirror)
+    assert study.ask().number == 1
+    assert [t.number for t in study.get_trials()] == [0, 1]
+
+
+def test_it_is_of_one_study(folder):
+    mirror = Mirror(open_storage(folder, None), NAME)
+    with pytest.raises(KeyError):
+        optuna.load_study(study_name="another", storage=mirror)
+    with pytest.raises(NotImplementedError):
+        optuna.create_study(study_name="another", storage=mirror)

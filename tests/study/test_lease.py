@@ -1,0 +1,248 @@
+"""One driver owns a study: who is refused, who takes over, and who stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import LeaseError
+from autotune.problem.job import Progress
+from autotune.study import lease as leases
+from autotune.study.backends.inline import InlineBackend
+from autotune.study.driver import Driver, Setting
+from autotune.study.lease import STALE, Lease, Owner, holder
+from autotune.study.reader import Records
+
+from .table_engine import TableEngine
+
+
+class Attribute:
+    """The study's attribute, between drivers."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def read(self) -> Any:
+        return self.value
+
+    def write(self, value: Any) -> None:
+        self.value = value
+
+
+@pytest.fixture
+def attribute() -> Attribute:
+    return Attribute()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "lease.json"
+
+
+def lease(file: Path, attribute: Attribute) -> Lease:
+    return Lease(file, attribute.read, attribute.write)
+
+
+def written(file: Path, owner: Owner) -> Owner:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(asdict(owner)))
+    return owner
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def wait_until(holds: Any, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"this did not come about within {seconds} s"
+        time.sleep(0.01)
+
+
+def test_stands_in_file_and_attribute_while_it_is_held(file, attribute):
+    with lease(file, attribute) as held:
+        assert json.loads(file.read_text()) == attribute.value == asdict(held.me)
+        assert (held.me.host, held.me.pid) == (socket.gethostname(), os.getpid())
+        assert holder(file, None) == holder(file.parent / "none", attribute.value) == held.me
+    assert not file.exists()
+    assert attribute.value is None
+
+
+def test_is_given_back_after_an_error(file, attribute):
+    with pytest.raises(ZeroDivisionError), lease(file, attribute):
+        raise ZeroDivisionError
+    assert not file.exists()
+    assert attribute.value is None
+
+
+def test_a_second_driver_is_refused_naming_process_host_and_start(file, attribute):
+    with lease(file, attribute) as held:
+        with pytest.raises(LeaseError) as refused, lease(file, attribute):
+            pass
+        start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.me.start))
+        for said in (str(os.getpid()), socket.gethostname(), start):
+            assert said in str(refused.value)
+        held.check()
+        assert json.loads(file.read_text())["token"] == held.me.token
+
+
+@pytest.mark.parametrize("place", ["file", "attribute"])
+def test_either_place_alone_keeps_others_out(file, attribute, place):
+    """The folder may be a copy, or the storage may have been changed."""
+    living = replace(Owner.me(), host="elsewhere")
+    written(file, living if place == "file" else replace(living, renewed=0.0))
+    attribute.write(asdict(living) if place == "attribute" else None)
+    with pytest.raises(LeaseError, match="elsewhere"), lease(file, attribute):
+        pass
+
+
+def test_a_lease_whose_process_is_dead_is_taken_over_at_once(file, attribute):
+    attribute.write(asdict(written(file, replace(Owner.me(), pid=dead_process()))))
+    with lease(file, attribute) as held:
+        assert attribute.value == asdict(held.me)
+
+
+def test_a_dead_number_on_another_host_says_nothing(file, attribute):
+    written(file, replace(Owner.me(), pid=dead_process(), host="elsewhere"))
+    with pytest.raises(LeaseError), lease(file, attribute):
+        pass
+
+
+def test_a_lease_that_is_not_renewed_goes_stale(file, attribute):
+    old = replace(Owner.me(), host="elsewhere", renewed=time.time() - STALE + 5)
+    assert written(file, old).is_alive()
+    written(file, replace(old, renewed=time.time() - STALE - 1))
+    with lease(file, attribute) as held:
+        assert json.loads(file.read_text())["token"] == held.me.token
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "null"])
+def test_a_damaged_lease_file_is_no_lease(file, attribute, content):
+    file.parent.mkdir()
+    file.write_text(content)
+    with lease(file, attribute):
+        assert holder(file, None) is not None
+
+
+def test_is_renewed_while_it_is_held(file, attribute, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW", 0.02)
+    with lease(file, attribute) as held:
+        first = attribute.value["renewed"]
+        wait_until(lambda: attribute.value["renewed"] > first)
+        assert attribute.value["start"] == held.me.start
+        assert attribute.value["token"] == held.me.token
+
+
+@pytest.mark.parametrize("place", ["file", "attribute"])
+def test_a_driver_that_finds_another_token_stops(file, attribute, place, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW", 0.02)
+    other = replace(Owner.me(), pid=dead_process())
+    with lease(file, attribute) as held:
+        written(file, other) if place == "file" else attribute.write(asdict(other))
+        wait_until(lambda: held.is_lost)
+        with pytest.raises(LeaseError, match=f"lost its study to process {other.pid}"):
+            held.check()
+    left = json.loads(file.read_text()) if place == "file" else attribute.value
+    assert left == asdict(other), "what belongs to the other stays"
+
+
+def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW", 0.02)
+    other = replace(Owner.me(), host="elsewhere")
+    held = Lease(folder.lease, lambda: None, lambda owner: None)
+
+    def engine(job):
+        yield Progress(1, 0.5, {}, b"one")
+        # again and again, as a renewal at this very moment would write over it
+        wait_until(lambda: held.is_lost or not written(folder.lease, other))
+        yield Progress(2, 0.6, {}, b"two")
+
+    with held:
+        driver = Driver(folder, None, Setting("random", 0, 4, grids), held, trials=2)
+        with pytest.raises(LeaseError, match="elsewhere"):
+            InlineBackend(engine).run(driver)
+    (trial,) = Records(folder, None).trials
+    assert trial.curve == (0.5,)
+    assert not trial.state.is_finished()
+    assert folder.checkpoint(0).read_bytes() == b"one"
+    for write in (lambda: driver.record("stage:final", 1), driver.next_job):
+        with pytest.raises(LeaseError):
+            write()
+
+
+def test_of_two_that_start_together_the_token_that_stands_wins(file, attribute, monkeypatch):
+    """Both look before either writes; the second to write is the one that stays."""
+    monkeypatch.setattr(leases, "SETTLE", 0.2)
+    first, refused = lease(file, attribute), []
+
+    def start() -> None:
+        try:
+            with first:
+                refused.append("nobody")
+        except LeaseError as error:
+            refused.append(str(error))
+
+    def read_before_the_first_writes() -> Any:
+        if not thread.ident:
+            thread.start()
+            wait_until(lambda: attribute.value is not None)
+            return None
+        return attribute.value
+
+    thread = threading.Thread(target=start)
+    with Lease(file, read_before_the_first_writes, attribute.write) as second:
+        thread.join()
+        assert refused == [f"One driver owns a study; {second.me} took {file.parent} first."]
+        second.check()
+        assert attribute.value["token"] == second.me.token
+
+
+def test_never_do_two_hold_it(file, attribute, monkeypatch):
+    monkeypatch.setattr(leases, "SETTLE", 0.1)
+    together, won = threading.Barrier(4), []
+
+    def start() -> None:
+        together.wait()
+        try:
+            with lease(file, attribute) as held:
+                won.append(held.me.token)
+                time.sleep(0.3)
+        except LeaseError:
+            pass
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) <= 1
+
+
+def test_an_optuna_study_carries_the_lease(folder, grids):
+    records = Records(folder, None)
+    study = records.study
+    held = Lease(
+        folder.lease,
+        lambda: study.user_attrs.get("lease"),
+        lambda owner: study.set_user_attr("lease", owner),
+    )
+    with held:
+        assert Records(folder, None).attribute("lease")["token"] == held.me.token
+        InlineBackend(TableEngine()).run(
+            Driver(folder, None, Setting("random", 0, 4, grids), held, trials=1)
+        )
+    assert Records(folder, None).attribute("lease") is None

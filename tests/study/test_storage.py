@@ -1,0 +1,294 @@
+"""Where a study is kept: SQLite on any disk, a real PostgreSQL, and what happens when one fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import DependencyError, LeaseError, RunError
+from autotune.study import storage as storages
+from autotune.study.backends.inline import InlineBackend
+from autotune.study.driver import Driver, Setting, create, require_free
+from autotune.study.lease import Lease
+from autotune.study.reader import Records
+from autotune.study.run_folder import RunFolder
+from autotune.study.storage import open_storage
+from autotune.utils import filesystems as disks
+from autotune.utils.filesystems import disk_is_full, file_system, is_full, warn_of_network
+
+from .table_engine import STEPS, TableEngine
+
+
+def journal(folder: RunFolder) -> str:
+    open_storage(folder, None)
+    with closing(sqlite3.connect(folder.database)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def test_a_local_disk_has_a_journal_that_is_written_ahead(tmp_path):
+    assert journal(RunFolder(tmp_path)) == "wal"
+
+
+def test_a_network_disk_has_a_rollback_journal_and_it_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(disks, "file_system", lambda path: "nfs4")
+    assert journal(RunFolder(tmp_path)) == "delete"
+    warn_of_network(tmp_path)
+    assert "network file system (nfs4)" in caplog.text
+
+
+def test_commits_wait_for_the_disk(tmp_path):
+    """2 is FULL: what was recorded lasts through a power cut. Asked in a process of its own,
+    since these tests make SQLite quick."""
+    asked = (
+        "import sys; from autotune.study.run_folder import RunFolder; from pathlib import Path;"
+        "from autotune.study.storage import open_storage;"
+        "c = open_storage(RunFolder(Path(sys.argv[1])), None).engine.connect();"
+        "print(c.exec_driver_sql('PRAGMA synchronous').scalar())"
+    )
+    done = subprocess.run([sys.executable, "-c", asked, tmp_path], capture_output=True, text=True)
+    assert done.stdout.strip() == "2"
+
+
+@pytest.mark.skipif(not Path("/proc/mounts").exists(), reason="mounts are read on Linux")
+def test_the_file_system_of_a_folder_is_that_of_its_mount(tmp_path):
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(tmp_path) not in ("", "proc")
+
+
+def test_a_driver_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(DependencyError, match=r"oracle storage needs .* not installed"):
+        open_storage(RunFolder(tmp_path), "oracle://nobody@localhost/none")
+
+
+def test_a_study_of_another_format_is_refused(folder):
+    Records(folder, None).study.set_user_attr("format", 2)
+    with pytest.raises(RunError, match=r"format 1, .* has format 2"):
+        Records(folder, None)
+
+
+# a disk that is full
+
+
+def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(
+    small_disk, new_run, grids
+):
+    at = RunFolder(small_disk / "run")
+    shutil.copytree(new_run("fresh").path, at.path)
+    filler = small_disk / "filler"
+    engine = TableEngine()
+
+    def filling(job: Any) -> Iterator[Any]:
+        for progress in engine(job):
+            if job.number == 2 and progress.step == 2:
+                with suppress(OSError), filler.open("wb", buffering=0) as file:
+                    while file.write(b"0" * 4096):
+                        pass
+            yield progress
+
+    with pytest.raises(Exception) as full, driver_at(at, None, grids, trials=5) as driver:  # noqa: PT011
+        InlineBackend(filling).run(driver)
+    assert is_full(full.value)
+    assert "Make room" in str(disk_is_full(at.path))
+    before = [t for t in range(5) if ("trial " + str(t), 0, 1) in engine.calls]
+    filler.unlink()
+    (at.path / "lease.json").unlink(missing_ok=True)  # as if its process were dead
+    Records(at, None).study.set_user_attr("lease", None)
+    with driver_at(at, None, grids, trials=5) as driver:
+        InlineBackend(engine).run(driver)
+        assert [t.state_name for t in driver.trials] == ["complete"] * 5
+    assert before == [0, 1, 2]
+    assert [name for name in engine.names if name in ("trial 0", "trial 1")] == [
+        "trial 0",
+        "trial 1",
+    ]
+
+
+# a quota
+
+
+def test_a_quota_keeps_the_best_and_what_fits(folder, driving):
+    with driving(trials=8, keep="all", disk=40) as driver:
+        InlineBackend(TableEngine()).run(driver)
+        kept = {int(at.name) for at in (folder.path / "trials").iterdir()}
+        ranked = [record.number for record in driver.ranked()]
+    assert ranked[0] in kept
+    assert kept == set(ranked[: len(kept)])
+    assert sum(f.stat().st_size for f in (folder.path / "trials").rglob("*.safetensors")) <= 40
+
+
+def test_a_quota_never_deletes_the_best(folder, driving):
+    with driving(trials=6, keep="all", disk=1) as driver:
+        InlineBackend(TableEngine()).run(driver)
+        kept = [int(at.name) for at in (folder.path / "trials").iterdir()]
+        assert kept == [driver.ranked()[0].number]
+
+
+# a server
+
+
+class Server:
+    """A PostgreSQL that listens on a free port of this machine."""
+
+    def __init__(self, at: Path, programs: Path) -> None:
+        self.at, self.programs = at, programs
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.call("initdb", "-D", at, "-A", "trust", "-U", "postgres", "--no-sync")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+
+    def call(self, program: str, *arguments: object) -> None:
+        command = [str(self.programs / program), *map(str, arguments)]
+        user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.at.parent, check=False, **user
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.at} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = self.at / "log"
+        self.call("pg_ctl", "-D", self.at, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self) -> None:
+        self.call("pg_ctl", "-D", self.at, "-m", "immediate", "-w", "stop")
+
+    def new_database(self, name: str) -> str:
+        self.call("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", name)
+        return self.url(name)
+
+
+def programs() -> Path | None:
+    """Folder of PostgreSQL's own programs."""
+    found = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return next((Path(path).resolve().parent for path in found if path), None)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is in the extra `postgres`")
+    folder = programs()
+    if folder is None:
+        pytest.skip("PostgreSQL's programs (Debian's package postgresql) are not installed")
+    at = Path(f"/tmp/autotune-postgres-{os.getpid()}")  # its socket's name must be short
+    at.mkdir()
+    if os.getuid() == 0:
+        shutil.chown(at, "postgres", "postgres")
+    try:
+        running = Server(at, folder)
+        running.start()
+        yield running
+        running.stop()
+    finally:
+        shutil.rmtree(at)
+
+
+@contextmanager
+def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) -> Iterator[Driver]:
+    study = Records(folder, url).study
+    held = Lease(
+        folder.lease,
+        lambda: study.user_attrs.get("lease"),
+        lambda owner: study.set_user_attr("lease", owner),
+    )
+    with held:
+        setting = Setting("random", seed=0, steps=STEPS, grids=grids, pruner="none")
+        yield Driver(folder, url, setting, held, trials=trials)
+
+
+@pytest.mark.server
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that a dead server has closed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestServer:
+    @pytest.fixture(autouse=True)
+    def _collected(self) -> Iterator[None]:
+        """What is left of connections is warned of here, where that is expected."""
+        yield
+        gc.collect()
+
+    def begin(self, folder: RunFolder, url: str, problem: Any) -> None:
+        folder.path.mkdir(parents=True)
+        create(folder, url, problem, {"identity": {"metric": "accuracy"}})
+
+    def test_a_study_on_a_server_is_that_on_sqlite(
+        self, server, tmp_path, folder, problem, grids, driving
+    ):
+        url, at = server.new_database("same"), RunFolder(tmp_path / "server")
+        self.begin(at, url, problem)
+        with driver_at(at, url, grids, trials=6) as driver:
+            InlineBackend(TableEngine()).run(driver)
+            there = [(t.number, t.plan, t.value, t.curve) for t in driver.trials]
+        assert not at.database.exists()
+        with driving(trials=6) as driver:
+            InlineBackend(TableEngine()).run(driver)
+            assert [(t.number, t.plan, t.value, t.curve) for t in driver.trials] == there
+
+    def test_a_server_that_goes_away_for_ten_seconds_is_waited_for(
+        self, server, tmp_path, problem, grids, caplog
+    ):
+        """It is gone in the middle of a trial; every trial is there once afterwards."""
+        url, at = server.new_database("away"), RunFolder(tmp_path / "server")
+        self.begin(at, url, problem)
+        engine = TableEngine()
+
+        def interrupted(job: Any) -> Iterator[Any]:
+            for progress in engine(job):
+                if job.number == 1 and progress.step == 2:
+                    server.stop()
+                    threading.Timer(10, server.start).start()
+                yield progress
+
+        with driver_at(at, url, grids, trials=4) as driver:
+            InlineBackend(interrupted).run(driver)
+            trials = driver.trials
+        assert "The storage does not answer" in caplog.text
+        assert [(t.number, t.state_name, len(t.curve)) for t in trials] == [
+            (n, "complete", STEPS) for n in range(4)
+        ]
+        assert engine.names == [f"trial {n}" for n in range(4)]
+
+    def test_a_server_that_stays_away_is_an_error(
+        self, server, tmp_path, problem, grids, monkeypatch
+    ):
+        monkeypatch.setattr(storages, "PATIENCE", 1.0)
+        url, at = server.new_database("gone"), RunFolder(tmp_path / "server")
+        self.begin(at, url, problem)
+        with driver_at(at, url, grids, trials=4) as driver:
+            server.stop()
+            try:
+                with pytest.raises(RunError, match="has not for 1 s"):
+                    driver.next_job()
+            finally:
+                server.start()
+
+    def test_two_folders_on_one_storage_have_one_driver(self, server, tmp_path, problem, grids):
+        url, at = server.new_database("two"), RunFolder(tmp_path / "first")
+        self.begin(at, url, problem)
+        with driver_at(at, url, grids, trials=2) as driver:
+            me = driver.lease.me
+            said = rf"owned by process {os.getpid()} on {me.host} since \d+-"
+            with pytest.raises(LeaseError, match=said):
+                require_free(RunFolder(tmp_path / "second"), url)
+            other = RunFolder(tmp_path / "third")
+            other.path.mkdir()
+            with (
+                pytest.raises(LeaseError, match=f"process {os.getpid()}"),
+                driver_at(other, url, grids, trials=2),
+            ):
+                pass
+        with pytest.raises(RunError, match="holds one study"):
+            require_free(RunFolder(tmp_path / "second"), url)

@@ -1,0 +1,295 @@
+"""What a traced network is: every value once, and which of them can be kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.backbones.units import Unit
+from autotune.deltas.attach import adapted
+from autotune.problem.plan import Choice, Plan
+from autotune.training.prefix.cut import before, cut
+from autotune.training.prefix.graph import Graph
+from autotune.training.prefix.lowrank_branch import beside
+from autotune.training.prefix.nodes import Untraceable
+from autotune.training.prefix.observation import EXAMPLES
+
+EXAMPLE = torch.randn(EXAMPLES, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A convolution, something in the middle, and a head."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Conv2d(2, 3, 1), middle, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self.stem(x)).mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """Goes where its values tell it, which no trace can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+class Inside(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x) if bool((x > 1e9).any()) else self.part(2 * x)
+
+
+class Heeds(nn.Module):
+    """Its own code asks for its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.part(x), 0.5, self.training)
+
+
+class Mixes(nn.Module):
+    """Every example is seen beside the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+class InPlace(nn.Module):
+    """The shortcut reads what the ReLU has written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.conv = nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.relu(x))
+        y += x
+        return y
+
+
+class Turned(nn.Module):
+    """Positions before examples for a while, as transformers of sequences have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.part(x.flatten(2).permute(2, 0, 1))
+        return y.permute(1, 2, 0).reshape(n, c, h, w)
+
+
+MIDDLES = {
+    "plain": nn.ReLU,
+    "a leaf that branches": Branches,
+    "a container that branches": lambda: Inside(nn.Conv2d(3, 3, 1)),
+    "heeds its mode": Heeds,
+    "in place": InPlace,
+    "turned": Turned,
+    "mixes": Mixes,
+    "statistics of the batch": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+}
+
+
+@pytest.fixture(params=MIDDLES)
+def net(request: pytest.FixtureRequest) -> Net:
+    torch.manual_seed(0)
+    return Net(MIDDLES[request.param]()).eval().requires_grad_(False)
+
+
+def outputs(net: nn.Module, graph: Graph, x: Tensor) -> Tensor:
+    """Through the cut, what is before it computed for all rows at once."""
+    found = cut(graph)
+    with torch.no_grad():
+        live = before(graph, found.live, [graph.input])(x.clone())
+        return found.behind(*live)[0]
+
+
+@pytest.mark.parametrize("trained", ["stem", "middle", "head"])
+def test_both_sides_of_a_cut_give_what_the_network_gives(net, trained):
+    part = getattr(net, trained)
+    graph = Graph(net, EXAMPLE)
+    if not list(part.parameters()):
+        part = net.head
+    part.requires_grad_(True)
+    x = torch.randn(7, 2, 4, 4)
+    with torch.no_grad():
+        expected = net(x.clone())
+    assert torch.equal(outputs(net, graph, x), expected)
+
+
+@pytest.mark.parametrize("name", ["mixes", "statistics of the batch"])
+def test_what_depends_on_other_examples_is_never_kept(name):
+    net = Net(MIDDLES[name]()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    (live,) = cut(graph).live
+    assert graph.seen[live].shape == (3, 4, 4)  # what the stem gives, not what the middle does
+    assert str(live.target) == "network.stem"
+
+
+def test_a_container_that_cannot_be_traced_is_one_node():
+    graph = Graph(Net(Inside(nn.Conv2d(3, 3, 1))).eval(), EXAMPLE)
+    assert graph.untraced == ("network.middle",)
+
+
+def test_what_heeds_its_mode_is_behind_the_cut_while_it_trains():
+    net = Net(Heeds()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    assert str(cut(graph).live[0].target) != "network.stem"
+    net.middle.train()
+    assert [str(node.target) for node in cut(graph).live] == ["network.stem"]
+
+
+def test_dropout_in_training_is_behind_the_cut():
+    net = Net(nn.Sequential(nn.Dropout(0.5), nn.ReLU())).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    net.middle[0].train()
+    assert [str(node.target) for node in cut(graph).live] == ["network.stem"]
+
+
+def test_a_network_whose_own_code_branches_is_untraceable():
+    class Whole(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if float(x.sum()) > 0 else -x)
+
+    with pytest.raises(Untraceable):
+        Graph(Whole(nn.ReLU()).eval(), EXAMPLE)
+
+
+def test_a_network_that_heeds_its_mode_is_cut_in_evaluation_alone():
+    class Whole(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return 2 * y if self.training else y
+
+    net = Whole(nn.ReLU()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    assert cut(graph).live
+    net.training = True
+    with pytest.raises(Untraceable, match="heeds its mode"):
+        cut(graph)
+
+
+def test_classes_and_modes_are_left_alone():
+    net = Net(Heeds()).train()
+    before_ = [(type(m), m.training) for m in net.modules()]
+    Graph(net, EXAMPLE)
+    assert [(type(m), m.training) for m in net.modules()] == before_
+
+
+def test_a_hook_of_the_users_is_heeded():
+    net = Net(nn.ReLU()).eval().requires_grad_(False)
+    net.middle.register_forward_hook(lambda module, args, output: 3 * output)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    with torch.no_grad():
+        assert torch.equal(outputs(net, graph, EXAMPLE), net(EXAMPLE))
+
+
+def test_a_hook_of_another_kind_that_came_later_is_refused_on_a_container():
+    net = Net(nn.Sequential(nn.ReLU())).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    net.middle.register_forward_hook(lambda module, args, output: 3 * output)
+    with pytest.raises(Untraceable, match=r"network\.middle has a hook"):
+        cut(graph)
+
+
+def test_what_is_before_a_cut_is_not_run_again():
+    net = Net(nn.ReLU()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    found = cut(graph)
+    assert [str(step.node.target) for step in found.behind.steps] == ["network.head"]
+
+
+class Normed(nn.Module):
+    """Convolutions with norms behind them; the last one's convolution is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second, self.norm = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.third, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.second(F.relu(self.first(self.stem(x)))))
+        y = self.third(x)
+        return self.head((y + self.last(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("trained", "left"),
+    [("stem", {"stem", "first", "third", "last"}), ("norm", {"norm", "third", "last"})],
+)
+def test_frozen_norms_are_folded_where_nobody_sees_it(trained, left):
+    torch.manual_seed(0)
+    net = Normed()
+    net(3 * torch.randn(20, 2, 5, 5) + 1)
+    net.eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    for name in (trained, "head"):
+        getattr(net, name).requires_grad_(True)
+    plain, folded = cut(graph), cut(graph, fold=True)
+    assert len(folded.behind.steps) == len(plain.behind.steps) - (trained == "stem")
+    layers = {str(s.node.target).rpartition(".")[2] for s in folded.behind.steps}
+    assert left <= layers
+    with torch.no_grad():
+        live = before(graph, folded.live, [graph.input])(EXAMPLE)
+        torch.testing.assert_close(folded.behind(*live)[0], net(EXAMPLE))
+
+
+class Wide(nn.Module):
+    """Layers that are large enough for low rank to be computed beside them, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(2, 256, 1), nn.Conv2d(256, 256, 3, padding=1, stride=2)
+        self.mlp, self.head = nn.Linear(256, 300), nn.Linear(300, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.mlp(F.relu(self.wide(self.stem(x))).mean((2, 3)))))
+
+
+@pytest.mark.parametrize("unit", ["stem", "wide", "mlp"])
+def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
+    torch.manual_seed(0)
+    net = Wide().eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    place = Unit(unit, (f"{unit}.weight", f"{unit}.bias"))
+    with adapted(net, [place], Plan({unit: Choice.of("lowrank", rank=3)})) as deltas:
+        delta = deltas.by_place[unit, "lowrank"]
+        for parameter in delta.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        found = cut(graph)
+        first = next(step.function for step in found.behind.steps)
+        is_beside = first != getattr(net, unit).forward
+        assert is_beside == (unit != "stem")
+        live = before(graph, found.live, [graph.input])(EXAMPLE)
+        behind, whole = found.behind(*live)[0], net(EXAMPLE)
+        with torch.no_grad():
+            assert torch.equal(found.behind(*live)[0], net(EXAMPLE))
+        torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
+        ours, theirs = (
+            torch.autograd.grad(outputs.square().sum(), deltas.parameters())
+            for outputs in (behind, whole)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        delta.gate = 0.5
+        assert beside(getattr(net, unit)) is None
