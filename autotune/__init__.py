@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from autotune.deltas.loaded import load_adapted as load_adapted
     from autotune.deltas.loaded import merge as merge
     from autotune.deltas.loaded import switch as switch
-    from autotune.deltas.parametrized import Parametrized as Parametrized
-    from autotune.deltas.paths import Path as Path
+    from autotune.deltas.parametrized import WeightDelta as WeightDelta
+    from autotune.deltas.paths import PathDelta as PathDelta
     from autotune.deltas.site import Site as Site
     from autotune.deltas.site import Slot as Slot
     from autotune.deploy.export.writing import export_model as export_model
@@ -49,8 +49,8 @@ _HOME = {
     "Event": "utils.events",
     "InputDescription": "backbones.inputs",
     "MultiTask": "deploy.multitask.model",
-    "Parametrized": "deltas.parametrized",
-    "Path": "deltas.paths",
+    "WeightDelta": "deltas.parametrized",
+    "PathDelta": "deltas.paths",
     "Plan": "problem.plan",
     "Problem": "problem.problem",
     "Site": "deltas.site",

@@ -45,7 +45,7 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
     from placing import Placer
     from torch.nn import functional as F
 
-    from autotune.deltas.attach import adapted
+    from autotune.deltas.attach import attached
     from autotune.problem.plan import Choice, Plan
     from autotune.run.settings import read_settings
     from autotune.session.setup import find_backbone, find_choices, parse_budget
@@ -68,7 +68,7 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
         plan = placer.even(spread, METHODS[method])
     inputs, labels = torch.randn(batch, 3, 224, 224), torch.arange(batch)
     seconds = []
-    with adapted(backbone.network, units, plan, flow=units.flow) as deltas:
+    with attached(backbone.network, units, plan, flow=units.flow) as deltas:
         deltas.train()
         head = backbone.network.get_submodule(backbone.head).requires_grad_(True)
         trained = [*deltas.parameters(), *head.parameters()]

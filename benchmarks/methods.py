@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autotune.backbones.digits_data import halves
-from autotune.deltas.attach import adapted
+from autotune.deltas.attach import attached
 from autotune.deltas.candidates import make_choice
 from autotune.errors import AutotuneError
 from autotune.problem.job import Job, Progress
@@ -260,7 +260,7 @@ class Bench:
         size, device = engine.recipe.batch_size, torch.device("cpu")
         inputs, labels = next(batches(engine.task.train, size, input=engine.input, device=device))
         units, network = self.setup.units, self.setup.backbone.network
-        with adapted(network, units, plan, flow=units.flow) as deltas:
+        with attached(network, units, plan, flow=units.flow) as deltas:
             deltas.train()
             head = network.get_submodule(self.setup.backbone.head)
             head.requires_grad_(True)

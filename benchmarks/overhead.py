@@ -23,7 +23,7 @@ from autotune.problem.budget import Budget, Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
-from autotune.study.driver import Driver, Setting, create
+from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
@@ -106,7 +106,7 @@ def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
     with TemporaryDirectory() as at:
         folder = RunFolder(Path(at) / "ours")
         create(folder, None, problem, {"identity": {"metric": "accuracy"}})
-        setting = Setting(name, 0, 1, GRIDS, pruner="none")
+        setting = DriverOptions(name, 0, 1, GRIDS, pruner="none")
         lease = Lease(folder.lease, lambda: None, lambda owner: None)
         other = RunFolder(Path(at) / "bare")
         bare = optuna.create_study(

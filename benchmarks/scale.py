@@ -26,9 +26,9 @@ from overhead import GRIDS, problem_of
 from results import table, write_section
 
 from autotune.problem.job import Failure, Job, Progress
-from autotune.study.driver import Driver, Setting, create
+from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
-from autotune.study.reader import NAME, Records
+from autotune.study.reader import STUDY_NAME, Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
 from autotune.study.strategies.base import search_space
@@ -78,9 +78,9 @@ def drive(driver: Driver, seed: int) -> tuple[int, float]:
             heapq.heappush(waiting, (now + draw.expovariate(1), order, job, step + 1))
 
 
-def opened(folder: RunFolder, trials: int) -> tuple[Lease, Setting]:
+def opened(folder: RunFolder, trials: int) -> tuple[Lease, DriverOptions]:
     lease = Lease(folder.lease, lambda: None, lambda owner: None)
-    return lease, Setting("random", 0, STEPS, GRIDS, workers=WORKERS, attempts=10)
+    return lease, DriverOptions("random", 0, STEPS, GRIDS, workers=WORKERS, attempts=10)
 
 
 def multiply(folder: RunFolder, times: int) -> None:
@@ -132,7 +132,7 @@ def measured(folder: RunFolder, total: int) -> dict[str, float]:
 def bare(folder: RunFolder, total: int) -> dict[str, float]:
     """In a fresh process: Optuna's own `get_trials`, then `ask` and `tell` of a bare study."""
     study = optuna.load_study(
-        study_name=NAME,
+        study_name=STUDY_NAME,
         storage=open_storage(folder, None),
         sampler=optuna.samplers.RandomSampler(seed=0),
     )

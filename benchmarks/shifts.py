@@ -12,14 +12,14 @@ from pathlib import Path
 from results import table, write_section
 
 import autotune
-from autotune.study.selection.unit_profiles import Row
+from autotune.study.selection.unit_profiles import ProfileRow
 
 SHIFTS = ("contrast", "noise", "inverted", "rotated")
 CHOICE = "lowrank-2"
 PICTURE = Path(__file__).parent.parent / "docs" / "profile.svg"
 
 
-def profiled(shift: str, folder: Path, seeds: int) -> list[Row]:
+def profiled(shift: str, folder: Path, seeds: int) -> list[ProfileRow]:
     out = folder / shift
     if (out / "config.yaml").is_file():
         return autotune.resume(out).profile
@@ -36,7 +36,7 @@ def profiled(shift: str, folder: Path, seeds: int) -> list[Row]:
     return study.profile
 
 
-def draw(profiles: dict[str, list[Row]]) -> None:
+def draw(profiles: dict[str, list[ProfileRow]]) -> None:
     import matplotlib
 
     matplotlib.use("svg")

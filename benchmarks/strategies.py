@@ -32,7 +32,7 @@ import autotune
 from autotune.problem.plan import Plan
 from autotune.run.settings import read_settings
 from autotune.session.setup import prepare_search, released
-from autotune.study.pareto import price_of, trial_price
+from autotune.study.pareto import objective_price, trial_price
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space
@@ -154,7 +154,7 @@ class Curves:
             for (name, plan, seed), row in read_plans().items()
             if name == shift
         }
-        self.price = price_of("accuracy,cost", self.of.problem)
+        self.price = objective_price("accuracy,cost", self.of.problem)
         assert self.price is not None
 
     def run(self, strategy: str, seed: int, pruner: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from autotune.session.workers import open_backend
 from autotune.study.backends import BACKENDS
 from autotune.study.backends.base import Backend, JobList
 from autotune.study.backends.ray import Cluster
-from autotune.study.driver import Driver, Setting, create
+from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
 
@@ -70,7 +70,7 @@ def per_trial(name: str) -> list[str]:
         folder = RunFolder(Path(at))
         create(folder, None, problem_of(20), {"identity": {"metric": "accuracy"}})
         with Lease(folder.lease, lambda: None, lambda owner: None) as lease:
-            setting = Setting("random", 0, 1, GRIDS, pruner="none")
+            setting = DriverOptions("random", 0, 1, GRIDS, pruner="none")
             driver = Driver(folder, None, setting, lease, trials=TRIALS)
             began = time.perf_counter()
             backend.run(driver)

@@ -6,11 +6,11 @@ input_scale = "own_delta:InputScale"
 
 from torch import Tensor, nn
 
-from autotune import Cost, Parametrized, Site, Slot
+from autotune import Cost, WeightDelta, Site, Slot
 from autotune.deltas.base import cost_of
 
 
-class InputScale(Parametrized):
+class InputScale(WeightDelta):
     """W' = W·(1 + gain) with one gain for every input channel (second dimension) of a kernel."""
 
     paper = "(IA)³ (arXiv 2205.05638), on the inputs of every layer"

@@ -11,7 +11,7 @@ from autotune.backbones.dataflow import Call, Flow, Point
 
 
 @dataclass(frozen=True)
-class Way:
+class Route:
     """From what the first of some modules takes to what the last one gives."""
 
     calls: tuple[Call, ...] = ()
@@ -29,7 +29,7 @@ class Way:
         return self.outer[-1].output if self.outer else None
 
 
-class Ways:
+class Routes:
     """Finds the way through the modules of any set of parameters; modules without are in none."""
 
     def __init__(self, network: nn.Module, flow: Flow | None) -> None:
@@ -37,12 +37,12 @@ class Ways:
         held = [(call, _held(network.get_submodule(call.path))) for call in flow or ()]
         self.held = [(call, ids) for call, ids in held if ids]
 
-    def through(self, parameters: Collection[str]) -> Way:
+    def through(self, parameters: Collection[str]) -> Route:
         """The way through the modules that hold nothing but `parameters` (names)."""
         wanted = {self.ids[name] for name in parameters}
         calls = [call for call, ids in self.held if ids <= wanted]
         paths = {call.path for call in calls}
-        return Way(tuple(calls), tuple(c for c in calls if not _has_parent(c.path, paths)))
+        return Route(tuple(calls), tuple(c for c in calls if not _has_parent(c.path, paths)))
 
 
 def _held(module: nn.Module) -> frozenset[int]:

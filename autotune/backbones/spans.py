@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Flow
-from autotune.backbones.routes import Ways
+from autotune.backbones.routes import Routes
 from autotune.backbones.units import Unit, Units, find_groups, find_units
-from autotune.problem.search_space import Units as Tables
+from autotune.problem.search_space import UnitPatterns as Tables
 
 NETWORK = "network"
 """The span of the whole network, from its input to its head's."""
@@ -25,14 +25,14 @@ def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> 
     taken = {unit.name for unit in units.units}
     spans = [Unit(name, (), (names,)) for name, names in stages.items() if name not in taken]
     blocks = find_units(backbone, tables.block).units
-    ways = Ways(backbone.network, flow)
+    ways = Routes(backbone.network, flow)
     if NETWORK not in taken and (levels := _levels(stages, blocks, ways)):
         spans.append(Unit(NETWORK, (), (*levels, tuple(_head(backbone)))))
     return replace(units, units=(*units.units, *spans), flow=flow)
 
 
 def _levels(
-    stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], ways: Ways
+    stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], ways: Routes
 ) -> list[tuple[str, ...]]:
     ends = {names: ways.through(names).exit for names in stages.values()}
     if len({point.shape for point in ends.values() if point}) > 1:

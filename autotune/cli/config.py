@@ -49,12 +49,12 @@ def config(
 
 def _read(source: str) -> tuple[Settings, dict[str, str]]:
     """Settings, and where those that are given were given."""
-    from autotune.run.origins import Given
+    from autotune.run.origins import GivenSettings
     from autotune.run.settings import read_settings
     from autotune.study.run_folder import RunFolder
 
     if Path(source).is_file() or Path(source).suffix in (".yaml", ".yml"):
-        given = Given.in_file(source)
+        given = GivenSettings.in_file(source)
         return read_settings(given.values), dict(given.origins)
     folder = RunFolder.existing(source)
     return read_settings({}, file=str(folder.config)), folder.origins

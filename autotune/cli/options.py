@@ -17,7 +17,7 @@ WHAT, HOW, WHERE = "What is tuned", "How it is searched and trained", "Where it 
 
 
 @dataclass(frozen=True)
-class Entry:
+class OptionHelp:
     """A setting as it is shown."""
 
     help: str
@@ -34,97 +34,97 @@ class Entry:
         return self.help.format(", ".join(self.values.split()))
 
 
-MANUAL: dict[str, dict[str, Entry]] = {
+MANUAL: dict[str, dict[str, OptionHelp]] = {
     WHAT: {
-        "backbone": Entry(
+        "backbone": OptionHelp(
             "builtin:digits, torchvision:NAME or python:MODULE-or-FILE:FUNCTION.", "SOURCE"
         ),
-        "weights": Entry("A .safetensors or .pth file for the backbone.", "FILE"),
-        "head": Entry("The task layer, if it is not the last.", "PATH"),
-        "keep_head": Entry("Start from the old head where it fits."),
-        "input": Entry("YAML with size, channels, mean, std (or shape, dtype).", "FILE"),
-        "task": Entry(
+        "weights": OptionHelp("A .safetensors or .pth file for the backbone.", "FILE"),
+        "head": OptionHelp("The task layer, if it is not the last.", "PATH"),
+        "keep_head": OptionHelp("Start from the old head where it fits."),
+        "input": OptionHelp("YAML with size, channels, mean, std (or shape, dtype).", "FILE"),
+        "task": OptionHelp(
             "builtin:digits, imagefolder:DIR, npz:FILE or python:MODULE-or-FILE:FUNCTION.", "SOURCE"
         ),
-        "budget": Entry(
+        "budget": OptionHelp(
             "1%, 0.5%, 50k, 1.5M, 2000 parameters; 0.5MB, 300kB of delta file.", "LIMIT"
         ),
-        "count_head": Entry("The task's head counts too."),
-        "space": Entry("A search space by name, or a YAML file; by itself the family's.", "SPACE"),
-        "granularity": Entry("What a unit is: {}.", values="block layer"),
-        "bnstats": Entry("Re-estimate normalisation statistics: {}.", values="auto on off"),
+        "count_head": OptionHelp("The task's head counts too."),
+        "space": OptionHelp("A search space by name, or a YAML file; by itself the family's.", "SPACE"),
+        "granularity": OptionHelp("What a unit is: {}.", values="block layer"),
+        "bnstats": OptionHelp("Re-estimate normalisation statistics: {}.", values="auto on off"),
     },
     HOW: {
-        "strategy": Entry(
+        "strategy": OptionHelp(
             "Who proposes plans: {}.",
             values="policy proxy greedy tpe gp nsga2 qmc random bruteforce",
         ),
-        "options": Entry("The strategy's own, such as {{direction: backward}} of greedy."),
-        "policy": Entry("Start from what another search learned, its policy.safetensors.", "FILE"),
-        "supernet": Entry("Use what the supernet of a run of the same training measured.", "RUN"),
-        "profile": Entry("Begin with the trials of a profile of the same training.", "RUN"),
-        "trials": Entry("How many plans at most; by itself as many as suit the strategy.", "N"),
-        "timeout": Entry("No new trial after so many seconds.", "SECONDS"),
-        "epochs": Entry("Epochs of a trial.", "N"),
-        "batch_size": Entry("Examples a step.", "N"),
-        "augment": Entry("Of training inputs: {}.", values="none flip crop+flip"),
-        "views": Entry(
+        "options": OptionHelp("The strategy's own, such as {{direction: backward}} of greedy."),
+        "policy": OptionHelp("Start from what another search learned, its policy.safetensors.", "FILE"),
+        "supernet": OptionHelp("Use what the supernet of a run of the same training measured.", "RUN"),
+        "profile": OptionHelp("Begin with the trials of a profile of the same training.", "RUN"),
+        "trials": OptionHelp("How many plans at most; by itself as many as suit the strategy.", "N"),
+        "timeout": OptionHelp("No new trial after so many seconds.", "SECONDS"),
+        "epochs": OptionHelp("Epochs of a trial.", "N"),
+        "batch_size": OptionHelp("Examples a step.", "N"),
+        "augment": OptionHelp("Of training inputs: {}.", values="none flip crop+flip"),
+        "views": OptionHelp(
             "Augmented views of each input that are kept; 0 for a new one each epoch.",
             "N",
         ),
-        "precision": Entry(
+        "precision": OptionHelp(
             "{}; auto is bfloat16 on a GPU, float32 on the CPU.", values="auto float32 bfloat16"
         ),
-        "layout": Entry(
+        "layout": OptionHelp(
             "Of pictures: {}; auto is channels_last, often faster, on a GPU.",
             values="auto contiguous channels_last",
         ),
-        "fold": Entry(
+        "fold": OptionHelp(
             "Frozen normalisation becomes part of the convolution before it: faster, rounds."
         ),
-        "metric": Entry("What is maximised: {}.", values="accuracy balanced_accuracy f1 auroc"),
-        "objective": Entry(
+        "metric": OptionHelp("What is maximised: {}.", values="accuracy balanced_accuracy f1 auroc"),
+        "objective": OptionHelp(
             "METRIC,cost (or bytes, latency, memory): the front of both.", "METRIC,PRICE"
         ),
-        "folds": Entry("Score plans by so many folds; 0 for one validation part.", "N"),
-        "pruner": Entry(
+        "folds": OptionHelp("Score plans by so many folds; 0 for one validation part.", "N"),
+        "pruner": OptionHelp(
             "What ends trials early: {}.",
             values="auto race halving hyperband forecast median wilcoxon none",
         ),
-        "seed": Entry("Of splits, plans and training.", "N"),
-        "references": Entry("Run what the result is compared with."),
+        "seed": OptionHelp("Of splits, plans and training.", "N"),
+        "references": OptionHelp("Run what the result is compared with."),
     },
     WHERE: {
-        "backend": Entry(
+        "backend": OptionHelp(
             "Where trials run: {}; auto is inline (this process) for one worker.",
             values="auto inline processes ray",
         ),
-        "workers": Entry("Trials at once; by itself 1, on Ray as many as fit.", "N"),
-        "cpus_per_trial": Entry("On Ray; also its threads. 1 by itself.", "N"),
-        "gpus_per_trial": Entry(
+        "workers": OptionHelp("Trials at once; by itself 1, on Ray as many as fit.", "N"),
+        "cpus_per_trial": OptionHelp("On Ray; also its threads. 1 by itself.", "N"),
+        "gpus_per_trial": OptionHelp(
             "0.25 puts four trials on a GPU; 1 by itself, where there is one.", "N"
         ),
-        "address": Entry(
+        "address": OptionHelp(
             "Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
             "ray://HOST:10001.",
             "ADDRESS",
         ),
-        "ship_data": Entry("On Ray: send picture files to the nodes that lack them."),
-        "retries": Entry("How often a trial whose worker died goes on in another.", "N"),
-        "device": Entry("Where networks run: auto, cpu, cuda, cuda:1.", "DEVICE"),
-        "out": Entry("A new run folder; by itself runs/TASK.", "DIR"),
-        "storage": Entry("An Optuna storage instead of the folder's own.", "URL"),
-        "keep": Entry("Delta files of the best five trials, or of all: {}.", values="best all"),
-        "disk": Entry(
+        "ship_data": OptionHelp("On Ray: send picture files to the nodes that lack them."),
+        "retries": OptionHelp("How often a trial whose worker died goes on in another.", "N"),
+        "device": OptionHelp("Where networks run: auto, cpu, cuda, cuda:1.", "DEVICE"),
+        "out": OptionHelp("A new run folder; by itself runs/TASK.", "DIR"),
+        "storage": OptionHelp("An Optuna storage instead of the folder's own.", "URL"),
+        "keep": OptionHelp("Delta files of the best five trials, or of all: {}.", values="best all"),
+        "disk": OptionHelp(
             "Most that the files of trials may take, as 2GB; the best one always stays.", "SIZE"
         ),
-        "cache_memory": Entry(
+        "cache_memory": OptionHelp(
             "For what the frozen part computes, which trials share, as 2GB; 0 for none.", "SIZE"
         ),
-        "cache_disk": Entry(
+        "cache_disk": OptionHelp(
             "What does not fit there, or is for several workers, in files, as 10GB.", "SIZE"
         ),
-        "cache_dtype": Entry("{}: exact, or half as large and rounded.", values="float32 bfloat16"),
+        "cache_dtype": OptionHelp("{}: exact, or half as large and rounded.", values="float32 bfloat16"),
     },
 }
 """Panel → setting → entry, in the order in which they are shown."""
@@ -146,7 +146,7 @@ def setting(name: str, *, panel: bool = True) -> Any:
     )
 
 
-def _completion(name: str, entry: Entry) -> Completion | None:
+def _completion(name: str, entry: OptionHelp) -> Completion | None:
     if name in FOUND:
         return FOUND[name]
     return among(entry.values) if entry.values else None

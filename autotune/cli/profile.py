@@ -53,12 +53,12 @@ def profile(
     Example: autotune profile --task builtin:digits-rotated --choices lowrank-2 --seeds 3
     """
     from autotune.cli.live import watching
-    from autotune.run.origins import OPTION, Given
+    from autotune.run.origins import OPTION, GivenSettings
     from autotune.run.settings import read_settings
 
     named = {name: v for name, v in context.params.items() if name in NAMES and v is not None}
     own = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
-    given = Given.in_file(config).over(OPTION, {**named, **own, "references": False})
+    given = GivenSettings.in_file(config).over(OPTION, {**named, **own, "references": False})
     settings = read_settings(given.values)
     with watching(quiet=quiet or as_json):
         from autotune.session.api import search as run_search

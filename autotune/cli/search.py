@@ -14,7 +14,7 @@ from autotune.cli.options import HOW, NAMES, WHERE, setting
 
 if TYPE_CHECKING:
     from autotune.run.notebook import Study
-    from autotune.run.origins import Given
+    from autotune.run.origins import GivenSettings
 
 Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
 Timings = Annotated[
@@ -171,20 +171,20 @@ def _following(
         yield
 
 
-def _given(options: Mapping[str, Any]) -> Given:
+def _given(options: Mapping[str, Any]) -> GivenSettings:
     """What the configuration, `-o` and the options give."""
-    from autotune.run.origins import ASSIGNED, OPTION, OWN, Given, read_assigned
+    from autotune.run.origins import ASSIGNED, OPTION, OWN, GivenSettings, read_assigned
 
     named = {key: v for key, v in options.items() if key in NAMES and v is not None}
     own = {f"{OWN}{name}": value for name, value in map(_pair, options["option"] or ())}
     left_out = {"references": False} if options["no_references"] else {}
     assigned = read_assigned(options["assigned"] or ())
-    given = Given.in_file(options["config"]).over(ASSIGNED, assigned)
+    given = GivenSettings.in_file(options["config"]).over(ASSIGNED, assigned)
     return given.over(OPTION, {**named, **own, **left_out})
 
 
 def _search_budgets(
-    budgets: list[str], given: Given, following: AbstractContextManager[None], as_json: bool
+    budgets: list[str], given: GivenSettings, following: AbstractContextManager[None], as_json: bool
 ) -> None:
     from autotune.run.settings import read_settings
 

@@ -17,7 +17,7 @@ from autotune.utils.timings import STAGES
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from autotune.study.selection.unit_profiles import Row
+    from autotune.study.selection.unit_profiles import ProfileRow
 
 
 def print_result(status: dict[str, Any]) -> None:
@@ -282,7 +282,7 @@ def print_status(status: dict[str, Any]) -> None:
         out.print(f"Go on with: {status['resume']}")
 
 
-def print_profile(rows: list[Row], folder: Path) -> None:
+def print_profile(rows: list[ProfileRow], folder: Path) -> None:
     """Each unit alone: the metric on validation, and what it trains."""
     out, empty = console(), next((row for row in rows if not row.unit), None)
     table = Table(box=SIMPLE_HEAD)

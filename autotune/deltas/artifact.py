@@ -19,7 +19,7 @@ from autotune.backbones.units import Unit
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.problem.plan import Plan
 
-FORMAT = 1
+ARTIFACT_FORMAT = 1
 
 
 class _Header(BaseModel):
@@ -67,7 +67,7 @@ class Artifact:
 def to_bytes(artifact: Artifact) -> bytes:
     """The file's content."""
     header = {
-        "format": FORMAT,
+        "format": ARTIFACT_FORMAT,
         "plan": json.loads(artifact.plan.to_json()),
         "units": {u.name: u.parameters for u in artifact.units if not u.is_span()},
         "spans": {u.name: u.levels for u in artifact.units if u.is_span()},
@@ -146,8 +146,8 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 
 def _check_format(found: object, source: str) -> None:
-    if found != FORMAT:
+    if found != ARTIFACT_FORMAT:
         raise ArtifactError(
-            f"A delta file must have format {FORMAT}, {source} has {found!r}. "
+            f"A delta file must have format {ARTIFACT_FORMAT}, {source} has {found!r}. "
             "Use the version of autotune that wrote it, or search again."
         )

@@ -172,7 +172,7 @@ _STATISTICS = (nn.modules.batchnorm._NormBase,)
 
 
 @contextmanager
-def adapted(
+def attached(
     network: nn.Module,
     units: Iterable[Unit],
     plan: Plan,

@@ -51,7 +51,7 @@ def find_candidates(
     def offered(site: Site) -> dict[Choice, Cost]:
         if (shape := site.shape()) not in by_shape:
             fitted = [c for given in combinations for c in _sized(given, site, room, measure)]
-            by_shape[shape] = {c: _cost(site, c) for c in fitted if _has_place(c, site)}
+            by_shape[shape] = {c: choice_cost(site, c) for c in fitted if has_place(c, site)}
         return by_shape[shape]
 
     found = {unit.name: offered(places[unit.name]) for unit in units}
@@ -72,7 +72,7 @@ def check_choice(choice: Choice, site: Site) -> None:
     _check_company(choice)
     for method in choice.methods:
         delta = new_delta(method)
-        if delta.on_span != site.is_span or not delta.count(site).stored:
+        if delta.on_span != site.is_span() or not delta.count(site).stored:
             raise PlanError(
                 f"{method.label} has no place in {site.name!r}: it attaches to {delta.where}. "
                 "See autotune units."
@@ -88,14 +88,14 @@ def new_delta(method: Method) -> Delta:
 def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
     """One choice in every unit where it has a place, whatever the space offers, and its cost."""
     places = sites(network, units, units.flow)
-    names = [unit.name for unit in units if _has_place(choice, places[unit.name])]
+    names = [unit.name for unit in units if has_place(choice, places[unit.name])]
     plan = Plan(dict.fromkeys(names, choice))
     return plan, plan_cost(places, plan)
 
 
 def plan_cost(places: Mapping[str, Site], plan: Plan) -> Cost:
     """Predicted cost of a plan at these sites, from shapes alone."""
-    costs = [_cost(places[unit], plan[unit]) for unit in plan]
+    costs = [choice_cost(places[unit], plan[unit]) for unit in plan]
     return sum(costs, Cost())
 
 
@@ -136,7 +136,7 @@ def _sized(combination: Combination, site: Site, room: int, measure: Measure) ->
     if all(BUDGET not in options.values() for _, options in combination):
         yield make_choice(combination)
         return
-    if not _has_place(make_choice(_with_size(combination, 1)), site):
+    if not has_place(make_choice(_with_size(combination, 1)), site):
         return
 
     @cache
@@ -160,10 +160,10 @@ def _with_size(combination: Combination, size: int) -> Combination:
     ]
 
 
-def _has_place(choice: Choice, site: Site) -> bool:
+def has_place(choice: Choice, site: Site) -> bool:
     deltas = [new_delta(method) for method in choice.methods]
-    return all(d.on_span == site.is_span and d.count(site).stored for d in deltas)
+    return all(d.on_span == site.is_span() and d.count(site).stored for d in deltas)
 
 
-def _cost(site: Site, choice: Choice) -> Cost:
+def choice_cost(site: Site, choice: Choice) -> Cost:
     return sum((new_delta(method).count(site) for method in choice.methods), Cost())

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Table = dict[Any, Any]
-State = Mapping[nn.Module, tuple[type, list[tuple[Table, Table]]]]
+SwapTable = dict[Any, Any]
+State = Mapping[nn.Module, tuple[type, list[tuple[SwapTable, SwapTable]]]]
 """Module → its class, and each table that it keeps beside a copy of what is in it."""
 
 _OWN = frozenset({"training"})
@@ -22,7 +22,7 @@ def state_of(network: nn.Module) -> State:
     return {module: (type(module), _tables(module)) for module in network.modules()}
 
 
-def _tables(module: nn.Module) -> list[tuple[Table, Table]]:
+def _tables(module: nn.Module) -> list[tuple[SwapTable, SwapTable]]:
     own = vars(module)
     tables = [own, *(value for value in own.values() if isinstance(value, dict))]
     return [(table, dict(table)) for table in tables]
@@ -37,7 +37,7 @@ class Swap:
     """
 
     classes: list[tuple[nn.Module, type, type]]
-    tables: list[tuple[Table, Table, Table]]
+    tables: list[tuple[SwapTable, SwapTable, SwapTable]]
     """A table, what was in it and what is; of what did not change only the key (`_SAME`)."""
 
     @classmethod
@@ -75,21 +75,21 @@ class Swap:
 _SAME: Any = object()
 
 
-def _differs(old: Table, new: Table) -> bool:
+def _differs(old: SwapTable, new: SwapTable) -> bool:
     return list(old) != list(new) or any(
         new[key] is not value for key, value in old.items() if key not in _OWN
     )
 
 
-def _changes(old: Table, new: Table) -> tuple[Table, Table]:
-    def marked(mine: Table, other: Table) -> Table:
+def _changes(old: SwapTable, new: SwapTable) -> tuple[SwapTable, SwapTable]:
+    def marked(mine: SwapTable, other: SwapTable) -> SwapTable:
         same = {key for key in mine if key in _OWN or (key in other and other[key] is mine[key])}
         return {key: _SAME if key in same else value for key, value in mine.items()}
 
     return marked(old, new), marked(new, old)
 
 
-def _fill(table: Table, content: Table, other: Table, device: torch.device) -> None:
+def _fill(table: SwapTable, content: SwapTable, other: SwapTable, device: torch.device) -> None:
     """In the order of `content`; what came into the table since stays, behind it."""
     before = dict(table)
     table.clear()

@@ -13,7 +13,7 @@ from autotune.deltas.base import Delta, is_off, scaled
 from autotune.deltas.site import Site, Slot
 
 
-class Parametrized(Delta):
+class WeightDelta(Delta):
     """A delta that writes some of a unit's tensors as a function of the frozen ones.
 
     Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Deltas on one
@@ -44,7 +44,7 @@ class Parametrized(Delta):
 class _Gated(nn.Module):
     """W + gate · change(W)."""
 
-    def __init__(self, delta: Parametrized, part: nn.Module) -> None:
+    def __init__(self, delta: WeightDelta, part: nn.Module) -> None:
         super().__init__()
         self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
 

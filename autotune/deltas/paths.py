@@ -16,7 +16,7 @@ from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
 
-class Path(Delta):
+class PathDelta(Delta):
     """A delta that adds a path beside frozen modules and leaves their weights alone.
 
     Built on forward hooks, so a gate of 0 gives the frozen module's own output.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autotune.backbones.dataflow import Call, Flow, Point
-from autotune.backbones.routes import Way, Ways
+from autotune.backbones.routes import Route, Routes
 from autotune.backbones.units import Unit, is_norm
 
 
@@ -67,7 +67,7 @@ class Site:
     modules: tuple[nn.Module, ...] = ()
     """Of a unit: the module that it is, dropout included; or its layers alone, where it is none."""
 
-    ways: tuple[Way, ...] = ()
+    ways: tuple[Route, ...] = ()
     """Through a unit, or each level of a span; the last level of the network is its head."""
 
     source: Point | None = None
@@ -78,7 +78,6 @@ class Site:
         """The site of `unit`; to be made before anything is attached to the network."""
         return sites(network, [unit], flow)[unit.name]
 
-    @property
     def is_span(self) -> bool:
         """Whether it has no parameters of its own."""
         return not self.slots
@@ -112,7 +111,7 @@ class Site:
         buffers = [b.shape for m in self.modules for b in m.buffers(recurse=False)]
         paths = [call.path for way in self.ways for call in way.outer]
         calls = [self._call_shape(call, paths) for way in self.ways for call in way.calls]
-        whole = (len(self.ways), self.source) if self.is_span else None
+        whole = (len(self.ways), self.source) if self.is_span() else None
         return (*slots, *layers, *buffers, *calls, whole)
 
     def _call_shape(self, call: Call, tops: Sequence[str]) -> tuple[object, ...]:
@@ -136,7 +135,7 @@ def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -
         for attribute, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append((module, attribute))
             by_name[f"{path}.{attribute}" if path else attribute] = parameter
-    ways = Ways(network, flow)
+    ways = Routes(network, flow)
     whole = flow.get("") if flow else None
 
     def slot(name: str) -> Slot:

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from autotune.deltas.artifact import FORMAT, read_header
+from autotune.deltas.artifact import ARTIFACT_FORMAT, read_header
 from autotune.deploy.export.module import TOLD
 from autotune.errors import ArtifactError
 
@@ -32,8 +32,8 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
         raise ArtifactError(f"A file must exist to be inspected, {str(file)!r} does not.")
     try:
         found = _READERS.get(file.suffix, _safetensors)(file)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
+        if not isinstance(found, dict) or found.get("format") != ARTIFACT_FORMAT:
+            raise ValueError(f"its format is not {ARTIFACT_FORMAT}")
     except ArtifactError:
         raise
     except _DAMAGED as error:

@@ -25,7 +25,7 @@ from autotune.tasks.loading import PartFeed
 from autotune.tasks.npz import as_inputs
 from autotune.training.loop import Recipe, predict
 
-PARTS = ("test", "val", "train")
+TASK_PARTS = ("test", "val", "train")
 
 
 def evaluate_run(
@@ -37,8 +37,8 @@ def evaluate_run(
     task: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of `best/` on a part of the run's own task, and `n`."""
-    if part not in PARTS:
-        raise ConfigError(unknown("part", part, PARTS))
+    if part not in TASK_PARTS:
+        raise ConfigError(unknown("part", part, TASK_PARTS))
     study = _ended(run)
     settings = study.settings.model_copy(update={"device": device})
     setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))

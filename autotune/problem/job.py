@@ -75,7 +75,7 @@ class Decision(Enum):
     STOP = "stop"
 
 
-Engine = Callable[[Job], Iterator[Progress]]
+RunsJob = Callable[[Job], Iterator[Progress]]
 """What a backend receives: runs a job and tells its progress; raises when the job fails."""
 
 

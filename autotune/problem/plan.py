@@ -13,7 +13,7 @@ from typing import Any
 from autotune.errors import PlanError
 from autotune.utils.table import Table
 
-FORMAT = 1
+PLAN_FORMAT = 1
 ALONE = frozenset({"bypass"})
 """Methods that leave every unit frozen: a plan with one of them has no other choice."""
 
@@ -125,16 +125,16 @@ class Plan:
     def to_json(self) -> str:
         """Canonical JSON: sorted units, no spaces, frozen units left out."""
         units = {unit: [m.to_json() for m in c.methods] for unit, c in self.choices.items()}
-        return json.dumps({"format": FORMAT, "units": units}, separators=(",", ":"))
+        return json.dumps({"format": PLAN_FORMAT, "units": units}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a text that `to_json` wrote; `PlanError` for anything else."""
         try:
             data = json.loads(text)
-            if data["format"] != FORMAT:
+            if data["format"] != PLAN_FORMAT:
                 raise PlanError(
-                    f"A plan must have format {FORMAT}, got {data['format']!r}. Update autotune."
+                    f"A plan must have format {PLAN_FORMAT}, got {data['format']!r}. Update autotune."
                 )
             return cls({unit: _choice(methods) for unit, methods in data["units"].items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -25,7 +25,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Units(_Strict):
+class UnitPatterns(_Strict):
     """Layer-group table, as timm's `group_matcher`: pattern's name → regular expression.
 
     A pattern is matched at the start of parameter names; the first that matches decides. Its
@@ -63,7 +63,7 @@ class SearchSpace(_Strict):
     """One family's units, choices and hyperparameters."""
 
     family: str
-    units: Units
+    units: UnitPatterns
     choices: Annotated[
         list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)
     ]

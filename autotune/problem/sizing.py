@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
-Price = Callable[[int], int]
+PriceOfSize = Callable[[int], int]
 
 
-def largest_size(price: Price, limit: int) -> int:
+def largest_size(price: PriceOfSize, limit: int) -> int:
     """The largest size of at least 1 whose price keeps within the limit; 0 when none does.
 
     Prices never fall with the size. Where they stop rising (everything is taken), it is the
@@ -24,7 +24,7 @@ def largest_size(price: Price, limit: int) -> int:
     return _between(price, limit, low, high)
 
 
-def _between(price: Price, limit: int, low: int, high: int) -> int:
+def _between(price: PriceOfSize, limit: int, low: int, high: int) -> int:
     """By turns where a straight line meets the limit, and the middle; `low` fits, `high` not."""
     straight = True
     while high - low > 1:

@@ -17,7 +17,7 @@ OWN = "options."
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenSettings:
     """Settings that are given; those of the strategy one by one, as `options.NAME`."""
 
     flat: Mapping[str, Any] = field(default_factory=dict)
@@ -25,15 +25,15 @@ class Given:
     """Where each was given."""
 
     @classmethod
-    def in_file(cls, file: str | None) -> Given:
+    def in_file(cls, file: str | None) -> GivenSettings:
         """What a configuration gives, nothing without one."""
         return cls().over(FILE, read_mapping(file, "configuration") if file else {})
 
-    def over(self, origin: str, values: Mapping[str, Any]) -> Given:
+    def over(self, origin: str, values: Mapping[str, Any]) -> GivenSettings:
         """These values over those before; `options` replaces all, `options.NAME` one."""
         new = dict(_flat(values))
         kept = [key for key in self.flat if "options" not in values or not key.startswith(OWN)]
-        return Given(
+        return GivenSettings(
             {**{key: self.flat[key] for key in kept}, **new},
             {**{key: self.origins[key] for key in kept}, **dict.fromkeys(new, origin)},
         )

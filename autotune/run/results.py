@@ -18,14 +18,13 @@ from autotune.problem.problem import Problem
 from autotune.run.settings import read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
-from autotune.study.pareto import front, price_of
+from autotune.study.pareto import front, objective_price
 from autotune.study.reader import Records, Snapshot
 from autotune.study.run_folder import RunFolder
 from autotune.study.selection.baselines import CONTROL
 from autotune.study.selection.extra_jobs import tested_as
-from autotune.study.selection.rivals import Row as Rivals
-from autotune.study.selection.rivals import rows_of as rivals_of
-from autotune.study.selection.unit_profiles import Row, rows_of
+from autotune.study.selection.rivals import ComparisonRow, comparison_rows
+from autotune.study.selection.unit_profiles import ProfileRow, profile_rows
 from autotune.study.trial_record import TrialRecord
 
 
@@ -105,13 +104,13 @@ class BareStudy:
     @property
     def front(self) -> list[TrialRecord]:
         """With `objective="accuracy,cost"`: the trials that no other beats, the cheapest first."""
-        price = price_of(self.settings.objective or "", self.problem)
+        price = objective_price(self.settings.objective or "", self.problem)
         return front(self.trials, price) if price else []
 
     @property
-    def profile(self) -> list[Row]:
+    def profile(self) -> list[ProfileRow]:
         """Each unit alone, in depth order, as far as such plans were tried."""
-        return rows_of(self._records)
+        return profile_rows(self._records)
 
     @cached_property
     def best(self) -> Best:
@@ -193,9 +192,9 @@ class BareStudy:
         return sum(trained) + learned
 
     @property
-    def rivals(self) -> list[Rivals]:
+    def rivals(self) -> list[ComparisonRow]:
         """What `compare` has run, the answer first; empty before that."""
-        return rivals_of(self._records, self.settings.metric)
+        return comparison_rows(self._records, self.settings.metric)
 
     def importances(self) -> dict[str, float]:
         """Trial's parameter → its share in what distinguishes the best trials, largest first.

@@ -16,7 +16,7 @@ from autotune.problem.budget import largest_first
 from autotune.run.notebook import Study
 from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
-from autotune.session.session import begin, drive
+from autotune.session.session import begin_search, drive
 from autotune.session.setup import Setup, prepare_search, released
 from autotune.session.workers import WHERE
 from autotune.study.driver import require_free
@@ -46,12 +46,12 @@ def search(
     given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(given)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
-    timings.begin()
+    timings.reset()
     require_free(folder, resolved.storage)
     with listening(callbacks), released(prepare_search(resolved, backbone, task)) as setup:
         resolved = resolved.model_copy(update={"out": str(folder.path)})
         known = dict.fromkeys(given, CALL) if origins is None else origins
-        begin(folder, replace(setup, settings=resolved), began, known)
+        begin_search(folder, replace(setup, settings=resolved), began, known)
     return Study(folder.path)
 
 
@@ -95,7 +95,7 @@ def resume(
     the data or the network differ.
     """
     began, study = time.time(), Study(run)
-    timings.begin()
+    timings.reset()
     if strange := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(
             "A resumed run may change how many trials there are and where they run, not "

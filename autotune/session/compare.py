@@ -33,7 +33,7 @@ from autotune.study.selection.rivals import (
     NAMES,
     WINNER,
     Rival,
-    Row,
+    ComparisonRow,
     against,
     random_trials,
     recommended,
@@ -50,7 +50,7 @@ from autotune.training.loop import Recipe, evaluate
 class Comparison:
     """An ended search and its rivals, each over the same seeds."""
 
-    rows: list[Row]
+    rows: list[ComparisonRow]
     """The search's answer first."""
 
     recommended: str
@@ -122,7 +122,7 @@ def compare(
     )
 
 
-def _against(ours: Row, theirs: Row) -> dict[str, Any]:
+def _against(ours: ComparisonRow, theirs: ComparisonRow) -> dict[str, Any]:
     return {"autotune_gains": against(ours, theirs).to_json()}
 
 

@@ -26,11 +26,11 @@ from autotune.study.run_folder import RunFolder
 from autotune.study.strategies import check_options
 from autotune.study.strategies.policy import PolicySampler
 from autotune.training.oneshot.supernet import can_share
-from autotune.training.oneshot.trainer import Measured, OneShot
+from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot
 from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
-STAGE = "stage:policy"
+POLICY_ATTRIBUTE = "stage:policy"
 DISAGREES = 0.5
 """Rank correlation of the proxies' two halves below which they are said to disagree."""
 
@@ -44,10 +44,10 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
         return _proxy_scores(setup, driver)
     if setup.settings.strategy != "policy":
         return None
-    if driver.attribute(STAGE) is None:
-        driver.record(STAGE, _learned(folder, setup, driver))
+    if driver.attribute(POLICY_ATTRIBUTE) is None:
+        driver.record(POLICY_ATTRIBUTE, _learned(folder, setup, driver))
     folder.supernet.unlink(missing_ok=True)
-    return _scores(driver.attribute(STAGE))
+    return _scores(driver.attribute(POLICY_ATTRIBUTE))
 
 
 def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
@@ -63,7 +63,7 @@ def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
     return policy.first_scores
 
 
-def _by_criterion(setup: Setup, driver: Driver) -> tuple[Measured, Measured]:
+def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
     """(unit, label of a method alone) → `mass`: what the criterion says, on each of two halves."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     name = check_options("proxy", setup.settings.options).get("criterion", "mass")
@@ -129,7 +129,7 @@ def _by_supernet(
 def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
     """The records of `--supernet`; `ConfigError` where it is of another training or has none."""
     other = open_run(run, "--supernet", identity, statistics)
-    if other.attribute(STAGE) is None:
+    if other.attribute(POLICY_ATTRIBUTE) is None:
         raise ConfigError(
             f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
         )
@@ -141,7 +141,7 @@ def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, f
     assert setup.settings.supernet is not None
     statistics = driver.attribute("stage:preparation")["bnstats"]
     other = open_supernet(setup.settings.supernet, driver.attribute("identity"), statistics)
-    found = other.attribute(STAGE)
+    found = other.attribute(POLICY_ATTRIBUTE)
     driver.record("stage:proxies", other.attribute("stage:proxies"))
     policy = _policy(setup, driver)
     policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
@@ -153,7 +153,7 @@ def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     """Teach the network what the trials said, and write `best/policy.safetensors`."""
     if setup.settings.strategy != "policy":
         return
-    found, settings = driver.attribute(STAGE), setup.settings
+    found, settings = driver.attribute(POLICY_ATTRIBUTE), setup.settings
     policy = _policy(setup, driver)
     policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
     sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(found))
@@ -178,7 +178,7 @@ def _middle(setup: Setup) -> dict[str, float]:
     return {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in setup.grids.items()}
 
 
-def _halves(driver: Driver) -> tuple[Measured, Measured]:
+def _halves(driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
     """The proxies of two disjoint halves, as recorded."""
     first, second = (
         {(unit, label): found for unit, label, found in half}
@@ -187,7 +187,7 @@ def _halves(driver: Driver) -> tuple[Measured, Measured]:
     return first, second
 
 
-def _mean(halves: tuple[Measured, Measured]) -> Measured:
+def _mean(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> ChoiceMeasurements:
     first, second = halves
     return {e: {k: (v + second[e][k]) / 2 for k, v in found.items()} for e, found in first.items()}
 
@@ -252,7 +252,7 @@ def _rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
     return [[unit, label, value] for (unit, label), value in values.items()]
 
 
-def _agreement(halves: tuple[Measured, Measured]) -> float | None:
+def _agreement(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> float | None:
     """Spearman's correlation of the masses of two disjoint halves; None for fewer than three."""
     first, second = ([found["mass"] for _, found in sorted(half.items())] for half in halves)
     if len({*first}) < 3 or len({*second}) < 3:

@@ -20,7 +20,7 @@ from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 
 Buffers = Mapping[str, torch.Tensor]
-Ways = Mapping[str, Buffers]
+BuffersByMode = Mapping[str, Buffers]
 """`off` and `on` → the buffers that the backbone has then; none of them means as it was loaded."""
 
 
@@ -41,7 +41,7 @@ def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Any]]:
         return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
     tell("stage", "Preparation", stage="preparation")
     with spent("prefix"):
-        ways: Ways = {"off": {}, "on": engine.statistics()}
+        ways: BuffersByMode = {"off": {}, "on": engine.statistics()}
     if asked != "auto" and not setup.settings.references:
         return ways[asked], {"stage:preparation": {"bnstats": asked, "why": "as asked"}}
     probes = {way: _probe(setup, buffers) for way, buffers in ways.items()}
@@ -84,7 +84,7 @@ def _probe(setup: Setup, buffers: Buffers) -> dict[str, Any]:
     return _tried(setup, PROBE, Plan(), buffers, three_rates(setup.grids, Plan(), None))
 
 
-def _uniform(setup: Setup, ways: Ways, probes: Mapping[str, Any]) -> dict[str, Any]:
+def _uniform(setup: Setup, ways: BuffersByMode, probes: Mapping[str, Any]) -> dict[str, Any]:
     """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
     plan = uniform_lowrank(setup.problem(fixed + buffer_cost(ways["on"])))

@@ -83,7 +83,7 @@ def search_to_json(settings: Settings) -> dict[str, Any]:
         setup.engine.close()
 
 
-STAGE = 1.4
+POLICY_STAGE_COST = 1.4
 """What heads, proxies and the supernet of a policy may cost, in full fine-tunings."""
 
 
@@ -93,4 +93,4 @@ def _most_seconds(settings: Settings, full: float, n_references: int) -> float |
         return None
     references = 3 * n_references if settings.references else 0
     trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.n_workers
-    return full * (trainings + (STAGE if settings.strategy == "policy" else 0))
+    return full * (trainings + (POLICY_STAGE_COST if settings.strategy == "policy" else 0))

@@ -30,7 +30,7 @@ from autotune.session.preparation import buffer_cost, settle_preparation
 from autotune.session.setup import Setup, head_cost
 from autotune.session.workers import WHERE, open_backend
 from autotune.study.backends.base import Backend
-from autotune.study.driver import Driver, Setting, create
+from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.reader import Records
 from autotune.study.run_folder import EventLog, RunFolder
@@ -48,7 +48,7 @@ from autotune.utils.timings import counted, spent
 
 
 @interruptible()
-def begin(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
+def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
     buffers, stages = settle_preparation(setup)
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
@@ -214,9 +214,9 @@ def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
     write_whole(folder.best, to_bytes(signed))
 
 
-def _setting(setup: Setup) -> Setting:
+def _setting(setup: Setup) -> DriverOptions:
     settings = setup.settings
-    return Setting(
+    return DriverOptions(
         strategy=settings.strategy,
         seed=settings.seed,
         steps=settings.folds or settings.epochs,

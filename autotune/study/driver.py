@@ -20,9 +20,9 @@ from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.study.cached_storage import Mirror, uncollected
 from autotune.study.lease import Lease, holder
-from autotune.study.pareto import front, measured_by, part_of, price_of, trial_price
+from autotune.study.pareto import front, measured_by, part_of, objective_price, trial_price
 from autotune.study.pruners import PRUNERS, Priced, choose_pruner
-from autotune.study.reader import FORMAT, NAME, Records, _load
+from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, Records, _load
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
 from autotune.study.strategies import STRATEGIES
@@ -53,7 +53,7 @@ KEPT = 5
 
 
 @dataclass(frozen=True)
-class Setting:
+class DriverOptions:
     """What drives a study beside its problem."""
 
     strategy: str
@@ -108,7 +108,7 @@ class Driver(Records):
         self,
         folder: RunFolder,
         storage: str | None,
-        setting: Setting,
+        setting: DriverOptions,
         lease: Lease,
         *,
         trials: int,
@@ -133,14 +133,14 @@ class Driver(Records):
         self.scores: Scores | None = None
         self._samplers: dict[tuple[str, int], PlanSampler] = {}
         self._spread: dict[str, bool] = {}
-        self.price = price_of(setting.objective, self.problem)
+        self.price = objective_price(setting.objective, self.problem)
         self.study.pruner = _pruner(setting)
         if isinstance(self.study.pruner, Priced):
             self.study.pruner.price = self._trial_price
         self._clean()
 
     def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
-        return Mirror(super()._opened(storage, where), NAME)
+        return Mirror(super()._opened(storage, where), STUDY_NAME)
 
     @property
     def seed(self) -> int:
@@ -259,7 +259,7 @@ class Driver(Records):
         """The job of a trial that was begun before; what it still lacks is sampled now."""
         self.study.sampler = self._sampler(number)
         self.study.sampler.proposed = {}
-        study_id = self.storage.get_study_id_from_name(NAME)
+        study_id = self.storage.get_study_id_from_name(STUDY_NAME)
         at = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         trial, stored = Trial(self.study, at), self.storage.get_trial(at)
         known = self._attempts.get(number, stored.user_attrs.get("attempt", 0))
@@ -462,11 +462,11 @@ def create(
     """
     try:
         study = optuna.create_study(
-            storage=open_storage(folder, storage), study_name=NAME, direction="maximize"
+            storage=open_storage(folder, storage), study_name=STUDY_NAME, direction="maximize"
         )
     except optuna.exceptions.DuplicatedStudyError as error:
         raise RunError(_TAKEN.format(storage or folder.database)) from error
-    begun = {"format": FORMAT, **attributes, "problem": problem_to_json(problem)}
+    begun = {"format": STUDY_FORMAT, **attributes, "problem": problem_to_json(problem)}
     for name, value in begun.items():
         study.set_user_attr(name, value)
     study.add_trials(trials)
@@ -480,7 +480,7 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
     if storage is None:
         return
     found = open_storage(folder, storage)
-    if NAME not in optuna.get_all_study_names(found):
+    if STUDY_NAME not in optuna.get_all_study_names(found):
         return
     owner = holder(folder.lease, _load(found, storage).user_attrs.get("lease"))
     if owner is not None:
@@ -488,7 +488,7 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
     raise RunError(_TAKEN.format(storage))
 
 
-def _pruner(setting: Setting) -> optuna.pruners.BasePruner:
+def _pruner(setting: DriverOptions) -> optuna.pruners.BasePruner:
     name = choose_pruner(setting.pruner, setting.strategy, setting.folds, setting.objective)
     pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
     return pruner

@@ -12,7 +12,7 @@ from autotune.problem.problem import Problem
 from autotune.study.strategies.base import plan_of
 from autotune.study.trial_record import TrialRecord
 
-PARTS = (1.0, 0.5, 0.25, 0.125)
+BUDGET_FRACTIONS = (1.0, 0.5, 0.25, 0.125)
 """Of the budget, in turn: what trials may spend where the front is asked for."""
 
 MEASURED = ("latency", "memory")
@@ -22,7 +22,7 @@ Price = Callable[[Cost, Mapping[str, float]], float]
 """The second objective, minimised: from a plan's cost and its trial's metrics."""
 
 
-def price_of(objective: str, problem: Problem) -> Price | None:
+def objective_price(objective: str, problem: Problem) -> Price | None:
     """Of an objective like `accuracy,cost` or `accuracy,latency`; None for the value alone."""
     _, _, second = objective.partition(",")
     if not second:
@@ -59,7 +59,7 @@ def front(records: Iterable[TrialRecord], price: Price) -> list[TrialRecord]:
 
 def part_of(problem: Problem, number: int) -> Problem:
     """The same problem under a part of the budget, for trial `number`."""
-    part = PARTS[number % len(PARTS)]
+    part = BUDGET_FRACTIONS[number % len(BUDGET_FRACTIONS)]
     paid = problem.fixed[problem.budget.measure]
     limit = paid + int(part * max(problem.room, 0))
     return replace(problem, budget=replace(problem.budget, limit=limit))

@@ -20,7 +20,7 @@ from autotune.utils.registry import Registry
 
 Floats = NDArray[np.float64]
 
-FEWEST = 5
+FEWEST_TRIALS = 5
 """Trials that must have come so far before one of them may end."""
 
 BRACKETS = 3
@@ -244,12 +244,12 @@ def _by_fold(trial: FrozenTrial) -> Sequence[float]:
 
 def halving(steps: int) -> BasePruner:
     """For many trials: from a quarter of their steps on."""
-    return Halving(max(1, steps // 4), FEWEST)
+    return Halving(max(1, steps // 4), FEWEST_TRIALS)
 
 
 def hyperband(steps: int) -> BasePruner:
     """For many trials of which good ones may begin slowly."""
-    return Hyperband(max(1, steps // 2**BRACKETS), FEWEST)
+    return Hyperband(max(1, steps // 2**BRACKETS), FEWEST_TRIALS)
 
 
 def forecast(steps: int) -> BasePruner:
@@ -264,7 +264,7 @@ def race(steps: int) -> BasePruner:
 
 def median(steps: int) -> BasePruner:
     """Optuna's median rule: below the median of complete trials after a quarter of the steps."""
-    return MedianPruner(n_startup_trials=FEWEST - 1, n_warmup_steps=max(1, steps // 4) - 1)
+    return MedianPruner(n_startup_trials=FEWEST_TRIALS - 1, n_warmup_steps=max(1, steps // 4) - 1)
 
 
 def by_folds(steps: int) -> BasePruner:

@@ -20,7 +20,7 @@ from autotune.study.trial_record import (
     read_trial,
 )
 
-NAME, FORMAT = "autotune", 1
+STUDY_NAME, STUDY_FORMAT = "autotune", 1
 """Of the stored study; another format is refused."""
 
 
@@ -30,7 +30,7 @@ class Records:
     def __init__(self, folder: RunFolder, storage: str | None) -> None:
         self.folder = folder
         self.storage = self._opened(open_storage(folder, storage), storage or str(folder.database))
-        self.study = optuna.load_study(study_name=NAME, storage=self.storage)
+        self.study = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
         _check_format(self.attribute("format"), folder)
         self.problem = problem_from_json(self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
@@ -102,15 +102,15 @@ class Snapshot(Records):
 
 def _check_format(found: Any, folder: RunFolder) -> None:
     """Before there was a number the format was the first."""
-    if found not in (None, FORMAT):
+    if found not in (None, STUDY_FORMAT):
         raise RunError(
-            f"This version reads studies of format {FORMAT}, {folder.path} has format {found}. "
+            f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format {found}. "
             "Use the version of autotune that began it; config.yaml starts it anew."
         )
 
 
 def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
     try:
-        return optuna.load_study(study_name=NAME, storage=storage)
+        return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except KeyError as error:
         raise RunError(f"A run has a study, {where} holds none. Search again.") from error

@@ -47,7 +47,7 @@ class Part:
 
     def files(self) -> Sequence[Path]:
         """Files that are read while it trains, where its examples are not in memory."""
-        return _files(self.inputs)
+        return files_of(self.inputs)
 
     def first(self) -> Tensor:
         """One example, to see its shape and dtype."""
@@ -91,17 +91,17 @@ def _content(inputs: Any) -> str:
         return digest.hexdigest()
     if isinstance(inputs, Rows):
         return sha256(_content(inputs.inputs).encode() + inputs.rows.tobytes()).hexdigest()
-    if isinstance(inputs, _Chain):
+    if isinstance(inputs, Chained):
         return sha256(f"{_content(inputs.first)} {_content(inputs.second)}".encode()).hexdigest()
-    if files := _files(inputs):
+    if files := files_of(inputs):
         about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         return sha256(repr(about).encode()).hexdigest()
     return uuid4().hex
 
 
-def _files(inputs: Any) -> Sequence[Path]:
+def files_of(inputs: Any) -> Sequence[Path]:
     if isinstance(inputs, Rows):
-        return _files(inputs.inputs)
+        return files_of(inputs.inputs)
     found: Sequence[Path] = getattr(inputs, "files", ())
     return found
 
@@ -120,9 +120,9 @@ class Task:
         """With the content of its files in memory, to travel to other machines."""
         return replace(
             self,
-            train=_carried(self.train),
-            val=None if self.val is None else _carried(self.val),
-            test=None if self.test is None else _carried(self.test),
+            train=carried_part(self.train),
+            val=None if self.val is None else carried_part(self.val),
+            test=None if self.test is None else carried_part(self.test),
         )
 
     def split(self, seed: int) -> Task:
@@ -134,9 +134,9 @@ class Task:
             raise TaskError(f"A task must have at least two classes, {self.source} has one.")
         train, val, test = self.train, self.val, self.test
         if test is None:
-            train, test = _cut(train, seed, self.source)
+            train, test = cut_part(train, seed, self.source)
         if val is None:
-            train, val = _cut(train, seed, self.source)
+            train, val = cut_part(train, seed, self.source)
         whole = replace(self, train=train, val=val, test=test)
         whole._refuse_gaps()
         return whole
@@ -182,7 +182,7 @@ class Task:
                 )
 
 
-def _carried(part: Part) -> Part:
+def carried_part(part: Part) -> Part:
     carry = getattr(part.inputs, "carried", None)
     return part if carry is None else Part(carry(), part.labels)
 
@@ -192,11 +192,11 @@ def join(first: Part, second: Part) -> Part:
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
         return Part(torch.cat([first.inputs, second.inputs]), labels)
-    return Part(_Chain(first.inputs, second.inputs), labels)
+    return Part(Chained(first.inputs, second.inputs), labels)
 
 
 @dataclass(frozen=True, eq=False)
-class _Chain(Sequence[Tensor]):
+class Chained(Sequence[Tensor]):
     first: Any
     second: Any
 
@@ -230,7 +230,7 @@ def halved(part: Part, seed: int) -> tuple[Part, Part]:
     return part.take(np.sort(first)), part.take(np.sort(second))
 
 
-def _cut(part: Part, seed: int, source: str) -> tuple[Part, Part]:
+def cut_part(part: Part, seed: int, source: str) -> tuple[Part, Part]:
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(part))

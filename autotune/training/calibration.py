@@ -20,7 +20,7 @@ from autotune.deltas.surgery import exchanged
 from autotune.tasks.base import Part
 from autotune.tasks.loading import batches, generator_of
 
-EXAMPLES = 128
+SCORED_EXAMPLES = 128
 """Training examples that scores are taken on, where no other number is given."""
 
 PASSING = 256
@@ -46,7 +46,7 @@ class TaskEvidence:
         device: torch.device,
         fit_head: Callable[[], nn.Module],
         together: int = 1,
-        examples: int = EXAMPLES,
+        examples: int = SCORED_EXAMPLES,
     ) -> None:
         self.backbone, self.part, self.input = backbone, part, input
         self.device, self.fit_head, self.together = device, fit_head, together

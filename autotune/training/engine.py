@@ -48,7 +48,7 @@ ROUGHLY, TOGETHER = 64, 16
 """Examples of scores that only serve a supernet, and how many of them are squared together."""
 
 
-PARTS = 1, 2, 4
+BATCH_SPLITS = 1, 2, 4
 """Parts that a batch is trained in, one after the other, when it does not fit into memory."""
 
 
@@ -152,7 +152,7 @@ class Engine:
         Out of memory, it goes on from its last checkpoint with each batch in twice as many parts,
         gradients added up; `OutOfMemory` when even a quarter of a batch does not fit.
         """
-        for parts in PARTS:
+        for parts in BATCH_SPLITS:
             job = replace(job, parts=parts)
             try:
                 for progress in self._run(job):
@@ -164,7 +164,7 @@ class Engine:
             except (MemoryError, RuntimeError) as error:
                 if not _is_memory(error):
                     raise
-                if parts == PARTS[-1]:
+                if parts == BATCH_SPLITS[-1]:
                     size = max(1, self.recipe.batch_size // parts)
                     raise OutOfMemory(
                         f"{job.name} ({job.plan}): a step on {size} examples must fit into memory, "

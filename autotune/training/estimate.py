@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from autotune.deltas.attach import adapted
+from autotune.deltas.attach import attached
 from autotune.deltas.candidates import everywhere
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.loading import batches
@@ -52,7 +52,7 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
         batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device)
     )
     seconds = []
-    with adapted(network, engine.units, plan) as deltas:
+    with attached(network, engine.units, plan) as deltas:
         optimizer = torch.optim.AdamW(deltas.parameters(), 1e-6)
         for _ in range(TIMED_STEPS + 1):
             began = time.perf_counter()

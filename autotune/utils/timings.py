@@ -46,7 +46,7 @@ class _Ledger:
 _ledger = _Ledger()
 
 
-def begin() -> None:
+def reset() -> None:
     """Count from zero."""
     global _ledger
     _ledger = _Ledger()

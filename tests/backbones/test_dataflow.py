@@ -10,7 +10,7 @@ from autotune.backbones import load_backbone
 from autotune.backbones.base import describe
 from autotune.backbones.dataflow import trace
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.routes import Ways
+from autotune.backbones.routes import Routes
 from autotune.backbones.spans import NETWORK, with_spans
 from autotune.backbones.units import find_units
 from autotune.deltas.site import Site
@@ -53,7 +53,7 @@ def test_a_trace_tells_shapes_and_channels_and_what_is_called_twice_is_left_out(
 
 
 def test_the_way_through_several_modules_goes_from_first_to_last(tiny_network):
-    ways = Ways(tiny_network, trace(tiny_network, PICTURE))
+    ways = Routes(tiny_network, trace(tiny_network, PICTURE))
     way = ways.through(["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
     assert [call.path for call in way.outer] == ["conv", "norm"]
     assert (way.entry.shape, way.exit.shape) == ((1, 6, 6), (4, 4, 4))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autotune.backbones.units import Unit, find_units
-from autotune.deltas.attach import Deltas, adapted
+from autotune.deltas.attach import Deltas, attached
 from autotune.deltas.surgery import exchange_buffer, exchanged
 from autotune.errors import PlanError
 from autotune.problem.plan import Choice, Plan
@@ -26,7 +26,7 @@ def training(network: nn.Module) -> set[str]:
 
 def test_only_the_tuned_unit_trains_and_never_its_norm(tiny_backbone):
     network, units = tiny_backbone.network, find_units(tiny_backbone, "tree")
-    with adapted(network, units, Plan({"first": ALL})) as deltas:
+    with attached(network, units, Plan({"first": ALL})) as deltas:
         deltas.train()
         assert training(network) == {"first", "first.conv", "first.dropout"}
 
@@ -34,7 +34,7 @@ def test_only_the_tuned_unit_trains_and_never_its_norm(tiny_backbone):
 def test_a_direct_parameter_leaves_all_other_modules_in_evaluation(tiny_backbone):
     network = tiny_backbone.network
     network.token = nn.Parameter(torch.zeros(3))
-    with adapted(network, find_units(tiny_backbone, "tree"), Plan({"token": ALL})) as deltas:
+    with attached(network, find_units(tiny_backbone, "tree"), Plan({"token": ALL})) as deltas:
         deltas.train()
         assert training(network) <= {""}
 
@@ -44,7 +44,7 @@ def test_a_unit_around_other_units_leaves_these_in_evaluation(tiny_backbone):
     network.first.gain = nn.Parameter(torch.zeros(3))
     inner = tuple(n for n, _ in network.named_parameters() if n.startswith("first.conv"))
     units = [Unit("first", ("first.gain",)), Unit("inner", inner)]
-    with adapted(network, units, Plan({"first": ALL})) as deltas:
+    with attached(network, units, Plan({"first": ALL})) as deltas:
         deltas.train()
         assert training(network) <= {"first"}
 
@@ -54,7 +54,7 @@ def test_an_exception_inside_restores_everything(tiny_backbone):
     before = state(network)
     with (
         pytest.raises(ZeroDivisionError),
-        adapted(network, units, Plan({"first": ALL, "second": Choice.of("scale")})),
+        attached(network, units, Plan({"first": ALL, "second": Choice.of("scale")})),
     ):
         raise ZeroDivisionError
     assert state(network) == before
@@ -89,9 +89,9 @@ def test_detaching_twice_is_detaching_once(tiny_backbone):
 def test_a_units_start_does_not_depend_on_the_other_units(tiny_backbone):
     network, units = tiny_backbone.network, find_units(tiny_backbone, "tree")
     lowrank = Choice.of("lowrank", rank=2)
-    with adapted(network, units, Plan({"second": lowrank})) as alone:
+    with attached(network, units, Plan({"second": lowrank})) as alone:
         expected = {name: t.clone() for name, t in alone.tensors().items()}
-    with adapted(network, units, Plan({"first": lowrank, "second": lowrank})) as both:
+    with attached(network, units, Plan({"first": lowrank, "second": lowrank})) as both:
         found = both.tensors()
     assert all(torch.equal(found[name], t) for name, t in expected.items())
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from autotune.errors import ConfigError
-from autotune.run.origins import ASSIGNED, FILE, OPTION, Given, read_assigned, tell_origins
+from autotune.run.origins import ASSIGNED, FILE, OPTION, GivenSettings, read_assigned, tell_origins
 from autotune.run.settings import Settings, read_settings
 
 IN_FILE = {"strategy": "greedy", "epochs": 3, "options": {"epsilon": 0.1, "direction": "forward"}}
 
 
 def test_a_later_place_stands_and_is_remembered():
-    given = Given().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
+    given = GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
     assert given.values == {**IN_FILE, "epochs": 4, "seed": 1}
     assert given.origins["strategy"] == "file"
     assert given.origins["epochs"] == "-o"
@@ -20,7 +20,7 @@ def test_a_later_place_stands_and_is_remembered():
 
 
 def test_options_of_the_strategy_are_given_one_by_one_or_together():
-    given = Given().over(FILE, IN_FILE)
+    given = GivenSettings().over(FILE, IN_FILE)
     one = given.over(ASSIGNED, {"options.direction": "backward"})
     assert one.values["options"] == {"epsilon": 0.1, "direction": "backward"}
     whole = given.over(ASSIGNED, {"options": {"direction": "backward"}})
@@ -29,7 +29,7 @@ def test_options_of_the_strategy_are_given_one_by_one_or_together():
 
 
 def test_every_setting_has_an_origin():
-    given = Given().over(FILE, IN_FILE).over(ASSIGNED, {"options.direction": "backward"})
+    given = GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"options.direction": "backward"})
     found = tell_origins(read_settings({**given.values, "out": "runs/a"}), given.origins)
     assert list(found) == list(Settings.model_fields)
     assert found["options"] == "file, -o"

@@ -22,7 +22,7 @@ from autotune.problem.plan import Plan
 from autotune.session.compare import Comparison
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection import rivals
-from autotune.study.selection.rivals import NAMES, Row, recommended
+from autotune.study.selection.rivals import NAMES, ComparisonRow, recommended
 from autotune.tasks.loading import PartFeed
 from autotune.training.loop import Recipe, evaluate
 
@@ -62,7 +62,7 @@ def compared(run, given, source) -> Comparison:
     return autotune.compare(run, **given, source=source)
 
 
-def row_of(compared: Comparison, name: str) -> Row:
+def row_of(compared: Comparison, name: str) -> ComparisonRow:
     return next(row for row in compared.rows if row.name == name)
 
 
@@ -130,9 +130,9 @@ def test_the_base_keeps_what_it_could(given, tiny_task, compared):
 
 
 def test_recommended_is_the_cheapest_that_cannot_be_told_apart():
-    def row(name: str, cost: int, *values: float, fits: bool = True) -> Row:
+    def row(name: str, cost: int, *values: float, fits: bool = True) -> ComparisonRow:
         by_seed = {(seed, 0): value for seed, value in enumerate(values)}
-        return Row(name, "", Cost(cost, cost, 4 * cost), fits, by_seed, {}, 0, 0.0)
+        return ComparisonRow(name, "", Cost(cost, cost, 4 * cost), fits, by_seed, {}, 0, 0.0)
 
     best = row("autotune", 900, 0.95, 0.94, 0.96)
     equal = row("norms only", 100, 0.94, 0.95, 0.95)

@@ -15,7 +15,7 @@ from autotune.problem.budget import Budget, Cost
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
 from autotune.study import lease as leases
-from autotune.study.driver import Driver, Setting, create
+from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies.base import Grids
@@ -113,6 +113,6 @@ def driving(folder: RunFolder, grids: Grids) -> Driving:
     ) -> Iterator[Driver]:
         given = {"seed": 0, "steps": STEPS, "grids": grids, "pruner": "none", **settings}
         with lease_of(at) as lease:
-            yield Driver(at, None, Setting(strategy, **given), lease, trials=trials)
+            yield Driver(at, None, DriverOptions(strategy, **given), lease, trials=trials)
 
     return drive

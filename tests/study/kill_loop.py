@@ -25,7 +25,7 @@ from autotune.problem.job import Job, Progress  # noqa: E402
 from autotune.problem.plan import Choice  # noqa: E402
 from autotune.problem.problem import Problem  # noqa: E402
 from autotune.study.backends import BACKENDS  # noqa: E402
-from autotune.study.driver import Driver, Setting, create  # noqa: E402
+from autotune.study.driver import Driver, DriverOptions, create  # noqa: E402
 from autotune.study.lease import Lease  # noqa: E402
 from autotune.study.reader import Records  # noqa: E402
 from autotune.study.run_folder import RunFolder  # noqa: E402
@@ -70,7 +70,7 @@ def search(folder: RunFolder, backend: str, workers: int, trials: int) -> None:
         lambda owner: study.set_user_attr("lease", owner),
     )
     engine = Counted(notes=str(folder.path / "starts"))
-    setting = Setting("random", 0, STEPS, GRIDS, workers=workers, pruner="none", attempts=10**6)
+    setting = DriverOptions("random", 0, STEPS, GRIDS, workers=workers, pruner="none", attempts=10**6)
     with lease, opened(backend, engine, workers) as running:
         running.run(Driver(folder, None, setting, lease, trials=trials))
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.cached_storage import Mirror
-from autotune.study.reader import NAME, Records
+from autotune.study.reader import STUDY_NAME, Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
 
@@ -62,9 +62,9 @@ DEED = st.sampled_from(["ask", "report", "attribute", "complete", "fail", "prune
 def test_whatever_is_done_both_say_the_same(tmp_path_factory, deeds):
     at = RunFolder(tmp_path_factory.mktemp("mirror"))
     behind = open_storage(at, None)
-    optuna.create_study(study_name=NAME, storage=behind)
-    mirror = Mirror(behind, NAME)
-    study = optuna.load_study(study_name=NAME, storage=mirror)
+    optuna.create_study(study_name=STUDY_NAME, storage=behind)
+    mirror = Mirror(behind, STUDY_NAME)
+    study = optuna.load_study(study_name=STUDY_NAME, storage=mirror)
     live: list[optuna.Trial] = []
     for deed, n in deeds:
         if deed == "ask":
@@ -93,8 +93,8 @@ def test_whatever_is_done_both_say_the_same(tmp_path_factory, deeds):
 
 
 def test_a_trial_that_was_read_stays_as_it_was(folder):
-    mirror = Mirror(open_storage(folder, None), NAME)
-    study = optuna.load_study(study_name=NAME, storage=mirror)
+    mirror = Mirror(open_storage(folder, None), STUDY_NAME)
+    study = optuna.load_study(study_name=STUDY_NAME, storage=mirror)
     trial = study.ask(dict(SPACE))
     before = mirror.get_trial(trial._trial_id)
     trial.report(0.5, 1)
@@ -105,15 +105,15 @@ def test_a_trial_that_was_read_stays_as_it_was(folder):
 def test_a_trial_that_was_written_but_not_said_to_be_is_taken_up(folder):
     """A server that went away after its commit: the next one has a higher number."""
     behind = open_storage(folder, None)
-    mirror = Mirror(behind, NAME)
+    mirror = Mirror(behind, STUDY_NAME)
     behind.create_new_trial(mirror.study_id)
-    study = optuna.load_study(study_name=NAME, storage=mirror)
+    study = optuna.load_study(study_name=STUDY_NAME, storage=mirror)
     assert study.ask().number == 1
     assert [t.number for t in study.get_trials()] == [0, 1]
 
 
 def test_it_is_of_one_study(folder):
-    mirror = Mirror(open_storage(folder, None), NAME)
+    mirror = Mirror(open_storage(folder, None), STUDY_NAME)
     with pytest.raises(KeyError):
         optuna.load_study(study_name="another", storage=mirror)
     with pytest.raises(NotImplementedError):

@@ -17,7 +17,7 @@ from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
 from autotune.problem.plan import Plan
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.driver import KEPT, REPEATS_IN_A_ROW, Driver, create
-from autotune.study.pruners import FEWEST
+from autotune.study.pruners import FEWEST_TRIALS
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies.base import plan_of
@@ -98,7 +98,7 @@ def test_hopeless_trials_are_pruned_at_the_first_rung(driving):
 
     with driving(trials=8, pruner="halving") as driver:
         trials = run(driver, Falling())
-    few, many = trials[: FEWEST - 1], trials[FEWEST - 1 :]
+    few, many = trials[: FEWEST_TRIALS - 1], trials[FEWEST_TRIALS - 1 :]
     assert {t.state_name for t in few} == {"complete"}, "too few to be compared with"
     assert {t.state_name for t in many} == {"pruned"}
     assert all(t.value is None and len(t.curve) == 1 for t in many)

@@ -19,7 +19,7 @@ from autotune.errors import LeaseError
 from autotune.problem.job import Progress
 from autotune.study import lease as leases
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.driver import Driver, Setting
+from autotune.study.driver import Driver, DriverOptions
 from autotune.study.lease import STALE, Lease, Owner, holder
 from autotune.study.reader import Records
 
@@ -172,7 +172,7 @@ def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeyp
         yield Progress(2, 0.6, {}, b"two")
 
     with held:
-        driver = Driver(folder, None, Setting("random", 0, 4, grids), held, trials=2)
+        driver = Driver(folder, None, DriverOptions("random", 0, 4, grids), held, trials=2)
         with pytest.raises(LeaseError, match="elsewhere"):
             InlineBackend(engine).run(driver)
     (trial,) = Records(folder, None).trials
@@ -243,6 +243,6 @@ def test_an_optuna_study_carries_the_lease(folder, grids):
     with held:
         assert Records(folder, None).attribute("lease")["token"] == held.me.token
         InlineBackend(TableEngine()).run(
-            Driver(folder, None, Setting("random", 0, 4, grids), held, trials=1)
+            Driver(folder, None, DriverOptions("random", 0, 4, grids), held, trials=1)
         )
     assert Records(folder, None).attribute("lease") is None

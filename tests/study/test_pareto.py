@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from autotune.problem.budget import Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
-from autotune.study.pareto import PARTS, front, price_of, trial_price
+from autotune.study.pareto import BUDGET_FRACTIONS, front, objective_price, trial_price
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space, seed_of
@@ -53,7 +53,7 @@ def test_trials_are_spread_over_the_budget(driving, problem, strategy):
     with driving(trials=12, strategy=strategy, objective="accuracy,cost") as driver:
         trials = run(driver, TableEngine())
     for trial in trials:
-        part = PARTS[trial.number % len(PARTS)]
+        part = BUDGET_FRACTIONS[trial.number % len(BUDGET_FRACTIONS)]
         assert trial.cost.parameters <= part * problem.budget.limit
 
 
@@ -78,7 +78,7 @@ def test_nsga2_seeks_the_front_on_two_values(problem):
     """With a price that punishes the dear its later plans are cheaper than without."""
     total = {}
     for name, price in {"value": None, "front": "cost"}.items():
-        of = price and trial_price(problem, price_of("accuracy,cost", problem))
+        of = price and trial_price(problem, objective_price("accuracy,cost", problem))
         sampler, space = genetic(problem, of)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         plans = [plan_of(problem, params) for params in asked(study, space, 5 * POPULATION)]
@@ -89,7 +89,7 @@ def test_nsga2_seeks_the_front_on_two_values(problem):
 
 def test_nsga2_on_two_values_goes_on_where_it_was(problem):
     """A sampler made anew copies the record and proposes what the old one would have."""
-    price = trial_price(problem, price_of("accuracy,cost", problem))
+    price = trial_price(problem, objective_price("accuracy,cost", problem))
     sampler, space = genetic(problem, price)
     whole = asked(optuna.create_study(direction="maximize", sampler=sampler), space, 70)
     first, _ = genetic(problem, price)
@@ -112,7 +112,7 @@ def test_a_measured_price_is_known_from_the_first_report_on(driving):
     how = {"strategy": "random", "objective": "accuracy,latency"}
     with driving(trials=20, **how) as driver:
         trials = run(driver, Measuring())
-        price = price_of("accuracy,latency", driver.problem)
+        price = objective_price("accuracy,latency", driver.problem)
         points = front(trials, price)
         stored = driver.study.get_trials(deepcopy=False)
     for trial, found in zip(trials, stored, strict=True):

@@ -20,7 +20,7 @@ import pytest
 from autotune.errors import DependencyError, LeaseError, RunError
 from autotune.study import storage as storages
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.driver import Driver, Setting, create, require_free
+from autotune.study.driver import Driver, DriverOptions, create, require_free
 from autotune.study.lease import Lease
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
@@ -206,7 +206,7 @@ def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) ->
         lambda owner: study.set_user_attr("lease", owner),
     )
     with held:
-        setting = Setting("random", seed=0, steps=STEPS, grids=grids, pruner="none")
+        setting = DriverOptions("random", seed=0, steps=STEPS, grids=grids, pruner="none")
         yield Driver(folder, url, setting, held, trials=trials)
 
 

@@ -15,7 +15,7 @@ from autotune.backbones.spans import with_spans
 from autotune.backbones.units import find_units
 from autotune.deltas.attach import Deltas
 from autotune.problem.plan import Choice, Plan
-from autotune.problem.search_space import Units as Patterns
+from autotune.problem.search_space import UnitPatterns as Patterns
 from autotune.training.footprint import latency, memory
 
 ROWS, WIDE = 64, 512

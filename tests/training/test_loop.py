@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autotune.backbones.units import find_units
-from autotune.deltas.attach import adapted
+from autotune.deltas.attach import attached
 from autotune.errors import TrialError
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.base import Part
@@ -126,7 +126,7 @@ def test_frozen_means_frozen(tiny_backbone, tiny_task):
         network.get_submodule(f"{name}.dropout").register_forward_hook(
             lambda module, *_, name=name: seen[name].add(module.training)
         )
-    with adapted(network, units, Plan({"first": Choice.of("subtune", what="all")})) as deltas:
+    with attached(network, units, Plan({"first": Choice.of("subtune", what="all")})) as deltas:
         deltas.train()
         group = Group("first", deltas.parameters(), 0.01)
         list(Fit(network, [group], RECIPE, seed=0, weight_decay=0.5).epochs(*feeds(tiny_task)))

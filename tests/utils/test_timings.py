@@ -8,7 +8,7 @@ import time
 import pytest
 
 from autotune.utils import timings
-from autotune.utils.timings import STAGES, begin, counted, spent, timed
+from autotune.utils.timings import STAGES, reset, counted, spent, timed
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def clock(monkeypatch):
 
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    begin()
+    reset()
     yield clock
     monkeypatch.undo()
-    begin()
+    reset()
 
 
 def test_what_is_inside_another_counts_for_itself_alone(clock):
@@ -93,6 +93,6 @@ def test_a_function_can_be_a_stage(clock):
 def test_a_new_beginning_forgets(clock):
     with spent("data"):
         clock.wait(1)
-    begin()
+    reset()
     assert counted() == {}
     assert set(timings._ledger.seconds) == set(STAGES)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from autotune.backbones.dataflow import Point
 from autotune.deltas.base import check_size, is_off, scaled
 from autotune.deltas.bottleneck import Bottleneck, as_channels, as_places
-from autotune.deltas.paths import Path, change_at, look_at
+from autotune.deltas.paths import PathDelta, change_at, look_at
 from autotune.deltas.site import Site
 
 
-class Bypass(Path):
+class Bypass(PathDelta):
     """d_l = λ_l·A_l(x_l) + (1-λ_l)·(d_{l-1} + V_l(x_{l-1} + d_{l-1})); the head reads x_L + d_L.
 
     x_l is what level l of the frozen network gives (a stage, a transformer block, at last the

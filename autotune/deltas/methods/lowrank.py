@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from autotune.deltas.base import check_size, cost_of
 from autotune.deltas.kernels import matrix_shape, rank_of, top_singular_masses
 from autotune.deltas.nested import Nested
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
 
-class LowRank(Parametrized):
+class LowRank(WeightDelta):
     """W' = W + B·A for every kernel, embedding and projection of the unit, B zero at start.
 
     A kernel is a matrix of `matrix_shape`, so that A is (rank, columns) and B is (rows, rank).

@@ -10,14 +10,14 @@ from autotune.deltas.base import check_size, check_word, cost_of
 from autotune.deltas.kernels import Shift, channels, matrix_shape, rank_of, top_singular_masses
 from autotune.deltas.methods.lowrank import Product
 from autotune.deltas.methods.scale import Gain
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
 _FORMS = ("full", "lowrank", "channel", "times")
 
 
-class Reparam(Parametrized):
+class Reparam(WeightDelta):
     """W' = W + g·ΔW for every kernel of the unit, ΔW zero at start, merged at the end.
 
     ΔW is `full` (as large as W), `lowrank` (B·A), per output `channel` (gain·W), or `times`

@@ -9,13 +9,13 @@ from torch import nn
 from autotune.backbones.dataflow import Point
 from autotune.deltas.base import check_size, check_word, is_off, scaled
 from autotune.deltas.bottleneck import Bottleneck
-from autotune.deltas.paths import Path, change_at
+from autotune.deltas.paths import PathDelta, change_at
 from autotune.deltas.site import Site
 
 _AT = {"attention": "attention", "mlp": "mlp"}
 
 
-class ResAdapter(Path):
+class ResAdapter(PathDelta):
     """OP(x) + GELU(OP(x)·W_down)·W_up, W_up zero at start.
 
     OP is the block, its attention or its feed-forward part; `width` channels in between.

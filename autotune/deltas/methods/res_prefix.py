@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.deltas.base import check_size, is_off, scaled
-from autotune.deltas.paths import Path
+from autotune.deltas.paths import PathDelta
 from autotune.deltas.site import Site
 
 
-class ResPrefix(Path):
+class ResPrefix(PathDelta):
     """(1-λ)·Attn(Q, K, V) + λ·Attn(Q, K_pre, V_pre), λ computed, K_pre and V_pre learned.
 
     λ = Σ exp(Q·K_preᵀ) / (Σ exp(Q·Kᵀ) + Σ exp(Q·K_preᵀ)), so that this is prefix tuning exactly.

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from autotune.deltas.base import cost_of
 from autotune.deltas.kernels import Shift, channels, per_channel
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
 
-class Scale(Parametrized):
+class Scale(WeightDelta):
     """W' = (1 + gain)·W per output channel of every layer, b' = b + shift where it has a bias."""
 
     paper = "SSF (arXiv 2210.08823)"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from autotune.backbones.dataflow import Point
 from autotune.deltas.base import Evidence, check_size, is_off, scaled
 from autotune.deltas.bottleneck import as_places
-from autotune.deltas.paths import Path, change_at, look_at
+from autotune.deltas.paths import PathDelta, change_at, look_at
 from autotune.deltas.site import Site
 
 STEPS, BATCH, RATE = 200, 32, 3e-3
@@ -22,7 +22,7 @@ ALPHA = 1.39
 """Where α starts: the base counts 0.8 then, the second of two values in the authors' code."""
 
 
-class Side(Path):
+class Side(PathDelta):
     """a·B(x) + (1-a)·S(x) of a frozen B and a small S of `width` channels (equation 1).
 
     a = σ(α) with α learned and never decayed; or, with `curriculum` k > 0, a = k / (k + N) after N

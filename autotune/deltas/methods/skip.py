@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.deltas.base import check_size, is_off, scaled
-from autotune.deltas.paths import Path, change_at
+from autotune.deltas.paths import PathDelta, change_at
 from autotune.deltas.site import Site
 
 
-class Skip(Path):
+class Skip(PathDelta):
     """h + conv1×1↑(GELU(depthwise3×3(conv1×1↓(h)))), the last convolution zero at start.
 
     On the features h of a stage, `width` channels in between. Switched off (a gate of 0, or

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.deltas.base import Evidence, check_size, check_word, stored_cost
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
@@ -16,7 +16,7 @@ _BY = ("fisher", "gradient", "random")
 _INDEX = torch.int32
 
 
-class Sparse(Parametrized):
+class Sparse(WeightDelta):
     """W' = W + δ on `k` weights of the unit that are chosen once, before training; δ zero at start.
 
     Chosen by per-sample empirical Fisher (the mean of squared gradients), by the size of the mean

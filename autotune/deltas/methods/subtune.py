@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autotune.deltas.base import Delta, check_word, cost_of, stored_cost
 from autotune.deltas.kernels import Shift
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
@@ -93,7 +93,7 @@ class Subtune(Delta):
         ]
 
 
-class _Shifted(Parametrized):
+class _Shifted(WeightDelta):
     """The same weights as the frozen ones and a shift; normalisation statistics stay frozen."""
 
     def __init__(self, subtune: Subtune) -> None:

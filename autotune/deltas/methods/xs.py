@@ -11,12 +11,12 @@ from autotune.backbones.base import fingerprint
 from autotune.deltas.base import check_size, cost_of
 from autotune.deltas.kernels import matrix_shape, rank_of
 from autotune.deltas.nested import Nested
-from autotune.deltas.parametrized import Parametrized
+from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
 
 
-class XS(Parametrized):
+class XS(WeightDelta):
     """W' = W + UΣ·R·Vᵀ with the r largest singular triples of W frozen and R (r, r) trained.
 
     The cost is r² a kernel, however large the kernel. The factors are not stored: they come

@@ -8,7 +8,7 @@ FORMATS = Registry(
     "format",
     {
         "mask": "autotune.deploy.export.mask:Mask",
-        "delta": "autotune.deploy.export.delta:Delta",
+        "delta": "autotune.deploy.export.delta:DeltaFile",
         "merged": "autotune.deploy.export.merged:Merged",
         "module": "autotune.deploy.export.module:Module",
         "onnx": "autotune.deploy.export.onnx:Onnx",

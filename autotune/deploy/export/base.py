@@ -21,7 +21,7 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.units import Unit, Units
 from autotune.deltas.apply import device_of, input_of, put_on, tuned
-from autotune.deltas.artifact import FORMAT, Artifact
+from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
 from autotune.deltas.surgery import difference, settle
 from autotune.errors import AutotuneError, ConfigError, ExportError
 from autotune.run.settings import Settings
@@ -42,7 +42,7 @@ class Subject:
         own = self.artifact
         return {
             "export": form,
-            "format": FORMAT,
+            "format": ARTIFACT_FORMAT,
             "plan": json.loads(own.plan.to_json()),
             "fingerprint": own.fingerprint,
             **own.header,

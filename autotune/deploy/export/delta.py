@@ -12,7 +12,7 @@ from autotune.deltas.artifact import read_artifact, to_bytes
 from autotune.deploy.export.base import Format, Subject
 
 
-class Delta(Format):
+class DeltaFile(Format):
     """The artifact: deltas, prepared buffers and head, for the same backbone."""
 
     file = "delta.safetensors"

@@ -17,7 +17,7 @@ from autotune.deploy.export.base import Format, Subject
 from autotune.problem.plan import Plan
 from autotune.utils.files import write_whole
 
-FORMAT = 1
+MASK_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _mask(
 ) -> dict[str, Any]:
     plan = subject.artifact.plan
     return {
-        "format": FORMAT,
+        "format": MASK_FORMAT,
         "backbone": subject.backbone.source,
         "about": subject.artifact.header.get("about", {}),
         "fingerprint": subject.artifact.fingerprint,

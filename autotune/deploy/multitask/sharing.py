@@ -20,7 +20,7 @@ Tasks = frozenset[int]
 
 
 @dataclass(eq=False)
-class Call:
+class SharedCall:
     """One call, for all tasks whose networks make it with the same weights on the same values."""
 
     node: fx.Node
@@ -51,7 +51,7 @@ class Joint:
     """The calls of all tasks, in an order in which each finds what it reads."""
 
     def __init__(self, graphs: Sequence[Graph]) -> None:
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, SharedCall] = {}
         """Slot → what fills it; slot 0 holds the input."""
 
         self.ends: list[int] = []
@@ -69,7 +69,7 @@ class Joint:
         self._copied = self._overwritten(graphs[0]) if graphs else frozenset()
         self._lasts: dict[Tasks, dict[int, list[int]]] = {}
 
-    def slot(self, key: object, call: Call) -> int:
+    def slot(self, key: object, call: SharedCall) -> int:
         """Where the value of a call is; the call is new where no other has this key."""
         if key not in self._known:
             self._known[key] = len(self._known) + 1
@@ -163,7 +163,7 @@ class _Network:
             return self._boundary(node)
         function, own = self._function(node)
         args = node.args, dict(node.kwargs)
-        call = Call(node, function, args, self.slots, node in self.graph.seen)
+        call = SharedCall(node, function, args, self.slots, node in self.graph.seen)
         read = repr(fx.node.map_arg(args, lambda n: f"slot {self.slots[n]}"))
         return self.joint.slot((node.name, own, read), call)
 
@@ -173,7 +173,7 @@ class _Network:
         touches = self.attached.touches.get((node.target, str(node.args[1])), [])
         if not touches:
             return self.slots[read]
-        call = Call(node, _all(touches), ((read,), {}), self.slots, node in self.graph.seen)
+        call = SharedCall(node, _all(touches), ((read,), {}), self.slots, node in self.graph.seen)
         mine = self.joint.slot((self.task, node.name), call)
         if all(touch.only_looks for touch in touches):
             self.looks.append(mine)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from autotune.problem.budget import Measure
 from autotune.run.report.names import count, percent, shown
 from autotune.run.report.section import Section
-from autotune.run.report.style import ACCENT, FROZEN, PALETTE, new_figure
-from autotune.study.pareto import front, price_of
+from autotune.run.report.style import ACCENT, FROZEN_COLOR, PALETTE, new_figure
+from autotune.study.pareto import front, objective_price
 from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _point(study: BareStudy, trial: TrialRecord) -> str:
 
 def front_of(study: BareStudy) -> list[TrialRecord]:
     """Trials that no other beats, by the study's second objective, or what its budget counts."""
-    price = price_of(_objective(study), study.problem)
+    price = objective_price(_objective(study), study.problem)
     assert price is not None
     return front(study.trials, price)
 
@@ -76,7 +76,7 @@ def _objective(study: BareStudy) -> str:
 
 
 def _price(study: BareStudy, trial: TrialRecord) -> float:
-    price = price_of(_objective(study), study.problem)
+    price = objective_price(_objective(study), study.problem)
     assert price is not None
     return price(trial.cost, trial.metrics)
 
@@ -86,7 +86,7 @@ def draw(study: BareStudy) -> go.Figure:
     figure = new_figure(height=420)
     complete = [t for t in study.trials if t.is_complete and t.repeat_of is None]
     points = front_of(study)
-    _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN, size=7)
+    _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN_COLOR, size=7)
     _add(figure, study, points, name="front", mode="lines+markers", colour=ACCENT, size=9)
     _add_references(figure, study)
     own = next((t for t in complete if study.final and t.number == study.final["number"]), None)
@@ -98,7 +98,7 @@ def draw(study: BareStudy) -> go.Figure:
         figure.add_vline(
             limit,
             line_dash="dash",
-            line_color=FROZEN,
+            line_color=FROZEN_COLOR,
             annotation_text="budget",
             annotation_position="bottom left",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autotune.run.report.names import count, percent, shown
 from autotune.run.report.section import Section
-from autotune.run.report.style import ACCENT, FROZEN, PALETTE, new_figure
+from autotune.run.report.style import ACCENT, FROZEN_COLOR, PALETTE, new_figure
 from autotune.utils.table import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MOST = 200
 
 MARKS = {
     "complete": ("circle", ACCENT),
-    "pruned": ("circle-open", FROZEN),
+    "pruned": ("circle-open", FROZEN_COLOR),
     "running": ("triangle-up-open", PALETTE[2]),
     "interrupted": ("triangle-down-open", PALETTE[6]),
     "failed": ("x", PALETTE[4]),

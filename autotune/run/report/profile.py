@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from autotune.run.report.names import percent
 from autotune.run.report.section import Section
-from autotune.run.report.style import FROZEN, PALETTE, new_figure
-from autotune.study.selection.unit_profiles import Row
+from autotune.run.report.style import FROZEN_COLOR, PALETTE, new_figure
+from autotune.study.selection.unit_profiles import ProfileRow
 from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def section(study: BareStudy) -> Section:
     )
 
 
-def draw(rows: Sequence[Row], metric: str) -> go.Figure:
+def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
     """Units in depth order against the metric on validation, a line for each choice."""
     units = list(dict.fromkeys(row.unit for row in rows if row.unit))
     figure = new_figure(height=420)
@@ -58,7 +58,7 @@ def draw(rows: Sequence[Row], metric: str) -> go.Figure:
     for row in rows:
         if not row.unit:
             note = "nothing but the head"
-            figure.add_hline(row.mean, line_dash="dot", line_color=FROZEN, annotation_text=note)
+            figure.add_hline(row.mean, line_dash="dot", line_color=FROZEN_COLOR, annotation_text=note)
     figure.update_xaxes(
         categoryorder="array",
         categoryarray=[escape(unit) for unit in units],
@@ -68,7 +68,7 @@ def draw(rows: Sequence[Row], metric: str) -> go.Figure:
     return figure
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[ProfileRow]) -> Table:
     columns = (
         "unit",
         "choice",

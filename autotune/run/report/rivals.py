@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from autotune.run.report.names import shown
 from autotune.run.report.section import Section
-from autotune.run.report.style import ACCENT, FROZEN, ROW, new_figure
+from autotune.run.report.style import ACCENT, FROZEN_COLOR, ROW, new_figure
 from autotune.study.selection.rivals import WINNER, against, recommended
 from autotune.utils.table import Cell, Column, Table
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.run.results import BareStudy
-    from autotune.study.selection.rivals import Row
+    from autotune.study.selection.rivals import ComparisonRow
 
 
 def section(study: BareStudy) -> Section:
@@ -38,12 +38,12 @@ def section(study: BareStudy) -> Section:
     )
 
 
-def _are_of_the_answer(rows: list[Row], study: BareStudy) -> bool:
+def _are_of_the_answer(rows: list[ComparisonRow], study: BareStudy) -> bool:
     """Whether they were compared with the plan that is the answer now."""
     return bool(study.final and rows[0].name == WINNER and rows[0].label == study.final["label"])
 
 
-def draw(rows: list[Row]) -> go.Figure:
+def draw(rows: list[ComparisonRow]) -> go.Figure:
     """A rival a line: by how much the answer is ahead, with its interval."""
     ours, *others = rows
     gains = [against(ours, other) for other in others]
@@ -54,16 +54,16 @@ def draw(rows: list[Row]) -> go.Figure:
         error_x={"array": [100 * gain.half if gain.pairs > 1 else 0.0 for gain in gains]},
         mode="markers",
         cliponaxis=False,
-        marker={"color": [ACCENT if g.is_distinguishable else FROZEN for g in gains], "size": 10},
+        marker={"color": [ACCENT if g.is_distinguishable else FROZEN_COLOR for g in gains], "size": 10},
         hovertemplate="%{y}: %{x:+.1f} points<extra></extra>",
     )
-    figure.add_vline(0, line_color=FROZEN)
+    figure.add_vline(0, line_color=FROZEN_COLOR)
     figure.update_xaxes(title="points ahead on validation, 95 %")
     figure.update_yaxes(autorange="reversed")
     return figure
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[ComparisonRow]) -> Table:
     ours = rows[0]
     columns = (
         "method",
@@ -75,7 +75,7 @@ def _table(rows: list[Row]) -> Table:
     return Table.of(columns, [_row(row, ours) for row in rows], marked=0)
 
 
-def _row(row: Row, ours: Row) -> tuple[Cell, ...]:
+def _row(row: ComparisonRow, ours: ComparisonRow) -> tuple[Cell, ...]:
     gain = ""
     if row is not ours:
         found = against(ours, row)

@@ -16,7 +16,7 @@ PALETTE = (
 )
 """Each readable on white and on near-black."""
 
-FROZEN = "#8a8f98"
+FROZEN_COLOR = "#8a8f98"
 ACCENT = PALETTE[0]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 ROW = 26
@@ -25,13 +25,13 @@ ROW = 26
 
 def colour_of(choice: Choice) -> str:
     """Of a choice: that of its last method in the method table's order; grey for *frozen*."""
-    return FROZEN if choice.is_frozen() else colour_of_method(choice.names[-1])
+    return FROZEN_COLOR if choice.is_frozen() else colour_of_method(choice.names[-1])
 
 
 def colour_of_method(name: str) -> str:
     """The same in every picture, on every page and terminal; those of other packages are last."""
     names = METHODS.names()
-    return PALETTE[names.index(name) % len(PALETTE)] if name in names else FROZEN
+    return PALETTE[names.index(name) % len(PALETTE)] if name in names else FROZEN_COLOR
 
 
 def new_figure(height: int = 360, **layout: Any) -> go.Figure:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from autotune.problem.job import ATTEMPTS, Decision, Engine, Failure, Job, Progress
+from autotune.problem.job import ATTEMPTS, Decision, RunsJob, Failure, Job, Progress
 
 
 class Source(Protocol):
@@ -78,7 +78,7 @@ class JobList:
             self.results[job.name] = Failure("WorkerError", f"its worker died {ATTEMPTS} times")
 
 
-def told(engine: Engine, job: Job) -> Generator[Progress | Failure, None, None]:
+def told(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, None]:
     """The engine's progress and, when it raises, the failure as the last."""
     try:
         yield from engine(job)

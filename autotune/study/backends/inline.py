@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from autotune.problem.job import Engine
+from autotune.problem.job import RunsJob
 from autotune.study.backends.base import Backend, Source, deliver, told
 from autotune.utils.timings import timed
 
@@ -12,7 +12,7 @@ from autotune.utils.timings import timed
 class InlineBackend(Backend):
     """One job at a time, on the driver's own engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: RunsJob) -> None:
         self.engine = engine
 
     def run(self, source: Source) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Engine
+from autotune.problem.job import RunsJob
 
 WAY_OUT = "Networks and data given as objects must come from a module; or use --workers 1."
 
@@ -16,7 +16,7 @@ Packed = tuple[bytes, list[NDArray[np.uint8]]]
 """The engine, and the arrays inside it: where these lie in shared memory, nothing is copied."""
 
 
-def packed(engine: Engine) -> Packed:
+def packed(engine: RunsJob) -> Packed:
     """Raises `WorkerError` for an engine that cannot travel."""
     arrays: list[NDArray[np.uint8]] = []
 
@@ -32,10 +32,10 @@ def packed(engine: Engine) -> Packed:
         ) from error
 
 
-def unpacked(content: Packed) -> Engine:
+def unpacked(content: Packed) -> RunsJob:
     """The engine in this process. Raises whatever its parts raise."""
     code, arrays = content
-    engine: Engine = pickle.loads(code, buffers=arrays)
+    engine: RunsJob = pickle.loads(code, buffers=arrays)
     return engine
 
 

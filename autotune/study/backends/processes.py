@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, Engine, Failure, Job, Progress
+from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
 from autotune.study.backends.base import Backend, Source, pass_on, told
 from autotune.study.backends.pickling import Packed, packed, refusal, unpacked
 from autotune.utils.timings import spent
@@ -40,7 +40,7 @@ class ProcessBackend(Backend):
     dies gives its job back and is replaced.
     """
 
-    def __init__(self, engine: Engine, workers: int, ready: Callable[[int], None]) -> None:
+    def __init__(self, engine: RunsJob, workers: int, ready: Callable[[int], None]) -> None:
         self.content = packed(engine)
         self.ready = ready
         self.workers = [self._start(at) for at in range(workers)]
@@ -120,7 +120,7 @@ def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
         return
 
 
-def _run(pipe: Connection, engine: Engine, job: Job) -> None:
+def _run(pipe: Connection, engine: RunsJob, job: Job) -> None:
     with closing(told(engine, job)) as progresses:
         for progress in progresses:
             pipe.send(progress)

@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotune.errors import WorkerError
-from autotune.problem.job import ATTEMPTS, Engine, Job, Progress
+from autotune.problem.job import ATTEMPTS, RunsJob, Job, Progress
 from autotune.study.backends.base import Backend, Source, pass_on
 from autotune.study.backends.pickling import packed
 from autotune.study.backends.ray_actor import Arrived, Message, Ready, Resident
@@ -73,7 +73,7 @@ class RayBackend(Backend):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: RunsJob,
         cluster: Cluster,
         ready: Ready,
         arrived: Arrived,

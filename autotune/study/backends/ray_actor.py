@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, Engine, Failure, Job, Progress
+from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
 from autotune.study.backends.base import told
 from autotune.study.backends.pickling import Packed, refusal, unpacked
 
@@ -14,7 +14,7 @@ Message = Progress | Failure | None
 """A job's progress, its failure, or that it ended."""
 
 Ready = Callable[[], None]
-Arrived = Callable[[Engine], None]
+Arrived = Callable[[RunsJob], None]
 
 
 class Resident:

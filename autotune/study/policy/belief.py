@@ -38,7 +38,7 @@ class Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Observation:
     """Observed sums of scores."""
 
     rows: Floats
@@ -61,11 +61,11 @@ class Belief:
     covariance: Floats
     """(entries, entries)"""
 
-    def after(self, seen: Seen) -> Floats:
+    def after(self, seen: Observation) -> Floats:
         """(entries,) mean of the scores once `seen` is known."""
         return self._shifted(self.mean, seen.values, seen)
 
-    def drawn(self, seen: Seen, generator: np.random.Generator) -> Floats:
+    def drawn(self, seen: Observation, generator: np.random.Generator) -> Floats:
         """(entries,) one draw of the scores once `seen` is known (Matheron's rule)."""
         n = len(self.mean)
         root = np.linalg.cholesky(
@@ -75,7 +75,7 @@ class Belief:
         error = seen.noise * generator.standard_normal(len(seen.values))
         return self._shifted(draw, seen.values + error, seen)
 
-    def evidence(self, seen: Seen, scales: Floats) -> Floats:
+    def evidence(self, seen: Observation, scales: Floats) -> Floats:
         """(scales,) log likelihood of what was seen if its values are in units of each scale."""
         root = np.linalg.cholesky(self._of_values(seen))
         values, means = np.linalg.solve(root, np.stack([seen.values, seen.rows @ self.mean], 1)).T
@@ -84,14 +84,14 @@ class Belief:
         found: Floats = -level - (off**2).sum(1) / 2
         return found
 
-    def _shifted(self, scores: Floats, values: Floats, seen: Seen) -> Floats:
+    def _shifted(self, scores: Floats, values: Floats, seen: Observation) -> Floats:
         if not len(values):
             return scores
         off = np.linalg.solve(self._of_values(seen), values - seen.rows @ scores)
         shifted: Floats = scores + self.covariance @ (seen.rows.T @ off)
         return shifted
 
-    def _of_values(self, seen: Seen) -> Floats:
+    def _of_values(self, seen: Observation) -> Floats:
         covariance: Floats = seen.rows @ self.covariance @ seen.rows.T + np.diag(seen.noise**2)
         return covariance
 

@@ -31,7 +31,7 @@ def features(problem: Problem, offers: Offers, measured: Measured) -> tuple[list
     and divided by their standard deviation; what was not measured counts as the least.
     """
     known = [
-        {**measured.get((u, c.label), {}), "price": price_of(problem, u, c)} for u, c in offers
+        {**measured.get((u, c.label), {}), "price": relative_price(problem, u, c)} for u, c in offers
     ]
     own = [_own(problem, unit, choice) for unit, choice in offers]
     logs = {name: _logs([found.get(name) for found in known]) for name in _names(known)}
@@ -42,7 +42,7 @@ def features(problem: Problem, offers: Offers, measured: Measured) -> tuple[list
     return [*columns], np.array([*columns.values()]).T
 
 
-def price_of(problem: Problem, unit: str, choice: Choice) -> float:
+def relative_price(problem: Problem, unit: str, choice: Choice) -> float:
     """Cost as a part of the room; of a method that only goes in company, the company's."""
     if (unit, choice.label) in problem.costs:
         return problem.price(unit, choice) / max(1, problem.room)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autotune.errors import PolicyError
 from autotune.study.policy.features import PRIOR
 
-FORMAT = 1
+POLICY_FORMAT = 1
 HIDDEN = 16
 
 
@@ -55,7 +55,7 @@ class PolicyNetwork(nn.Module):
 
     def to_bytes(self, about: dict[str, object]) -> bytes:
         """What `read_policy` reads."""
-        header = {"format": FORMAT, "features": self.names, "about": about}
+        header = {"format": POLICY_FORMAT, "features": self.names, "about": about}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         return save(tensors, {"policy": json.dumps(header)})
 
@@ -66,8 +66,8 @@ def read_policy(path: str | Path) -> PolicyNetwork:
         with safe_open(path, "pt") as stored:
             header = json.loads((stored.metadata() or {})["policy"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT}")
+        if header.get("format") != POLICY_FORMAT:
+            raise ValueError(f"its format is {header.get('format')!r}, not {POLICY_FORMAT}")
         network = PolicyNetwork(header["features"])
         network.load_state_dict(tensors)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):

@@ -10,7 +10,7 @@ import torch
 from autotune.problem.knapsack import Scores, best_plan
 from autotune.problem.plan import Choice, Method, Plan
 from autotune.problem.problem import Problem
-from autotune.study.policy.belief import Belief, Entry, Seen, as_array, as_rows, covariance
+from autotune.study.policy.belief import Belief, Entry, Observation, as_array, as_rows, covariance
 from autotune.study.policy.budgeted_softmax import Menu
 from autotune.study.policy.features import Measured, features
 from autotune.study.policy.network import PolicyNetwork
@@ -175,7 +175,7 @@ def _together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {k: sum(f[k] for f in found) if k in _ADDED else found[0][k] for k in found[0]}
 
 
-def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]) -> Seen | None:
+def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]) -> Observation | None:
     """Mean credits in units of their spread, which the noise is taken off; None without any."""
     shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
     means = np.array([s.mean() for s in shares.values()])
@@ -187,7 +187,7 @@ def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]])
     power = np.mean(means**2)
     spread = np.sqrt(max(power - np.mean(noise**2), power / 10))
     rows = as_rows(entries, [[entry] for entry in shares])
-    return Seen(rows, means / spread, np.maximum(noise / spread, 1e-3))
+    return Observation(rows, means / spread, np.maximum(noise / spread, 1e-3))
 
 
 def _positions(entries: Sequence[Entry], places: Sequence[Entry]) -> list[int]:

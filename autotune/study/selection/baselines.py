@@ -13,7 +13,7 @@ from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
-from autotune.study.selection.extra_jobs import Test, best_of, deliver_whole, told_of
+from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, told_of
 from autotune.study.strategies.base import Grids
 from autotune.study.strategies.heuristics import random_placement, uniform_lowrank
 from autotune.utils.events import tell, warn
@@ -77,7 +77,7 @@ def run_reference(
 ) -> dict[str, Any]:
     """The record of one reference: its value, test, plan, hyperparameters and seconds."""
     jobs = [Job(f"reference {name} {i}", plan, r, seed) for i, r in enumerate(rates)]
-    found = best_of(jobs, backend)
+    found = best_job(jobs, backend)
     job, best = found.job, found.last
     artifact = best.artifact or deliver_whole(job, backend)
     tell(

@@ -39,7 +39,7 @@ class Trained:
     """Of all of them."""
 
 
-def best_of(jobs: list[Job], backend: Backend) -> Trained:
+def best_job(jobs: list[Job], backend: Backend) -> Trained:
     """The job with the best value on validation; `TrialError` when all failed."""
     began, listed = time.monotonic(), JobList(jobs)
     backend.run(listed)
@@ -57,6 +57,6 @@ def best_of(jobs: list[Job], backend: Backend) -> Trained:
 def deliver_whole(job: Job, backend: Backend) -> bytes:
     """The delta file of a job that was scored by folds: trained once more on all of them."""
     whole = replace(job, name=f"{job.name} whole", whole=True)
-    artifact = best_of([whole], backend).last.artifact
+    artifact = best_job([whole], backend).last.artifact
     assert artifact is not None
     return artifact

@@ -15,7 +15,7 @@ from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.reader import Records
 from autotune.study.selection.baselines import PROBE, UNIFORM
-from autotune.study.selection.extra_jobs import Test, best_of, deliver_whole, tested_as, told_of
+from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, tested_as, told_of
 from autotune.study.selection.imported_trials import adopted
 from autotune.study.selection.paired import Difference, Values, by_fold, paired
 from autotune.study.trial_record import REFERENCE, TrialRecord
@@ -151,7 +151,7 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
     if driver.attribute(name) is not None:
         return True
     try:
-        found = best_of([repeat_job(record, seed)], backend)
+        found = best_job([repeat_job(record, seed)], backend)
     except TrialError as error:
         warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
         return False
@@ -172,7 +172,7 @@ def _repeat_probe(
     for seed in sorted({*seeds} - {driver.setting.seed}):
         if driver.attribute(f"probe:{seed}") is None:
             job = Job(f"linear probe seed {seed}", Plan(), probe["hyperparameters"], seed)
-            found = best_of([job], backend)
+            found = best_job([job], backend)
             driver.record(f"probe:{seed}", {**told_of(found.last), "seconds": found.seconds})
 
 
@@ -253,7 +253,7 @@ def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
     """The delta file of a job: under folds, of one more training on all of them together."""
     if driver.setting.folds:
         return deliver_whole(job, backend)
-    artifact = best_of([job], backend).last.artifact
+    artifact = best_job([job], backend).last.artifact
     assert artifact is not None
     return artifact
 

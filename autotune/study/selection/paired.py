@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-FEWEST = 3
+FEWEST_PAIRS = 3
 """Pairs below which nothing is told apart: two that agree by chance would claim certainty."""
 
 Values = Mapping[tuple[int, int], float]
@@ -29,7 +29,7 @@ class Difference:
     @property
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves 0 out, of at least three pairs."""
-        return self.pairs >= FEWEST and abs(self.mean) > self.half
+        return self.pairs >= FEWEST_PAIRS and abs(self.mean) > self.half
 
     def to_json(self) -> dict[str, Any]:
         half = self.half if self.pairs > 1 else None

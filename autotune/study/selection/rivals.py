@@ -18,7 +18,7 @@ from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.reader import Records
 from autotune.study.selection.baselines import PROBE
-from autotune.study.selection.extra_jobs import Test, best_of, deliver_whole, tested_as, told_of
+from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, tested_as, told_of
 from autotune.study.selection.finalists import values_of
 from autotune.study.selection.paired import Difference, Values, by_fold, paired
 from autotune.study.strategies import STRATEGIES
@@ -64,7 +64,7 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of a comparison."""
 
     name: str
@@ -131,7 +131,7 @@ def random_trials(
     return [(plan_of(problem, params), hyperparameters_of(params)) for params in drawn]
 
 
-def rows_of(records: Records, metric: str) -> list[Row]:
+def comparison_rows(records: Records, metric: str) -> list[ComparisonRow]:
     """All rivals that have run, in the order of `NAMES`."""
     by_name: dict[str, dict[int, dict[str, Any]]] = {}
     for key, run in records.attributes("compare").items():
@@ -141,9 +141,9 @@ def rows_of(records: Records, metric: str) -> list[Row]:
     return sorted(rows, key=lambda row: NAMES.index(row.name))
 
 
-def _row(name: str, runs: Mapping[int, dict[str, Any]], metric: str) -> Row:
+def _row(name: str, runs: Mapping[int, dict[str, Any]], metric: str) -> ComparisonRow:
     first = next(iter(runs.values()))
-    return Row(
+    return ComparisonRow(
         name,
         first["label"],
         Cost(**first["cost"]),
@@ -155,7 +155,7 @@ def _row(name: str, runs: Mapping[int, dict[str, Any]], metric: str) -> Row:
     )
 
 
-def recommended(rows: Sequence[Row]) -> Row:
+def recommended(rows: Sequence[ComparisonRow]) -> ComparisonRow:
     """The cheapest of those within the budget that cannot be told apart from the best of them.
 
     By validation alone.
@@ -166,7 +166,7 @@ def recommended(rows: Sequence[Row]) -> Row:
     return min(equal, key=lambda row: (row.cost.parameters, -row.validation[0]))
 
 
-def against(ours: Row, theirs: Row) -> Difference:
+def against(ours: ComparisonRow, theirs: ComparisonRow) -> Difference:
     """By how much we are better on validation, pair by pair."""
     return paired(ours.values, theirs.values)
 
@@ -187,7 +187,7 @@ def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], t
 def _trained(
     rival: Rival, jobs: list[Job], driver: Driver, backend: Backend, test: Test
 ) -> dict[str, Any]:
-    found = best_of(jobs, backend)
+    found = best_job(jobs, backend)
     job, best, seconds = found.job, found.last, found.seconds
     artifact = best.artifact or deliver_whole(job, backend)
     cost = rival.costs[job.plan.digest]

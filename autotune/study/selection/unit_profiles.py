@@ -23,7 +23,7 @@ from autotune.utils.events import tell, warn
 
 
 @dataclass(frozen=True)
-class Row:
+class ProfileRow:
     """One unit with one choice."""
 
     unit: str
@@ -47,7 +47,7 @@ class Row:
         return {**asdict(self), "mean": self.mean, "std": self.std}
 
 
-def rows_of(records: Records) -> list[Row]:
+def profile_rows(records: Records) -> list[ProfileRow]:
     """The profile in depth order, the empty plan first, over the seeds that all of them have.
 
     Units that failed are left out; of a plan at several learning rates the best counts.
@@ -60,7 +60,7 @@ def rows_of(records: Records) -> list[Row]:
     for record, values in zip(complete, by_seed, strict=True):
         unit, choice = next(iter(record.plan.choices.items()), ("", FROZEN))
         seen = tuple(values[seed] for seed in common)
-        found.append(Row(unit, choice.label, record.cost.parameters, seen))
+        found.append(ProfileRow(unit, choice.label, record.cost.parameters, seen))
     return sorted(found, key=lambda row: place.get(row.unit, -1))
 
 

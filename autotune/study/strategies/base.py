@@ -111,7 +111,7 @@ class ListingSampler(PlanSampler):
         begun = self.begun(study, before=trial.number)
         plan = self.next_plan(begun, study)
         if plan is None:
-            plan = best_of(begun, study)
+            plan = best_plan(begun, study)
         labels = {PREFIX + unit: plan[unit].label for unit in self.problem.units}
         return {n: v for n, v in (labels | self._middle).items() if n in search_space}
 
@@ -175,7 +175,7 @@ Begun = Mapping[str, tuple[Plan, FrozenTrial]]
 """Digest of a plan → the plan and its first trial."""
 
 
-def best_of(begun: Begun, study: Study) -> Plan:
+def best_plan(begun: Begun, study: Study) -> Plan:
     """The plan with the best value, the empty one where there is none."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]

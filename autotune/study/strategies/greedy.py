@@ -19,7 +19,7 @@ EPSILON = 0.01
 
 Direction = Literal["forward", "backward"]
 Rule = Literal["best", "gain"]
-Criterion = Literal["gain", "gain-per-cost"]
+GreedyCriterion = Literal["gain", "gain-per-cost"]
 
 
 class GreedySampler(ListingSampler):
@@ -40,7 +40,7 @@ class GreedySampler(ListingSampler):
         *,
         direction: Direction = "forward",
         rule: Rule = "best",
-        criterion: Criterion = "gain",
+        criterion: GreedyCriterion = "gain",
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__(problem, grids)
@@ -127,7 +127,7 @@ def greedy(
     scores: Scores | None = None,
     direction: Direction = "forward",
     rule: Rule = "best",
-    criterion: Criterion = "gain",
+    criterion: GreedyCriterion = "gain",
     epsilon: float = EPSILON,
 ) -> GreedySampler:
     """The sampler; it has no chance in it."""

@@ -22,7 +22,7 @@ from autotune.study.policy.belief import (
     Belief,
     Entry,
     Floats,
-    Seen,
+    Observation,
     as_array,
     as_rows,
     covariance,
@@ -178,13 +178,13 @@ class PolicySampler(PlanSampler):
         unit = spread if spread > level / 1e6 else level  # less is rounding
         return scores / unit if unit > 0 else np.zeros_like(scores)
 
-    def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Seen]:
+    def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Observation]:
         rows = as_rows(self._entries, [t.terms(self.grids) for t in tried])
         values = np.array([t.value for t in tried])
         noise = np.array([PRUNED if t.is_pruned else NOISE for t in tried])
         centred = values - values.mean() if len(values) else values
         scale = _fitted_scale(self._prior, rows, centred, noise)
-        return self._prior, Seen(rows, centred / scale, noise)
+        return self._prior, Observation(rows, centred / scale, noise)
 
     def _best(self, scores: Mapping[Entry, float]) -> tuple[Plan, dict[str, Any]]:
         plan = best_plan(self.problem, scores)
@@ -280,7 +280,7 @@ def _fitted_scale(prior: Belief, rows: Floats, values: Floats, noise: Floats) ->
         return VALUE
     scales: Floats = VALUE * 2.0 ** np.arange(-3.0, 14.0)
 
-    likelihood = prior.evidence(Seen(rows, values, noise), scales)
+    likelihood = prior.evidence(Observation(rows, values, noise), scales)
     return float(scales[np.argmax(likelihood - np.log2(scales / VALUE) ** 2 / 8)])
 
 

@@ -9,7 +9,7 @@ from autotune.problem.problem import Problem
 from autotune.study.strategies.base import Grids
 from autotune.study.strategies.policy import PolicySampler
 
-Criterion = Literal["mass", "ratio", "fisher", "relative", "taylor", "activation", "condition"]
+ProxyCriterion = Literal["mass", "ratio", "fisher", "relative", "taylor", "activation", "condition"]
 
 
 def proxy(
@@ -19,7 +19,7 @@ def proxy(
     seed: int,
     workers: int = 1,
     scores: Scores | None = None,
-    criterion: Criterion = "mass",
+    criterion: ProxyCriterion = "mass",
 ) -> PolicySampler:
     """The best plan by `scores`, which follow `criterion`; after it what trials make of them."""
     return PolicySampler(problem, grids, seed=seed, scores=scores)

@@ -21,7 +21,7 @@ def unit_values(
     Spans have no weights, so they have no value. To be asked while nothing is attached.
     """
     found = CRITERIA[criterion](evidence)
-    return {name: found(site.slots) for name, site in sites.items() if not site.is_span}
+    return {name: found(site.slots) for name, site in sites.items() if not site.is_span()}
 
 
 Value = Callable[[Iterable[Slot]], float]

@@ -22,7 +22,7 @@ from autotune.utils import interrupts
 Credits = Mapping[Entry, Sequence[float]]
 """(unit, label of a method alone) → loss that it took away, in nats, once a batch."""
 
-Measured = dict[Entry, dict[str, float]]
+ChoiceMeasurements = dict[Entry, dict[str, float]]
 """(unit, label of a method alone) → `mass`, `chance`, `relative`, `weights`, `fan in`, …"""
 
 SLOWER = 0.3
@@ -68,7 +68,7 @@ class OneShot:
         )
         self.done = 0
 
-    def proxies(self, *, draws: int = DRAWS) -> tuple[Measured, Measured]:
+    def proxies(self, *, draws: int = DRAWS) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
         """What is measured before anything trains, on each of two disjoint halves."""
         given = list(self._batches(self.looking, 0, "none"))
         halves = [given[start::2][:PROXY_BATCHES] or given[:1] for start in (0, 1)]

@@ -18,7 +18,7 @@ from autotune.tasks.loading import Feed, View, in_rows
 from autotune.training.loop import Recipe
 from autotune.training.prefix.cache_stores import Place
 from autotune.training.prefix.cut import before
-from autotune.training.prefix.feeds import KeptFeed, Way, WayFeed
+from autotune.training.prefix.feeds import KeptFeed, FrozenStep, ComputedFeed
 from autotune.training.prefix.frontier import Frontier, frontiers
 from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.program import Program
@@ -86,7 +86,7 @@ class Keeper:
         self, feed: Feed, known: Sequence[fx.Node], live: Sequence[fx.Node], size: int
     ) -> Feed:
         way = before(self.graph, live, known)
-        return WayFeed(feed, Way(way, self.recipe, size)) if way.steps else feed
+        return ComputedFeed(feed, FrozenStep(way, self.recipe, size)) if way.steps else feed
 
     # what is kept, and where
 
@@ -203,7 +203,7 @@ class Keeper:
         self, program: Program, known: Sequence[fx.Node], pass_: _Pass, rows: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         """What a program from some kept values and the examples gives, batch by batch."""
-        way = Way(program, self.recipe, pass_.size)
+        way = FrozenStep(program, self.recipe, pass_.size)
         kept = [pass_.place.find(self._name(node, pass_)) for node in known]
         needs_examples = program.reads(self.graph.input)
         given = pass_.examples(rows, self.input, self.device) if needs_examples else None

@@ -46,7 +46,7 @@ class KeptFeed:
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class FrozenStep:
     """The frozen network between what is given and the live values, in batches of one size.
 
     Always of that size, the last one filled: kernels of another may give other last bits.
@@ -77,11 +77,11 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class WayFeed:
+class ComputedFeed:
     """What a feed gives, on its way to the live values."""
 
     feed: Feed
-    way: Way
+    way: FrozenStep
 
     def __len__(self) -> int:
         return len(self.feed)

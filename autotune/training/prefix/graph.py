@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from autotune.backbones.eval_mode import evaluating
 from autotune.training.prefix.export_tracing import trace_operators
 from autotune.training.prefix.module_tracing import trace_modules
-from autotune.training.prefix.nodes import Root, Seen, Untraceable, is_boundary, read_by
+from autotune.training.prefix.nodes import Root, NodeValue, Untraceable, is_boundary, read_by
 from autotune.training.prefix.observation import Observer
 
 
@@ -81,7 +81,7 @@ def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
     return found, why
 
 
-def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, Seen]:
+def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:
     try:
         return observer.observe(examples)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:

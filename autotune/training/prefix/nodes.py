@@ -19,7 +19,7 @@ class Untraceable(Exception):
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeValue:
     """What a node gave."""
 
     shape: tuple[int, ...]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autotune.training.prefix.nodes import Seen, Untraceable, end_of
+from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
-EXAMPLES = 4
+OBSERVED_EXAMPLES = 4
 """So many go through a network to see what its nodes give."""
 
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ class Observer:
         self.seconds: dict[fx.Node, float] = {}
         """That each took for one example, when it ran for the second time."""
 
-    def observe(self, examples: Tensor) -> dict[fx.Node, Seen]:
+    def observe(self, examples: Tensor) -> dict[fx.Node, NodeValue]:
         """Nodes with a row for each example, which depends on no other example."""
         few, many = examples[:2], torch.cat([examples[:1], examples[2:]])
         first = self._run(few, self._resolve)
@@ -41,7 +41,7 @@ class Observer:
             raise Untraceable("it computes something else as a graph")
         second = self._run(many, lambda *_: None)
         return {
-            node: Seen(tuple(value.shape[1:]), value.dtype)
+            node: NodeValue(tuple(value.shape[1:]), value.dtype)
             for node, value in first.items()
             if isinstance(value, Tensor) and _has_rows(value, second[node], len(few), len(many))
         }

@@ -19,7 +19,7 @@ from autotune.training.prefix.cache_stores import Memory, Place, Shelf
 from autotune.training.prefix.cut import Cut, cut
 from autotune.training.prefix.graph import Graph, graphs_of
 from autotune.training.prefix.nodes import Untraceable
-from autotune.training.prefix.observation import EXAMPLES
+from autotune.training.prefix.observation import OBSERVED_EXAMPLES
 from autotune.utils.events import tell
 from autotune.utils.files import cache_folder
 from autotune.utils.timings import spent
@@ -115,8 +115,8 @@ class Trunk:
 
     @spent("prefix")
     def _traced(self, part: Part) -> list[Graph]:
-        few = part.take(torch.arange(EXAMPLES).remainder(len(part)).numpy())
-        inputs, _ = next(batches(few, EXAMPLES, input=self.input, device=self.device))
+        few = part.take(torch.arange(OBSERVED_EXAMPLES).remainder(len(part)).numpy())
+        inputs, _ = next(batches(few, OBSERVED_EXAMPLES, input=self.input, device=self.device))
         with self.recipe.autocast():
             found, why = graphs_of(self.network, inputs)
         if not found:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, Engine, Failure, Job, Progress
+from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.study.backends.base import Backend, JobList
 from autotune.study.backends.inline import InlineBackend
@@ -64,7 +64,7 @@ class Noting(JobList):
 class BackendContract:
     """What holds for every backend; each fills in how it is opened."""
 
-    def open(self, engine: Engine) -> Backend:
+    def open(self, engine: RunsJob) -> Backend:
         raise NotImplementedError
 
     def test_every_job_is_finished_or_failed_exactly_once(self):
@@ -128,7 +128,7 @@ class BackendContract:
 
 
 class TestInline(BackendContract):
-    def open(self, engine: Engine) -> Backend:
+    def open(self, engine: RunsJob) -> Backend:
         return InlineBackend(engine)
 
     def test_an_interrupt_is_no_failure(self):
@@ -207,7 +207,7 @@ class WorkersContract(BackendContract):
 
 @pytest.mark.processes
 class TestProcesses(WorkersContract):
-    def open(self, engine: Engine) -> ProcessBackend:
+    def open(self, engine: RunsJob) -> ProcessBackend:
         return ProcessBackend(engine, 2, nothing)
 
     def test_a_killed_worker_alone_is_replaced(self, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Engine, Progress
+from autotune.problem.job import RunsJob, Progress
 from autotune.study.backends.base import JobList
 from study.table_engine import (
     Seeing,
@@ -55,7 +55,7 @@ def started() -> Iterator[None]:
     ray.shutdown()
 
 
-def opened(engine: Engine, *, visit: Any = no_complaint, **cluster: Any) -> RayBackend:
+def opened(engine: RunsJob, *, visit: Any = no_complaint, **cluster: Any) -> RayBackend:
     given = {"workers": 2, "gpus": 0, **cluster}
     return RayBackend(engine, Cluster(**given), nothing, nothing, visit)
 
@@ -70,7 +70,7 @@ def wait_for_all(backend: RayBackend) -> None:
 
 @pytest.mark.usefixtures("started")
 class TestRay(WorkersContract):
-    def open(self, engine: Engine) -> RayBackend:
+    def open(self, engine: RunsJob) -> RayBackend:
         return opened(engine)
 
     def test_workers_stay_from_run_to_run(self):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from scipy.stats import multivariate_normal as normal
 
 from autotune.problem.problem import entries_of
-from autotune.study.policy.belief import Belief, Seen, as_rows, covariance
+from autotune.study.policy.belief import Belief, Observation, as_rows, covariance
 
 from .problems import problem_of, problems
 
@@ -23,7 +23,7 @@ def belief():
 @pytest.fixture
 def seen():
     rows = np.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]])
-    return Seen(rows, np.array([1.0, -2.0, 0.5]), np.array([0.1, 0.5, 1.0]))
+    return Observation(rows, np.array([1.0, -2.0, 0.5]), np.array([0.1, 0.5, 1.0]))
 
 
 def test_after_is_the_conditional_mean_of_a_joint_gaussian(belief, seen):
@@ -47,7 +47,7 @@ def test_draws_have_the_mean_and_covariance_of_what_is_left(belief, seen):
 
 
 def test_before_anything_is_seen_it_is_the_prior(belief):
-    nothing = Seen(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+    nothing = Observation(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert belief.after(nothing) is belief.mean
 
 

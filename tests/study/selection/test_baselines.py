@@ -13,7 +13,7 @@ from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import reference_plans, run_references, three_rates
-from autotune.study.selection.extra_jobs import best_of
+from autotune.study.selection.extra_jobs import best_job
 from autotune.study.strategies.heuristics import random_placement, uniform_lowrank
 from study.table_engine import TableEngine, looked_up
 
@@ -172,7 +172,7 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     plan = Plan({"stem": Choice.of("lowrank", rank=1)})
     jobs = [Job(f"try {i}", plan, rates, 0) for i, rates in enumerate(three_rates(grids, plan, 1))]
     best = max(jobs, key=lambda job: looked_up(job, 4))
-    found = best_of(jobs, InlineBackend(TableEngine(fails=(best.name,))))
+    found = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))))
     assert found.job is not best
     assert found.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
     assert found.curve == [looked_up(found.job, step) for step in range(1, 5)]
@@ -182,7 +182,7 @@ def test_a_reference_that_fails_with_every_rate_says_why(grids):
     jobs = [Job(f"try {i}", Plan(), {}, 0) for i in range(2)]
     engine = TableEngine(fails=("try 0", "try 1"))
     with pytest.raises(TrialError, match=r"try 0 failed with every learning rate: try 0 cannot be"):
-        best_of(jobs, InlineBackend(engine))
+        best_job(jobs, InlineBackend(engine))
 
 
 def test_a_reference_scored_by_folds_is_delivered_from_all_of_them(driving):

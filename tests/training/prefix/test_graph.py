@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.units import Unit
-from autotune.deltas.attach import adapted
+from autotune.deltas.attach import attached
 from autotune.problem.plan import Choice, Plan
 from autotune.training.prefix.cut import before, cut
 from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.lowrank_branch import beside
 from autotune.training.prefix.nodes import Untraceable
-from autotune.training.prefix.observation import EXAMPLES
+from autotune.training.prefix.observation import OBSERVED_EXAMPLES
 
-EXAMPLE = torch.randn(EXAMPLES, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+EXAMPLE = torch.randn(OBSERVED_EXAMPLES, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -273,7 +273,7 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
     net = Wide().eval().requires_grad_(False)
     graph = Graph(net, EXAMPLE)
     place = Unit(unit, (f"{unit}.weight", f"{unit}.bias"))
-    with adapted(net, [place], Plan({unit: Choice.of("lowrank", rank=3)})) as deltas:
+    with attached(net, [place], Plan({unit: Choice.of("lowrank", rank=3)})) as deltas:
         delta = deltas.by_place[unit, "lowrank"]
         for parameter in delta.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
