@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from autotune.cli.live_view import view
+from autotune.cli.live_layout import view
 from autotune.run.notebook import Study
 from autotune.run.progress import Standing, read_events
 

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from autotune.backbones import load_backbone as load_backbone
     from autotune.backbones.inputs import InputDescription as InputDescription
     from autotune.deltas.base import Delta as Delta
-    from autotune.deltas.loaded import adapted as adapted
-    from autotune.deltas.loaded import detach as detach
-    from autotune.deltas.loaded import load_adapted as load_adapted
-    from autotune.deltas.loaded import merge as merge
-    from autotune.deltas.loaded import switch as switch
+    from autotune.deltas.loading import adapted as adapted
+    from autotune.deltas.loading import detach as detach
+    from autotune.deltas.loading import load_adapted as load_adapted
+    from autotune.deltas.loading import merge as merge
+    from autotune.deltas.loading import switch as switch
     from autotune.deltas.parametrized import WeightDelta as WeightDelta
     from autotune.deltas.paths import PathDelta as PathDelta
     from autotune.deltas.site import Site as Site
@@ -56,18 +56,18 @@ _HOME = {
     "Site": "deltas.site",
     "Slot": "deltas.site",
     "Study": "run.notebook",
-    "adapted": "deltas.loaded",
+    "adapted": "deltas.loading",
     "compare": "session.compare",
-    "detach": "deltas.loaded",
+    "detach": "deltas.loading",
     "export_model": "deploy.export.writing",
-    "load_adapted": "deltas.loaded",
+    "load_adapted": "deltas.loading",
     "load_backbone": "backbones",
     "load_task": "tasks",
-    "merge": "deltas.loaded",
+    "merge": "deltas.loading",
     "resume": "session.api",
     "search": "session.api",
     "search_budgets": "session.api",
-    "switch": "deltas.loaded",
+    "switch": "deltas.loading",
 }
 
 __all__ = sorted(_HOME)

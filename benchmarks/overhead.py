@@ -23,13 +23,13 @@ from autotune.problem.budget import Budget, Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
+from autotune.problem.sampling import random_placement
 from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import PREFIX, search_space
-from autotune.study.strategies.heuristics import random_placement
 
 GRIDS = {"lr:head": (0.003, 0.01, 0.03), "lr:lowrank": (0.003, 0.01, 0.03)}
 BARE: dict[str, Callable[[], BaseSampler]] = {

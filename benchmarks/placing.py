@@ -8,7 +8,8 @@ from typing import Any
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.units import Unit, Units
-from autotune.deltas.candidates import find_candidates, plan_cost
+from autotune.deltas.candidates import find_candidates
+from autotune.deltas.costs import plan_cost
 from autotune.deltas.site import sites
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.plan import Choice, Plan

@@ -35,7 +35,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit, Units, find_units
 from autotune.deltas.artifact import Artifact, to_bytes
 from autotune.deltas.attach import Deltas
-from autotune.deltas.loaded import load_adapted, merge, switch
+from autotune.deltas.loading import load_adapted, merge, switch
 from autotune.deploy.multitask.model import MultiTask
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import load_space

@@ -37,7 +37,7 @@ from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space
 from autotune.training.estimate import estimate
-from autotune.training.oneshot.zero_cost import DRAWS
+from autotune.training.oneshot.zero_cost_proxies import DRAWS
 
 TABLE = Path(__file__).parent / "tables" / "strategies.jsonl"
 PICTURE = Path(__file__).parent.parent / "docs" / "strategies.svg"

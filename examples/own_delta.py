@@ -6,7 +6,7 @@ input_scale = "own_delta:InputScale"
 
 from torch import Tensor, nn
 
-from autotune import Cost, WeightDelta, Site, Slot
+from autotune import Cost, Site, Slot, WeightDelta
 from autotune.deltas.base import cost_of
 
 

@@ -114,7 +114,8 @@ def tiny_task() -> Task:
     import numpy as np
     import torch
 
-    from autotune.tasks.base import Part, Task
+    from autotune.tasks.base import Task
+    from autotune.tasks.part import Part
 
     labels = np.arange(153) % 3
     noise = torch.randn(153, 1, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -15,13 +15,20 @@ from autotune.cli import (  # noqa: F401  (they register their commands)
     compare,
     config,
     dashboard,
+    doctor,
+    evaluate,
+    export,
+    import_adapter,
     init,
-    look,
+    inspect,
+    list_names,
+    predict,
     profile,
     report,
     search,
     serve,
-    use,
+    status,
+    units,
 )
 from autotune.cli.common import app
 from autotune.errors import AutotuneError

@@ -43,7 +43,7 @@ def compare(
 
     Example: autotune compare runs/digits --source builtin:digits
     """
-    from autotune.cli.live import watching
+    from autotune.cli.live_progress import watching
     from autotune.cli.tables import print_comparison
 
     with watching(quiet=quiet or as_json):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from autotune.cli.console import console
 from autotune.errors import UnknownName
-from autotune.run.report.names import shown
+from autotune.run.report.wording import shown
 from autotune.utils.registry import OURS
 
 if TYPE_CHECKING:

@@ -50,7 +50,9 @@ MANUAL: dict[str, dict[str, OptionHelp]] = {
             "1%, 0.5%, 50k, 1.5M, 2000 parameters; 0.5MB, 300kB of delta file.", "LIMIT"
         ),
         "count_head": OptionHelp("The task's head counts too."),
-        "space": OptionHelp("A search space by name, or a YAML file; by itself the family's.", "SPACE"),
+        "space": OptionHelp(
+            "A search space by name, or a YAML file; by itself the family's.", "SPACE"
+        ),
         "granularity": OptionHelp("What a unit is: {}.", values="block layer"),
         "bnstats": OptionHelp("Re-estimate normalisation statistics: {}.", values="auto on off"),
     },
@@ -60,10 +62,16 @@ MANUAL: dict[str, dict[str, OptionHelp]] = {
             values="policy proxy greedy tpe gp nsga2 qmc random bruteforce",
         ),
         "options": OptionHelp("The strategy's own, such as {{direction: backward}} of greedy."),
-        "policy": OptionHelp("Start from what another search learned, its policy.safetensors.", "FILE"),
-        "supernet": OptionHelp("Use what the supernet of a run of the same training measured.", "RUN"),
+        "policy": OptionHelp(
+            "Start from what another search learned, its policy.safetensors.", "FILE"
+        ),
+        "supernet": OptionHelp(
+            "Use what the supernet of a run of the same training measured.", "RUN"
+        ),
         "profile": OptionHelp("Begin with the trials of a profile of the same training.", "RUN"),
-        "trials": OptionHelp("How many plans at most; by itself as many as suit the strategy.", "N"),
+        "trials": OptionHelp(
+            "How many plans at most; by itself as many as suit the strategy.", "N"
+        ),
         "timeout": OptionHelp("No new trial after so many seconds.", "SECONDS"),
         "epochs": OptionHelp("Epochs of a trial.", "N"),
         "batch_size": OptionHelp("Examples a step.", "N"),
@@ -82,7 +90,9 @@ MANUAL: dict[str, dict[str, OptionHelp]] = {
         "fold": OptionHelp(
             "Frozen normalisation becomes part of the convolution before it: faster, rounds."
         ),
-        "metric": OptionHelp("What is maximised: {}.", values="accuracy balanced_accuracy f1 auroc"),
+        "metric": OptionHelp(
+            "What is maximised: {}.", values="accuracy balanced_accuracy f1 auroc"
+        ),
         "objective": OptionHelp(
             "METRIC,cost (or bytes, latency, memory): the front of both.", "METRIC,PRICE"
         ),
@@ -114,7 +124,9 @@ MANUAL: dict[str, dict[str, OptionHelp]] = {
         "device": OptionHelp("Where networks run: auto, cpu, cuda, cuda:1.", "DEVICE"),
         "out": OptionHelp("A new run folder; by itself runs/TASK.", "DIR"),
         "storage": OptionHelp("An Optuna storage instead of the folder's own.", "URL"),
-        "keep": OptionHelp("Delta files of the best five trials, or of all: {}.", values="best all"),
+        "keep": OptionHelp(
+            "Delta files of the best five trials, or of all: {}.", values="best all"
+        ),
         "disk": OptionHelp(
             "Most that the files of trials may take, as 2GB; the best one always stays.", "SIZE"
         ),
@@ -124,7 +136,9 @@ MANUAL: dict[str, dict[str, OptionHelp]] = {
         "cache_disk": OptionHelp(
             "What does not fit there, or is for several workers, in files, as 10GB.", "SIZE"
         ),
-        "cache_dtype": OptionHelp("{}: exact, or half as large and rounded.", values="float32 bfloat16"),
+        "cache_dtype": OptionHelp(
+            "{}: exact, or half as large and rounded.", values="float32 bfloat16"
+        ),
     },
 }
 """Panel → setting → entry, in the order in which they are shown."""

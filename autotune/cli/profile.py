@@ -52,7 +52,7 @@ def profile(
 
     Example: autotune profile --task builtin:digits-rotated --choices lowrank-2 --seeds 3
     """
-    from autotune.cli.live import watching
+    from autotune.cli.live_progress import watching
     from autotune.run.origins import OPTION, GivenSettings
     from autotune.run.settings import read_settings
 

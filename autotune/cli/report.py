@@ -48,7 +48,7 @@ def report(
 
     Example: autotune report runs/digits
     """
-    from autotune.cli.live import warned
+    from autotune.cli.live_progress import warned
     from autotune.run.notebook import Study
     from autotune.run.report import FORMS, write_report
 

@@ -163,7 +163,7 @@ def _following(
     log_json: str | None, sinks: list[str] | None, quiet: bool, run: Path | None = None
 ) -> Iterator[None]:
     """Show what happens on the terminal, and tell it to files and services."""
-    from autotune.cli.live import watching
+    from autotune.cli.live_progress import watching
     from autotune.run.trackers import told_to
 
     to_file = [f"json:{log_json}"] if log_json else []

@@ -68,8 +68,8 @@ def serve(
         raise DependencyError(
             f"The server needs {error.name}, which is not installed: pip install 'autotune[serve]'."
         ) from error
-    from autotune.cli.live import warned
-    from autotune.deploy.serve.service import Limits
+    from autotune.cli.live_progress import warned
+    from autotune.deploy.serve.limits import Limits
     from autotune.deploy.serve.start import make_service
     from autotune.session.setup import choose_device
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.console import console
-from autotune.run.report.names import shown, taken
+from autotune.run.report.wording import shown, taken
 from autotune.utils.timings import STAGES
 
 if TYPE_CHECKING:

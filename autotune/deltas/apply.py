@@ -13,7 +13,7 @@ from autotune.backbones.dataflow import Flow, trace
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
-from autotune.deltas.candidates import new_delta, plan_cost
+from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import exchange, exchange_buffer
 from autotune.errors import ArtifactError, AutotuneError, MergeError

@@ -12,7 +12,8 @@ from autotune.backbones.dataflow import Flow
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.units import Unit, is_norm
 from autotune.deltas.base import Evidence
-from autotune.deltas.candidates import check_choice, new_delta, plan_cost
+from autotune.deltas.candidates import check_choice
+from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import difference, frozen

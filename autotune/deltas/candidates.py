@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 
@@ -10,11 +10,12 @@ from torch import nn
 
 from autotune.backbones.units import Units
 from autotune.deltas import METHODS
-from autotune.deltas.base import Delta, check_method
+from autotune.deltas.base import check_method
+from autotune.deltas.costs import choice_cost, has_place, new_delta
 from autotune.deltas.site import Site, sites
 from autotune.errors import AutotuneError, PlanError, SpaceError
 from autotune.problem.budget import Cost, Measure
-from autotune.problem.plan import Choice, Method, Option, Plan
+from autotune.problem.plan import Choice, Option
 from autotune.problem.problem import Candidates
 from autotune.problem.search_space import BUDGET, SearchSpace
 from autotune.problem.sizing import largest_size
@@ -79,26 +80,6 @@ def check_choice(choice: Choice, site: Site) -> None:
             )
 
 
-def new_delta(method: Method) -> Delta:
-    """A delta of this method, not yet attached; `UnknownName` for one that is in no table."""
-    delta: Delta = METHODS.load(method.name)(**dict(method.options))
-    return delta
-
-
-def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
-    """One choice in every unit where it has a place, whatever the space offers, and its cost."""
-    places = sites(network, units, units.flow)
-    names = [unit.name for unit in units if has_place(choice, places[unit.name])]
-    plan = Plan(dict.fromkeys(names, choice))
-    return plan, plan_cost(places, plan)
-
-
-def plan_cost(places: Mapping[str, Site], plan: Plan) -> Cost:
-    """Predicted cost of a plan at these sites, from shapes alone."""
-    costs = [choice_cost(places[unit], plan[unit]) for unit in plan]
-    return sum(costs, Cost())
-
-
 def _check_company(choice: Choice) -> None:
     deltas = {method.name: new_delta(method) for method in choice.methods}
     if len(deltas) < len(choice.methods):
@@ -158,12 +139,3 @@ def _with_size(combination: Combination, size: int) -> Combination:
         (name, {key: size if value == BUDGET else value for key, value in options.items()})
         for name, options in combination
     ]
-
-
-def has_place(choice: Choice, site: Site) -> bool:
-    deltas = [new_delta(method) for method in choice.methods]
-    return all(d.on_span == site.is_span() and d.count(site).stored for d in deltas)
-
-
-def choice_cost(site: Site, choice: Choice) -> Cost:
-    return sum((new_delta(method).count(site) for method in choice.methods), Cost())

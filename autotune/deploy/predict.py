@@ -19,10 +19,10 @@ from autotune.run.notebook import Study
 from autotune.run.settings import OBJECT
 from autotune.session.api import named
 from autotune.session.setup import find_backbone, prepare_search
-from autotune.tasks.base import Part
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture
 from autotune.tasks.loading import PartFeed
 from autotune.tasks.npz import as_inputs
+from autotune.tasks.part import Part
 from autotune.training.loop import Recipe, predict
 
 TASK_PARTS = ("test", "val", "train")

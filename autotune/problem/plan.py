@@ -134,7 +134,8 @@ class Plan:
             data = json.loads(text)
             if data["format"] != PLAN_FORMAT:
                 raise PlanError(
-                    f"A plan must have format {PLAN_FORMAT}, got {data['format']!r}. Update autotune."
+                    f"A plan must have format {PLAN_FORMAT}, got {data['format']!r}. "
+                    "Update autotune."
                 )
             return cls({unit: _choice(methods) for unit, methods in data["units"].items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:

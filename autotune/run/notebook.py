@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.errors import RunError
-from autotune.run.report import fronts, history, network, profile, write_report
+from autotune.run.report import history, network, profile, write_report
+from autotune.run.report import pareto_front as fronts
 from autotune.run.report.answer import answer_html
-from autotune.run.report.frame import frame_of
+from autotune.run.report.dataframe import frame_of
 from autotune.run.results import BareStudy
 
 if TYPE_CHECKING:

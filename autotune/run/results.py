@@ -22,8 +22,8 @@ from autotune.study.pareto import front, objective_price
 from autotune.study.reader import Records, Snapshot
 from autotune.study.run_folder import RunFolder
 from autotune.study.selection.baselines import CONTROL
+from autotune.study.selection.comparison import ComparisonRow, comparison_rows
 from autotune.study.selection.extra_jobs import tested_as
-from autotune.study.selection.rivals import ComparisonRow, comparison_rows
 from autotune.study.selection.unit_profiles import ProfileRow, profile_rows
 from autotune.study.trial_record import TrialRecord
 

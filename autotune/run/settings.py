@@ -227,7 +227,7 @@ def write_line(name: str, value: Any) -> str:
 
 def space_folder() -> Path:
     """Where the packaged search spaces are: inside an installed package, beside it in a clone."""
-    inside = Path(__file__).parent.parent / "search_spaces"
+    inside = Path(__file__).parent.parent.parent / "search_spaces"
     return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "search_spaces"
 
 

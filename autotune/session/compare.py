@@ -14,13 +14,15 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import read_artifact
-from autotune.deltas.candidates import everywhere
+from autotune.deltas.costs import everywhere
 from autotune.deltas.surgery import exchanged
 from autotune.errors import ConfigError, TaskError, unknown
 from autotune.problem.budget import Cost
 from autotune.problem.job import used
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
+from autotune.problem.recipes import last_units, uniform_lowrank
+from autotune.problem.sampling import random_placement
 from autotune.run.notebook import Study
 from autotune.run.settings import load_space
 from autotune.session.api import reopened
@@ -28,19 +30,18 @@ from autotune.session.session import driving
 from autotune.session.setup import Setup, released
 from autotune.study.driver import Driver
 from autotune.study.selection.baselines import PROBE, three_rates
-from autotune.study.selection.rivals import (
+from autotune.study.selection.comparison import (
     FULL,
     NAMES,
     WINNER,
-    Rival,
     ComparisonRow,
+    Rival,
     against,
     random_trials,
     recommended,
     run_rivals,
 )
 from autotune.study.strategies.base import Grids, middle
-from autotune.study.strategies.heuristics import last_units, random_placement, uniform_lowrank
 from autotune.tasks import load_task
 from autotune.tasks.loading import PartFeed, check_fits, infer_input, normalised
 from autotune.training.loop import Recipe, evaluate

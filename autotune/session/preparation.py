@@ -11,10 +11,10 @@ import torch
 from autotune.errors import ConfigError, TrialError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
+from autotune.problem.recipes import uniform_lowrank
 from autotune.session.setup import Setup, head_cost
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_reference, three_rates
-from autotune.study.strategies.heuristics import uniform_lowrank
 from autotune.training.batchnorm import has_statistics
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent

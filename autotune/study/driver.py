@@ -20,7 +20,7 @@ from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.study.cached_storage import Mirror, uncollected
 from autotune.study.lease import Lease, holder
-from autotune.study.pareto import front, measured_by, part_of, objective_price, trial_price
+from autotune.study.pareto import front, measured_by, objective_price, part_of, trial_price
 from autotune.study.pruners import PRUNERS, Priced, choose_pruner
 from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, Records, _load
 from autotune.study.run_folder import RunFolder

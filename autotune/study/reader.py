@@ -104,7 +104,8 @@ def _check_format(found: Any, folder: RunFolder) -> None:
     """Before there was a number the format was the first."""
     if found not in (None, STUDY_FORMAT):
         raise RunError(
-            f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format {found}. "
+            f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format "
+            f"{found}. "
             "Use the version of autotune that began it; config.yaml starts it anew."
         )
 

@@ -10,7 +10,8 @@ import torch
 from autotune.backbones.digits_data import Pictures, halves
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import UnknownName, unknown
-from autotune.tasks.base import Part, Task
+from autotune.tasks.base import Task
+from autotune.tasks.part import Part
 
 
 def _noise(x: Pictures) -> Pictures:

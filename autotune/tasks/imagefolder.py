@@ -16,7 +16,8 @@ from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
-from autotune.tasks.base import Part, Task, encode
+from autotune.tasks.base import Task, encode
+from autotune.tasks.part import Part
 
 SUFFIXES = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
 IN_MEMORY = 2**30

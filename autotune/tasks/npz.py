@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
-from autotune.tasks.base import Part, Task, encode
+from autotune.tasks.base import Task, encode
+from autotune.tasks.part import Part
 
 ARRAYS = "It needs x_train and y_train, and may have x_val, y_val, x_test, y_test."
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
-from autotune.tasks.base import Part, Task, encode
+from autotune.tasks.base import Task, encode
 from autotune.tasks.npz import as_inputs
+from autotune.tasks.part import Part
 from autotune.utils.user_code import call_source
 
 FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and maybe 'val', 'test'."

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.inputs import InputDescription
-from autotune.tasks.base import Part
 from autotune.tasks.loading import generator_of, shuffled
+from autotune.tasks.part import Part
 
 BATCH = 64
 

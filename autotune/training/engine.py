@@ -27,15 +27,17 @@ from autotune.deltas.surgery import exchanged
 from autotune.errors import AutotuneError, OutOfMemory, TrialError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Plan
-from autotune.tasks.base import Part, Task, halved
+from autotune.tasks.base import Task
 from autotune.tasks.loading import Feed, PartFeed, batches, normalised
+from autotune.tasks.part import Part
+from autotune.tasks.splits import halved
 from autotune.training.batchnorm import estimate_statistics
-from autotune.training.calibration import TaskEvidence
+from autotune.training.evidence import TaskEvidence
 from autotune.training.footprint import latency, memory
 from autotune.training.loop import Epoch, Fit, Group, Recipe, evaluate
-from autotune.training.oneshot.saliency import unit_values
 from autotune.training.oneshot.supernet import Choices, Supernet
 from autotune.training.oneshot.trainer import OneShot
+from autotune.training.oneshot.unit_scores import unit_values
 from autotune.training.prefix.prefix import Keeping, Trunk
 
 SCORING_RATE = 0.01

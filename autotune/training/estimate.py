@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from autotune.deltas.attach import attached
-from autotune.deltas.candidates import everywhere
+from autotune.deltas.costs import everywhere
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.loading import batches
 from autotune.training.engine import Engine

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from autotune.backbones import load_backbone
 from autotune.deltas.artifact import read_artifact, read_header
-from autotune.deltas.loaded import load_adapted
+from autotune.deltas.loading import load_adapted
 from autotune.deploy.export import FORMATS
 from autotune.run.notebook import Study
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autotune.deltas.base import Evidence
-from autotune.deltas.candidates import plan_cost
+from autotune.deltas.costs import plan_cost
 from autotune.deltas.hotswap import Swap, state_of
 from autotune.deltas.site import sites
 from autotune.errors import MergeError, PlanError

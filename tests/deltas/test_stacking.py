@@ -8,7 +8,8 @@ import torch
 from autotune.backbones.units import Unit
 from autotune.deltas import METHODS
 from autotune.deltas.base import Delta
-from autotune.deltas.candidates import make_choice, plan_cost
+from autotune.deltas.candidates import make_choice
+from autotune.deltas.costs import plan_cost
 from autotune.errors import PlanError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Choice, Method, Plan

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import autotune
 from autotune.deltas.artifact import read_artifact
-from autotune.deltas.loaded import load_adapted
+from autotune.deltas.loading import load_adapted
 from autotune.deploy.export.from_peft import import_peft
 from autotune.deploy.inspection import inspect_file
 

@@ -12,7 +12,9 @@ IN_FILE = {"strategy": "greedy", "epochs": 3, "options": {"epsilon": 0.1, "direc
 
 
 def test_a_later_place_stands_and_is_remembered():
-    given = GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
+    given = (
+        GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
+    )
     assert given.values == {**IN_FILE, "epochs": 4, "seed": 1}
     assert given.origins["strategy"] == "file"
     assert given.origins["epochs"] == "-o"

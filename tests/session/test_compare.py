@@ -21,8 +21,8 @@ from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.session.compare import Comparison
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection import rivals
-from autotune.study.selection.rivals import NAMES, ComparisonRow, recommended
+from autotune.study.selection import comparison as rivals
+from autotune.study.selection.comparison import NAMES, ComparisonRow, recommended
 from autotune.tasks.loading import PartFeed
 from autotune.training.loop import Recipe, evaluate
 

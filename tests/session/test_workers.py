@@ -7,7 +7,7 @@ import pytest
 from autotune.errors import ConfigError
 from autotune.run.settings import read_settings
 from autotune.session.workers import complaint, gpus_in_turn, versions
-from autotune.tasks.base import Part
+from autotune.tasks.part import Part
 from autotune.utils.user_code import import_shipped, ship_sources
 
 

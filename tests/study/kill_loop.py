@@ -70,7 +70,9 @@ def search(folder: RunFolder, backend: str, workers: int, trials: int) -> None:
         lambda owner: study.set_user_attr("lease", owner),
     )
     engine = Counted(notes=str(folder.path / "starts"))
-    setting = DriverOptions("random", 0, STEPS, GRIDS, workers=workers, pruner="none", attempts=10**6)
+    setting = DriverOptions(
+        "random", 0, STEPS, GRIDS, workers=workers, pruner="none", attempts=10**6
+    )
     with lease, opened(backend, engine, workers) as running:
         running.run(Driver(folder, None, setting, lease, trials=trials))
 

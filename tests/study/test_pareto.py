@@ -13,10 +13,11 @@ from optuna.trial import TrialState, create_trial
 from autotune.problem.budget import Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
+from autotune.problem.sampling import seed_of
 from autotune.study.pareto import BUDGET_FRACTIONS, front, objective_price, trial_price
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
-from autotune.study.strategies.base import plan_of, search_space, seed_of
+from autotune.study.strategies.base import plan_of, search_space
 from autotune.study.strategies.nsga2 import POPULATION
 from autotune.study.trial_record import TrialRecord
 

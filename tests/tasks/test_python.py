@@ -9,7 +9,8 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from autotune.errors import TaskError
 from autotune.tasks import load_task
-from autotune.tasks.base import Part, Task
+from autotune.tasks.base import Task
+from autotune.tasks.part import Part
 from autotune.tasks.python import as_task
 
 X = np.random.default_rng(0).random((20, 3), np.float32)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autotune.errors import TaskError
-from autotune.tasks.base import Part, Task
+from autotune.tasks.base import Task
+from autotune.tasks.part import Part
 
 
 def task_of(*counts: int, **parts: Part) -> Task:

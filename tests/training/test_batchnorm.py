@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotune.tasks.base import Part
+from autotune.tasks.part import Part
 from autotune.training.batchnorm import estimate_statistics, has_statistics
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from autotune.deltas.artifact import from_bytes
 from autotune.errors import OutOfMemory, TrialError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
-from autotune.tasks.base import Part
+from autotune.tasks.part import Part
 from autotune.training.engine import _header as checkpoint_header
 
 PLAN = Plan({"first": Choice.of("lowrank", rank=2), "second": Choice.of("subtune", what="all")})

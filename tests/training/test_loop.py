@@ -13,8 +13,8 @@ from autotune.backbones.units import find_units
 from autotune.deltas.attach import attached
 from autotune.errors import TrialError
 from autotune.problem.plan import Choice, Plan
-from autotune.tasks.base import Part
 from autotune.tasks.loading import PartFeed
+from autotune.tasks.part import Part
 from autotune.training.loop import Fit, Group, Recipe, evaluate, predict
 
 RECIPE = Recipe(epochs=3, batch_size=16)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from autotune.utils import timings
-from autotune.utils.timings import STAGES, reset, counted, spent, timed
+from autotune.utils.timings import STAGES, counted, reset, spent, timed
 
 
 @pytest.fixture

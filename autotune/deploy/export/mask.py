@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from autotune.backbones.units import Units
-from autotune.deltas.candidates import new_delta, plan_cost
+from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.site import Site, sites
 from autotune.deploy.export.base import Format, Subject
 from autotune.problem.plan import Plan

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
-from autotune.deltas.candidates import new_delta
+from autotune.deltas.costs import new_delta
 from autotune.deltas.site import Slot, sites
 from autotune.deploy.export.base import Format, Subject, refused
 from autotune.errors import DependencyError, ExportError

@@ -20,25 +20,12 @@ from autotune.deltas.apply import input_of
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.deploy.multitask.model import MultiTask
 from autotune.deploy.serve.batching import ALL, Answer, Ask, Batches, together
+from autotune.deploy.serve.limits import Limits
 from autotune.deploy.serve.requests import read_inputs
 from autotune.errors import ArtifactError, Busy, NoTask, ServeError, TaskError, unknown
 
 READERS = 2
 """Threads that decode pictures: more of them at once would only fill memory."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request, and all that wait, may ask for."""
-
-    bytes: int = 10_000_000
-    """Of a request's body."""
-
-    examples: int = 64
-    """Of a request, and of a batch."""
-
-    waiting: int = 1000
-    """Requests."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from autotune.backbones import load_backbone
 from autotune.deltas.artifact import Artifact
 from autotune.deploy.export.subject import subject_of
-from autotune.deploy.serve.service import Limits, Service
+from autotune.deploy.serve.limits import Limits
+from autotune.deploy.serve.service import Service
 from autotune.errors import ConfigError
 
 

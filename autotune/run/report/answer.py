@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.special import ndtri
 
-from autotune.run.report.names import count, over_seeds, percent, shown, taken
 from autotune.run.report.section import Section
+from autotune.run.report.wording import count, over_seeds, percent, shown, taken
 from autotune.study.selection.extra_jobs import tested_as
 from autotune.utils.table import Cell, Column, Table
 

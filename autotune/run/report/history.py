@@ -7,9 +7,9 @@ from html import escape
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import count, percent, shown
 from autotune.run.report.section import Section
 from autotune.run.report.style import ACCENT, FROZEN_COLOR, PALETTE, new_figure
+from autotune.run.report.wording import count, percent, shown
 from autotune.utils.table import Cell, Column, Table
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import percent
 from autotune.run.report.section import Section
 from autotune.run.report.style import ACCENT, ROW, new_figure
+from autotune.run.report.wording import percent
 from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import percent
 from autotune.run.report.section import Section
 from autotune.run.report.style import FROZEN_COLOR, PALETTE, new_figure
+from autotune.run.report.wording import percent
 from autotune.study.selection.unit_profiles import ProfileRow
 from autotune.utils.table import Column, Table
 
@@ -58,7 +58,9 @@ def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
     for row in rows:
         if not row.unit:
             note = "nothing but the head"
-            figure.add_hline(row.mean, line_dash="dot", line_color=FROZEN_COLOR, annotation_text=note)
+            figure.add_hline(
+                row.mean, line_dash="dot", line_color=FROZEN_COLOR, annotation_text=note
+            )
     figure.update_xaxes(
         categoryorder="array",
         categoryarray=[escape(unit) for unit in units],

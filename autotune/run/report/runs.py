@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import over_seeds
 from autotune.run.report.network import best_plan_of
 from autotune.run.report.provenance import provenance
 from autotune.run.report.section import Report, Section
 from autotune.run.report.style import PALETTE, new_figure
+from autotune.run.report.wording import over_seeds
 from autotune.study.selection.extra_jobs import tested_as
 from autotune.utils.table import Cell, Column, Table
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from autotune.problem.job import ATTEMPTS, Decision, RunsJob, Failure, Job, Progress
+from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress, RunsJob
 
 
 class Source(Protocol):

@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
+from autotune.problem.job import Decision, Failure, Job, Progress, RunsJob
 from autotune.study.backends.base import Backend, Source, pass_on, told
 from autotune.study.backends.pickling import Packed, packed, refusal, unpacked
 from autotune.utils.timings import spent

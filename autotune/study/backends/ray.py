@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotune.errors import WorkerError
-from autotune.problem.job import ATTEMPTS, RunsJob, Job, Progress
+from autotune.problem.job import ATTEMPTS, Job, Progress, RunsJob
 from autotune.study.backends.base import Backend, Source, pass_on
 from autotune.study.backends.pickling import packed
 from autotune.study.backends.ray_actor import Arrived, Message, Ready, Resident

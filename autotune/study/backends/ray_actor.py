@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
+from autotune.problem.job import Decision, Failure, Job, Progress, RunsJob
 from autotune.study.backends.base import told
 from autotune.study.backends.pickling import Packed, refusal, unpacked
 

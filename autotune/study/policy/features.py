@@ -31,7 +31,8 @@ def features(problem: Problem, offers: Offers, measured: Measured) -> tuple[list
     and divided by their standard deviation; what was not measured counts as the least.
     """
     known = [
-        {**measured.get((u, c.label), {}), "price": relative_price(problem, u, c)} for u, c in offers
+        {**measured.get((u, c.label), {}), "price": relative_price(problem, u, c)}
+        for u, c in offers
     ]
     own = [_own(problem, unit, choice) for unit, choice in offers]
     logs = {name: _logs([found.get(name) for found in known]) for name in _names(known)}

@@ -175,7 +175,9 @@ def _together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {k: sum(f[k] for f in found) if k in _ADDED else found[0][k] for k in found[0]}
 
 
-def _credited(entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]) -> Observation | None:
+def _credited(
+    entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]
+) -> Observation | None:
     """Mean credits in units of their spread, which the noise is taken off; None without any."""
     shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
     means = np.array([s.mean() for s in shares.values()])

@@ -11,11 +11,12 @@ from autotune.problem.budget import Cost
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
+from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.sampling import random_placement
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, told_of
 from autotune.study.strategies.base import Grids
-from autotune.study.strategies.heuristics import random_placement, uniform_lowrank
 from autotune.utils.events import tell, warn
 
 PROBE, UNIFORM = "probe", "uniform"

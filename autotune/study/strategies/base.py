@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotune.errors import PlanError
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem, decode
+from autotune.problem.sampling import seed_of
 
 PREFIX = "unit:"
 Grids = Mapping[str, tuple[float, ...]]
@@ -229,9 +229,3 @@ class BudgetedSampler(PlanSampler):
         units = {k.removeprefix(PREFIX): v for k, v in proposed.items() if k.startswith(PREFIX)}
         plan = decode(self.problem, units)
         return {PREFIX + unit: plan[unit].label for unit in units}
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 32 bits from a few values, the same on every machine."""
-    text = ":".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler, Grids, Space, seed_of
+from autotune.problem.sampling import seed_of
+from autotune.study.strategies.base import BudgetedSampler, Grids, Space
 
 POPULATION = 20
 """Trials a generation; the first is random."""

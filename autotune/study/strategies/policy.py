@@ -18,6 +18,7 @@ from autotune.problem.job import used
 from autotune.problem.knapsack import Scores, best_plan
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem, entries_of
+from autotune.problem.sampling import random_placement, seed_of
 from autotune.study.policy.belief import (
     Belief,
     Entry,
@@ -34,9 +35,7 @@ from autotune.study.strategies.base import (
     Space,
     hyperparameters_of,
     plan_of,
-    seed_of,
 )
-from autotune.study.strategies.heuristics import random_placement
 
 PLANS = 100
 """Random plans over which scores are given the spread of values."""

@@ -11,7 +11,7 @@ from autotune.backbones.dataflow import Flow
 from autotune.backbones.units import Unit
 from autotune.deltas import METHODS
 from autotune.deltas.base import Delta, Evidence, Gate
-from autotune.deltas.candidates import new_delta
+from autotune.deltas.costs import new_delta
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import frozen

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from autotune.backbones.inputs import InputDescription
 from autotune.deltas.kernels import matrix_shape
 from autotune.deltas.site import Site
-from autotune.tasks.base import Part
 from autotune.tasks.loading import Batch, generator_of, shuffled
+from autotune.tasks.part import Part
 from autotune.training.loop import Recipe, moments_of, put_moments
 from autotune.training.oneshot.supernet import Entry, Supernet
-from autotune.training.oneshot.zero_cost import DRAWS, find_proxies
+from autotune.training.oneshot.zero_cost_proxies import DRAWS, find_proxies
 from autotune.utils import interrupts
 
 Credits = Mapping[Entry, Sequence[float]]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from autotune.backbones.inputs import InputDescription
-from autotune.tasks.base import Part
-from autotune.tasks.loading import Feed, View, in_rows
+from autotune.tasks.augment import View
+from autotune.tasks.loading import Feed, in_rows
+from autotune.tasks.part import Part
 from autotune.training.loop import Recipe
 from autotune.training.prefix.cache_stores import Place
 from autotune.training.prefix.cut import before
-from autotune.training.prefix.feeds import KeptFeed, FrozenStep, ComputedFeed
+from autotune.training.prefix.feeds import ComputedFeed, FrozenStep, KeptFeed
 from autotune.training.prefix.frontier import Frontier, frontiers
 from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.program import Program

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from autotune.backbones.eval_mode import evaluating
 from autotune.training.prefix.export_tracing import trace_operators
 from autotune.training.prefix.module_tracing import trace_modules
-from autotune.training.prefix.nodes import Root, NodeValue, Untraceable, is_boundary, read_by
+from autotune.training.prefix.nodes import NodeValue, Root, Untraceable, is_boundary, read_by
 from autotune.training.prefix.observation import Observer
 
 

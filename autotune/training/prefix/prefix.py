@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.inputs import InputDescription
-from autotune.tasks.base import Part
-from autotune.tasks.loading import Feed, PartFeed, View, batches, draw_view, generator_of
+from autotune.tasks.augment import View, draw_view
+from autotune.tasks.loading import Feed, PartFeed, batches, generator_of
+from autotune.tasks.part import Part
 from autotune.training.loop import Recipe
 from autotune.training.prefix.cache import Keeper, Looked
 from autotune.training.prefix.cache_stores import Memory, Place, Shelf

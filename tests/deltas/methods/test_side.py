@@ -16,7 +16,7 @@ from autotune.deltas.methods.side import Side
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import Site
 from autotune.problem.plan import Choice
-from autotune.training.calibration import TaskEvidence
+from autotune.training.evidence import TaskEvidence
 from autotune.training.loop import Fit, Group, Recipe
 from deltas.contract import SpanContract
 from deltas.kinds import NETWORKS, SPANS, left

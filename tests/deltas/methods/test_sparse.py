@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotune.deltas.methods.sparse import Sparse
 from autotune.errors import PlanError
 from autotune.problem.plan import Choice
-from autotune.training.calibration import TaskEvidence
+from autotune.training.evidence import TaskEvidence
 from deltas.contract import GateContract, MergeContract
 from deltas.kinds import LAYERS, Kind
 from deltas.networks import Around, TwoDtypes

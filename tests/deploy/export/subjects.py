@@ -15,7 +15,8 @@ from autotune.backbones.units import Units
 from autotune.deltas import METHODS
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
-from autotune.deltas.candidates import check_choice, new_delta
+from autotune.deltas.candidates import check_choice
+from autotune.deltas.costs import new_delta
 from autotune.deltas.site import Site, sites
 from autotune.deploy.export.base import Subject
 from autotune.errors import PlanError

@@ -15,7 +15,7 @@ from autotune.backbones.base import describe
 from autotune.backbones.dataflow import trace
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit, Units
-from autotune.deltas.loaded import load_adapted
+from autotune.deltas.loading import load_adapted
 from autotune.deploy.export.base import Subject
 from autotune.deploy.multitask.model import MultiTask
 from autotune.errors import ArtifactError, AutotuneError

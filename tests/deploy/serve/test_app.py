@@ -18,7 +18,8 @@ from autotune.backbones.inputs import InputDescription
 from autotune.deltas.artifact import to_bytes
 from autotune.deploy.serve.app import make_app
 from autotune.deploy.serve.batching import Ask
-from autotune.deploy.serve.service import Limits, Service
+from autotune.deploy.serve.limits import Limits
+from autotune.deploy.serve.service import Service
 from autotune.problem.plan import Choice, Plan
 from deploy.export.subjects import Net
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import WorkerError
-from autotune.problem.job import Decision, RunsJob, Failure, Job, Progress
+from autotune.problem.job import Decision, Failure, Job, Progress, RunsJob
 from autotune.problem.plan import Choice, Plan
 from autotune.study.backends.base import Backend, JobList
 from autotune.study.backends.inline import InlineBackend

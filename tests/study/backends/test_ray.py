@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import WorkerError
-from autotune.problem.job import RunsJob, Progress
+from autotune.problem.job import Progress, RunsJob
 from autotune.study.backends.base import JobList
 from study.table_engine import (
     Seeing,

@@ -11,10 +11,11 @@ from autotune.problem.budget import Budget, Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
+from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.sampling import random_placement
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import reference_plans, run_references, three_rates
 from autotune.study.selection.extra_jobs import best_job
-from autotune.study.strategies.heuristics import random_placement, uniform_lowrank
 from study.table_engine import TableEngine, looked_up
 
 

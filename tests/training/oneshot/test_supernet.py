@@ -12,7 +12,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import find_units
 from autotune.deltas.attach import Deltas
-from autotune.deltas.candidates import new_delta
+from autotune.deltas.costs import new_delta
 from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.run.settings import load_space
 from autotune.training.oneshot.supernet import Supernet, can_share

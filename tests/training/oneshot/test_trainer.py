@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from autotune.problem.plan import FROZEN, Choice
 from autotune.tasks.loading import batches, generator_of
-from autotune.training.oneshot.zero_cost import find_proxies
+from autotune.training.oneshot.zero_cost_proxies import find_proxies
 
 RATES = {"lr:subtune": 0.1, "lr:lowrank": 0.1, "lr:scale": 0.1}
 NORMS = Choice.of("subtune", what="norms")

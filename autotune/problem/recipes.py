@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import seed_of
 
 
 def uniform_lowrank(problem: Problem) -> Plan:
@@ -23,23 +21,6 @@ def uniform_lowrank(problem: Problem) -> Plan:
             raised = {**plan, unit: choice}
             if problem.fits(Plan(raised)):
                 plan = raised
-    return Plan(plan)
-
-
-def random_placement(problem: Problem, seed: int) -> Plan:
-    """Units in random order, each with a random choice that still fits, until nothing fits."""
-    draw = random.Random(seed_of(seed, "random placement"))
-    room = problem.room
-    plan: dict[str, Choice] = {}
-    for unit in draw.sample(problem.units, len(problem.units)):
-        choices = problem.choices[unit]
-        fitting = [c for c in choices if c != FROZEN and problem.price(unit, c) <= room]
-        fitting = [c for c in fitting if not (plan and c.is_alone())]
-        if fitting:
-            plan[unit] = draw.choice(fitting)
-            room -= problem.price(unit, plan[unit])
-            if plan[unit].is_alone():
-                break
     return Plan(plan)
 
 

@@ -15,7 +15,7 @@ from autotune.backbones.dataflow import trace
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import find_units
 from autotune.deltas.artifact import read_artifact, read_header
-from autotune.deltas.loaded import adapted, detach, load_adapted, merge, switch
+from autotune.deltas.loading import adapted, detach, load_adapted, merge, switch
 from autotune.errors import ArtifactError, MergeError
 from autotune.problem.job import Job
 from autotune.problem.plan import Choice, Plan

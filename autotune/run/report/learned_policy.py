@@ -6,9 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from autotune.problem.plan import FROZEN
-from autotune.run.report.names import count, duration, percent
 from autotune.run.report.section import Section
 from autotune.run.report.style import ROW, new_figure
+from autotune.run.report.wording import count, duration, percent
 from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:

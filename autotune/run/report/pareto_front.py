@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.problem.budget import Measure
-from autotune.run.report.names import count, percent, shown
 from autotune.run.report.section import Section
 from autotune.run.report.style import ACCENT, FROZEN_COLOR, PALETTE, new_figure
+from autotune.run.report.wording import count, percent, shown
 from autotune.study.pareto import front, objective_price
 from autotune.utils.table import Column, Table
 

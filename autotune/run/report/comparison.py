@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import shown
 from autotune.run.report.section import Section
 from autotune.run.report.style import ACCENT, FROZEN_COLOR, ROW, new_figure
-from autotune.study.selection.rivals import WINNER, against, recommended
+from autotune.run.report.wording import shown
+from autotune.study.selection.comparison import WINNER, against, recommended
 from autotune.utils.table import Cell, Column, Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.run.results import BareStudy
-    from autotune.study.selection.rivals import ComparisonRow
+    from autotune.study.selection.comparison import ComparisonRow
 
 
 def section(study: BareStudy) -> Section:
@@ -54,7 +54,10 @@ def draw(rows: list[ComparisonRow]) -> go.Figure:
         error_x={"array": [100 * gain.half if gain.pairs > 1 else 0.0 for gain in gains]},
         mode="markers",
         cliponaxis=False,
-        marker={"color": [ACCENT if g.is_distinguishable else FROZEN_COLOR for g in gains], "size": 10},
+        marker={
+            "color": [ACCENT if g.is_distinguishable else FROZEN_COLOR for g in gains],
+            "size": 10,
+        },
         hovertemplate="%{y}: %{x:+.1f} points<extra></extra>",
     )
     figure.add_vline(0, line_color=FROZEN_COLOR)

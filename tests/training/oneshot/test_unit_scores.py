@@ -15,8 +15,8 @@ from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import find_units
 from autotune.deltas.site import sites
 from autotune.tasks.loading import batches
-from autotune.training.calibration import TaskEvidence
-from autotune.training.oneshot.saliency import CRITERIA, unit_values
+from autotune.training.evidence import TaskEvidence
+from autotune.training.oneshot.unit_scores import CRITERIA, unit_values
 
 INPUT = InputDescription(shape=(1, 6, 6))
 N = 12
@@ -105,7 +105,7 @@ def test_activation_reads_grouped_transposed_and_linear_kernels_by_their_inputs(
         "linear": (nn.Linear(4, 6), torch.randn(5, 9, 4)),
     }
     from autotune.deltas.site import Slot
-    from autotune.training.oneshot.saliency import _by_input, _norms_of_inputs
+    from autotune.training.oneshot.unit_scores import _by_input, _norms_of_inputs
 
     for name, (layer, inputs) in layers.items():
         with _norms_of_inputs([layer]) as norms:

@@ -20,8 +20,8 @@ from autotune.deltas.site import Site
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import load_space
-from autotune.training.calibration import TaskEvidence
 from autotune.training.engine import Engine
+from autotune.training.evidence import TaskEvidence
 from autotune.training.loop import Recipe
 
 INPUT = InputDescription(shape=(1, 6, 6))

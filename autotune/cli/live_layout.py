@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.run.progress import Standing
-from autotune.run.report.names import duration, percent, shown
 from autotune.run.report.style import FROZEN_COLOR, colour_of_method
+from autotune.run.report.wording import duration, percent, shown
 
 RUNNING = 3
 """Trials that are named while they run; more are counted."""
@@ -115,7 +115,9 @@ def _plan(standing: Standing) -> Text | None:
     strip = Text(overflow="fold")
     for unit in standing.begun["units"]:
         method = methods.get(unit)
-        strip.append("█" if method else "░", style=colour_of_method(method) if method else FROZEN_COLOR)
+        strip.append(
+            "█" if method else "░", style=colour_of_method(method) if method else FROZEN_COLOR
+        )
     for method in dict.fromkeys(methods.values()):
         strip.append(f"  ■ {method}", style=colour_of_method(method))
     return strip

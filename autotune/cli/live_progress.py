@@ -85,7 +85,7 @@ class _View:
         self.standing = standing
 
     def __rich__(self) -> RenderableType:
-        from autotune.cli.live_view import view
+        from autotune.cli.live_layout import view
 
         return view(self.standing, time.time())
 

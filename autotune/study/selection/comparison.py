@@ -14,6 +14,7 @@ from autotune.problem.budget import Cost
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
+from autotune.problem.sampling import seed_of
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.reader import Records
@@ -22,13 +23,7 @@ from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, t
 from autotune.study.selection.finalists import values_of
 from autotune.study.selection.paired import Difference, Values, by_fold, paired
 from autotune.study.strategies import STRATEGIES
-from autotune.study.strategies.base import (
-    Grids,
-    hyperparameters_of,
-    plan_of,
-    search_space,
-    seed_of,
-)
+from autotune.study.strategies.base import Grids, hyperparameters_of, plan_of, search_space
 from autotune.utils.events import tell, warn
 
 WINNER = "autotune"

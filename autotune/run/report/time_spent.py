@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.run.report.names import duration, percent
 from autotune.run.report.section import Section
 from autotune.run.report.style import PALETTE, ROW, new_figure
+from autotune.run.report.wording import duration, percent
 from autotune.utils.table import Column, Table
 from autotune.utils.timings import STAGES
 

@@ -17,8 +17,8 @@ from autotune.backbones.inputs import InputDescription
 from autotune.deltas.paths import look_at
 from autotune.deltas.site import Site
 from autotune.deltas.surgery import exchanged
-from autotune.tasks.base import Part
 from autotune.tasks.loading import batches, generator_of
+from autotune.tasks.part import Part
 
 SCORED_EXAMPLES = 128
 """Training examples that scores are taken on, where no other number is given."""

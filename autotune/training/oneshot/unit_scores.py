@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autotune.deltas.kernels import matrix_shape
 from autotune.deltas.site import Site, Slot
-from autotune.training.calibration import TaskEvidence
+from autotune.training.evidence import TaskEvidence
 
 
 def unit_values(

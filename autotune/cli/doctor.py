@@ -1,0 +1,27 @@
+"""`autotune doctor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from autotune.cli.common import AsJson, app, show_json
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed, which devices there are, whether torchvision fits torch and Ray starts.
+
+    Example: autotune doctor
+    """
+    from autotune.cli.installed import examine
+
+    found: dict[str, Any] = examine()
+    if as_json:
+        show_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value}")
+    if not found["healthy"]:
+        raise typer.Exit(1)

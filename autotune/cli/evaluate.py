@@ -1,0 +1,39 @@
+"""`autotune evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.completion import PARTS, among
+from autotune.cli.options import setting
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Of the data: test, val or train.", autocompletion=among(PARTS)
+        ),
+    ] = "test",
+    device: Annotated[str, setting("device", panel=False)] = "auto",
+    backbone: NamedBackbone = None,
+    task: NamedTask = None,
+    as_json: AsJson = False,
+) -> None:
+    """Metrics of the delta file in `best/`, on a freshly loaded backbone.
+
+    Example: autotune evaluate runs/digits --json
+    """
+    from autotune.deploy.predict import evaluate_run
+
+    found = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
+    if as_json:
+        show_json(found)
+        return
+    for name, value in found.items():
+        typer.echo(f"{name}: {value}")

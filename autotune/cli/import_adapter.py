@@ -1,0 +1,49 @@
+"""`autotune import`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.options import setting
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[str, typer.Argument(help="The adapter's folder.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="SOURCE", help="The network that it was trained on.")
+    ],
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="peft, the only one so far.")
+    ] = "peft",
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="The delta file to write.")
+    ] = "delta.safetensors",
+    weights: Annotated[str | None, setting("weights", panel=False)] = None,
+    head: Annotated[str | None, setting("head", panel=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A LoRA adapter of PEFT as a delta file.
+
+    Example: autotune import adapter --backbone torchvision:resnet50 -o delta.safetensors
+    """
+    from pathlib import Path
+
+    from autotune.backbones import load_backbone
+    from autotune.deltas.artifact import to_bytes
+    from autotune.deploy.export.from_peft import import_peft
+    from autotune.errors import ConfigError, unknown
+    from autotune.utils.files import write_whole
+
+    if format != "peft":
+        raise ConfigError(unknown("format", format, ["peft"]))
+    artifact = import_peft(folder, load_backbone(backbone, weights=weights, head=head))
+    write_whole(Path(output), to_bytes(artifact))
+    found = {"path": output, "plan": str(artifact.plan), "cost": artifact.header["cost"]}
+    if as_json:
+        show_json(found)
+    else:
+        typer.echo(f"{found['plan']} written to {output}.")

@@ -1,0 +1,32 @@
+"""`autotune predict`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, NamedBackbone, Run, app, show_json
+from autotune.cli.options import setting
+
+
+@app.command()
+def predict(
+    run: Run,
+    path: Annotated[str, typer.Argument(help="A picture, a folder of them, or an .npy array.")],
+    device: Annotated[str, setting("device", panel=False)] = "auto",
+    backbone: NamedBackbone = None,
+    as_json: AsJson = False,
+) -> None:
+    """The class of pictures or arrays by the tuned network, with its probability.
+
+    Example: autotune predict runs/flowers rose.jpg
+    """
+    from autotune.deploy.predict import predict_path
+
+    found = predict_path(run, path, device=device, backbone=backbone)
+    if as_json:
+        show_json(found)
+        return
+    for one in found:
+        typer.echo(f"{one['input']}: {one['class']} ({one['probability']:.3f})")

@@ -1,0 +1,45 @@
+"""`autotune status`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import AsJson, Run, app, show_json
+
+
+@app.command()
+def status(
+    run: Run,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", metavar="", help="Look on while another process searches."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where a search stands, also while it runs.
+
+    Example: autotune status runs/digits --watch
+    """
+    from autotune.cli.tables import print_status
+    from autotune.run.notebook import Study
+
+    if watch:
+        _watch(run)
+    found = Study(run).status()
+    show_json(found) if as_json else print_status(found)
+
+
+def _watch(run: str) -> None:
+    """Until it ends or stops; Ctrl-C ends the looking alone."""
+    from autotune.cli.live_progress import follow
+    from autotune.run.notebook import Study
+
+    with suppress(KeyboardInterrupt):
+        while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():
+            time.sleep(0.5)  # a search that has just begun
+        follow(Study(run).folder.path, lambda: Study(run).state == "running")

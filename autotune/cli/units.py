@@ -1,0 +1,33 @@
+"""`autotune units`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.options import setting
+
+
+@app.command()
+def units(
+    backbone: Annotated[str, setting("backbone", panel=False)] = "builtin:digits",
+    budget: Annotated[str, setting("budget", panel=False)] = "1%",
+    space: Annotated[str | None, setting("space", panel=False)] = None,
+    granularity: Annotated[str, setting("granularity", panel=False)] = "block",
+    head: Annotated[str | None, setting("head", panel=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The units of a backbone, what each may take at which cost, and what the patterns matched.
+
+    Example: autotune units --backbone torchvision:resnet50 --budget 1%
+    """
+    from autotune.cli.listings import print_units
+    from autotune.cli.live_progress import warned
+    from autotune.run.settings import read_settings
+    from autotune.session.preview import units_to_json
+
+    given = {"backbone": backbone, "budget": budget, "granularity": granularity}
+    settings = read_settings({**given, "space": space, "head": head})
+    with warned():
+        found = units_to_json(settings)
+    show_json(found) if as_json else print_units(found)

@@ -1,0 +1,130 @@
+"""A part of a data set: examples with their labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Examples with labels. Inputs are a tensor, or a sequence that decodes one at a time."""
+
+    inputs: Tensor | Sequence[Tensor]
+    """(n, ...) float32 or int64 as the network takes them, or uint8 pictures
+    (n, channels, height, width); a sequence gives one such example per index."""
+
+    labels: Labels
+    """(n,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Inputs in memory travel as an array, which processes of one machine may share."""
+        inputs = self.inputs.numpy() if isinstance(self.inputs, Tensor) else self.inputs
+        return _as_part, (inputs, self.labels)
+
+    def take(self, rows: NDArray[Any]) -> Part:
+        """Only these rows, in this order."""
+        if isinstance(self.inputs, Tensor):
+            return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows])
+        return Part(Rows(self.inputs, rows), self.labels[rows])
+
+    def files(self) -> Sequence[Path]:
+        """Files that are read while it trains, where its examples are not in memory."""
+        return files_of(self.inputs)
+
+    def first(self) -> Tensor:
+        """One example, to see its shape and dtype."""
+        return self.inputs[0]
+
+    def digest(self) -> str:
+        """Of its examples; of pictures in files their names, sizes and times.
+
+        Another one each time for sequences that do not say what they hold.
+        """
+        return _content(self.inputs)
+
+
+def _as_part(inputs: Any, labels: Labels) -> Part:
+    labels = labels.copy()  # shared memory cannot be written, which torch warns of
+    if not isinstance(inputs, np.ndarray):
+        return Part(inputs, labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return Part(torch.from_numpy(inputs), labels)  # nobody writes into a part
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Sequence[Tensor]):
+    """Some rows of a sequence of examples."""
+
+    inputs: Sequence[Tensor]
+    rows: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.inputs[self.rows[at]]
+
+
+def _content(inputs: Any) -> str:
+    if isinstance(inputs, Tensor):
+        digest = sha256(f"{inputs.dtype} {tuple(inputs.shape)} ".encode())
+        digest.update(inputs.contiguous().numpy().data)
+        return digest.hexdigest()
+    if isinstance(inputs, Rows):
+        return sha256(_content(inputs.inputs).encode() + inputs.rows.tobytes()).hexdigest()
+    if isinstance(inputs, Chained):
+        return sha256(f"{_content(inputs.first)} {_content(inputs.second)}".encode()).hexdigest()
+    if files := files_of(inputs):
+        about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return sha256(repr(about).encode()).hexdigest()
+    return uuid4().hex
+
+
+def files_of(inputs: Any) -> Sequence[Path]:
+    if isinstance(inputs, Rows):
+        return files_of(inputs.inputs)
+    found: Sequence[Path] = getattr(inputs, "files", ())
+    return found
+
+
+def carried_part(part: Part) -> Part:
+    carry = getattr(part.inputs, "carried", None)
+    return part if carry is None else Part(carry(), part.labels)
+
+
+def join(first: Part, second: Part) -> Part:
+    """Both parts, one behind the other."""
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
+        return Part(torch.cat([first.inputs, second.inputs]), labels)
+    return Part(Chained(first.inputs, second.inputs), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Chained(Sequence[Tensor]):
+    first: Any
+    second: Any
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, at: Any) -> Any:
+        n = len(self.first)
+        return self.first[at] if at < n else self.second[at - n]
