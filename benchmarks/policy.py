@@ -141,7 +141,7 @@ def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
     with TemporaryDirectory() as folder, timed_by_processor():
         study = autotune.search(**given, seed=seed, device="cpu", out=f"{folder}/run", **settings)
         status, final = study.status(), study.final
-        beside = sum(r["seconds"] for n, r in study.references.items() if "probe" not in n)
+        beside = sum(r["seconds"] for n, r in study.baselines.items() if "probe" not in n)
         tests = final.get("tests", {"seeds": {str(seed): final["test"]["accuracy"]}})
         return {
             "test": final["test"]["accuracy"],
@@ -154,7 +154,7 @@ def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
             "own seconds": study.own_seconds,
             "stage": (study.policy or {}).get("seconds"),
             "same as proxies": (study.policy or {}).get("same_as_proxies"),
-            "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},
+            "references": {n: r["test"]["accuracy"] for n, r in study.baselines.items()},
             "trials": [trial_seconds(trial) for trial in study.trials],
             "pruned share": pruned_share(study),
         }

@@ -72,7 +72,7 @@ def searched(shift: str, strategy: str, seed: int) -> dict[str, Any]:
             "parameters": final["cost"]["parameters"],
             "trained": sum(trial.repeat_of is None for trial in study.trials),
             "seconds": study.training_seconds,
-            "references": {n: r["test"]["accuracy"] for n, r in study.references.items()},
+            "references": {n: r["test"]["accuracy"] for n, r in study.baselines.items()},
         }
 
 
@@ -287,7 +287,7 @@ def greedy() -> str:
             device="cpu",
             out=str(home / "run"),
         )
-        best, references = study.best, study.references
+        best, references = study.best, study.baselines
         found = [("greedy", str(best.plan), best.cost.parameters, best.value, best.test)]
         found += [
             (name, one["label"], one["cost"]["parameters"], one["value"], one["test"])

@@ -129,7 +129,7 @@ def last_method(label: str) -> str:
 
 
 def _beside(standing: Standing) -> Text | None:
-    told = [f"{shown(name)} {percent(value)}" for name, value in list(standing.references.items())]
+    told = [f"{shown(name)} {percent(value)}" for name, value in list(standing.baselines.items())]
     return _line(Text(" · ".join(told))) if told else None
 
 

@@ -58,7 +58,7 @@ class Standing:
     best: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the best trial's `end`: number, value, cost, labels."""
 
-    references: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)
     latest: deque[Event] = field(default_factory=lambda: deque(maxlen=LATEST))
     since: float = 0.0
     """When this sitting began."""
@@ -79,7 +79,7 @@ class Standing:
 
     def forget(self) -> None:
         """Another search begins."""
-        for told in (self.states, self.references, self.latest):
+        for told in (self.states, self.baselines, self.latest):
             told.clear()
         self.best, self.stage, self.part = {}, "", 0.0
 
@@ -160,7 +160,7 @@ def _on_begin(standing: Standing, event: Event) -> None:
     standing.begun, standing.has_ended = event.fields, False
     standing.running.clear()
     for name, value in event.fields.get("references", {}).items():
-        _take_reference(standing, name, value)
+        _take_baseline(standing, name, value)
     work = standing.work()
     standing.since, standing.before = event.time, work[0] if work else 0.0
 
@@ -176,14 +176,14 @@ def _on_progress(standing: Standing, event: Event) -> None:
     standing.part = event.fields["done"] / event.fields["total"]
 
 
-def _take_reference(standing: Standing, name: str, value: float) -> None:
+def _take_baseline(standing: Standing, name: str, value: float) -> None:
     """Of two linear probes the better one."""
     short = name.partition(" ")[0]
-    standing.references[short] = max(value, standing.references.get(short, value))
+    standing.baselines[short] = max(value, standing.baselines.get(short, value))
 
 
-def _on_reference(standing: Standing, event: Event) -> None:
-    _take_reference(standing, event.fields["name"], event.fields["value"])
+def _on_baseline(standing: Standing, event: Event) -> None:
+    _take_baseline(standing, event.fields["name"], event.fields["value"])
     standing.part += 0.5 if standing.stage == "references" else 0.0
 
 
@@ -221,7 +221,7 @@ _ACTS: Mapping[str, Callable[[Standing, Event], None]] = {
     "stage": _on_stage,
     "progress": _on_progress,
     "round": _on_progress,
-    "reference": _on_reference,
+    "reference": _on_baseline,
     "repeat-of-finalist": _on_repeat_of_finalist,
     "start": _on_start,
     "progress-of-trial": _on_epoch,

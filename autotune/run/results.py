@@ -75,7 +75,7 @@ class BareStudy:
         return found
 
     @property
-    def references(self) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """Name → `value`, `test`, `cost` and more of every reference that has run."""
         found = self._records.attributes("reference")
         return {name: found[name] for name in sorted(found, key=_place)}
@@ -214,16 +214,16 @@ class BareStudy:
         return _status(self)
 
 
-def _place(reference: str) -> tuple[int, str]:
+def _place(baseline: str) -> tuple[int, str]:
     """The probes first, then what fills the budget evenly, then at random."""
     first = ("probe", "uniform", "random")
-    kind = reference.partition(" ")[0]
-    return first.index(kind) if kind in first else len(first), reference
+    kind = baseline.partition(" ")[0]
+    return first.index(kind) if kind in first else len(first), baseline
 
 
 def _status(study: BareStudy) -> dict[str, Any]:
     budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
-    names = [study.state_of(record) for record in study.trials if not record.reference]
+    names = [study.state_of(record) for record in study.trials if not record.baseline]
     states = dict(Counter(names))
     best = _best_of_final(final) if final else _best_so_far(ranked)
     return {
@@ -241,7 +241,7 @@ def _status(study: BareStudy) -> dict[str, Any]:
             "text": budget.text,
             "room": study.problem.room,
         },
-        "references": study.references,
+        "references": study.baselines,
         "front": [
             {
                 "number": r.number,

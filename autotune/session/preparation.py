@@ -14,7 +14,7 @@ from autotune.problem.plan import Plan
 from autotune.problem.recipes import uniform_lowrank
 from autotune.session.setup import Setup, head_cost
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_reference, three_rates
+from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_baseline, three_rates
 from autotune.training.batchnorm import has_statistics
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
@@ -105,7 +105,7 @@ def _tried(
     setup.engine.prepare(buffers)
     said = f"{name} with{'' if buffers else 'out'} new statistics"
     with InlineBackend(setup.engine) as backend:
-        found = run_reference(said, plan, rates, setup.settings.seed, backend, setup.engine.test)
+        found = run_baseline(said, plan, rates, setup.settings.seed, backend, setup.engine.test)
     return {**found, "cost": asdict(setup.problem().cost(plan))}
 
 

@@ -54,13 +54,13 @@ def units_to_json(settings: Settings) -> dict[str, Any]:
 def search_to_json(settings: Settings) -> dict[str, Any]:
     """What a search would do: units, references, data, memory and time; nothing is written."""
     from autotune.session.setup import head_cost, prepare_search
-    from autotune.study.selection.baselines import reference_plans
+    from autotune.study.selection.baselines import baseline_plans
     from autotune.training.estimate import estimate
 
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
         problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
-        plans = reference_plans(problem, settings.seed)
+        plans = baseline_plans(problem, settings.seed)
         seconds = estimate(setup.engine)
         most = _most_seconds(settings, seconds.full, len(plans) - 1)
         parts = {
@@ -87,10 +87,10 @@ POLICY_STAGE_COST = 1.4
 """What heads, proxies and the supernet of a policy may cost, in full fine-tunings."""
 
 
-def _most_seconds(settings: Settings, full: float, n_references: int) -> float | None:
+def _most_seconds(settings: Settings, full: float, n_baselines: int) -> float | None:
     """Of a search with so many references beside the probe; None where it ends by itself."""
     if settings.most_trials is None:
         return None
-    references = 3 * n_references if settings.references else 0
-    trainings = (settings.most_trials + references + 3) * (settings.folds or 1) / settings.n_workers
+    baselines = 3 * n_baselines if settings.references else 0
+    trainings = (settings.most_trials + baselines + 3) * (settings.folds or 1) / settings.n_workers
     return full * (trainings + (POLICY_STAGE_COST if settings.strategy == "policy" else 0))

@@ -34,7 +34,7 @@ from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.reader import Records
 from autotune.study.run_folder import EventLog, RunFolder
-from autotune.study.selection.baselines import run_references
+from autotune.study.selection.baselines import run_baselines
 from autotune.study.selection.finalists import run_finalists
 from autotune.study.selection.unit_profiles import as_trials, repeat_all
 from autotune.study.strategies import check_options
@@ -153,7 +153,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
             driver.record("stage:estimate", _estimated(engine))
     if settings.references:
         tell("stage", "References", stage="references")
-        run_references(driver, backend, engine.test)
+        run_baselines(driver, backend, engine.test)
     with spent("proposing"):
         driver.scores = learned_scores(folder, setup, driver)
     if driver.attribute("stage:final") is None or driver.has_more():

@@ -16,8 +16,8 @@ from autotune.problem.plan import Choice, Method, Plan
 from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
 
-REFERENCE = "reference "
-"""How the origin of a trial begins that was a reference before."""
+BASELINE = "reference "
+"""How the origin of a trial begins that was a baseline before."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class TrialRecord:
     seconds: float = 0.0
     error: str = ""
     origin: str = ""
-    """The run that it was trained in, where that is another, or the reference that it was."""
+    """The run that it was trained in, where that is another, or the baseline that it was."""
 
     repeat_of: int | None = None
     """The trial that had the same plan, hyperparameters and seed, and answered this one."""
 
     @property
-    def reference(self) -> str:
-        """The name of the reference that it was; empty for any other trial."""
-        return self.origin.removeprefix(REFERENCE) if self.origin.startswith(REFERENCE) else ""
+    def baseline(self) -> str:
+        """The name of the baseline that it was; empty for any other trial."""
+        return self.origin.removeprefix(BASELINE) if self.origin.startswith(BASELINE) else ""
 
     @property
     def is_complete(self) -> bool:

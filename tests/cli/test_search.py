@@ -231,13 +231,13 @@ def test_resume_adds_trials_and_keeps_those_that_ran(finished, longer):
     before, after = Study(finished), Study(longer)
     assert len([t for t in after.trials if not t.reference]) == 5
     assert after.trials[: len(before.trials)] == before.trials
-    assert after.references == before.references
+    assert after.baselines == before.baselines
     assert after.state == "complete"
     assert after.settings.trials == 5
 
 
 def test_resume_chooses_again_among_all_trials(longer):
-    study, beaten = Study(longer), Study(longer).references["probe"]["value"]
+    study, beaten = Study(longer), Study(longer).baselines["probe"]["value"]
     ranked = study._records.ranked()
     assert study.final is not None
     if study.best.number is None:

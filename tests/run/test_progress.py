@@ -72,7 +72,7 @@ def test_of_two_linear_probes_the_better_one_is_shown():
     probes = [
         ("reference", {"name": f"probe with{o} x", "value": v}) for o, v in (("", 2), ("out", 1))
     ]
-    assert after(*probes).references == {"probe": 2}
+    assert after(*probes).baselines == {"probe": 2}
 
 
 def test_a_log_is_read_on_from_where_it_was_left_and_no_half_line_is(tmp_path: Path):

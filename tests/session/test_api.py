@@ -148,8 +148,8 @@ def test_a_reference_that_fails_is_left_out_and_the_search_goes_on(
     del tiny_network.fc
     tiny_network.unused, tiny_network.fc = torch.nn.Linear(2, 2), head
     study = search(trials=6)
-    assert "uniform" not in study.references
-    assert "probe" in study.references
+    assert "uniform" not in study.baselines
+    assert "probe" in study.baselines
     assert study.state == "complete"
 
 

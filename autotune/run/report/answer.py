@@ -63,7 +63,7 @@ def _why_empty(study: BareStudy) -> str:
 
 def _beside(study: BareStudy, metric: str) -> str:
     """The cheapest reference's result, for the same sentence."""
-    probe = study.references.get("probe")
+    probe = study.baselines.get("probe")
     if probe is None:
         return ""
     reached = probe["test"][tested_as(probe["test"], metric)]
@@ -120,7 +120,7 @@ def interval(share: float, n: int) -> tuple[float, float]:
 
 
 def _table(study: BareStudy) -> Table | None:
-    rows = [_row(shown(name), found, study) for name, found in study.references.items()]
+    rows = [_row(shown(name), found, study) for name, found in study.baselines.items()]
     if study.final:
         name = "empty plan" if study.final["empty"] else f"autotune (trial {study.final['number']})"
         rows.append(_row(name, study.final, study))

@@ -32,7 +32,7 @@ MARKS = {
 """State → symbol and colour."""
 
 
-REFERENCES = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
+BASELINE_COLORS = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
 """Colours of their lines, none of which is a state's."""
 
 
@@ -89,24 +89,24 @@ def draw(study: BareStudy) -> go.Figure:
                 hovertemplate="trial %{x}: %{customdata} %{text}<extra></extra>",
             )
     _add_best(figure, trials)
-    _add_references(figure, study)
+    _add_baselines(figure, study)
     few = {"dtick": 1} if len(trials) <= 12 else {}
     figure.update_xaxes(title="trial", tickformat="d", rangemode="tozero", **few)
     figure.update_yaxes(title=f"{study.settings.metric} on validation", tickformat=".0%")
     return figure
 
 
-def _add_references(figure: go.Figure, study: BareStudy) -> None:
+def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
     """As dotted lines across all trials."""
     last = max(len(study.trials) - 1, 1)
-    found = {name: r for name, r in study.references.items() if "(" not in name}
-    for at, (name, reference) in enumerate(found.items()):
+    found = {name: r for name, r in study.baselines.items() if "(" not in name}
+    for at, (name, baseline) in enumerate(found.items()):
         figure.add_scatter(
             x=[0, last],
-            y=[reference["value"]] * 2,
+            y=[baseline["value"]] * 2,
             mode="lines",
             name=shown(name),
-            line={"dash": "dot", "width": 2, "color": REFERENCES[at % len(REFERENCES)]},
+            line={"dash": "dot", "width": 2, "color": BASELINE_COLORS[at % len(BASELINE_COLORS)]},
             hovertemplate=f"{shown(name)}: %{{y:.1%}}<extra></extra>",
         )
 

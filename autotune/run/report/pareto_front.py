@@ -88,7 +88,7 @@ def draw(study: BareStudy) -> go.Figure:
     points = front_of(study)
     _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN_COLOR, size=7)
     _add(figure, study, points, name="front", mode="lines+markers", colour=ACCENT, size=9)
-    _add_references(figure, study)
+    _add_baselines(figure, study)
     own = next((t for t in complete if study.final and t.number == study.final["number"]), None)
     if own is not None:
         _add(figure, study, [own], name="the answer", mode="markers", colour=PALETTE[1], size=15)
@@ -130,11 +130,11 @@ def _add(
     )
 
 
-def _add_references(figure: go.Figure, study: BareStudy) -> None:
+def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
     """Where the budget's own measure is the price: of others references have none."""
     if not _objective(study).endswith(",cost"):
         return
-    found = study.references
+    found = study.baselines
     figure.add_scatter(
         x=[r["cost"][study.problem.budget.measure.value] for r in found.values()],
         y=[r["value"] for r in found.values()],

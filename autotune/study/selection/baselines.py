@@ -27,7 +27,7 @@ CONTROL = "random"
 """The reference that no search needs; probes and uniform low rank may be its answer."""
 
 
-def reference_plans(problem: Problem, seed: int) -> dict[str, Plan]:
+def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
     """Name → plan: linear probe, uniform low rank, one random placement at equal budget."""
     plans = {PROBE: Plan(), UNIFORM: uniform_lowrank(problem)}
     plans[CONTROL] = random_placement(problem, seed)
@@ -37,10 +37,10 @@ def reference_plans(problem: Problem, seed: int) -> dict[str, Plan]:
     return plans
 
 
-def run_references(driver: Driver, backend: Backend, test: Test) -> None:
+def run_baselines(driver: Driver, backend: Backend, test: Test) -> None:
     """Run what is not yet recorded; each is the best on validation of three learning rates."""
     setting = driver.setting
-    for name, plan in reference_plans(driver.problem, setting.seed).items():
+    for name, plan in baseline_plans(driver.problem, setting.seed).items():
         if driver.attribute(f"reference:{name}") is None:
             probe = driver.attribute(f"reference:{PROBE}")
             head = probe["hyperparameters"]["lr:head"] if probe else None
@@ -50,7 +50,7 @@ def run_references(driver: Driver, backend: Backend, test: Test) -> None:
                 begun = None
             try:
                 left = rates[:-2] if begun else rates
-                found = run_reference(name, plan, left, setting.seed, backend, test) if left else {}
+                found = run_baseline(name, plan, left, setting.seed, backend, test) if left else {}
             except TrialError as error:
                 warn(f"The reference {name} is left out: {error}", name=name)
                 continue
@@ -68,7 +68,7 @@ def _better(begun: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[s
     return {**max(begun, found, key=lambda one: float(one["value"])), "seconds": seconds}
 
 
-def run_reference(
+def run_baseline(
     name: str,
     plan: Plan,
     rates: list[dict[str, float]],

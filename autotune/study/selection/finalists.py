@@ -18,7 +18,7 @@ from autotune.study.selection.baselines import PROBE, UNIFORM
 from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, tested_as, told_of
 from autotune.study.selection.imported_trials import adopted
 from autotune.study.selection.paired import Difference, Values, by_fold, paired
-from autotune.study.trial_record import REFERENCE, TrialRecord
+from autotune.study.trial_record import BASELINE, TrialRecord
 from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
@@ -62,7 +62,7 @@ def _admit_uniform(driver: Driver) -> None:
         metrics=found["metrics"],
         curve=found.get("curve", ()),
         folds=found.get("folds", ()),
-        origin=f"{REFERENCE}{UNIFORM}",
+        origin=f"{BASELINE}{UNIFORM}",
         seconds=found["seconds"],
     )
     if trial is not None:
@@ -71,11 +71,11 @@ def _admit_uniform(driver: Driver) -> None:
         tell("admitted", told, number=number)
 
 
-def _is_finalist(driver: Driver, reference: Mapping[str, Any]) -> bool:
+def _is_finalist(driver: Driver, baseline: Mapping[str, Any]) -> bool:
     """Whether a reference that is no trial yet is better than the second of the best plans."""
     best = best_plans(driver.ranked(), 2)
-    same = [record for record in best if record.plan.to_json() == reference["plan"]]
-    rank = (-reference["value"], reference["cost"]["parameters"])
+    same = [record for record in best if record.plan.to_json() == baseline["plan"]]
+    rank = (-baseline["value"], baseline["cost"]["parameters"])
     return all(rank < record.rank()[:2] for record in same or best[1:])
 
 
@@ -187,7 +187,7 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
     found = _final(driver, winner.plan, winner.number, winner.value, tests[own])
     found["metrics"] = dict(winner.metrics)
     found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
-    found["reference"] = winner.reference
+    found["reference"] = winner.baseline
     found["values"] = _spread(values)
     metric = tested_as(tests[own], driver.attribute("identity")["metric"])
     found["tests"] = _spread({s: t[metric] for s, t in tests.items()})
@@ -207,7 +207,7 @@ def _rivals(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]
 
 def _name(record: TrialRecord) -> str:
     """As a reference is called, where it was one."""
-    return record.reference or f"trial {record.number}"
+    return record.baseline or f"trial {record.number}"
 
 
 def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:

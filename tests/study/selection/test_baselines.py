@@ -14,7 +14,7 @@ from autotune.problem.problem import Problem
 from autotune.problem.recipes import uniform_lowrank
 from autotune.problem.sampling import random_placement
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection.baselines import reference_plans, run_references, three_rates
+from autotune.study.selection.baselines import baseline_plans, run_baselines, three_rates
 from autotune.study.selection.extra_jobs import best_job
 from study.table_engine import TableEngine, looked_up
 
@@ -87,7 +87,7 @@ def test_random_placement_is_a_function_of_the_seed(problem):
 
 
 def test_the_probe_trains_nothing_but_the_head(problem):
-    plans = reference_plans(problem, 0)
+    plans = baseline_plans(problem, 0)
     assert list(plans) == ["probe", "uniform", "random"]
     assert plans["probe"] == Plan()
     assert all(problem.fits(plan) for plan in plans.values())
@@ -95,7 +95,7 @@ def test_the_probe_trains_nothing_but_the_head(problem):
 
 def test_a_space_without_low_rank_has_no_uniform_reference(caplog):
     candidates = {"only": {Choice.of("scale"): Cost(5, 5, 20)}}
-    plans = reference_plans(Problem.of(candidates, Budget(10, 100)), 0)
+    plans = baseline_plans(Problem.of(candidates, Budget(10, 100)), 0)
     assert list(plans) == ["probe", "random"]
     assert "no low-rank choice" in caplog.text
 
@@ -123,7 +123,7 @@ def test_rates_that_are_equal_are_run_once(grids):
 def test_a_reference_is_the_best_on_validation_of_its_rates(driving):
     engine = TableEngine()
     with driving() as driver:
-        run_references(driver, InlineBackend(engine), measured)
+        run_baselines(driver, InlineBackend(engine), measured)
         found = driver.attributes("reference")
     grids, plan = driver.setting.grids, uniform_lowrank(driver.problem)
     head = found["probe"]["hyperparameters"]["lr:head"]
@@ -136,7 +136,7 @@ def test_a_reference_is_the_best_on_validation_of_its_rates(driving):
 
 def test_a_record_of_a_reference_has_plan_cost_test_and_seconds(driving):
     with driving() as driver:
-        run_references(driver, InlineBackend(TableEngine()), measured)
+        run_baselines(driver, InlineBackend(TableEngine()), measured)
         found, problem = driver.attributes("reference"), driver.problem
     assert found.keys() == {"probe", "uniform", "random"}
     for record in found.values():
@@ -161,9 +161,9 @@ def test_what_is_recorded_is_not_run_again(driving):
 
     engine, second = TableEngine(), TableEngine()
     with pytest.raises(Died), driving() as driver:
-        run_references(driver, InlineBackend(dying), measured)
+        run_baselines(driver, InlineBackend(dying), measured)
     with driving() as driver:
-        run_references(driver, InlineBackend(second), measured)
+        run_baselines(driver, InlineBackend(second), measured)
     assert {name.split()[1] for name in engine.names} == {"probe", "uniform"}
     assert {name.split()[1] for name in second.names} == {"random"}
     assert len(driver.attributes("reference")) == 3
@@ -197,7 +197,7 @@ def test_a_reference_scored_by_folds_is_delivered_from_all_of_them(driving):
 
     delivered = []
     with driving() as driver:
-        run_references(
+        run_baselines(
             driver, InlineBackend(ByFolds()), lambda c: delivered.append(c) or measured(c)
         )
     assert [content.split(b":")[0].split()[-1] for content in delivered] == [b"whole"] * 3

@@ -14,7 +14,7 @@ from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Plan
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.driver import Driver
-from autotune.study.selection.baselines import reference_plans, three_rates
+from autotune.study.selection.baselines import baseline_plans, three_rates
 from autotune.study.selection.finalists import best_plans, run_finalists
 from study.table_engine import TableEngine
 
@@ -160,7 +160,7 @@ def test_what_the_winner_is_compared_with(driving):
 
 def reference(driver: Driver, value: float, *, fits: bool = True) -> dict[str, Any]:
     """The record of uniform low rank."""
-    plan = reference_plans(driver.problem, 0)["uniform"]
+    plan = baseline_plans(driver.problem, 0)["uniform"]
     rates = three_rates(driver.setting.grids, plan, None)[0]
     return {
         "value": value,
