@@ -7,9 +7,10 @@ import platform
 import re
 import sys
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
+
+from autotune.utils.distribution import installed_versions
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("autotune", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
@@ -42,7 +43,8 @@ def spread(values: list[float], *, scale: float = 100, digits: int = 1) -> str:
 def _provenance() -> str:
     import torch
 
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    installed = installed_versions(*PACKAGES)
+    versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     command = " ".join(["python", *sys.argv])
     return (

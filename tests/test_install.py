@@ -18,7 +18,7 @@ def test_an_installed_wheel_finds_its_search_spaces(tmp_path: Path) -> None:
     python = [sys.executable, "-m"]
     build = [*python, "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("autotune-*.whl")
+    (wheel,) = tmp_path.glob("torch_autotune-*.whl")
     target = str(tmp_path / "site")
     install = [*python, "pip", "install", "--no-deps", "--target", target, str(wheel)]
     subprocess.run(install, check=True, capture_output=True)

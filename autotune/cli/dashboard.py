@@ -24,13 +24,14 @@ def dashboard(
     Example: autotune dashboard runs/digits --port 8081
     """
     from autotune.errors import ConfigError, DependencyError
+    from autotune.utils.distribution import install_command
 
     try:
         from optuna_dashboard import run_server
     except ImportError as error:
         raise DependencyError(
             "The dashboard needs optuna-dashboard, which is not installed: "
-            "pip install 'autotune[dashboard]'."
+            f"{install_command('dashboard')}."
         ) from error
     from autotune.run.notebook import Study
     from autotune.study.storage import open_reader

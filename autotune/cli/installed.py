@@ -6,10 +6,10 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from autotune.errors import DependencyError
+from autotune.utils.distribution import installed_versions
 
 PACKAGES = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
 _START_RAY = (
@@ -25,7 +25,7 @@ def examine() -> dict[str, Any]:
     checks = {"torchvision fits torch": _torchvision(), "ray starts": _ray()}
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **installed_versions(*PACKAGES),
         "cores": os.cpu_count(),
         "devices": [
             "cpu",
@@ -34,13 +34,6 @@ def examine() -> dict[str, Any]:
         **checks,
         "healthy": checks["torchvision fits torch"] == "yes",
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _torchvision() -> str:

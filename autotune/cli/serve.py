@@ -59,6 +59,7 @@ def serve(
     Example: autotune serve --delta flowers=runs/flowers --delta pets=runs/pets
     """
     from autotune.errors import ConfigError, DependencyError
+    from autotune.utils.distribution import install_command
 
     try:
         import uvicorn
@@ -66,7 +67,7 @@ def serve(
         from autotune.deploy.serve.app import make_app
     except ImportError as error:
         raise DependencyError(
-            f"The server needs {error.name}, which is not installed: pip install 'autotune[serve]'."
+            f"The server needs {error.name}, which is not installed: {install_command('serve')}."
         ) from error
     from autotune.cli.live_progress import warned
     from autotune.deploy.serve.limits import Limits

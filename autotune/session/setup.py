@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from autotune.tasks.python import as_task
 from autotune.training.engine import Engine
 from autotune.training.loop import Recipe
 from autotune.training.prefix.prefix import Keeping
+from autotune.utils.distribution import installed_versions
 from autotune.utils.events import warn
 from autotune.utils.timings import spent
 
@@ -296,18 +296,9 @@ def _find_task(task: Any, backbone: Backbone) -> Task:
 
 def _about(settings: Settings, task: Task) -> dict[str, Any]:
     return {
-        "versions": {
-            name: _version(name) for name in ("autotune", "torch", "torchvision", "optuna")
-        },
+        "versions": installed_versions("autotune", "torch", "torchvision", "optuna"),
         "python": platform.python_version(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **settings.model_dump(include={"backbone", "weights", "budget", "space", "granularity"}),
         "data": task.digest(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

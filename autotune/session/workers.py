@@ -6,9 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from autotune.session.setup import Setup, choose_device
 from autotune.study.backends import BACKENDS
 from autotune.study.backends.base import Backend
+from autotune.utils.distribution import installed_version
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 from autotune.utils.user_code import import_shipped, import_sources, ship_sources
@@ -134,11 +133,8 @@ def complaint(theirs: dict[str, str], files: Sequence[Path]) -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that all nodes must have alike."""
-    found = {}
-    for name in ALIKE:
-        with suppress(ModuleNotFoundError):
-            found[name] = version(name)
-    return found
+    installed = {name: installed_version(name) for name in ALIKE}
+    return {name: version for name, version in installed.items() if version is not None}
 
 
 def _places(setup: Setup) -> list[str]:

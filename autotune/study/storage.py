@@ -16,6 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from autotune.errors import DependencyError, RunError
 from autotune.study.run_folder import RunFolder
+from autotune.utils.distribution import install_command
 from autotune.utils.events import warn
 from autotune.utils.filesystems import disk_is_full, is_full, network_kind
 from autotune.utils.timings import spent
@@ -43,7 +44,7 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
         driver = getattr(error.__cause__, "name", None) or "its driver"
         raise DependencyError(
             f"A {named.partition(':')[0]} storage needs {driver}, which is not installed. Install "
-            "it; for PostgreSQL: pip install 'autotune[postgres]'."
+            f"it; for PostgreSQL: {install_command('postgres')}."
         ) from error
     except Exception as error:
         if is_full(error):

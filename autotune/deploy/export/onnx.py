@@ -15,6 +15,7 @@ from torch import Tensor
 from autotune.deploy.export.base import Format, Subject, refused
 from autotune.deploy.export.module import HINT, exported
 from autotune.errors import DependencyError
+from autotune.utils.distribution import install_command
 
 
 class Onnx(Format):
@@ -97,5 +98,5 @@ def _require() -> None:
     except ImportError as error:
         raise DependencyError(
             f"The format onnx needs {error.name}, which is not installed: "
-            "pip install 'autotune[onnx]'."
+            f"{install_command('onnx')}."
         ) from error

@@ -18,6 +18,7 @@ from autotune.deltas.costs import new_delta
 from autotune.deltas.site import Slot, sites
 from autotune.deploy.export.base import Format, Subject, refused
 from autotune.errors import DependencyError, ExportError
+from autotune.utils.distribution import install_command
 
 ADAPTER = "default"
 ROOT = "base_model.model."
@@ -243,5 +244,5 @@ def _require() -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise DependencyError(
-            "The format peft needs peft, which is not installed: pip install 'autotune[peft]'."
+            f"The format peft needs peft, which is not installed: {install_command('peft')}."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.errors import DependencyError
+from autotune.utils.distribution import install_command
 
 if TYPE_CHECKING:
     import pandas
@@ -18,7 +19,7 @@ def frame_of(study: BareStudy) -> pandas.DataFrame:
         import pandas
     except ImportError as error:
         raise DependencyError(
-            "A frame needs pandas, which is not installed: pip install pandas."
+            f"A frame needs pandas, which is not installed: {install_command('notebook')}."
         ) from error
     units = {f"unit:{unit}": unit for unit in study.problem.units}
     rows = [

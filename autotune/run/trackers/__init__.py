@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from autotune.errors import AutotuneError, ConfigError, DependencyError
+from autotune.utils.distribution import install_command
 from autotune.utils.events import Callback, listening
 from autotune.utils.registry import Registry
 
@@ -43,7 +44,7 @@ def _opened(name: str, where: str) -> Iterator[Callback]:
         except ImportError as error:
             raise DependencyError(
                 f"The sink {name} needs the package {name}, which is not installed: "
-                f"pip install 'autotune[{name}]'."
+                f"{install_command(name)}."
             ) from error
         except AutotuneError:
             raise

@@ -102,7 +102,7 @@ def test_wandb_keeps_a_run_on_this_machine_when_it_is_offline(tmp_path: Path):
 def test_a_sink_without_its_package_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch):
     missing = "torch.utils.tensorboard" if name == "tensorboard" else name
     monkeypatch.setitem(sys.modules, missing, None)
-    said = rf"pip install 'autotune\[{name}\]'"
+    said = rf"pip install 'torch-autotune\[{name}\]'"
     with pytest.raises(DependencyError, match=said), told_to([f"{name}:somewhere"]):
         pass
 
