@@ -48,6 +48,14 @@ class Problem:
             costs.update({(unit, choice.label): cost for choice, cost in fitting.items()})
         return cls(tuple(candidates), choices, costs, budget, fixed)
 
+    def charged(self, cost: Cost) -> Problem:
+        """The same problem with `cost` paid whatever the plan; what no longer fits is left out."""
+        candidates = {
+            unit: {c: self.costs[unit, c.label] for c in choices if not c.is_frozen()}
+            for unit, choices in self.choices.items()
+        }
+        return Problem.of(candidates, self.budget, fixed=self.fixed + cost)
+
     def alone(self) -> list[tuple[str, Choice]]:
         """(unit, choice) of those that take no other choice beside them."""
         return [(u, c) for u in self.units for c in self.choices[u] if c.is_alone()]

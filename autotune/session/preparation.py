@@ -12,10 +12,10 @@ from autotune.errors import ConfigError, TrialError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.recipes import uniform_lowrank
-from autotune.session.setup import Setup, head_cost
+from autotune.session.setup import Setup
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_baseline, three_rates
-from autotune.training.batchnorm import has_statistics
+from autotune.training.batchnorm import has_statistics, statistics_cost
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 
@@ -32,14 +32,18 @@ def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Any]]:
     may gain better by themselves. Where there is no low rank, or it learns nothing, it compares
     linear probes. Those of the other way are references beside the study's own.
     """
-    asked, engine = setup.settings.bnstats, setup.engine
-    if not has_statistics(setup.backbone.network):
+    asked, engine, network = setup.settings.bnstats, setup.engine, setup.backbone.network
+    if not has_statistics(network):
         if asked == "on":
             raise ConfigError(
                 "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
             )
         return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
     tell("stage", "Preparation", stage="preparation")
+    if asked == "auto" and setup.problem.charged(cost := statistics_cost(network)).is_empty():
+        why = f"re-estimated statistics ({cost.bytes:,} bytes) leave no room in the budget"
+        tell("preparation", f"Normalisation statistics kept: {why}.")
+        return {}, {"stage:preparation": {"bnstats": "off", "why": why}}
     with spent("prefix"):
         ways: BuffersByMode = {"off": {}, "on": engine.statistics()}
     if asked != "auto" and not setup.settings.references:
@@ -86,8 +90,7 @@ def _probe(setup: Setup, buffers: Buffers) -> dict[str, Any]:
 
 def _uniform(setup: Setup, ways: BuffersByMode, probes: Mapping[str, Any]) -> dict[str, Any]:
     """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
-    fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
-    plan = uniform_lowrank(setup.problem(fixed + buffer_cost(ways["on"])))
+    plan = uniform_lowrank(setup.problem.charged(buffer_cost(ways["on"])))
     if not plan.choices:
         return {}
     heads = {way: probe["hyperparameters"]["lr:head"] for way, probe in probes.items()}
@@ -106,7 +109,7 @@ def _tried(
     said = f"{name} with{'' if buffers else 'out'} new statistics"
     with InlineBackend(setup.engine) as backend:
         found = run_baseline(said, plan, rates, setup.settings.seed, backend, setup.engine.test)
-    return {**found, "cost": asdict(setup.problem().cost(plan))}
+    return {**found, "cost": asdict(setup.problem.cost(plan))}
 
 
 def _say(way: str, probes: Mapping[str, Any], uniform: Mapping[str, Any]) -> None:

@@ -53,13 +53,13 @@ def units_to_json(settings: Settings) -> dict[str, Any]:
 
 def search_to_json(settings: Settings) -> dict[str, Any]:
     """What a search would do: units, references, data, memory and time; nothing is written."""
-    from autotune.session.setup import head_cost, prepare_search
+    from autotune.session.setup import prepare_search
     from autotune.study.selection.baselines import baseline_plans
     from autotune.training.estimate import estimate
 
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
-        problem = setup.problem(head_cost(settings, setup.backbone, len(setup.task.classes)))
+        problem = setup.problem
         plans = baseline_plans(problem, settings.seed)
         seconds = estimate(setup.engine)
         most = _most_seconds(settings, seconds.full, len(plans) - 1)

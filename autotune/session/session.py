@@ -27,7 +27,7 @@ from autotune.run.related import open_run
 from autotune.run.settings import write_settings
 from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
 from autotune.session.preparation import buffer_cost, settle_preparation
-from autotune.session.setup import Setup, head_cost
+from autotune.session.setup import Setup
 from autotune.session.workers import WHERE, open_backend
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver, DriverOptions, create
@@ -51,8 +51,7 @@ from autotune.utils.timings import counted, spent
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
     buffers, stages = settle_preparation(setup)
-    fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
-    problem = setup.problem(fixed + buffer_cost(buffers))
+    problem = setup.problem.charged(buffer_cost(buffers))
     begun = {"identity": _identity(setup), **stages}
     if setup.settings.supernet is not None:
         statistics = stages["stage:preparation"]["bnstats"]

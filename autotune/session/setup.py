@@ -42,6 +42,7 @@ from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.loading import batches, check_fits, infer_input, normalised
 from autotune.tasks.python import as_task
+from autotune.training.batchnorm import statistics_cost
 from autotune.training.engine import Engine
 from autotune.training.loop import Recipe
 from autotune.training.prefix.prefix import Keeping
@@ -60,13 +61,10 @@ class Setup:
     space: SearchSpace
     units: Units
     engine: Engine
-    grids: Grids
+    problem: Problem
+    """The head is charged where it counts; prepared buffers are not known yet."""
 
-    def problem(self, fixed: Cost = Cost()) -> Problem:
-        """The problem once what is charged whatever the plan is known."""
-        budget = parse_budget(self.settings, self.backbone)
-        candidates = candidates_within(self.backbone, self.units, self.space, budget, fixed)
-        return _problem(candidates, budget, fixed)
+    grids: Grids
 
 
 @spent("data")
@@ -103,17 +101,14 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         about=_about(settings, data),
     )
     try:
-        fixed = head_cost(settings, found, len(data.classes))
-        budget = parse_budget(settings, found)
-        candidates = candidates_within(found, units, space, budget, fixed)
-        problem = _problem(candidates, budget, fixed)  # refused here when nothing fits
-        grids = _grids(space, candidates)
+        problem, methods = make_problem(settings, found, units, space, len(data.classes))
+        grids = _grids(space, methods)
         options = check_options(settings.strategy, settings.options)
         STRATEGIES.load(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
-    return Setup(settings, found, data, space, units, engine, grids)
+    return Setup(settings, found, data, space, units, engine, problem, grids)
 
 
 def _keeping(settings: Settings) -> Keeping:
@@ -149,16 +144,29 @@ def _check_pruner(settings: Settings) -> None:
         )
 
 
-def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:
-    problem = Problem.of(candidates, budget, fixed=fixed)
+def make_problem(
+    settings: Settings, backbone: Backbone, units: Units, space: SearchSpace, n_classes: int
+) -> tuple[Problem, set[str]]:
+    """The problem of a search, the head charged, and the methods that have a place in some unit.
+
+    Sizes that follow from the budget leave room for re-estimated statistics where these may be
+    charged later. Raises `BudgetError` when nothing fits the budget.
+    """
+    budget, fixed = parse_budget(settings, backbone), head_cost(settings, backbone, n_classes)
+    statistics = Cost() if settings.bnstats == "off" else statistics_cost(backbone.network)
+    candidates = candidates_within(backbone, units, space, budget, fixed + statistics)
+    problem = Problem.of(candidates, budget, fixed=fixed + statistics)
+    if settings.bnstats == "auto" and problem.is_empty():
+        candidates = candidates_within(backbone, units, space, budget, fixed)
+        problem = Problem.of(candidates, budget, fixed=fixed)
     require_room(problem, candidates)
-    return problem
-
-
-def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
-    """Hyperparameter → values, of the head and of every method that has a place."""
-    lr = space.hyperparameters.lr
     methods = {name for choices in candidates.values() for c in choices for name in c.names}
+    return Problem.of(candidates, budget, fixed=fixed), methods
+
+
+def _grids(space: SearchSpace, methods: set[str]) -> Grids:
+    """Hyperparameter → values, for the head and for every method that has a place."""
+    lr = space.hyperparameters.lr
     rates = {f"lr:{m}": tuple(lr[m]) for m in ("head", *sorted(methods))}
     return {**rates, "weight_decay": tuple(space.hyperparameters.weight_decay)}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.inputs import InputDescription
+from autotune.problem.budget import Cost
 from autotune.tasks.loading import generator_of, shuffled
 from autotune.tasks.part import Part
 
@@ -17,6 +18,14 @@ BATCH = 64
 def has_statistics(network: nn.Module) -> bool:
     """Whether any layer normalises by running statistics."""
     return bool(_layers(network))
+
+
+def statistics_cost(network: nn.Module) -> Cost:
+    """Cost of storing re-estimated statistics in the delta file; nothing of them is trained."""
+    names = [f"{n}.{kind}" for n in _layers(network) for kind in ("running_mean", "running_var")]
+    buffers = [network.get_buffer(name) for name in names]
+    stored = sum(buffer.numel() for buffer in buffers)
+    return Cost(0, stored, sum(buffer.numel() * buffer.element_size() for buffer in buffers))
 
 
 @torch.no_grad()
