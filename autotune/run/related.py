@@ -24,7 +24,7 @@ def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str
     """
     folder = RunFolder.existing(run)
     found = Records(folder, read_settings({}, file=str(folder.config)).storage)
-    theirs = {**found.attribute("identity"), "statistics": _statistics(found)}
+    theirs = {**found.identity, "statistics": _statistics(found)}
     mine = {**identity, "statistics": statistics}
     differs = [key for key in (*_OF_TRAINING, "statistics") if theirs.get(key) != mine.get(key)]
     if differs:
@@ -35,5 +35,5 @@ def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str
     return found
 
 
-def _statistics(records: Records) -> Any:
-    return (records.attribute("stage:preparation") or {}).get("bnstats")
+def _statistics(records: Records) -> str | None:
+    return records.preparation.bnstats if records.preparation else None

@@ -25,6 +25,7 @@ from autotune.study.selection.baselines import CONTROL
 from autotune.study.selection.comparison import ComparisonRow, comparison_rows
 from autotune.study.selection.extra_jobs import tested_as
 from autotune.study.selection.unit_profiles import ProfileRow, profile_rows
+from autotune.study.stages import ESTIMATE, SESSION, TIMINGS
 from autotune.study.trial_record import TrialRecord
 
 
@@ -71,26 +72,25 @@ class BareStudy:
     @property
     def identity(self) -> dict[str, Any]:
         """What the search began with and may not change: fingerprint, data, settings."""
-        found: dict[str, Any] = self._records.attribute("identity")
-        return found
+        return dict(self._records.identity)
 
     @property
     def baselines(self) -> dict[str, Any]:
         """Name → `value`, `test`, `cost` and more of every reference that has run."""
-        found = self._records.attributes("reference")
-        return {name: found[name] for name in sorted(found, key=_place)}
+        baselines = self._records.baselines
+        return {name: baselines[name].to_json() for name in sorted(baselines, key=_place)}
 
     @property
     def final(self) -> dict[str, Any] | None:
         """The record of the end: the winner, its seeds and its test; None before it."""
-        final: dict[str, Any] | None = self._records.attribute("stage:final")
-        return final
+        final = self._records.final
+        return final.to_json() if final else None
 
     @property
     def preparation(self) -> dict[str, Any] | None:
         """Whether normalisation statistics were re-estimated, and both probes' values."""
-        found: dict[str, Any] | None = self._records.attribute("stage:preparation")
-        return found
+        preparation = self._records.preparation
+        return preparation.to_json() if preparation else None
 
     @property
     def policy(self) -> dict[str, Any] | None:
@@ -98,8 +98,8 @@ class BareStudy:
 
         None for other strategies, and before it is learned.
         """
-        found: dict[str, Any] | None = self._records.attribute("stage:policy")
-        return found
+        stage = self._records.policy_stage
+        return stage.to_json() if stage else None
 
     @property
     def front(self) -> list[TrialRecord]:
@@ -115,19 +115,19 @@ class BareStudy:
     @cached_property
     def best(self) -> Best:
         """The answer; `RunError` while the search has not ended."""
-        final = self.final
+        final = self._records.final
         if final is None:
             raise RunError(
                 f"A search has an answer when it has ended, {self.folder.path} is {self.state}. "
                 f"Go on with: {self.resume_command}"
             )
         return Best(
-            plan=Plan.from_json(final["plan"]),
-            value=final["value"],
+            plan=final.plan,
+            value=final.value,
             artifact=self.folder.best,
-            number=final["number"],
-            test=final["test"],
-            cost=Cost(**final["cost"]),
+            number=final.number,
+            test=final.test,
+            cost=final.cost,
         )
 
     @property
@@ -165,31 +165,29 @@ class BareStudy:
     @property
     def seconds(self) -> float:
         """Wall-clock seconds of all sittings so far."""
-        return float(sum(self._records.attributes("sitting").values()))
+        return float(sum(self._records.attributes(SESSION).values()))
 
     @property
     def timings(self) -> dict[str, float]:
         """Stage → seconds that all sittings spent on it, and `other`: on none of them."""
         found: Counter[str] = Counter()
-        for sitting in self._records.attributes("timings").values():
+        for sitting in self._records.attributes(TIMINGS).values():
             found.update(sitting)
         return {**found, "other": self.seconds - sum(found.values())}
 
     @property
     def own_seconds(self) -> float:
         """Of these, the search's own: random placement, which is a control, is left out."""
-        control = self._records.attributes("reference").get(CONTROL, {"seconds": 0.0})
-        return self.seconds - float(control["seconds"])
+        control = self._records.baselines.get(CONTROL)
+        return self.seconds - (control.seconds if control else 0.0)
 
     @property
     def training_seconds(self) -> float:
         """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
-        repeats = self._records.attributes("repeat").values()
-        trained = [trial.seconds for trial in self.trials] + [
-            r.get("seconds", 0.0) for r in repeats
-        ]
-        learned: float = (self.policy or {}).get("seconds", 0.0)
-        return sum(trained) + learned
+        repeats = self._records.all_repeats.values()
+        stage = self._records.policy_stage
+        trained = [trial.seconds for trial in self.trials] + [one.seconds for one in repeats]
+        return sum(trained) + (stage.seconds if stage else 0.0)
 
     @property
     def rivals(self) -> list[ComparisonRow]:
@@ -206,7 +204,7 @@ class BareStudy:
     @property
     def full_finetuning(self) -> float | None:
         """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
-        found = self._records.attribute("stage:estimate")
+        found = self._records.attribute(ESTIMATE)
         return found["full"] if found else None
 
     def status(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from autotune.deltas.costs import everywhere
 from autotune.deltas.surgery import exchanged
 from autotune.errors import ConfigError, TaskError, unknown
 from autotune.problem.budget import Cost
+from autotune.problem.grids import Grids, middle, three_rates
 from autotune.problem.job import used
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
@@ -29,7 +30,7 @@ from autotune.session.api import reopened
 from autotune.session.session import driving
 from autotune.session.setup import Setup, released
 from autotune.study.driver import Driver
-from autotune.study.selection.baselines import PROBE, three_rates
+from autotune.study.selection.baselines import PROBE
 from autotune.study.selection.comparison import (
     FULL,
     NAMES,
@@ -41,7 +42,6 @@ from autotune.study.selection.comparison import (
     recommended,
     run_rivals,
 )
-from autotune.study.strategies.base import Grids, middle
 from autotune.tasks import load_task
 from autotune.tasks.loading import PartFeed, check_fits, infer_input, normalised
 from autotune.training.loop import Recipe, evaluate
@@ -129,11 +129,11 @@ def _against(ours: ComparisonRow, theirs: ComparisonRow) -> dict[str, Any]:
 
 def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | None:
     """One of `NAMES`; None where the space or the network has no such thing."""
-    problem, seed, final = driver.problem, study.settings.seed, study.final
+    problem, seed, final = driver.problem, study.settings.seed, driver.final
     assert final is not None
     if name == WINNER:
-        plan, rates = Plan.from_json(final["plan"]), final["hyperparameters"]
-        return Rival(name, [(plan, rates)], {plan.digest: Cost(**final["cost"])})
+        costs = {final.plan.digest: final.cost}
+        return Rival(name, [(final.plan, final.hyperparameters)], costs)
     head = _head_rate(driver)
     if name == "random search":
         n = _equal_compute(study)
@@ -176,9 +176,8 @@ def _grids(setup: Setup) -> Grids:
 
 
 def _head_rate(driver: Driver) -> float | None:
-    probe = driver.attribute(f"reference:{PROBE}")
-    rate: float | None = probe["hyperparameters"]["lr:head"] if probe else None
-    return rate
+    probe = driver.baselines.get(PROBE)
+    return probe.hyperparameters["lr:head"] if probe else None
 
 
 def _equal_compute(study: Study) -> int:

@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 from scipy.stats import spearmanr
 
 from autotune.errors import ConfigError
+from autotune.problem.grids import middles
 from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.run.related import open_run
@@ -23,6 +24,7 @@ from autotune.study.policy.policy import Policy
 from autotune.study.policy.rounds import STABLE, Course, Schedule, run_rounds
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
+from autotune.study.stages import POLICY, PROXIES, PolicyStage, from_rows, rows
 from autotune.study.strategies import check_options
 from autotune.study.strategies.policy import PolicySampler
 from autotune.training.oneshot.supernet import can_share
@@ -30,7 +32,6 @@ from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot
 from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
-POLICY_ATTRIBUTE = "stage:policy"
 DISAGREES = 0.5
 """Rank correlation of the proxies' two halves below which they are said to disagree."""
 
@@ -44,19 +45,20 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
         return _proxy_scores(setup, driver)
     if setup.settings.strategy != "policy":
         return None
-    if driver.attribute(POLICY_ATTRIBUTE) is None:
-        driver.record(POLICY_ATTRIBUTE, _learned(folder, setup, driver))
+    if driver.policy_stage is None:
+        driver.record(POLICY, _learned(folder, setup, driver))
     folder.supernet.unlink(missing_ok=True)
-    return _scores(driver.attribute(POLICY_ATTRIBUTE))
+    assert driver.policy_stage is not None
+    return _scores(driver.policy_stage)
 
 
 def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
     """By one criterion, as the policy would begin: concave in what it says and in the price."""
-    if driver.attribute("stage:proxies") is None:
+    if driver.attribute(PROXIES) is None:
         began = time.monotonic()
         tell("stage", "Proxies", stage="proxies")
         first, second = _by_criterion(setup, driver)
-        driver.record("stage:proxies", [_rows(first), _rows(second)])
+        driver.write(PROXIES, [rows(first), rows(second)])
         _say_agreement(_agreement((first, second)))
         tell("proxies", f"Proxies took {time.monotonic() - began:.1f} s.")
     policy = _policy(setup, driver)
@@ -68,7 +70,7 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, Cho
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     name = check_options("proxy", setup.settings.options).get("criterion", "mass")
     if name in ("mass", "ratio"):
-        with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+        with setup.engine.oneshot(choices, middles(setup.grids), head_rates) as shot:
             found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
             first, second = ({e: _mass(name, m) for e, m in half.items()} for half in found)
             return first, second
@@ -87,23 +89,19 @@ def _mass(name: str, found: Mapping[str, float]) -> dict[str, float]:
     return {"mass": by_chance if name == "ratio" else found["mass"]}
 
 
-def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> dict[str, Any]:
-    """Learn, and say what came of it."""
+def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
+    """Learn, and report what came of it."""
     began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
     if setup.settings.supernet:
         policy, course, rates = _by_other(setup, driver)
     elif can_share(driver.problem.choices):
         policy, course, rates = _by_supernet(folder, setup, driver, schedule)
     else:
-        driver.record("stage:proxies", [[], []])
+        driver.write(PROXIES, [[], []])
         policy, course, rates = _policy(setup, driver), Course(), {}
-    found = {
-        **_outcome(policy, course, _agreement(_halves(driver))),
-        "rates": rates,
-        "seconds": time.monotonic() - began,
-    }
-    _say(found)
-    return found
+    stage = _outcome(policy, course, rates, _agreement(_halves(driver)), began)
+    _report(stage)
+    return stage
 
 
 def _by_supernet(
@@ -112,10 +110,10 @@ def _by_supernet(
     """The policy, how its rounds went, and learning rates to begin at."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     tell("stage", "Head", stage="head")
-    with setup.engine.oneshot(choices, _middle(setup), head_rates) as shot:
+    with setup.engine.oneshot(choices, middles(setup.grids), head_rates) as shot:
         tell("stage", "Proxies", stage="proxies")
-        if driver.attribute("stage:proxies") is None:
-            driver.record("stage:proxies", [_rows(half) for half in shot.proxies()])
+        if driver.attribute(PROXIES) is None:
+            driver.write(PROXIES, [rows(half) for half in shot.proxies()])
         policy = _policy(setup, driver)
         course = _restored(folder, shot, policy)
         tell("stage", "Supernet", stage="supernet")
@@ -129,7 +127,7 @@ def _by_supernet(
 def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
     """The records of `--supernet`; `ConfigError` where it is of another training or has none."""
     other = open_run(run, "--supernet", identity, statistics)
-    if other.attribute(POLICY_ATTRIBUTE) is None:
+    if other.policy_stage is None:
         raise ConfigError(
             f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
         )
@@ -139,24 +137,27 @@ def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Rec
 def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
     """By what another run's supernet measured; its budget may have been another."""
     assert setup.settings.supernet is not None
-    statistics = driver.attribute("stage:preparation")["bnstats"]
-    other = open_supernet(setup.settings.supernet, driver.attribute("identity"), statistics)
-    found = other.attribute(POLICY_ATTRIBUTE)
-    driver.record("stage:proxies", other.attribute("stage:proxies"))
+    assert driver.preparation is not None
+    statistics = driver.preparation.bnstats
+    other = open_supernet(setup.settings.supernet, driver.identity, statistics)
+    stage = other.policy_stage
+    assert stage is not None
+    driver.write(PROXIES, other.attribute(PROXIES))
     policy = _policy(setup, driver)
-    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
-    course = Course(found["rounds"], (policy.plan(),) * (STABLE + 1) if found["stable"] else ())
-    return policy, course, found["rates"]
+    policy.observe(stage.earned)
+    course = Course(stage.rounds, (policy.plan(),) * (STABLE + 1) if stage.stable else ())
+    return policy, course, dict(stage.rates)
 
 
 def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     """Teach the network what the trials said, and write `best/policy.safetensors`."""
     if setup.settings.strategy != "policy":
         return
-    found, settings = driver.attribute(POLICY_ATTRIBUTE), setup.settings
+    stage, settings = driver.policy_stage, setup.settings
+    assert stage is not None
     policy = _policy(setup, driver)
-    policy.observe({(unit, label): shares for unit, label, shares in found["earned"]})
-    sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(found))
+    policy.observe(stage.earned)
+    sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(stage))
     network = policy.learned(sampler.believed(driver.study))
     write_whole(folder.policy, network.to_bytes({"task": settings.task, "budget": settings.budget}))
 
@@ -168,21 +169,15 @@ def _policy(setup: Setup, driver: Driver) -> Policy:
     return Policy(driver.problem, _mean(_halves(driver)), network, seed=setup.settings.seed)
 
 
-def _scores(found: Mapping[str, Any]) -> Scores:
-    """Of a stage's record: (unit, label) → score, and (hyperparameter, value) → 1 to begin at."""
-    scores = {(unit, label): score for unit, label, score in found["scores"]}
-    return scores | {(name, str(rate)): 1.0 for name, rate in found["rates"].items()}
-
-
-def _middle(setup: Setup) -> dict[str, float]:
-    return {name: sorted(grid)[(len(grid) - 1) // 2] for name, grid in setup.grids.items()}
+def _scores(stage: PolicyStage) -> Scores:
+    """(unit, label) → score, and (hyperparameter, value) → 1 for those that trials begin at."""
+    return {**stage.scores, **{(name, str(rate)): 1.0 for name, rate in stage.rates.items()}}
 
 
 def _halves(driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
     """The proxies of two disjoint halves, as recorded."""
     first, second = (
-        {(unit, label): found for unit, label, found in half}
-        for half in driver.attribute("stage:proxies")
+        {(unit, label): found for unit, label, found in half} for half in driver.attribute(PROXIES)
     )
     return first, second
 
@@ -195,9 +190,9 @@ def _mean(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> ChoiceMeasur
 def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
     told = {
         "done": course.done,
-        "earned": _rows(policy.earned),
+        "earned": rows(policy.earned),
         "plans": [plan.to_json() for plan in course.plans],
-        "probabilities": [_rows(found) for found in course.probabilities],
+        "probabilities": [rows(after) for after in course.probabilities],
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in shot.state().items()}
     return save_tensors(tensors, {"course": json.dumps(told)})
@@ -210,11 +205,11 @@ def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
     with safe_open(folder.supernet, "pt") as stored:
         told = json.loads(stored.metadata()["course"])
     shot.restore(load_file(folder.supernet), told["done"])
-    policy.observe({(unit, label): shares for unit, label, shares in told["earned"]})
+    policy.observe(from_rows(told["earned"]))
     return Course(
         told["done"],
         tuple(map(Plan.from_json, told["plans"])),
-        tuple({(u, label): p for u, label, p in rows} for rows in told["probabilities"]),
+        tuple(map(from_rows, told["probabilities"])),
     )
 
 
@@ -228,28 +223,29 @@ def _tell_round(course: Course, schedule: Schedule) -> None:
     )
 
 
-def _outcome(policy: Policy, course: Course, agreement: float | None) -> dict[str, Any]:
-    plan, first = policy.plan(), policy.first_plan()
-    return {
-        "scores": _rows(policy.scores()),
-        "earned": _rows(policy.earned),
-        "has_earned": bool(policy.believed),
-        "plan": plan.to_json(),
-        "label": str(plan),
-        "proxies_plan": first.to_json(),
-        "same_as_proxies": plan == first,
-        "rounds": course.done,
-        "stable": course.is_stable,
-        "probabilities": [_rows(found) for found in course.probabilities],
-        "agreement": agreement,
-        "moved": policy.moved(),
-        "unreached": sorted(f"{unit} {label}" for unit, label in policy.unreached()),
-        "left_out": sorted({label for _, label in policy.unseen()}),
-    }
-
-
-def _rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
-    return [[unit, label, value] for (unit, label), value in values.items()]
+def _outcome(
+    policy: Policy,
+    course: Course,
+    rates: Mapping[str, float],
+    agreement: float | None,
+    began: float,
+) -> PolicyStage:
+    return PolicyStage(
+        scores=policy.scores(),
+        earned=policy.earned,
+        has_earned=bool(policy.believed),
+        plan=policy.plan(),
+        proxies_plan=policy.first_plan(),
+        rounds=course.done,
+        stable=course.is_stable,
+        probabilities=course.probabilities,
+        agreement=agreement,
+        moved=policy.moved(),
+        unreached=tuple(sorted(f"{unit} {label}" for unit, label in policy.unreached())),
+        left_out=tuple(sorted({label for _, label in policy.unseen()})),
+        rates=rates,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _agreement(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> float | None:
@@ -271,25 +267,25 @@ def _say_agreement(agreement: float | None) -> None:
         )
 
 
-def _say(found: Mapping[str, Any]) -> None:
-    tell("policy", f"Policy after {found['rounds']} rounds: {found['label']}")
-    if found["left_out"]:
+def _report(stage: PolicyStage) -> None:
+    tell("policy", f"Policy after {stage.rounds} rounds: {stage.plan}")
+    if stage.left_out:
         tell(
             "policy-left-out",
             f"Left to the trials alone, as they cannot share a supernet: "
-            f"{', '.join(found['left_out'])}.",
+            f"{', '.join(stage.left_out)}.",
         )
-    _say_agreement(found["agreement"])
-    if found["unreached"]:
+    _say_agreement(stage.agreement)
+    if stage.unreached:
         warn(
-            f"No gradient reaches {len(found['unreached'])} choices, so they are not proposed: "
-            f"{', '.join(found['unreached'])}."
+            f"No gradient reaches {len(stage.unreached)} choices, so they are not proposed: "
+            f"{', '.join(stage.unreached)}."
         )
-    if not found["has_earned"]:
+    if not stage.has_earned:
         warn("No choice earned anything in the supernet, so the policy is that of the proxies.")
-    elif found["moved"] < MOVED:
+    elif stage.moved < MOVED:
         warn("The supernet did not move the policy away from the proxies.")
-    elif found["same_as_proxies"]:
+    elif stage.same_as_proxies:
         tell("policy-same", "The supernet chose the plan that the proxies alone would have.")
-    if found["rounds"] and not found["stable"]:
-        warn(f"The policy's plan was still changing when its {found['rounds']} rounds were over.")
+    if stage.rounds and not stage.stable:
+        warn(f"The policy's plan was still changing when its {stage.rounds} rounds were over.")

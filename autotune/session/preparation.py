@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from autotune.errors import ConfigError, TrialError
 from autotune.problem.budget import Cost
+from autotune.problem.grids import three_rates
 from autotune.problem.plan import Plan
 from autotune.problem.recipes import uniform_lowrank
 from autotune.session.setup import Setup
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_baseline, three_rates
+from autotune.study.selection.baselines import PROBE, UNIFORM, baseline_jobs, train_baseline
+from autotune.study.stages import (
+    BASELINE,
+    BEGUN_BASELINE,
+    PREPARATION,
+    Baseline,
+    Preparation,
+    Recorded,
+)
 from autotune.training.batchnorm import has_statistics, statistics_cost
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
@@ -23,14 +31,17 @@ Buffers = Mapping[str, torch.Tensor]
 BuffersByMode = Mapping[str, Buffers]
 """`off` and `on` → the buffers that the backbone has then; none of them means as it was loaded."""
 
+ByMode = Mapping[str, Baseline]
+"""`off` and `on` → what was trained with these buffers."""
 
-def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Any]]:
-    """The prepared buffers (none of them: off), and what to record of it.
+
+def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
+    """The prepared buffers (none of them: off), and the records of what was trained for it.
 
     `auto` compares uniform low rank on validation, with re-estimated statistics and without, each
     at the better of two learning rates: a linear probe gains by new statistics what tuned layers
     may gain better by themselves. Where there is no low rank, or it learns nothing, it compares
-    linear probes. Those of the other way are references beside the study's own.
+    linear probes. Those of the other mode are baselines next to the study's own.
     """
     asked, engine, network = setup.settings.bnstats, setup.engine, setup.backbone.network
     if not has_statistics(network):
@@ -38,87 +49,82 @@ def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Any]]:
             raise ConfigError(
                 "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
             )
-        return {}, {"stage:preparation": {"bnstats": "off", "why": "no statistics to estimate"}}
+        return {}, {PREPARATION: Preparation("off", "no statistics to estimate")}
     tell("stage", "Preparation", stage="preparation")
     if asked == "auto" and setup.problem.charged(cost := statistics_cost(network)).is_empty():
         why = f"re-estimated statistics ({cost.bytes:,} bytes) leave no room in the budget"
         tell("preparation", f"Normalisation statistics kept: {why}.")
-        return {}, {"stage:preparation": {"bnstats": "off", "why": why}}
+        return {}, {PREPARATION: Preparation("off", why)}
     with spent("prefix"):
-        ways: BuffersByMode = {"off": {}, "on": engine.statistics()}
+        buffers: BuffersByMode = {"off": {}, "on": engine.statistics()}
     if asked != "auto" and not setup.settings.references:
-        return ways[asked], {"stage:preparation": {"bnstats": asked, "why": "as asked"}}
-    probes = {way: _probe(setup, buffers) for way, buffers in ways.items()}
-    uniform = _uniform(setup, ways, probes) if asked == "auto" else {}
-    way, why = _chosen(probes, uniform) if asked == "auto" else (asked, "as asked")
-    _say(way, probes, uniform)
-    return ways[way], _recorded(setup, way, why, probes, uniform)
+        return buffers[asked], {PREPARATION: Preparation(asked, "as asked")}
+    probes = {mode: _probe(setup, values) for mode, values in buffers.items()}
+    uniform = _uniform(setup, buffers, probes) if asked == "auto" else {}
+    mode, why = _chosen(probes, uniform) if asked == "auto" else (asked, "as asked")
+    _report(mode, probes, uniform)
+    return buffers[mode], _records(setup, mode, why, probes, uniform)
 
 
-def _chosen(probes: Mapping[str, Any], uniform: Mapping[str, Any]) -> tuple[str, str]:
+def _chosen(probes: ByMode, uniform: ByMode) -> tuple[str, str]:
     """`on` or `off`, and why; of two equal ones the backbone as it was loaded."""
-    values = {way: found["value"] for way, found in uniform.items()}
-    if values and max(values.values()) > max(probe["value"] for probe in probes.values()):
-        return max(values, key=lambda way: values[way]), "better uniform low rank on validation"
-    found = max(probes, key=lambda way: float(probes[way]["value"]))
-    return found, "better linear probe on validation"
+    values = {mode: baseline.value for mode, baseline in uniform.items()}
+    if values and max(values.values()) > max(probe.value for probe in probes.values()):
+        return max(values, key=lambda mode: values[mode]), "better uniform low rank on validation"
+    return max(probes, key=lambda mode: probes[mode].value), "better linear probe on validation"
 
 
-def _recorded(
-    setup: Setup, way: str, why: str, probes: Mapping[str, Any], uniform: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the study knows of it, and those of the other way as references."""
-    told = {
-        name: {w: found[w]["value"] for w in found}
-        for name, found in (("probe", probes), ("uniform", uniform))
-        if found
-    }
-    stages: dict[str, Any] = {"stage:preparation": {"bnstats": way, "why": why, **told}}
+def _records(
+    setup: Setup, mode: str, why: str, probes: ByMode, uniform: ByMode
+) -> dict[str, Recorded]:
+    """The study's record of it, and the baselines of the other mode."""
+    by_mode = [{m: one.value for m, one in compared.items()} for compared in (probes, uniform)]
+    records: dict[str, Recorded] = {PREPARATION: Preparation(mode, why, *by_mode)}
     if setup.settings.references:
-        other = "off" if way == "on" else "on"
-        stages[f"reference:{PROBE}"] = probes[way]
-        stages[f"reference:{PROBE} (bnstats {other})"] = probes[other]
+        other = "off" if mode == "on" else "on"
+        records[f"{BASELINE}:{PROBE}"] = probes[mode]
+        records[f"{BASELINE}:{PROBE} (bnstats {other})"] = probes[other]
         if uniform:
-            stages[f"reference:{UNIFORM} (bnstats {other})"] = uniform[other]
-            stages[BEGUN.format(UNIFORM)] = uniform[way]
-    return stages
+            records[f"{BASELINE}:{UNIFORM} (bnstats {other})"] = uniform[other]
+            records[f"{BEGUN_BASELINE}:{UNIFORM}"] = uniform[mode]
+    return records
 
 
-def _probe(setup: Setup, buffers: Buffers) -> dict[str, Any]:
-    return _tried(setup, PROBE, Plan(), buffers, three_rates(setup.grids, Plan(), None))
+def _probe(setup: Setup, buffers: Buffers) -> Baseline:
+    return _trained(setup, PROBE, Plan(), buffers, three_rates(setup.grids, Plan(), None))
 
 
-def _uniform(setup: Setup, ways: BuffersByMode, probes: Mapping[str, Any]) -> dict[str, Any]:
+def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
     """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
-    plan = uniform_lowrank(setup.problem.charged(buffer_cost(ways["on"])))
+    plan = uniform_lowrank(setup.problem.charged(buffer_cost(buffers["on"])))
     if not plan.choices:
         return {}
-    heads = {way: probe["hyperparameters"]["lr:head"] for way, probe in probes.items()}
-    rates = {way: three_rates(setup.grids, plan, head)[-2:] for way, head in heads.items()}
+    heads = {mode: probe.hyperparameters["lr:head"] for mode, probe in probes.items()}
+    rates = {mode: three_rates(setup.grids, plan, head)[-2:] for mode, head in heads.items()}
     try:
-        return {w: _tried(setup, UNIFORM, plan, ways[w], rates[w]) for w in ways}
+        return {m: _trained(setup, UNIFORM, plan, buffers[m], rates[m]) for m in buffers}
     except TrialError as error:
         warn(f"Uniform low rank could not be compared, so linear probes decide: {error}")
         return {}
 
 
-def _tried(
+def _trained(
     setup: Setup, name: str, plan: Plan, buffers: Buffers, rates: list[dict[str, float]]
-) -> dict[str, Any]:
+) -> Baseline:
     setup.engine.prepare(buffers)
-    said = f"{name} with{'' if buffers else 'out'} new statistics"
+    full_name = f"{name} with{'' if buffers else 'out'} new statistics"
+    jobs = baseline_jobs(full_name, plan, rates, setup.settings.seed)
     with InlineBackend(setup.engine) as backend:
-        found = run_baseline(said, plan, rates, setup.settings.seed, backend, setup.engine.test)
-    return {**found, "cost": asdict(setup.problem.cost(plan))}
+        baseline = train_baseline(full_name, jobs, backend, setup.engine.test)
+    return replace(baseline, cost=setup.problem.cost(plan))
 
 
-def _say(way: str, probes: Mapping[str, Any], uniform: Mapping[str, Any]) -> None:
-    name, found = ("uniform low rank", uniform) if uniform else ("the linear probe", probes)
-    values = {each: f"{one['value']:.4f}" for each, one in found.items()}
+def _report(mode: str, probes: ByMode, uniform: ByMode) -> None:
+    name, by_mode = ("uniform low rank", uniform) if uniform else ("the linear probe", probes)
     tell(
         "preparation",
-        f"Normalisation statistics {'re-estimated' if way == 'on' else 'kept'}: {name} reaches "
-        f"{values['on']} with new ones and {values['off']} without.",
+        f"Normalisation statistics {'re-estimated' if mode == 'on' else 'kept'}: {name} reaches "
+        f"{by_mode['on'].value:.4f} with new ones and {by_mode['off'].value:.4f} without.",
     )
 
 

@@ -37,6 +37,7 @@ from autotune.study.run_folder import EventLog, RunFolder
 from autotune.study.selection.baselines import run_baselines
 from autotune.study.selection.finalists import run_finalists
 from autotune.study.selection.unit_profiles import as_trials, repeat_all
+from autotune.study.stages import ESTIMATE, FINAL, PREPARATION, SESSION, TIMINGS, Final, versioned
 from autotune.study.strategies import check_options
 from autotune.training.engine import Engine
 from autotune.training.estimate import estimate
@@ -50,12 +51,12 @@ from autotune.utils.timings import counted, spent
 @interruptible()
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, make the study and the run folder, and drive."""
-    buffers, stages = settle_preparation(setup)
-    problem = setup.problem.charged(buffer_cost(buffers))
-    begun = {"identity": _identity(setup), **stages}
+    buffers, records = settle_preparation(setup)
+    problem, identity = setup.problem.charged(buffer_cost(buffers)), _identity(setup)
+    stored = {name: versioned(record.to_json()) for name, record in records.items()}
+    begun = {"identity": identity, **stored}
     if setup.settings.supernet is not None:
-        statistics = stages["stage:preparation"]["bnstats"]
-        open_supernet(setup.settings.supernet, begun["identity"], statistics)
+        open_supernet(setup.settings.supernet, identity, begun[PREPARATION]["bnstats"])
     create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
         write_whole(folder.prepared, save_tensors(dict(buffers)))
@@ -67,7 +68,7 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
     """The trials of `--profile`, which count beside those that are asked for."""
     if setup.settings.profile is None:
         return ()
-    statistics = begun["stage:preparation"]["bnstats"]
+    statistics = begun[PREPARATION]["bnstats"]
     profile = open_run(setup.settings.profile, "--profile", begun["identity"], statistics)
     trials = as_trials(profile, problem, setup.grids)
     tell("profile", f"{len(trials)} trials of {profile.folder.path} are known from the beginning.")
@@ -84,7 +85,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
         write_whole(folder.config, write_settings(settings))
         folder.add_origins(origins)
-        if (final := driver.attribute("stage:final")) is not None and not driver.has_more():
+        if (final := driver.final) is not None and not driver.has_more():
             _sign(folder, final)
             return  # it has its answer: nothing is run, so nothing is counted
         try:
@@ -121,7 +122,7 @@ def _owned(
     folder: RunFolder, setup: Setup, deadline: float | None
 ) -> Iterator[tuple[Driver, Backend]]:
     records = Records(folder, setup.settings.storage)
-    _refuse_other(records.attribute("identity"), _identity(setup), folder)
+    _refuse_other(records.identity, _identity(setup), folder)
     lease = Lease(
         folder.lease,
         lambda: records.study.user_attrs.get("lease"),
@@ -147,16 +148,16 @@ def _owned(
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
     _tell_begin(folder, setup, driver)
-    if driver.attribute("stage:estimate") is None:
+    if driver.attribute(ESTIMATE) is None:
         with spent("training"):
-            driver.record("stage:estimate", _estimated(engine))
+            driver.write(ESTIMATE, _estimated(engine))
     if settings.references:
         tell("stage", "References", stage="references")
         run_baselines(driver, backend, engine.test)
     with spent("proposing"):
         driver.scores = learned_scores(folder, setup, driver)
-    if driver.attribute("stage:final") is None or driver.has_more():
-        driver.record("stage:final", None)  # no answer until it is chosen among all trials
+    if driver.final is None or driver.has_more():
+        driver.write(FINAL, None)  # no answer until it is chosen among all trials
         tell("stage", "Trials", stage="trials")
         backend.run(driver)
         if settings.strategy == "profile":
@@ -166,7 +167,8 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
             save_policy(folder, setup, driver)  # before the answer, which ends a search
         tell("stage", "Finalists", stage="finalists")
         run_finalists(driver, backend, engine.test)
-    _sign(folder, driver.attribute("stage:final"))
+    assert driver.final is not None
+    _sign(folder, driver.final)
     tell("answer", f"The answer is in {folder.best}")
 
 
@@ -189,7 +191,7 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
         trials=settings.most_trials,
         workers=settings.n_workers,
         left_out=[*unlearned, *unwanted],
-        references={n: r["value"] for n, r in driver.attributes("reference").items()},
+        references={name: baseline.value for name, baseline in driver.baselines.items()},
     )
 
 
@@ -202,13 +204,12 @@ def _estimated(engine: Engine) -> dict[str, Any]:
         return {"full": None}
 
 
-def _sign(folder: RunFolder, final: Mapping[str, Any]) -> None:
+def _sign(folder: RunFolder, final: Final) -> None:
     """Write the test metrics and the seeds' spread into the header of `best/`."""
     artifact = from_bytes(folder.best.read_bytes(), str(folder.best))
-    metrics = {**artifact.header["metrics"], "test": final["test"]}
-    for name in ("values", "tests"):
-        if name in final:
-            metrics[name] = final[name]
+    spreads = {"values": final.values, "tests": final.tests}
+    by_seed = {name: spread.to_json() for name, spread in spreads.items() if spread is not None}
+    metrics = {**artifact.header["metrics"], "test": dict(final.test), **by_seed}
     signed = replace(artifact, header={**artifact.header, "metrics": metrics})
     write_whole(folder.best, to_bytes(signed))
 
@@ -261,8 +262,8 @@ def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: Run
 
 def _note_sitting(driver: Driver, began: float) -> None:
     if not driver.lease.is_lost:
-        driver.record(f"timings:{began:.3f}", counted())
-        driver.record(f"sitting:{began:.3f}", time.time() - began)
+        driver.write(f"{TIMINGS}:{began:.3f}", counted())
+        driver.write(f"{SESSION}:{began:.3f}", time.time() - began)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from autotune.errors import (
     TaskError,
 )
 from autotune.problem.budget import Budget, Cost
+from autotune.problem.grids import Grids
 from autotune.problem.problem import Candidates, Problem, require_room
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import OBJECT, Settings, load_input, load_space
@@ -37,7 +38,6 @@ from autotune.study.pareto import measured_by
 from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES, check_options
-from autotune.study.strategies.base import Grids
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.loading import batches, check_fits, infer_input, normalised

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import LeaseError, RunError
+from autotune.problem.grids import Grids
 from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
 from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
@@ -24,15 +25,10 @@ from autotune.study.pareto import front, measured_by, objective_price, part_of, 
 from autotune.study.pruners import PRUNERS, Priced, choose_pruner
 from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, Records, _load
 from autotune.study.run_folder import RunFolder
+from autotune.study.stages import Recorded, versioned
 from autotune.study.storage import open_storage
 from autotune.study.strategies import STRATEGIES
-from autotune.study.strategies.base import (
-    Grids,
-    PlanSampler,
-    hyperparameters_of,
-    plan_of,
-    search_space,
-)
+from autotune.study.strategies.base import PlanSampler, hyperparameters_of, plan_of, search_space
 from autotune.study.trial_record import (
     TrialRecord,
     problem_to_json,
@@ -118,7 +114,6 @@ class Driver(Records):
         self.setting, self.lease, self.deadline = setting, lease, deadline
         self.space = search_space(self.problem, setting.grids)
         self.live: dict[int, _Live] = {}
-        self.repeats = 0
         self._attempts: dict[int, int] = {}
         self._by_key: dict[tuple[str, str], TrialRecord] = {}
         self._best: list[TrialRecord] = []
@@ -238,8 +233,12 @@ class Driver(Records):
 
     # what else is recorded
 
-    def record(self, name: str, value: Any) -> None:
-        """Write an attribute of the study, once, when what it tells of has ended."""
+    def record(self, name: str, record: Recorded) -> None:
+        """Write the record of something that has ended."""
+        self.write(name, versioned(record.to_json()))
+
+    def write(self, name: str, value: Any) -> None:
+        """Write an attribute of the study, a JSON value."""
         self.lease.check()
         self.study.set_user_attr(name, value)
 
@@ -331,7 +330,6 @@ class Driver(Records):
         self._ended[trial.number] = replace(
             twin, number=trial.number, repeat_of=twin.number, seconds=0.0, origin=""
         )
-        self.repeats += 1
         tell(
             "repeat",
             f"trial {trial.number} repeats trial {twin.number} and is answered from the record.",

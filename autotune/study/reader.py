@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
@@ -13,12 +13,30 @@ from optuna.trial import FrozenTrial
 from autotune.errors import RunError
 from autotune.study.cached_storage import uncollected
 from autotune.study.run_folder import RunFolder
+from autotune.study.stages import (
+    BASELINE,
+    BEGUN_BASELINE,
+    COMPARED,
+    FINAL,
+    POLICY,
+    PREPARATION,
+    PROBE_REPEAT,
+    REPEAT,
+    Baseline,
+    Compared,
+    Final,
+    PolicyStage,
+    Preparation,
+    Repeat,
+)
 from autotune.study.storage import open_storage
 from autotune.study.trial_record import (
     TrialRecord,
     problem_from_json,
     read_trial,
 )
+
+T = TypeVar("T")
 
 STUDY_NAME, STUDY_FORMAT = "autotune", 1
 """Of the stored study; another format is refused."""
@@ -41,9 +59,73 @@ class Records:
         return storage
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a resumed search must equal: fingerprint, digest of the data, settings."""
+        identity: Mapping[str, Any] = self.attribute("identity")
+        return identity
+
+    @property
     def seed(self) -> int:
-        """Of the study's trials; their repeats have the next ones."""
-        return int(self.attribute("identity").get("seed", 0))
+        """The seed of the study's trials; their repeats have the next ones."""
+        return int(self.identity.get("seed", 0))
+
+    @property
+    def metric(self) -> str:
+        """The name of what is maximised."""
+        return str(self.identity["metric"])
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """Whether normalisation statistics were re-estimated; None before that is settled."""
+        return self._one(PREPARATION, Preparation.from_json)
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """Name → baseline, as far as they have run."""
+        stored = self.attributes(BASELINE)
+        return {name: Baseline.from_json(data) for name, data in stored.items()}
+
+    def begun_baseline(self, name: str) -> Baseline | None:
+        """A baseline that the preparation ran at its middle and highest rate, not at the lowest."""
+        return self._one(f"{BEGUN_BASELINE}:{name}", Baseline.from_json)
+
+    def repeats(self, number: int) -> dict[int, Repeat]:
+        """Seed → repeat of a trial."""
+        stored = self.attributes(f"{REPEAT}:{number}")
+        return {int(seed): Repeat.from_json(data) for seed, data in stored.items()}
+
+    @property
+    def all_repeats(self) -> dict[str, Repeat]:
+        """`NUMBER:SEED` → repeat, for all trials."""
+        stored = self.attributes(REPEAT)
+        return {key: Repeat.from_json(data) for key, data in stored.items()}
+
+    @property
+    def probe_repeats(self) -> dict[int, Repeat]:
+        """Seed → linear probe with other seeds than the study's."""
+        stored = self.attributes(PROBE_REPEAT)
+        return {int(seed): Repeat.from_json(data) for seed, data in stored.items()}
+
+    @property
+    def policy_stage(self) -> PolicyStage | None:
+        """What came of learning a policy; None for other strategies and before it is learned."""
+        return self._one(POLICY, PolicyStage.from_json)
+
+    @property
+    def final(self) -> Final | None:
+        """The answer; None while the search has not ended."""
+        return self._one(FINAL, Final.from_json)
+
+    @property
+    def compared(self) -> dict[tuple[str, int], Compared]:
+        """(name, seed) → what `compare` has run."""
+        keys = {key: key.rpartition(":") for key in self.attributes(COMPARED)}
+        stored = self.attributes(COMPARED)
+        return {(n, int(seed)): Compared.from_json(stored[k]) for k, (n, _, seed) in keys.items()}
+
+    def _one(self, name: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+        data = self.attribute(name)
+        return None if data is None else read(data)
 
     def attribute(self, name: str) -> Any:
         """The JSON value of an attribute of the study, None when it is not written."""

@@ -112,6 +112,18 @@ class RunFolder:
         """A file's content, None when it is not there."""
         return file.read_bytes() if file.is_file() else None
 
+    def job_checkpoint(self, name: str) -> Path:
+        """Checkpoint of a job next to the trials, such as a baseline; gone when it is recorded."""
+        return self.path / "jobs" / f"{name.replace(' ', '-')}.checkpoint"
+
+    def drop_job_checkpoints(self, names: Iterable[str]) -> None:
+        """Remove checkpoints of jobs next to the trials, and their folder once it is empty."""
+        for name in names:
+            self.job_checkpoint(name).unlink(missing_ok=True)
+        folder = self.path / "jobs"
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
     def drop_checkpoint(self, number: int) -> None:
         """Remove a trial's checkpoint, and its folder when that is all it had."""
         self.checkpoint(number).unlink(missing_ok=True)

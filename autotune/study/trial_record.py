@@ -16,7 +16,7 @@ from autotune.problem.plan import Choice, Method, Plan
 from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
 
-BASELINE = "reference "
+BASELINE_ORIGIN = "reference "
 """How the origin of a trial begins that was a baseline before."""
 
 
@@ -50,7 +50,8 @@ class TrialRecord:
     @property
     def baseline(self) -> str:
         """The name of the baseline that it was; empty for any other trial."""
-        return self.origin.removeprefix(BASELINE) if self.origin.startswith(BASELINE) else ""
+        prefix, name = self.origin[: len(BASELINE_ORIGIN)], self.origin[len(BASELINE_ORIGIN) :]
+        return name if prefix == BASELINE_ORIGIN else ""
 
     @property
     def is_complete(self) -> bool:

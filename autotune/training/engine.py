@@ -422,7 +422,7 @@ class Engine:
             step=epoch.number,
             value=metrics[self.recipe.metric],
             metrics=metrics,
-            checkpoint=_checkpoint(fit, built, header) if job.number >= 0 else b"",
+            checkpoint=_checkpoint(fit, built, header),
             artifact=self._artifact(job, built, metrics) if done else None,
         )
 

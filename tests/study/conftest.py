@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy
 
 from autotune.problem.budget import Budget, Cost
+from autotune.problem.grids import Grids
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
 from autotune.study import lease as leases
 from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
-from autotune.study.strategies.base import Grids
 
 from .table_engine import STEPS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -46,19 +47,26 @@ class Backend(ABC):
 
 
 class JobList:
-    """Some jobs beside the study's trials.
+    """Some jobs next to the study's trials; one whose worker dies is started `attempts` times.
 
-    `results` has each one's last progress or failure, `curves` its value after each epoch (fold).
+    `results` has the last progress or the failure of each, `curves` its value after each epoch
+    (fold), `seconds` how long it ran.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.waiting = list(jobs)
+    def __init__(self, jobs: Sequence[Job], *, attempts: int = ATTEMPTS) -> None:
+        self.waiting, self.attempts = list(jobs), attempts
+        self.seconds: dict[str, float] = {job.name: 0.0 for job in jobs}
+        self._began: dict[str, float] = {}
         self.results: dict[str, Progress | Failure] = {}
         self.curves: dict[str, dict[int, float]] = {job.name: {} for job in jobs}
         self._last: dict[str, Progress] = {}
 
     def next_job(self) -> Job | None:
-        return self.waiting.pop(0) if self.waiting else None
+        if not self.waiting:
+            return None
+        job = self.waiting.pop(0)
+        self._began[job.name] = time.monotonic()
+        return job
 
     def report(self, job: Job, progress: Progress) -> Decision:
         self._last[job.name] = progress
@@ -67,15 +75,24 @@ class JobList:
 
     def finish(self, job: Job) -> None:
         self.results[job.name] = self._last[job.name]
+        self._clock(job)
 
     def fail(self, job: Job, failure: Failure) -> None:
         self.results[job.name] = failure
+        self._clock(job)
 
     def lost(self, job: Job) -> None:
-        if job.attempt + 1 < ATTEMPTS:
-            self.waiting.append(replace(job, attempt=job.attempt + 1))
-        else:
-            self.results[job.name] = Failure("WorkerError", f"its worker died {ATTEMPTS} times")
+        self._clock(job)
+        if job.attempt + 1 >= self.attempts:
+            text = f"its worker died {self.attempts} times"
+            self.results[job.name] = Failure("WorkerError", text)
+            return
+        last = self._last.get(job.name)
+        checkpoint = last.checkpoint if last and last.checkpoint else job.checkpoint
+        self.waiting.append(replace(job, attempt=job.attempt + 1, checkpoint=checkpoint))
+
+    def _clock(self, job: Job) -> None:
+        self.seconds[job.name] += time.monotonic() - self._began.pop(job.name)
 
 
 def told(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, None]:

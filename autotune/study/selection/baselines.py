@@ -1,13 +1,12 @@
-"""References: what a user would have done without a search, run with every search."""
+"""Baselines: what a user would have done without a search, trained with every search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autotune.errors import TrialError
-from autotune.problem.budget import Cost
+from autotune.problem.grids import three_rates
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
@@ -15,16 +14,13 @@ from autotune.problem.recipes import uniform_lowrank
 from autotune.problem.sampling import random_placement
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
-from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, told_of
-from autotune.study.strategies.base import Grids
+from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, forget_jobs
+from autotune.study.stages import BASELINE, Baseline
 from autotune.utils.events import tell, warn
 
 PROBE, UNIFORM = "probe", "uniform"
-BEGUN = "begun:{}"
-"""Attribute of a reference that has run at the middle and the highest rate, not at the lowest."""
-
 CONTROL = "random"
-"""The reference that no search needs; probes and uniform low rank may be its answer."""
+"""The baseline that no search needs; the probe and uniform low rank may be its answer."""
 
 
 def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
@@ -32,83 +28,73 @@ def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
     plans = {PROBE: Plan(), UNIFORM: uniform_lowrank(problem)}
     plans[CONTROL] = random_placement(problem, seed)
     if not plans[UNIFORM].choices:
-        warn("The space has no low-rank choice that fits, so there is no uniform reference.")
+        warn("The space has no low-rank choice that fits, so there is no uniform baseline.")
         del plans[UNIFORM]
     return plans
 
 
 def run_baselines(driver: Driver, backend: Backend, test: Test) -> None:
     """Run what is not yet recorded; each is the best on validation of three learning rates."""
-    setting = driver.setting
-    for name, plan in baseline_plans(driver.problem, setting.seed).items():
-        if driver.attribute(f"reference:{name}") is None:
-            probe = driver.attribute(f"reference:{PROBE}")
-            head = probe["hyperparameters"]["lr:head"] if probe else None
-            rates = three_rates(setting.grids, plan, head)
-            begun = driver.attribute(BEGUN.format(name))
-            if begun is not None and begun["plan"] != plan.to_json():
-                begun = None
-            try:
-                left = rates[:-2] if begun else rates
-                found = run_baseline(name, plan, left, setting.seed, backend, test) if left else {}
-            except TrialError as error:
-                warn(f"The reference {name} is left out: {error}", name=name)
-                continue
-            found = _better(begun, found)
-            cost = driver.problem.cost(plan)
-            fits = driver.problem.fits(plan)
-            driver.record(f"reference:{name}", {**found, "cost": asdict(cost), "fits": fits})
+    for name, plan in baseline_plans(driver.problem, driver.setting.seed).items():
+        if name in driver.baselines:
+            continue
+        try:
+            _run(name, plan, driver, backend, test)
+        except TrialError as error:
+            warn(f"The baseline {name} is left out: {error}", name=name)
 
 
-def _better(begun: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The better on validation of what was begun and what ran now; the seconds of both."""
-    if not begun or not found:
-        return {**(begun or found)}
-    seconds = begun["seconds"] + found["seconds"]
-    return {**max(begun, found, key=lambda one: float(one["value"])), "seconds": seconds}
+def _run(name: str, plan: Plan, driver: Driver, backend: Backend, test: Test) -> None:
+    """Train one baseline, or what the preparation left of it, and record it."""
+    probe, begun = driver.baselines.get(PROBE), driver.begun_baseline(name)
+    head = probe.hyperparameters["lr:head"] if probe else None
+    rates = three_rates(driver.setting.grids, plan, head)
+    if begun is None or begun.plan != plan:
+        begun, left = None, rates
+    else:
+        left = rates[:-2]  # the preparation has compared the middle and the highest rate
+    jobs = baseline_jobs(name, plan, left, driver.setting.seed)
+    trained = train_baseline(name, jobs, backend, test, driver) if jobs else None
+    best = _better(begun, trained)
+    cost, fits = driver.problem.cost(plan), driver.problem.fits(plan)
+    driver.record(f"{BASELINE}:{name}", replace(best, cost=cost, fits=fits))
+    forget_jobs(jobs, driver)
 
 
-def run_baseline(
-    name: str,
-    plan: Plan,
-    rates: list[dict[str, float]],
-    seed: int,
-    backend: Backend,
-    test: Test,
-) -> dict[str, Any]:
-    """The record of one reference: its value, test, plan, hyperparameters and seconds."""
-    jobs = [Job(f"reference {name} {i}", plan, r, seed) for i, r in enumerate(rates)]
-    found = best_job(jobs, backend)
-    job, best = found.job, found.last
-    artifact = best.artifact or deliver_whole(job, backend)
+def _better(begun: Baseline | None, trained: Baseline | None) -> Baseline:
+    """The better on validation of what was begun and what ran now, with the seconds of both."""
+    known = [baseline for baseline in (begun, trained) if baseline is not None]
+    best = max(known, key=lambda baseline: baseline.value)
+    return replace(best, seconds=sum(baseline.seconds for baseline in known))
+
+
+def baseline_jobs(
+    name: str, plan: Plan, rates: Sequence[Mapping[str, float]], seed: int
+) -> list[Job]:
+    """A job for each of some hyperparameters."""
+    return [Job(f"baseline {name} {i}", plan, tried, seed) for i, tried in enumerate(rates)]
+
+
+def train_baseline(
+    name: str, jobs: Sequence[Job], backend: Backend, test: Test, driver: Driver | None = None
+) -> Baseline:
+    """The best of some jobs as a baseline without costs; `TrialError` when all of them fail."""
+    trained = best_job(jobs, backend, driver)
+    job, last = trained.job, trained.last
+    artifact = last.artifact or deliver_whole(job, backend, driver)
     tell(
         "reference",
-        f"reference {name}: {best.value:.4f} on validation",
+        f"baseline {name}: {last.value:.4f} on validation",
         name=name,
-        value=best.value,
+        value=last.value,
     )
-    return {
-        **told_of(best),
-        "curve": found.curve,
-        "test": dict(test(artifact)),
-        "cost": asdict(Cost()),
-        "fits": True,
-        "plan": plan.to_json(),
-        "label": str(plan),
-        "hyperparameters": dict(job.hyperparameters),
-        "seconds": found.seconds,
-    }
-
-
-def three_rates(grids: Grids, plan: Plan, head: float | None) -> list[dict[str, float]]:
-    """Lowest, middle and highest rate of every method together; the head's stays once known."""
-    decay = {"weight_decay": grids["weight_decay"][0]}
-    found = []
-    for at in (0.0, 0.5, 1.0):
-        rates = {f"lr:{m}": _at(grids[f"lr:{m}"], at) for m in plan.methods()}
-        found.append({"lr:head": head or _at(grids["lr:head"], at), **rates, **decay})
-    return list({str(rates): rates for rates in found}.values())
-
-
-def _at(grid: tuple[float, ...], part: float) -> float:
-    return sorted(grid)[round(part * (len(grid) - 1))]
+    return Baseline(
+        plan=job.plan,
+        hyperparameters=job.hyperparameters,
+        value=last.value,
+        test=test(artifact),
+        metrics=last.metrics,
+        folds=last.folds,
+        curve=trained.curve,
+        seconds=trained.seconds,
+    )

@@ -11,19 +11,27 @@ import optuna
 
 from autotune.errors import TrialError
 from autotune.problem.budget import Cost
+from autotune.problem.grids import Grids
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.problem.sampling import seed_of
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
+from autotune.study.paired import Difference, Values, paired
 from autotune.study.reader import Records
 from autotune.study.selection.baselines import PROBE
-from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, tested_as, told_of
+from autotune.study.selection.extra_jobs import (
+    Test,
+    best_job,
+    deliver_whole,
+    forget_jobs,
+    tested_as,
+)
 from autotune.study.selection.finalists import values_of
-from autotune.study.selection.paired import Difference, Values, by_fold, paired
+from autotune.study.stages import COMPARED, Compared
 from autotune.study.strategies import STRATEGIES
-from autotune.study.strategies.base import Grids, hyperparameters_of, plan_of, search_space
+from autotune.study.strategies.base import hyperparameters_of, plan_of, search_space
 from autotune.utils.events import tell, warn
 
 WINNER = "autotune"
@@ -127,26 +135,25 @@ def random_trials(
 
 
 def comparison_rows(records: Records, metric: str) -> list[ComparisonRow]:
-    """All rivals that have run, in the order of `NAMES`."""
-    by_name: dict[str, dict[int, dict[str, Any]]] = {}
-    for key, run in records.attributes("compare").items():
-        name, _, seed = key.rpartition(":")
-        by_name.setdefault(name, {})[int(seed)] = run
-    rows = [_row(name, dict(sorted(runs.items())), metric) for name, runs in by_name.items()]
+    """All that was compared, in the order of `NAMES`."""
+    by_name: dict[str, dict[int, Compared]] = {}
+    for (name, seed), compared in records.compared.items():
+        by_name.setdefault(name, {})[seed] = compared
+    rows = [_row(name, dict(sorted(by_seed.items())), metric) for name, by_seed in by_name.items()]
     return sorted(rows, key=lambda row: NAMES.index(row.name))
 
 
-def _row(name: str, runs: Mapping[int, dict[str, Any]], metric: str) -> ComparisonRow:
-    first = next(iter(runs.values()))
+def _row(name: str, by_seed: Mapping[int, Compared], metric: str) -> ComparisonRow:
+    first = next(iter(by_seed.values()))
     return ComparisonRow(
         name,
-        first["label"],
-        Cost(**first["cost"]),
-        first["fits"],
-        {k: v for seed, run in runs.items() for k, v in _values(seed, run).items()},
-        {seed: run["test"][tested_as(run["test"], metric)] for seed, run in runs.items()},
-        sum(run["trainings"] for run in runs.values()),
-        sum(run["seconds"] for run in runs.values()),
+        str(first.plan),
+        first.cost,
+        first.fits,
+        {key: v for seed, one in by_seed.items() for key, v in one.values(seed).items()},
+        {seed: one.test[tested_as(one.test, metric)] for seed, one in by_seed.items()},
+        sum(one.trainings for one in by_seed.values()),
+        sum(one.seconds for one in by_seed.values()),
     )
 
 
@@ -169,66 +176,63 @@ def against(ours: ComparisonRow, theirs: ComparisonRow) -> Difference:
 def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], test: Test) -> None:
     jobs = rival.jobs(seeds[0])
     for seed in seeds:
-        name = f"compare:{rival.name}:{seed}"
-        found = driver.attribute(name)
-        if found is None:
-            found = _known(driver, rival.name, seed) or _trained(rival, jobs, driver, backend, test)
-            driver.record(name, found)
-            tell("rival", f"{rival.name}, seed {seed}: {found['value']:.4f} on validation")
-        plan, rates = Plan.from_json(found["plan"]), found["hyperparameters"]
-        jobs = [rival.job(plan, rates, seed + 1)]
+        compared = driver.compared.get((rival.name, seed))
+        if compared is None:
+            known = _known(driver, rival.name, seed)
+            compared = known or _trained(rival, jobs, driver, backend, test)
+            driver.record(f"{COMPARED}:{rival.name}:{seed}", compared)
+            forget_jobs(jobs, driver)
+            tell("rival", f"{rival.name}, seed {seed}: {compared.value:.4f} on validation")
+        jobs = [rival.job(compared.plan, compared.hyperparameters, seed + 1)]
 
 
 def _trained(
     rival: Rival, jobs: list[Job], driver: Driver, backend: Backend, test: Test
-) -> dict[str, Any]:
-    found = best_job(jobs, backend)
-    job, best, seconds = found.job, found.last, found.seconds
-    artifact = best.artifact or deliver_whole(job, backend)
+) -> Compared:
+    trained = best_job(jobs, backend, driver)
+    job, last = trained.job, trained.last
+    artifact = last.artifact or deliver_whole(job, backend, driver)
     cost = rival.costs[job.plan.digest]
-    return {
-        **told_of(best),
-        "test": dict(test(artifact)),
-        "plan": job.plan.to_json(),
-        "label": str(job.plan),
-        "cost": asdict(cost),
-        "fits": driver.problem.budget.fits(cost + driver.problem.fixed),
-        "hyperparameters": dict(job.hyperparameters),
-        "trainings": len(jobs),
-        "seconds": seconds,
-    }
+    return Compared(
+        plan=job.plan,
+        hyperparameters=job.hyperparameters,
+        value=last.value,
+        test=test(artifact),
+        metrics=last.metrics,
+        folds=last.folds,
+        cost=cost,
+        fits=driver.problem.budget.fits(cost + driver.problem.fixed),
+        seconds=trained.seconds,
+        trainings=len(jobs),
+    )
 
 
-def _known(driver: Driver, name: str, seed: int) -> dict[str, Any] | None:
+def _known(driver: Driver, name: str, seed: int) -> Compared | None:
     """What the search itself has trained of a rival with a seed."""
     if name == WINNER:
         return _of_winner(driver, seed)
-    found = driver.attribute(f"reference:{name}") if seed == driver.seed else None
-    return None if found is None else {**found, "trainings": 0, "seconds": 0.0}
+    baseline = driver.baselines.get(name) if seed == driver.seed else None
+    return None if baseline is None else Compared.known(baseline)
 
 
-def _of_winner(driver: Driver, seed: int) -> dict[str, Any] | None:
-    final = driver.attribute("stage:final")
-    if final["number"] is None:
+def _of_winner(driver: Driver, seed: int) -> Compared | None:
+    final = driver.final
+    assert final is not None
+    if final.values is None or final.tests is None:
         return _known(driver, PROBE, seed)
-    if str(seed) not in final["values"]["seeds"]:
+    if seed not in final.values.by_seed:
         return None
-    winner = next(record for record in driver.trials if record.number == final["number"])
-    own = {fold: v for (s, fold), v in values_of(driver, winner).items() if s == seed}
-    metric = tested_as(final["test"], driver.attribute("identity")["metric"])
-    return {
-        "value": final["values"]["seeds"][str(seed)],
-        "folds": [own[fold] for fold in sorted(own)] if len(own) > 1 else [],
-        "test": {metric: final["tests"]["seeds"][str(seed)]},
-        "fits": True,
-        "trainings": 0,
-        "seconds": 0.0,
-        **{key: final[key] for key in ("plan", "label", "cost", "hyperparameters")},
-    }
-
-
-def _values(seed: int, run: Mapping[str, Any]) -> Values:
-    return by_fold(seed, run["value"], tuple(run.get("folds", ())))
+    winner = next(record for record in driver.trials if record.number == final.number)
+    by_fold = [v for (s, _), v in sorted(values_of(driver, winner).items()) if s == seed]
+    metric = tested_as(final.test, driver.metric)
+    return Compared(
+        plan=final.plan,
+        hyperparameters=final.hyperparameters,
+        value=final.values.by_seed[seed],
+        test={metric: final.tests.by_seed[seed]},
+        folds=tuple(by_fold) if len(by_fold) > 1 else (),
+        cost=final.cost,
+    )
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

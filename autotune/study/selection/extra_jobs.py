@@ -1,29 +1,63 @@
-"""Trainings beside the study's trials: the best of some jobs, and what is recorded of it."""
+"""Trainings next to the study's trials: baselines, repeats over seeds, comparisons.
+
+Like trials they keep a checkpoint in the run folder, so that `resume` continues them, and they
+are started again when their worker dies.
+"""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from autotune.errors import TrialError
-from autotune.problem.job import Failure, Job, Progress
+from autotune.problem.job import Decision, Failure, Job, Progress
 from autotune.study.backends.base import Backend, JobList
+from autotune.study.driver import Driver
+from autotune.utils import interrupts
+from autotune.utils.files import write_whole
 
 Test = Callable[[bytes], Mapping[str, float]]
 """Metrics of a delta file on the test part."""
 
 
-def told_of(last: Progress) -> dict[str, Any]:
-    """What is recorded of a training that ended."""
-    folds = {"folds": list(last.folds)} if last.folds else {}
-    return {"value": last.value, "metrics": dict(last.metrics), **folds}
-
-
 def tested_as(test: Mapping[str, float], metric: str) -> str:
-    """What is told of the test part: the study's metric, or accuracy where it has none."""
+    """The metric that is shown of the test part: the study's, or accuracy where that is missing."""
     return metric if metric in test else "accuracy"
+
+
+class StoredJobs(JobList):
+    """Jobs whose progress is kept in the run folder until `forget_jobs`.
+
+    A job that was interrupted continues from its last checkpoint; one that had ended gives its
+    result without training again. Each file holds the values after each epoch (fold) as a line of
+    JSON, then the checkpoint.
+    """
+
+    def __init__(self, jobs: Sequence[Job], driver: Driver) -> None:
+        super().__init__(jobs, attempts=driver.setting.attempts)
+        self.driver = driver
+        self.waiting = [self._continued(job) for job in jobs]
+
+    def report(self, job: Job, progress: Progress) -> Decision:
+        interrupts.check()
+        self.driver.lease.check()
+        decision = super().report(job, progress)
+        if progress.checkpoint:
+            curve = json.dumps(self.curves[job.name]).encode()
+            file = self.driver.folder.job_checkpoint(job.name)
+            write_whole(file, curve + b"\n" + progress.checkpoint)
+        return decision
+
+    def _continued(self, job: Job) -> Job:
+        folder = self.driver.folder
+        content = folder.read(folder.job_checkpoint(job.name))
+        if content is None:
+            return job
+        curve, _, checkpoint = content.partition(b"\n")
+        self.curves[job.name] = {int(step): value for step, value in json.loads(curve).items()}
+        return replace(job, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -32,31 +66,47 @@ class Trained:
 
     job: Job
     last: Progress
-    curve: list[float]
+    curve: tuple[float, ...]
     """Value after each epoch (fold)."""
 
     seconds: float
-    """Of all of them."""
+    """Wall-clock time of all of them."""
 
 
-def best_job(jobs: list[Job], backend: Backend) -> Trained:
-    """The job with the best value on validation; `TrialError` when all failed."""
-    began, listed = time.monotonic(), JobList(jobs)
+def best_job(jobs: Sequence[Job], backend: Backend, driver: Driver | None) -> Trained:
+    """The job with the best value on validation; `TrialError` when all failed.
+
+    Without a `driver`, before there is a study, nothing is kept. With one, the caller records the
+    result and then calls `forget_jobs`.
+    """
+    began = time.monotonic()
+    listed = StoredJobs(jobs, driver) if driver else JobList(jobs)
     backend.run(listed)
     ended = [(job, listed.results[job.name]) for job in jobs]
-    finished = [(job, r) for job, r in ended if isinstance(r, Progress)]
+    finished = [(job, result) for job, result in ended if isinstance(result, Progress)]
     if not finished:
         failure = ended[0][1]
         assert isinstance(failure, Failure)
         raise TrialError(f"{jobs[0].name} failed with every learning rate: {failure.text}")
     job, best = max(finished, key=lambda pair: pair[1].value)
-    curve = [value for _, value in sorted(listed.curves[job.name].items())]
+    curve = tuple(value for _, value in sorted(listed.curves[job.name].items()))
     return Trained(job, best, curve, time.monotonic() - began)
 
 
-def deliver_whole(job: Job, backend: Backend) -> bytes:
+def forget_jobs(jobs: Sequence[Job], driver: Driver | None) -> None:
+    """Remove the checkpoints of jobs whose result is recorded."""
+    if driver is not None:
+        driver.folder.drop_job_checkpoints([name for job in jobs for name in _names(job)])
+
+
+def deliver_whole(job: Job, backend: Backend, driver: Driver | None) -> bytes:
     """The delta file of a job that was scored by folds: trained once more on all of them."""
-    whole = replace(job, name=f"{job.name} whole", whole=True)
-    artifact = best_job([whole], backend).last.artifact
+    whole = replace(job, name=_names(job)[1], whole=True)
+    artifact = best_job([whole], backend, driver).last.artifact
     assert artifact is not None
     return artifact
+
+
+def _names(job: Job) -> tuple[str, str]:
+    """The names of a job and of its training on all folds together."""
+    return job.name, f"{job.name} whole"

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
 from autotune.errors import TrialError
 from autotune.problem.budget import Cost
-from autotune.problem.job import Job, used
+from autotune.problem.job import Job, Progress, used
 from autotune.problem.plan import Plan
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
+from autotune.study.paired import Difference, Values, by_fold, paired
 from autotune.study.reader import Records
 from autotune.study.selection.baselines import PROBE, UNIFORM
-from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, tested_as, told_of
+from autotune.study.selection.extra_jobs import (
+    Test,
+    best_job,
+    deliver_whole,
+    forget_jobs,
+    tested_as,
+)
 from autotune.study.selection.imported_trials import adopted
-from autotune.study.selection.paired import Difference, Values, by_fold, paired
-from autotune.study.trial_record import BASELINE, TrialRecord
+from autotune.study.stages import (
+    FINAL,
+    PROBE_REPEAT,
+    REPEAT,
+    Against,
+    Baseline,
+    Final,
+    Repeat,
+    Spread,
+)
+from autotune.study.trial_record import BASELINE_ORIGIN, TrialRecord
 from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
@@ -32,50 +45,50 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
     """
     _admit_uniform(driver)
     finalists = _finalists(driver, backend)
-    probe = driver.attribute(f"reference:{PROBE}")
+    probe = driver.baselines.get(PROBE)
     if not finalists and probe is None:
         raise TrialError("No trial was completed, so there is nothing to choose. See log.jsonl.")
     if finalists and probe is not None:
         _repeat_probe(driver, backend, probe, [s for s, _ in values_of(driver, finalists[0])])
-    if not finalists or (probe is not None and _against_probe(driver, finalists[0]).mean <= 0):
+    if probe is not None and not (finalists and _against_probe(driver, finalists[0]).mean > 0):
         _deliver_probe(driver, backend, test, probe)
     else:
         _deliver(driver, backend, test, finalists)
 
 
 def _admit_uniform(driver: Driver) -> None:
-    """Uniform low rank becomes a trial where it is among the best two plans.
+    """Make uniform low rank a trial where it is among the best two plans.
 
     So no plan is delivered that it beats on validation, over equal seeds. Random placement stays
     a control, and a profile or a front is not to be filled with anything else.
     """
-    found = driver.attribute(f"reference:{UNIFORM}")
+    uniform = driver.baselines.get(UNIFORM)
     is_wanted = driver.price is None and driver.setting.strategy != "profile"
-    if found is None or not is_wanted or not found["fits"] or not _is_finalist(driver, found):
+    if uniform is None or not is_wanted or not uniform.fits or not _is_finalist(driver, uniform):
         return
     trial = adopted(
         driver.problem,
         driver.setting.grids,
-        Plan.from_json(found["plan"]),
-        found["hyperparameters"],
-        value=found["value"],
-        metrics=found["metrics"],
-        curve=found.get("curve", ()),
-        folds=found.get("folds", ()),
-        origin=f"{BASELINE}{UNIFORM}",
-        seconds=found["seconds"],
+        uniform.plan,
+        uniform.hyperparameters,
+        value=uniform.value,
+        metrics=uniform.metrics,
+        curve=uniform.curve,
+        folds=uniform.folds,
+        origin=f"{BASELINE_ORIGIN}{UNIFORM}",
+        seconds=uniform.seconds,
     )
     if trial is not None:
         number = driver.admit(trial).number
-        told = f"Uniform low rank is among the best two plans: it stands as trial {number}."
-        tell("admitted", told, number=number)
+        text = f"Uniform low rank is among the best two plans: it stands as trial {number}."
+        tell("admitted", text, number=number)
 
 
-def _is_finalist(driver: Driver, baseline: Mapping[str, Any]) -> bool:
-    """Whether a reference that is no trial yet is better than the second of the best plans."""
+def _is_finalist(driver: Driver, baseline: Baseline) -> bool:
+    """Whether a baseline that is no trial yet is better than the second of the best plans."""
     best = best_plans(driver.ranked(), 2)
-    same = [record for record in best if record.plan.to_json() == baseline["plan"]]
-    rank = (-baseline["value"], baseline["cost"]["parameters"])
+    same = [record for record in best if record.plan == baseline.plan]
+    rank = (-baseline.value, baseline.cost.parameters)
     return all(rank < record.rank()[:2] for record in same or best[1:])
 
 
@@ -107,27 +120,26 @@ def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
 def seed_values(records: Records, record: TrialRecord) -> dict[int, float]:
     """Seed → value on validation of a trial and its repeats."""
     assert record.value is not None
-    repeats = records.attributes(f"repeat:{record.number}")
-    return {records.seed: record.value, **{int(s): r["value"] for s, r in repeats.items()}}
+    repeats = records.repeats(record.number)
+    return {records.seed: record.value, **{seed: r.value for seed, r in repeats.items()}}
 
 
 def values_of(records: Records, record: TrialRecord) -> Values:
     """(seed, fold) → value on validation of a trial and its repeats."""
     assert record.value is not None
-    found = by_fold(records.seed, record.value, record.folds)
-    for seed, repeat in records.attributes(f"repeat:{record.number}").items():
-        found |= by_fold(int(seed), repeat["value"], repeat.get("folds", ()))
-    return found
+    values = by_fold(records.seed, record.value, record.folds)
+    for seed, repeat in records.repeats(record.number).items():
+        values |= repeat.values(seed)
+    return values
 
 
 def probe_values(records: Records) -> Values:
     """(seed, fold) → value on validation of the linear probe; nothing where it did not run."""
-    own = {str(records.seed): records.attribute(f"reference:{PROBE}")}
-    found: dict[tuple[int, int], float] = {}
-    for seed, probe in (own | records.attributes("probe")).items():
-        if probe is not None:
-            found |= by_fold(int(seed), probe["value"], probe.get("folds", ()))
-    return found
+    probe = records.baselines.get(PROBE)
+    values = dict(probe.values(records.seed)) if probe else {}
+    for seed, repeat in records.probe_repeats.items():
+        values |= repeat.values(seed)
+    return values
 
 
 def _against_probe(records: Records, record: TrialRecord) -> Difference:
@@ -147,94 +159,98 @@ def repeat_job(record: TrialRecord, seed: int) -> Job:
 
 def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) -> bool:
     """Run a finalist with another seed, unless that is recorded; False when it fails."""
-    name = f"repeat:{record.number}:{seed}"
-    if driver.attribute(name) is not None:
+    if seed in driver.repeats(record.number):
         return True
+    job = repeat_job(record, seed)
     try:
-        found = best_job([repeat_job(record, seed)], backend)
+        trained = best_job([job], backend, driver)
     except TrialError as error:
         warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
         return False
     driver.lease.check()
-    last = found.last
+    last = trained.last
     if last.artifact is not None:
         write_whole(driver.folder.delta(record.number, seed), last.artifact)
-    driver.record(name, {**told_of(last), "seconds": found.seconds})
-    said = f"{found.job.name}: {last.value:.4f}"
-    tell("repeat-of-finalist", said, number=record.number, seed=seed)
+    driver.record(f"{REPEAT}:{record.number}:{seed}", repeat_of(last, trained.seconds))
+    forget_jobs([job], driver)
+    text = f"{job.name}: {last.value:.4f}"
+    tell("repeat-of-finalist", text, number=record.number, seed=seed)
     return True
 
 
-def _repeat_probe(
-    driver: Driver, backend: Backend, probe: Mapping[str, Any], seeds: list[int]
-) -> None:
-    """The linear probe with the winner's other seeds, where that is not recorded."""
-    for seed in sorted({*seeds} - {driver.setting.seed}):
-        if driver.attribute(f"probe:{seed}") is None:
-            job = Job(f"linear probe seed {seed}", Plan(), probe["hyperparameters"], seed)
-            found = best_job([job], backend)
-            driver.record(f"probe:{seed}", {**told_of(found.last), "seconds": found.seconds})
+def repeat_of(last: Progress, seconds: float) -> Repeat:
+    """The record of a training that ended with this progress."""
+    return Repeat(last.value, last.metrics, last.folds, seconds)
+
+
+def _repeat_probe(driver: Driver, backend: Backend, probe: Baseline, seeds: list[int]) -> None:
+    """Run the linear probe with the winner's other seeds, where that is not recorded."""
+    for seed in sorted({*seeds} - {driver.setting.seed} - driver.probe_repeats.keys()):
+        job = Job(f"linear probe seed {seed}", Plan(), probe.hyperparameters, seed)
+        trained = best_job([job], backend, driver)
+        driver.record(f"{PROBE_REPEAT}:{seed}", repeat_of(trained.last, trained.seconds))
+        forget_jobs([job], driver)
 
 
 def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[TrialRecord]) -> None:
     winner, values = finalists[0], seed_values(driver, finalists[0])
-    own = driver.setting.seed
+    assert winner.value is not None
     files = {seed: _file(driver, backend, winner, seed) for seed in values}
     tell("stage", "Test", stage="test")
     tests = {seed: dict(test(content)) for seed, content in files.items()}
+    first = tests[driver.setting.seed]
+    metric = tested_as(first, driver.metric)
     driver.lease.check()
-    driver.folder.put_best(files[own], winner.plan.to_json())
-    found = _final(driver, winner.plan, winner.number, winner.value, tests[own])
-    found["metrics"] = dict(winner.metrics)
-    found["hyperparameters"] = used(winner.plan, winner.hyperparameters)
-    found["reference"] = winner.baseline
-    found["values"] = _spread(values)
-    metric = tested_as(tests[own], driver.attribute("identity")["metric"])
-    found["tests"] = _spread({s: t[metric] for s, t in tests.items()})
-    found["against"] = _rivals(driver, finalists)
-    driver.record("stage:final", found)
+    driver.folder.put_best(files[driver.setting.seed], winner.plan.to_json())
+    final = Final(
+        plan=winner.plan,
+        number=winner.number,
+        value=winner.value,
+        cost=driver.problem.cost(winner.plan),
+        test=first,
+        metrics=winner.metrics,
+        hyperparameters=used(winner.plan, winner.hyperparameters),
+        baseline=winner.baseline,
+        values=Spread(values),
+        tests=Spread({seed: metrics[metric] for seed, metrics in tests.items()}),
+        against=_against_others(driver, finalists),
+    )
+    driver.record(FINAL, final)
+    forget_jobs([repeat_job(winner, seed) for seed in values], driver)
 
 
-def _rivals(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]]:
-    """What the winner is compared with, pair by pair: the other finalist and the linear probe."""
+def _against_others(driver: Driver, finalists: list[TrialRecord]) -> tuple[Against, ...]:
+    """The winner against the other finalist and the linear probe, pair by pair."""
     winner, *others = finalists
-    ours = values_of(driver, winner)
-    rivals = [(_name(r), r.cost, paired(ours, values_of(driver, r))) for r in others]
-    if theirs := probe_values(driver):
-        rivals.append((PROBE, Cost(), paired(ours, theirs)))
-    return [{"name": n, "cost": asdict(cost), **found.to_json()} for n, cost, found in rivals]
+    values = values_of(driver, winner)
+    against = [Against(_name(r), r.cost, paired(values, values_of(driver, r))) for r in others]
+    if by_probe := probe_values(driver):
+        against.append(Against(PROBE, Cost(), paired(values, by_probe)))
+    return tuple(against)
 
 
 def _name(record: TrialRecord) -> str:
-    """As a reference is called, where it was one."""
+    """The name of the baseline that a trial was before, or its own."""
     return record.baseline or f"trial {record.number}"
 
 
-def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Mapping[str, Any]) -> None:
-    job = Job("empty plan", Plan(), probe["hyperparameters"], driver.setting.seed)
+def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Baseline) -> None:
+    job = Job("empty plan", Plan(), probe.hyperparameters, driver.setting.seed)
     content = _delivered(driver, backend, job)
     driver.lease.check()
     driver.folder.put_best(content, Plan().to_json())
-    found = _final(driver, Plan(), None, probe["value"], test(content))
-    found["metrics"] = probe["metrics"]
-    found["hyperparameters"] = probe["hyperparameters"]
-    driver.record("stage:final", found)
+    final = Final(
+        plan=Plan(),
+        number=None,
+        value=probe.value,
+        cost=driver.problem.cost(Plan()),
+        test=test(content),
+        metrics=probe.metrics,
+        hyperparameters=probe.hyperparameters,
+    )
+    driver.record(FINAL, final)
+    forget_jobs([job], driver)
     tell("empty", "No plan beats the linear probe on validation: the answer is the empty plan.")
-
-
-def _final(
-    driver: Driver, plan: Plan, number: int | None, value: float | None, test: Mapping[str, float]
-) -> dict[str, Any]:
-    cost = driver.problem.cost(plan)
-    return {
-        "number": number,
-        "plan": plan.to_json(),
-        "label": str(plan),
-        "value": value,
-        "cost": asdict(cost),
-        "test": dict(test),
-        "empty": not plan.choices,
-    }
 
 
 def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> bytes:
@@ -252,16 +268,7 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
 def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
     """The delta file of a job: under folds, of one more training on all of them together."""
     if driver.setting.folds:
-        return deliver_whole(job, backend)
-    artifact = best_job([job], backend).last.artifact
+        return deliver_whole(job, backend, driver)
+    artifact = best_job([job], backend, driver).last.artifact
     assert artifact is not None
     return artifact
-
-
-def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
-    values = list(by_seed.values())
-    return {
-        "seeds": {str(seed): value for seed, value in by_seed.items()},
-        "mean": mean(values),
-        "std": stdev(values) if len(values) > 1 else 0.0,
-    }

@@ -7,10 +7,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, create_trial
 
+from autotune.problem.grids import Grids, middle
 from autotune.problem.job import used
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import PREFIX, Grids, middle, search_space
+from autotune.study.strategies.base import PREFIX, search_space
 
 
 def adopted(

@@ -8,16 +8,17 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from autotune.problem.grids import Grids
 from autotune.problem.job import Failure, Job, Progress
 from autotune.problem.plan import FROZEN
 from autotune.problem.problem import Problem
-from autotune.study.backends.base import Backend, JobList
+from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.reader import Records
-from autotune.study.selection.extra_jobs import told_of
-from autotune.study.selection.finalists import best_plans, repeat_job, seed_values
+from autotune.study.selection.extra_jobs import StoredJobs, forget_jobs
+from autotune.study.selection.finalists import best_plans, repeat_job, repeat_of, seed_values
 from autotune.study.selection.imported_trials import adopted
-from autotune.study.strategies.base import Grids
+from autotune.study.stages import REPEAT
 from autotune.study.trial_record import TrialRecord
 from autotune.utils.events import tell, warn
 
@@ -72,33 +73,33 @@ def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
         repeat_job(record, seed).name: (record, seed)
         for record in records
         for seed in range(own + 1, own + seeds)
-        if driver.attribute(f"repeat:{record.number}:{seed}") is None
+        if seed not in driver.repeats(record.number)
     }
     if jobs:
         tell("stage", "Repeats", stage="repeats", total=len(jobs))
         backend.run(_Repeats(driver, jobs))
 
 
-class _Repeats(JobList):
+class _Repeats(StoredJobs):
     """Records each job when it ends."""
 
     def __init__(self, driver: Driver, jobs: dict[str, tuple[TrialRecord, int]]) -> None:
-        super().__init__([repeat_job(*job) for job in jobs.values()])
-        self.driver, self.jobs = driver, jobs
+        super().__init__([repeat_job(*job) for job in jobs.values()], driver)
+        self.jobs = jobs
 
     def finish(self, job: Job) -> None:
         super().finish(job)
         last = self.results[job.name]
         assert isinstance(last, Progress)
         record, seed = self.jobs[job.name]
-        self.driver.record(
-            f"repeat:{record.number}:{seed}",
-            told_of(last),
-        )
+        repeat = repeat_of(last, self.seconds[job.name])
+        self.driver.record(f"{REPEAT}:{record.number}:{seed}", repeat)
+        forget_jobs([job], self.driver)
         tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
 
     def fail(self, job: Job, failure: Failure) -> None:
         super().fail(job, failure)
+        forget_jobs([job], self.driver)
         warn(f"{job.name} failed and is left out: {failure.text}")
 
 

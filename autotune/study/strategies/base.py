@@ -13,14 +13,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import PlanError
+from autotune.problem.grids import Grids, middles
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem, decode
 from autotune.problem.sampling import seed_of
 
 PREFIX = "unit:"
-Grids = Mapping[str, tuple[float, ...]]
-"""Hyperparameter → the values it may take: `lr:METHOD`, `weight_decay`."""
-
 Space = dict[str, BaseDistribution]
 
 
@@ -148,7 +146,7 @@ class ListingSampler(PlanSampler):
 
     @property
     def _middle(self) -> dict[str, float]:
-        return {name: middle(grid) for name, grid in self.grids.items()}
+        return middles(self.grids)
 
     def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
         if name in self._middle:
@@ -181,11 +179,6 @@ def best_plan(begun: Begun, study: Study) -> Plan:
     ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]
     values = [(sign * value, plan) for plan, value in ended if value is not None]
     return max(values, key=lambda found: found[0])[1] if values else Plan()
-
-
-def middle(grid: Sequence[float]) -> float:
-    """The middle value of a grid, the lower one of two."""
-    return sorted(grid)[(len(grid) - 1) // 2]
 
 
 class BudgetedSampler(PlanSampler):

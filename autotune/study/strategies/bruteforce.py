@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from autotune.errors import PlanError
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import FixedSampler, Grids
+from autotune.study.strategies.base import FixedSampler
 
 MOST = 100_000
 """Plans that it is willing to list."""

@@ -9,10 +9,11 @@ from typing import Literal
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores, best_plan
 from autotune.problem.plan import FROZEN, Plan
 from autotune.problem.problem import Problem, entries_of
-from autotune.study.strategies.base import Begun, Grids, ListingSampler
+from autotune.study.strategies.base import Begun, ListingSampler
 
 EPSILON = 0.01
 """What a round must gain (`rule="gain"`), or may lose (`rule="best"`): SubTuning's value."""

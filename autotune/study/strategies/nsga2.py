@@ -10,10 +10,11 @@ from optuna.samplers import NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
 from autotune.problem.sampling import seed_of
-from autotune.study.strategies.base import BudgetedSampler, Grids, Space
+from autotune.study.strategies.base import BudgetedSampler, Space
 
 POPULATION = 20
 """Trials a generation; the first is random."""

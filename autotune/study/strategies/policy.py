@@ -14,6 +14,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autotune.problem.grids import Grids
 from autotune.problem.job import used
 from autotune.problem.knapsack import Scores, best_plan
 from autotune.problem.plan import Choice, Plan
@@ -28,14 +29,7 @@ from autotune.study.policy.belief import (
     as_rows,
     covariance,
 )
-from autotune.study.strategies.base import (
-    PREFIX,
-    Grids,
-    PlanSampler,
-    Space,
-    hyperparameters_of,
-    plan_of,
-)
+from autotune.study.strategies.base import PREFIX, PlanSampler, Space, hyperparameters_of, plan_of
 
 PLANS = 100
 """Random plans over which scores are given the spread of values."""

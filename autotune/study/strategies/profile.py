@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from autotune.errors import ConfigError
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem, entries_of
-from autotune.study.strategies.base import FixedSampler, Grids
+from autotune.study.strategies.base import FixedSampler
 
 
 class ProfileSampler(FixedSampler):

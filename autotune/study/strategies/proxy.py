@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import Grids
 from autotune.study.strategies.policy import PolicySampler
 
 ProxyCriterion = Literal["mass", "ratio", "fisher", "relative", "taylor", "activation", "condition"]

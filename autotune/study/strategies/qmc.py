@@ -10,9 +10,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats.qmc import Sobol
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler, Grids, Space, search_space
+from autotune.study.strategies.base import BudgetedSampler, Space, search_space
 
 
 class SobolSampler(BaseSampler):

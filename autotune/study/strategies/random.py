@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import RandomSampler
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler, Grids
+from autotune.study.strategies.base import BudgetedSampler
 
 
 def random(

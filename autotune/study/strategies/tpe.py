@@ -7,9 +7,10 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler, Grids
+from autotune.study.strategies.base import BudgetedSampler
 
 
 def tpe(

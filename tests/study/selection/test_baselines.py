@@ -1,6 +1,8 @@
-"""References: what a user would have done without a search."""
+"""Baselines: what a user would have done without a search."""
 
 from __future__ import annotations
+
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
@@ -8,13 +10,15 @@ from hypothesis import strategies as st
 
 from autotune.errors import TrialError
 from autotune.problem.budget import Budget, Cost
+from autotune.problem.grids import three_rates
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
 from autotune.problem.recipes import uniform_lowrank
 from autotune.problem.sampling import random_placement
+from autotune.study.backends.base import Source
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection.baselines import baseline_plans, run_baselines, three_rates
+from autotune.study.selection.baselines import baseline_plans, run_baselines
 from autotune.study.selection.extra_jobs import best_job
 from study.table_engine import TableEngine, looked_up
 
@@ -93,7 +97,7 @@ def test_the_probe_trains_nothing_but_the_head(problem):
     assert all(problem.fits(plan) for plan in plans.values())
 
 
-def test_a_space_without_low_rank_has_no_uniform_reference(caplog):
+def test_a_space_without_low_rank_has_no_uniform_baseline(caplog):
     candidates = {"only": {Choice.of("scale"): Cost(5, 5, 20)}}
     plans = baseline_plans(Problem.of(candidates, Budget(10, 100)), 0)
     assert list(plans) == ["probe", "random"]
@@ -120,7 +124,7 @@ def test_rates_that_are_equal_are_run_once(grids):
 # running
 
 
-def test_a_reference_is_the_best_on_validation_of_its_rates(driving):
+def test_a_baseline_is_the_best_on_validation_of_its_rates(driving):
     engine = TableEngine()
     with driving() as driver:
         run_baselines(driver, InlineBackend(engine), measured)
@@ -134,7 +138,7 @@ def test_a_reference_is_the_best_on_validation_of_its_rates(driving):
     assert len({looked_up(job, engine.steps) for job in jobs}) == 3
 
 
-def test_a_record_of_a_reference_has_plan_cost_test_and_seconds(driving):
+def test_a_record_of_a_baseline_has_plan_cost_test_and_seconds(driving):
     with driving() as driver:
         run_baselines(driver, InlineBackend(TableEngine()), measured)
         found, problem = driver.attributes("reference"), driver.problem
@@ -145,7 +149,7 @@ def test_a_record_of_a_reference_has_plan_cost_test_and_seconds(driving):
         assert record["fits"] is True
         assert record["test"]["accuracy"] > 0
         assert record["seconds"] >= 0
-    assert driver.trials == [], "references are no trials"
+    assert driver.trials == [], "baselines are no trials"
 
 
 def test_what_is_recorded_is_not_run_again(driving):
@@ -173,20 +177,20 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     plan = Plan({"stem": Choice.of("lowrank", rank=1)})
     jobs = [Job(f"try {i}", plan, rates, 0) for i, rates in enumerate(three_rates(grids, plan, 1))]
     best = max(jobs, key=lambda job: looked_up(job, 4))
-    found = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))))
+    found = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))), None)
     assert found.job is not best
     assert found.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
-    assert found.curve == [looked_up(found.job, step) for step in range(1, 5)]
+    assert found.curve == tuple(looked_up(found.job, step) for step in range(1, 5))
 
 
-def test_a_reference_that_fails_with_every_rate_says_why(grids):
+def test_a_baseline_that_fails_with_every_rate_says_why(grids):
     jobs = [Job(f"try {i}", Plan(), {}, 0) for i in range(2)]
     engine = TableEngine(fails=("try 0", "try 1"))
     with pytest.raises(TrialError, match=r"try 0 failed with every learning rate: try 0 cannot be"):
-        best_job(jobs, InlineBackend(engine))
+        best_job(jobs, InlineBackend(engine), None)
 
 
-def test_a_reference_scored_by_folds_is_delivered_from_all_of_them(driving):
+def test_a_baseline_scored_by_folds_is_delivered_from_all_of_them(driving):
     """Its own job delivers no file; it is trained once more on the whole."""
 
     class ByFolds(TableEngine):
@@ -201,3 +205,63 @@ def test_a_reference_scored_by_folds_is_delivered_from_all_of_them(driving):
             driver, InlineBackend(ByFolds()), lambda c: delivered.append(c) or measured(c)
         )
     assert [content.split(b":")[0].split()[-1] for content in delivered] == [b"whole"] * 3
+
+
+# interrupted
+
+
+class Died(BaseException):
+    """The driver ends."""
+
+
+def dying_after(engine: TableEngine, name: str, step: int):
+    """The engine, whose driver ends after a job has reported a step."""
+
+    def run(job: Job):
+        for progress in engine(job):
+            yield progress
+            if (job.name, progress.step) == (name, step):
+                raise Died
+
+    return run
+
+
+def test_an_interrupted_baseline_continues_from_its_checkpoint(driving, folder, new_run):
+    first, second = TableEngine(), TableEngine()
+    with driving(at=new_run("whole")) as driver:
+        run_baselines(driver, InlineBackend(TableEngine()), measured)
+        expected = {name: one.curve for name, one in driver.baselines.items()}
+    with pytest.raises(Died), driving() as driver:
+        run_baselines(driver, InlineBackend(dying_after(first, "baseline uniform 1", 2)), measured)
+    assert (folder.path / "jobs" / "baseline-uniform-1.checkpoint").is_file()
+    with driving() as driver:
+        run_baselines(driver, InlineBackend(second), measured)
+        assert {name: one.curve for name, one in driver.baselines.items()} == expected
+    steps = {name: step for name, _, step in second.calls if "uniform" in name}
+    assert steps == {"baseline uniform 0": 4, "baseline uniform 1": 2, "baseline uniform 2": 1}
+    assert not (folder.path / "jobs").exists()
+
+
+class Lossy(InlineBackend):
+    """Its worker dies after two steps of a job, `deaths` times."""
+
+    def __init__(self, engine: TableEngine, deaths: int) -> None:
+        super().__init__(engine)
+        self.deaths = deaths
+
+    def run(self, source: Source) -> None:
+        while self.deaths and (job := source.next_job()) is not None:
+            for progress in islice(self.engine(job), 2):
+                source.report(job, progress)
+            self.deaths -= 1
+            source.lost(job)
+        super().run(source)
+
+
+def test_a_baseline_is_started_as_often_as_retries_allow(driving):
+    engine, job = TableEngine(), Job("try", Plan(), {}, 0)
+    with driving(attempts=4) as driver:
+        assert best_job([job], Lossy(engine, deaths=3), driver).last.step == 4
+    assert engine.calls == [("try", 0, 1), ("try", 1, 2), ("try", 2, 3), ("try", 3, 4)]
+    with driving(attempts=2) as driver, pytest.raises(TrialError, match="its worker died 2 times"):
+        best_job([job], Lossy(TableEngine(), deaths=2), driver)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
 import pytest
 
 from autotune.errors import TrialError
+from autotune.problem.grids import three_rates
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Plan
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.driver import Driver
-from autotune.study.selection.baselines import baseline_plans, three_rates
+from autotune.study.selection.baselines import baseline_plans
 from autotune.study.selection.finalists import best_plans, run_finalists
+from autotune.study.stages import Baseline
 from study.table_engine import TableEngine
 
 
@@ -27,7 +29,7 @@ class Graded(TableEngine):
         self.repeats = repeats or {}
 
     def progress(self, job: Job, step: int) -> Progress:
-        usual = PROBE["value"] if job.name.startswith("linear probe") else job.number / 100
+        usual = PROBE.value if job.name.startswith("linear probe") else job.number / 100
         value = self.repeats.get(job.name, usual)
         artifact = f"{job.name}:{job.seed}".encode()
         return Progress(step, value, {"accuracy": value}, b"1", artifact)
@@ -37,12 +39,13 @@ class Died(BaseException):
     pass
 
 
-PROBE = {
-    "value": 0.001,
-    "metrics": {"accuracy": 0.001},
-    "test": {"accuracy": 0.5, "n": 10},
-    "hyperparameters": {"lr:head": 0.01, "weight_decay": 0.0},
-}
+PROBE = Baseline(
+    plan=Plan(),
+    hyperparameters={"lr:head": 0.01, "weight_decay": 0.0},
+    value=0.001,
+    test={"accuracy": 0.5, "n": 10},
+    metrics={"accuracy": 0.001},
+)
 
 
 def ended(driver: Driver, engine: Any, *, probe: float = 0.001, tests: Any = None) -> Any:
@@ -54,7 +57,7 @@ def ended(driver: Driver, engine: Any, *, probe: float = 0.001, tests: Any = Non
         return {"accuracy": len(looked) / 10, "n": 10}
 
     backend = InlineBackend(engine)
-    driver.record("reference:probe", {**PROBE, "value": probe})
+    driver.record("reference:probe", replace(PROBE, value=probe))
     backend.run(driver)
     run_finalists(driver, backend, test)
     return driver.attribute("stage:final")
@@ -138,7 +141,7 @@ def test_the_answer_is_the_empty_plan_when_the_probe_is_not_beaten(driving, fold
     assert folder.best.read_bytes() == (b"empty plan:0" if empty else b"trial 5:0")
     if empty:
         assert final["test"] == {"accuracy": 0.1, "n": 10}, "of the delivered file"
-        assert final["hyperparameters"] == PROBE["hyperparameters"]
+        assert final["hyperparameters"] == PROBE.hyperparameters
 
 
 def test_what_the_winner_is_compared_with(driving):
@@ -158,33 +161,34 @@ def test_what_the_winner_is_compared_with(driving):
     assert probe["distinguishable"]
 
 
-def reference(driver: Driver, value: float, *, fits: bool = True) -> dict[str, Any]:
+def uniform(driver: Driver, value: float, *, fits: bool = True) -> Baseline:
     """The record of uniform low rank."""
     plan = baseline_plans(driver.problem, 0)["uniform"]
     rates = three_rates(driver.setting.grids, plan, None)[0]
-    return {
-        "value": value,
-        "metrics": {"accuracy": value},
-        "curve": [0.0, 0.0, 0.0, value],
-        "plan": plan.to_json(),
-        "hyperparameters": rates,
-        "fits": fits,
-        "seconds": 5.0,
-        "cost": asdict(driver.problem.cost(plan)),
-    }
+    return Baseline(
+        plan=plan,
+        hyperparameters=rates,
+        value=value,
+        test={"accuracy": value, "n": 10},
+        metrics={"accuracy": value},
+        curve=(0.0, 0.0, 0.0, value),
+        cost=driver.problem.cost(plan),
+        fits=fits,
+        seconds=5.0,
+    )
 
 
-def test_a_reference_that_no_other_plan_beats_is_the_answer(driving, folder):
+def test_a_baseline_that_no_other_plan_beats_is_the_answer(driving, folder):
     """As a trial of its own, over as many seeds, beside those that were asked for."""
     repeats = {"repeat 6 seed 1": 0.08, "repeat 6 seed 2": 0.07, "trial 6": 0.06}
     engine = Graded({**repeats, "repeat 5 seed 1": 0.05})
     with driving(trials=6) as driver:
-        driver.record("reference:uniform", known := reference(driver, 0.06))
+        driver.record("reference:uniform", known := uniform(driver, 0.06))
         final = ended(driver, engine)
         admitted = driver.trials[6]
         assert not driver.has_more()
     assert (final["number"], final["reference"]) == (6, "uniform")
-    assert final["plan"] == known["plan"] and final["values"]["mean"] == pytest.approx(0.07)
+    assert final["plan"] == known.plan.to_json() and final["values"]["mean"] == pytest.approx(0.07)
     assert (admitted.value, admitted.curve) == (0.06, (0.0, 0.0, 0.0, 0.06))
     assert admitted.seconds == 5.0
     assert final["against"][0]["name"] == "trial 5"
@@ -192,14 +196,14 @@ def test_a_reference_that_no_other_plan_beats_is_the_answer(driving, folder):
     with driving(trials=8) as driver:
         InlineBackend(Graded()).run(driver)
         run_finalists(driver, InlineBackend(Graded()), lambda content: {"accuracy": 1, "n": 1})
-        own = [trial.number for trial in driver.trials if not trial.reference]
+        own = [trial.number for trial in driver.trials if not trial.baseline]
     assert own == [0, 1, 2, 3, 4, 5, 7, 8], "it is admitted once"
 
 
 @pytest.mark.parametrize(("value", "fits"), [(0.04, True), (0.9, False)])
-def test_a_reference_that_is_no_better_or_over_the_budget_stays_one(driving, value, fits):
+def test_a_baseline_that_is_no_better_or_over_the_budget_stays_one(driving, value, fits):
     with driving(trials=6) as driver:
-        driver.record("reference:uniform", reference(driver, value, fits=fits))
+        driver.record("reference:uniform", uniform(driver, value, fits=fits))
         final = ended(driver, Graded({"repeat 5 seed 1": 0.06, "repeat 4 seed 1": 0.05}))
         assert len(driver.trials) == 6
     assert (final["number"], final["reference"]) == (5, "")

@@ -13,12 +13,13 @@ from optuna.trial import Trial, TrialState
 
 from autotune.errors import ConfigError, PlanError, UnknownName
 from autotune.problem.budget import Budget, Cost
+from autotune.problem.grids import Grids
 from autotune.problem.knapsack import best_plan
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
 from autotune.problem.sampling import seed_of
 from autotune.study.strategies import STRATEGIES, check_options
-from autotune.study.strategies.base import Grids, hyperparameters_of, plan_of, search_space
+from autotune.study.strategies.base import hyperparameters_of, plan_of, search_space
 from autotune.study.strategies.greedy import EPSILON, greedy
 from autotune.study.strategies.nsga2 import POPULATION
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import ttest_rel
 
-from autotune.study.selection.paired import by_fold, paired
+from autotune.study.paired import by_fold, paired
 
 
 def test_the_interval_is_that_of_the_paired_t_test():

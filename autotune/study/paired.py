@@ -35,6 +35,12 @@ class Difference:
         half = self.half if self.pairs > 1 else None
         return {**asdict(self), "half": half, "distinguishable": self.is_distinguishable}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Difference:
+        """The difference that `to_json` described."""
+        half = float("inf") if data["half"] is None else data["half"]
+        return cls(data["mean"], half, data["pairs"])
+
 
 def paired(ours: Values, theirs: Values) -> Difference:
     """Ours less theirs over the pairs that both have; at least one is needed."""
