@@ -92,7 +92,7 @@ def test_tables_are_offered_whole():
 
 LIGHT = """
 import json, sys
-from autotune.cli import complete
+from autotune.cli import completion as complete
 complete.runs(""), complete.spaces(""), complete.methods(""), complete.formats("")
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """

@@ -52,6 +52,16 @@ def test_has_every_unit_alone_in_depth_order_over_all_seeds(profiled):
     assert row.values[0] == trial.value
 
 
+def test_repeats_count_in_what_was_trained(profiled):
+    """`compare` gives random search as much compute, so repeats must have their seconds."""
+    repeats = profiled._records.all_repeats
+    assert len(repeats) == len(profiled.trials)
+    assert all(repeat.seconds > 0 for repeat in repeats.values())
+    trials = sum(trial.seconds for trial in profiled.trials)
+    expected = trials + sum(repeat.seconds for repeat in repeats.values())
+    assert profiled.training_seconds == pytest.approx(expected)
+
+
 def test_goes_on_where_it_was_interrupted(given, tmp_path, profiled):
     class Stop:
         level, left = 0, 3
