@@ -55,7 +55,7 @@ def test_has_every_unit_alone_in_depth_order_over_all_seeds(profiled):
 def test_repeats_count_in_what_was_trained(profiled):
     """`compare` gives random search as much compute, so repeats must have their seconds."""
     repeats = profiled._records.all_repeats
-    assert len(repeats) == len(profiled.trials)
+    assert {f"{trial.number}:1" for trial in profiled.trials} <= repeats.keys()
     assert all(repeat.seconds > 0 for repeat in repeats.values())
     trials = sum(trial.seconds for trial in profiled.trials)
     expected = trials + sum(repeat.seconds for repeat in repeats.values())
