@@ -106,7 +106,7 @@ def fill(shift: str, seed: int) -> None:
     """Train what is not in the table yet."""
     with TemporaryDirectory() as folder:
         setup = enumerated(shift, Path(folder))
-    plans, known = [*all_plans(setup.problem())], read_table()
+    plans, known = [*all_plans(setup.problem)], read_table()
     print(f"{shift}, seed {seed}: {len(plans)} plans", flush=True)
     for plan in order_of(plans):
         if (shift, str(plan), seed) in known:
@@ -124,7 +124,7 @@ class Regrets:
     def __init__(self, shift: str) -> None:
         with TemporaryDirectory() as folder:
             self.setup = enumerated(shift, Path(folder))
-        self.problem = self.setup.problem()
+        self.problem = self.setup.problem
         self.plans = {str(plan): plan for plan in all_plans(self.problem)}
         self.seen: dict[str, list[float]] = {}
         for (of, plan, _), row in sorted(read_table().items()):

@@ -57,7 +57,7 @@ class User:
         self.tensors: list[Tensor] = [
             t for p in parts for t in (torch.as_tensor(p.inputs), torch.from_numpy(p.labels))
         ]
-        self.limit = setup.problem().budget.limit
+        self.limit = setup.problem.budget.limit
         self.best, self.winner, self.thrown, self.trained = -1.0, None, 0, 0
 
     def blocks(self) -> dict[str, list[str]]:

@@ -321,7 +321,7 @@ def proxies() -> str:
     data = TensorDataset(pictures, labels)
     with released(prepare_search(settings, resnet50(), (data, data, data))) as setup:
         engine, rates = setup.engine, setup.grids["lr:head"]
-        problem = setup.problem()
+        problem = setup.problem
         middle = {name: sorted(grid)[len(grid) // 2] for name, grid in setup.grids.items()}
         began = time.monotonic()
         with engine.oneshot(problem.choices, middle, rates) as shot:

@@ -39,7 +39,7 @@ def main(trials: int = 6, epochs: int = 5) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = read_settings({"budget": "1%", "epochs": epochs})
     setup = prepare_search(settings, "builtin:digits", "builtin:digits-rotated")
-    problem = setup.problem()
+    problem = setup.problem
     sampler = BudgetedSampler(Mutate, problem, setup.grids, seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for _ in range(trials):
