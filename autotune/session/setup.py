@@ -24,11 +24,7 @@ from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
 from autotune.deltas.candidates import find_candidates
 from autotune.deltas.surgery import exchanged
-from autotune.errors import (
-    BackboneError,
-    ConfigError,
-    TaskError,
-)
+from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.problem import Candidates, Problem, require_room
 from autotune.problem.search_space import SearchSpace
@@ -191,7 +187,7 @@ def find_choices(
     try:
         flow = trace(backbone.network, input)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         warn(f"What flows through the network is not known, so no path is offered: {first}")
         return space, units
     return space, with_spans(backbone, units, space.units, flow)
@@ -229,7 +225,7 @@ def choose_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
     return name
 
@@ -265,7 +261,7 @@ def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
     try:
         return network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise TaskError(
             f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
             f"{str(inputs.dtype).removeprefix('torch.')} each; it raised: {first}. "
@@ -280,7 +276,7 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
         with exchanged(network, path, head):
             got = tuple(network(inputs).shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        got = (str(error).splitlines()[0],)
+        got = (first_line(error),)
     if got != (len(inputs), n):
         raise BackboneError(
             f"With a head for {n} classes in the place of {path!r} the backbone must give "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -16,6 +15,7 @@ from autotune.deltas.costs import everywhere
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.loading import batches
 from autotune.training.engine import Engine
+from autotune.utils.peak_memory import peak_memory
 
 TIMED_STEPS = 3
 
@@ -71,4 +71,4 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
 def _memory(engine: Engine) -> int:
     if engine.recipe.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(engine.recipe.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()

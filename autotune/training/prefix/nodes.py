@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autotune.errors import first_line
+
 
 class Untraceable(Exception):
     """Why a network has no graph, so that it runs as a whole."""
@@ -15,7 +17,7 @@ class Untraceable(Exception):
     @classmethod
     def by(cls, error: Exception) -> Untraceable:
         """In the first line of what was raised."""
-        return cls((str(error).strip() or repr(error)).splitlines()[0])
+        return cls(first_line(error))
 
 
 @dataclass(frozen=True)
