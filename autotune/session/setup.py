@@ -36,7 +36,7 @@ from autotune.study.strategies import STRATEGIES, check_options
 from autotune.study.strategies.base import Grids
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
-from autotune.tasks.loading import batches, check_fits, infer_input, normalised
+from autotune.tasks.loading import batches, check_fits, infer_input
 from autotune.tasks.python import as_task
 from autotune.training.engine import Engine
 from autotune.training.loop import Recipe
@@ -244,7 +244,7 @@ def _try_forward(backbone: Backbone, task: Task, input: InputDescription | None)
 
     Once with the network's own head, once with one for the task's classes.
     """
-    small = normalised(task.train.take(np.arange(min(2, len(task.train)))), input)
+    small = task.train.take(np.arange(min(2, len(task.train))))
     device = next(backbone.network.parameters()).device
     inputs, _ = next(batches(small, 2, input=input, device=device))
     with evaluating(backbone.network) as network:

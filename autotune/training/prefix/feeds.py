@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotune.tasks.loading import Feed, Given
+from autotune.tasks.loading import Feed, FeedBatch
 from autotune.training.loop import Recipe
 from autotune.training.prefix.program import Program
 from autotune.utils.timings import spent
@@ -30,14 +30,14 @@ class KeptFeed:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def in_order(self, size: int) -> Iterator[Given]:
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
         return self._rows(0, torch.arange(len(self)), size)
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         order = torch.randperm(len(self), generator=generator)
         return self._rows(epoch % len(self.views), order, size)
 
-    def _rows(self, view: int, order: Tensor, size: int) -> Iterator[Given]:
+    def _rows(self, view: int, order: Tensor, size: int) -> Iterator[FeedBatch]:
         """Copies, which may be changed in place."""
         for rows in order.split(size):
             pairs = zip(self.views[view], self.dtypes, strict=True)
@@ -86,10 +86,10 @@ class ComputedFeed:
     def __len__(self) -> int:
         return len(self.feed)
 
-    def in_order(self, size: int) -> Iterator[Given]:
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.in_order(size):
             yield self.way(values), labels
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.shuffled(size, generator, epoch):
             yield self.way(values), labels
