@@ -91,6 +91,11 @@ class Engine:
     def device(self) -> torch.device:
         return torch.device(self.recipe.device)
 
+    @property
+    def prepared(self) -> Mapping[str, Tensor]:
+        """Buffers that replace the backbone's; empty unless `prepare` set some."""
+        return self._buffers.values
+
     def statistics(self) -> dict[str, Tensor]:
         """Normalisation statistics of the training inputs; the network itself does not change."""
         return estimate_statistics(
@@ -156,7 +161,7 @@ class Engine:
 
     def linear_probe(self) -> LinearProbe:
         """Trains heads on the frozen network as it is now."""
-        about = [self.backbone.fingerprint, fingerprint(self._buffers.values)]
+        about = [self.backbone.fingerprint, fingerprint(self.prepared)]
         self.trunk.look(self.task.train, about)
         classes = len(self.task.classes)
         return LinearProbe(
@@ -287,7 +292,7 @@ class Engine:
                 "trial": job.number,
             },
         }
-        tensors = flatten({**network.tensors(), "buffer": self._buffers.values})
+        tensors = flatten({**network.tensors(), "buffer": self.prepared})
         return to_bytes(Artifact(job.plan, tuned_units, self.backbone.fingerprint, tensors, header))
 
 

@@ -1,4 +1,4 @@
-"""Batches of live values: of kept ones by index, or computed from others on the way."""
+"""Feeds of live values: gathered from cached ones, or computed from earlier ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from autotune.utils.timings import spent
 
 @dataclass(frozen=True, eq=False)
 class KeptFeed:
-    """Values that are kept, one view an epoch in turn."""
+    """Feeds cached values, one view per epoch in turn."""
 
     views: Sequence[Sequence[Tensor]]
-    """View → tensors with a row for each example."""
+    """Tensors with a row for each example, by view."""
 
     dtypes: Sequence[torch.dtype]
-    """Of the values as the network computes them."""
+    """dtypes of the values as the network computes them."""
 
     labels: Tensor
     device: torch.device
@@ -38,18 +38,18 @@ class KeptFeed:
         return self._rows(epoch % len(self.views), order, size)
 
     def _rows(self, view: int, order: Tensor, size: int) -> Iterator[FeedBatch]:
-        """Copies, which may be changed in place."""
+        """Copies of rows, which the network may change in place."""
         for rows in order.split(size):
             pairs = zip(self.views[view], self.dtypes, strict=True)
-            taken = tuple(value[rows].to(self.device, dtype) for value, dtype in pairs)
-            yield taken, self.labels[rows].to(self.device)
+            values = tuple(value[rows].to(self.device, dtype) for value, dtype in pairs)
+            yield values, self.labels[rows].to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenStep:
-    """The frozen network between what is given and the live values, in batches of one size.
+    """The frozen network between known values and the live ones, in batches of one size.
 
-    Always of that size, the last one filled: kernels of another may give other last bits.
+    The last batch is filled up to this size, as kernels for another size may round differently.
     """
 
     program: Program
@@ -57,15 +57,15 @@ class FrozenStep:
     size: int
 
     @torch.no_grad()
-    def __call__(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Rows of live values for rows of what is given."""
-        n = len(given[0])
+    def __call__(self, known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Rows of live values for rows of known values."""
+        n = len(known[0])
         with spent("prefix"), self.recipe.autocast():
-            found = [
+            batches = [
                 self.program(*(self._filled(rows) for rows in batch))
-                for batch in zip(*(tensor.split(self.size) for tensor in given), strict=True)
+                for batch in zip(*(tensor.split(self.size) for tensor in known), strict=True)
             ]
-        return tuple(_joined(parts)[:n] for parts in zip(*found, strict=True))
+        return tuple(_joined(parts)[:n] for parts in zip(*batches, strict=True))
 
     def _filled(self, rows: Tensor) -> Tensor:
         lacking = self.size - len(rows)
@@ -78,7 +78,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ComputedFeed:
-    """What a feed gives, on its way to the live values."""
+    """Feeds live values that are computed from another feed's."""
 
     feed: Feed
     way: FrozenStep
