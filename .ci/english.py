@@ -24,9 +24,9 @@ EMPTY_NAMES = {"found", "told", "given", "said", "own", "mine", "theirs"}
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, text) of docstrings, those of attributes and constants included."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(text := node.value.value, str):
-                yield node.lineno, text
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.lineno, value.value
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -118,3 +118,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"There is no {kind} named {name!r}.{hint} Known: {', '.join(names)}."
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; the name of its type where the message is empty."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Last line of an error's message, where a traceback names the cause."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return (str(error).strip() or type(error).__name__).splitlines()

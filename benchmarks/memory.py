@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -49,8 +48,9 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
     from autotune.problem.plan import Choice, Plan
     from autotune.run.settings import read_settings
     from autotune.session.setup import find_backbone, find_choices, parse_budget
+    from autotune.utils.peak_memory import peak_memory
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     settings = read_settings({"backbone": f"torchvision:{network}", "weights": "none"})
     backbone = find_backbone(settings, settings.backbone)
     space, units = find_choices(settings, backbone, backbone.input)
@@ -79,9 +79,8 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds.append(time.perf_counter() - began)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         return {
-            "bytes": 1024 * peak,
+            "bytes": peak_memory() - before,
             "seconds": median(seconds[1:]),
             "parameters": deltas.cost().parameters,
             "plan": str(plan),

@@ -40,6 +40,7 @@ from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
+from autotune.training.oneshot.trainer import one_shot
 
 TABLE = Path(__file__).parent / "tables" / "oracle.jsonl"
 SHIFTS = ("inverted", "rotated")
@@ -175,7 +176,7 @@ class Regrets:
         """Scores by proxies alone, and once a supernet has trained."""
         engine = self.setup.engine
         schedule = Schedule.of(engine.recipe.epochs)
-        with engine.oneshot(self.problem.choices, RATES, [RATES["lr:head"]]) as shot:
+        with one_shot(engine, self.problem.choices, RATES, [RATES["lr:head"]]) as shot:
             first, second = shot.proxies()
             halves = {
                 e: {k: (v + second[e][k]) / 2 for k, v in f.items()} for e, f in first.items()

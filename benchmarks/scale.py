@@ -11,7 +11,6 @@ import argparse
 import heapq
 import json
 import random
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from autotune.study.reader import STUDY_NAME, Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import open_storage
 from autotune.study.strategies.base import search_space
+from autotune.utils.peak_memory import peak_memory
 
 WORKERS, STEPS, TRIALS = 1000, 4, 1000
 FAILS, DIES = 0.01, 0.02
@@ -118,14 +118,14 @@ def measured(folder: RunFolder, total: int) -> dict[str, float]:
         began = time.perf_counter()
         driver = Driver(folder, None, setting, lease, trials=total + TRIALS)
         loading = time.perf_counter() - began
-        loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        loaded = peak_memory() / 1e9
         events, own = drive(driver, total)
         return {
             "events": events,
             "ms": 1000 * own / events,
             "loading": loading,
             "GB": loaded,
-            "GB in the end": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+            "GB in the end": peak_memory() / 1e9,
         }
 
 
@@ -139,7 +139,7 @@ def bare(folder: RunFolder, total: int) -> dict[str, float]:
     began = time.perf_counter()
     study.get_trials(deepcopy=False)
     loading = time.perf_counter() - began
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    loaded = peak_memory() / 1e9
     space = search_space(problem_of(20), GRIDS)
     began, n = time.perf_counter(), 50
     for _ in range(n):

@@ -37,6 +37,8 @@ from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space
 from autotune.training.estimate import estimate
+from autotune.training.oneshot.trainer import one_shot
+from autotune.training.oneshot.unit_scores import scores_by_half
 from autotune.training.oneshot.zero_cost_proxies import DRAWS
 
 TABLE = Path(__file__).parent / "tables" / "strategies.jsonl"
@@ -324,7 +326,7 @@ def proxies() -> str:
         problem = setup.problem
         middle = {name: sorted(grid)[len(grid) // 2] for name, grid in setup.grids.items()}
         began = time.monotonic()
-        with engine.oneshot(problem.choices, middle, rates) as shot:
+        with one_shot(engine, problem.choices, middle, rates) as shot:
             rows = [["head, and where sparse deltas begin", f"{time.monotonic() - began:.0f}"]]
             for name, draws in (("mass", 0), ("ratio", DRAWS)):
                 began = time.monotonic()
@@ -333,7 +335,7 @@ def proxies() -> str:
         print(rows, flush=True)
         for name in ("fisher", "relative", "taylor", "activation", "condition"):
             began = time.monotonic()
-            engine.criterion(name, rates)
+            scores_by_half(engine, name, rates)
             rows.append([name, f"{time.monotonic() - began:.0f}"])
             print(rows[-1], flush=True)
         full = estimate(engine).full / settings.epochs

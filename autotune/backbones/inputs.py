@@ -70,10 +70,13 @@ class InputDescription:
         return self.shape
 
     def normalise(self, pictures: Tensor) -> Tensor:
-        """uint8 pictures (n, channels, height, width) → float32 of the same shape."""
-        mean = torch.tensor(self.mean).view(-1, 1, 1)
-        std = torch.tensor(self.std).view(-1, 1, 1)
-        return pictures.float().div_(255).sub_(mean).div_(std)
+        """uint8 images (n, channels, height, width) → float32 of the same shape and device."""
+        device = pictures.device
+        # a number instead of a tensor would be a multiplication by 1 / 255 on a GPU
+        most = torch.tensor(255.0, device=device)
+        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
+        return pictures.float().div_(most).sub_(mean).div_(std)
 
     def to_json(self) -> dict[str, Any]:
         """Only the keys that mean something for this kind of input."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from autotune.errors import DependencyError
+from autotune.errors import DependencyError, first_line
 
 
 def import_torchvision() -> ModuleType:
@@ -14,7 +14,7 @@ def import_torchvision() -> ModuleType:
     try:
         import torchvision
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise DependencyError(
             f"torchvision must belong to the installed torch {torch.__version__}, loading it "
             f"failed ({reason}). Install the pair together: "

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autotune.backbones.base import find_head
-from autotune.errors import BackboneError
+from autotune.errors import BackboneError, first_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -30,7 +30,7 @@ def read_weights(file: str) -> dict[str, Tensor]:
     try:
         state = _read(path)
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise BackboneError(
             f"A weights file must hold tensors alone, {file!r} does not read as that ({reason}). "
             "Save network.state_dict(), best as .safetensors."

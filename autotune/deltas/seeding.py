@@ -19,8 +19,12 @@ def seeded(seed: int, *names: str) -> Iterator[None]:
         yield
 
 
-def set_seed(number: int) -> None:
-    """Of torch on every device that there is; torch's own call remembers its caller without one."""
+def set_seed(number: int, device: torch.device | None = None) -> None:
+    """Seed torch's generators of the CPU and of a GPU; without a device, of every GPU."""
+    # without a GPU, `torch.manual_seed` would keep a reference to its caller
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_available():
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    elif device is None and torch.cuda.is_available():
         torch.cuda.manual_seed_all(number)

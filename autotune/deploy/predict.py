@@ -14,7 +14,7 @@ from torch import nn
 from autotune.backbones.inputs import InputDescription
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import Artifact, read_artifact
-from autotune.errors import ConfigError, RunError, TaskError, unknown
+from autotune.errors import ConfigError, RunError, TaskError, first_line, unknown
 from autotune.run.notebook import Study
 from autotune.run.settings import OBJECT
 from autotune.session.api import named
@@ -64,7 +64,7 @@ def predict_path(
             feed = PartFeed(part, input, torch.device(recipe.device))
             logits, _ = predict(network, feed, recipe)
         except (RuntimeError, ValueError, IndexError) as error:
-            first = str(error).splitlines()[0]
+            first = first_line(error)
             raise TaskError(f"The backbone cannot take {path!r}: {first}.") from error
     classes = artifact.header["task"]["classes"]
     best = logits.softmax(1).max(1)

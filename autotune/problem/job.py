@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from autotune.errors import first_line
 from autotune.problem.plan import Plan
 
 ATTEMPTS = 3
@@ -88,8 +89,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        first = str(error).strip().splitlines()
-        return cls(type(error).__name__, first[0] if first else "")
+        return cls(type(error).__name__, first_line(error))
 
 
 def used(plan: Plan, hyperparameters: Mapping[str, float]) -> dict[str, float]:

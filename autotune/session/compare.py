@@ -43,7 +43,7 @@ from autotune.study.selection.comparison import (
     run_rivals,
 )
 from autotune.tasks import load_task
-from autotune.tasks.loading import PartFeed, check_fits, infer_input, normalised
+from autotune.tasks.loading import PartFeed, check_fits, infer_input
 from autotune.training.loop import Recipe, evaluate
 
 
@@ -202,7 +202,7 @@ def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
     device = str(next(backbone.network.parameters()).device)
     recipe = Recipe(batch_size=study.settings.batch_size, device=device)
     network = backbone.network
-    examples = PartFeed(normalised(part, input), input, torch.device(device))
+    examples = PartFeed(part, input, torch.device(device))
     with (
         tuned(backbone, read_artifact(study.best.artifact)),
         exchanged(network, backbone.head, head),

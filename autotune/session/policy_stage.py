@@ -28,7 +28,8 @@ from autotune.study.stages import POLICY, PROXIES, PolicyStage, from_rows, rows
 from autotune.study.strategies import check_options
 from autotune.study.strategies.policy import PolicySampler
 from autotune.training.oneshot.supernet import can_share
-from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot
+from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot, one_shot
+from autotune.training.oneshot.unit_scores import scores_by_half
 from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
@@ -70,12 +71,12 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, Cho
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     name = check_options("proxy", setup.settings.options).get("criterion", "mass")
     if name in ("mass", "ratio"):
-        with setup.engine.oneshot(choices, middles(setup.grids), head_rates) as shot:
+        with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
             found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
             first, second = ({e: _mass(name, m) for e, m in half.items()} for half in found)
             return first, second
     entries = {(u, m.label) for u, offers in choices.items() for c in offers for m in c.methods}
-    halves = setup.engine.criterion(name, head_rates)
+    halves = scores_by_half(setup.engine, name, head_rates)
     first, second = (
         {(u, label): {"mass": values[u]} for u, label in sorted(entries) if u in values}
         for values in halves
@@ -110,7 +111,7 @@ def _by_supernet(
     """The policy, how its rounds went, and learning rates to begin at."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     tell("stage", "Head", stage="head")
-    with setup.engine.oneshot(choices, middles(setup.grids), head_rates) as shot:
+    with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
         tell("stage", "Proxies", stage="proxies")
         if driver.attribute(PROXIES) is None:
             driver.write(PROXIES, [rows(half) for half in shot.proxies()])

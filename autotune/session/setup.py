@@ -24,11 +24,7 @@ from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
 from autotune.deltas.candidates import find_candidates
 from autotune.deltas.surgery import exchanged
-from autotune.errors import (
-    BackboneError,
-    ConfigError,
-    TaskError,
-)
+from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.grids import Grids
 from autotune.problem.problem import Candidates, Problem, require_room
@@ -40,7 +36,7 @@ from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES, check_options
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
-from autotune.tasks.loading import batches, check_fits, infer_input, normalised
+from autotune.tasks.loading import batches, check_fits, infer_input
 from autotune.tasks.python import as_task
 from autotune.training.batchnorm import statistics_cost
 from autotune.training.engine import Engine
@@ -199,7 +195,7 @@ def find_choices(
     try:
         flow = trace(backbone.network, input)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         warn(f"What flows through the network is not known, so no path is offered: {first}")
         return space, units
     return space, with_spans(backbone, units, space.units, flow)
@@ -237,7 +233,7 @@ def choose_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
     return name
 
@@ -256,7 +252,7 @@ def _try_forward(backbone: Backbone, task: Task, input: InputDescription | None)
 
     Once with the network's own head, once with one for the task's classes.
     """
-    small = normalised(task.train.take(np.arange(min(2, len(task.train)))), input)
+    small = task.train.take(np.arange(min(2, len(task.train))))
     device = next(backbone.network.parameters()).device
     inputs, _ = next(batches(small, 2, input=input, device=device))
     with evaluating(backbone.network) as network:
@@ -273,7 +269,7 @@ def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
     try:
         return network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise TaskError(
             f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
             f"{str(inputs.dtype).removeprefix('torch.')} each; it raised: {first}. "
@@ -288,7 +284,7 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
         with exchanged(network, path, head):
             got = tuple(network(inputs).shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        got = (str(error).splitlines()[0],)
+        got = (first_line(error),)
     if got != (len(inputs), n):
         raise BackboneError(
             f"With a head for {n} classes in the place of {path!r} the backbone must give "

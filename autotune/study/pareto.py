@@ -61,7 +61,7 @@ def part_of(problem: Problem, number: int) -> Problem:
     """The same problem under a part of the budget, for trial `number`."""
     part = BUDGET_FRACTIONS[number % len(BUDGET_FRACTIONS)]
     paid = problem.fixed[problem.budget.measure]
-    limit = paid + int(part * max(problem.room, 0))
+    limit = max(1, paid + int(part * max(problem.room, 0)))  # a budget of 0 cannot be written
     return replace(problem, budget=replace(problem.budget, limit=limit))
 
 

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import event
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from autotune.errors import DependencyError, RunError
+from autotune.errors import DependencyError, RunError, first_line
 from autotune.study.run_folder import RunFolder
 from autotune.utils.distribution import install_command
 from autotune.utils.events import warn
@@ -49,7 +49,7 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
     except Exception as error:
         if is_full(error):
             raise disk_is_full(folder.path) from error
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise RunError(f"A storage must be reachable, {named!r} is not ({first}).") from error
 
 
@@ -130,7 +130,7 @@ def _waiting(call: Callable[[], Any]) -> Any:
                     "recorded is kept; go on with autotune resume."
                 ) from error
             if not has_warned:
-                first = str(error.__cause__ or error).strip().splitlines()[0]
+                first = first_line(error.__cause__ or error)
                 warn(f"The storage does not answer ({first}); waiting up to {PATIENCE:.0f} s.")
                 has_warned = True
         time.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""Tasks: labelled data by name, each source a file and a line of this table."""
+"""Tasks: labelled data by name. A source is a file and an entry in this table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES = Registry(
 
 
 def load_task(source: str, input: InputDescription | None) -> Task:
-    """The task of a source, `KIND:REST`, its pictures in the size that `input` describes.
+    """The task of a source `KIND:REST`, its images in the size that `input` describes.
 
     Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""Augmentation: how the examples of a training epoch are moved and mirrored."""
+"""Augmentation: random shifts and flips of the images of a training epoch."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How every example of a part looks for once."""
+    """One random shift and flip for every example of a part."""
 
-    moved: Tensor | None = None
-    """(n, 2) float in [0, 1): down and right, 0.5 being where it was."""
+    shifts: Tensor | None = None
+    """(n, 2) floats in [0, 1): shift down and right, 0.5 being none."""
 
-    mirrored: Tensor | None = None
-    """(n,) bool: left to right."""
+    flips: Tensor | None = None
+    """(n,) booleans: whether left and right are exchanged."""
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The examples x (n, channels, height, width) of these rows as they look."""
-        if self.moved is not None:
-            x = _moved(x, self.moved[rows])
-        if self.mirrored is not None:
-            x = torch.where(self.mirrored[rows].to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+        """The examples x (n, channels, height, width) of these rows, shifted and flipped."""
+        if self.shifts is not None:
+            x = _shifted(x, self.shifts[rows])
+        if self.flips is not None:
+            x = torch.where(self.flips[rows].to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
         return x
 
 
-def _moved(x: Tensor, by: Tensor) -> Tensor:
-    """Moved by up to an eighth of the side, the edge reflected."""
+SHIFT_DIVISOR = 8
+"""Images shift by up to an eighth of their side: 4 of 32 pixels, as is usual for CIFAR."""
+
+
+def _shifted(x: Tensor, shifts: Tensor) -> Tensor:
+    """Images shifted within a border of reflected pixels."""
     height, width = x.shape[-2:]
-    most = max(1, height // 8), max(1, width // 8)
+    most = max(1, height // SHIFT_DIVISOR), max(1, width // SHIFT_DIVISOR)
     padded = torch.nn.functional.pad(x, (most[1], most[1], most[0], most[0]), mode="reflect")
-    places = (by * torch.tensor([2 * side + 1 for side in most])).long().tolist()
-    parts = [p[:, t : t + height, w : w + width] for p, (t, w) in zip(padded, places, strict=True)]
-    return torch.stack(parts)
+    corners = (shifts * torch.tensor([2 * side + 1 for side in most])).long().tolist()
+    crops = [
+        image[:, top : top + height, left : left + width]
+        for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack(crops)
 
 
-AUGMENTATIONS = {"none": (), "flip": ("mirrored",), "crop+flip": ("moved", "mirrored")}
+AUGMENTATIONS = {"none": (), "flip": ("flips",), "crop+flip": ("shifts", "flips")}
+"""Name of an augmentation → what a view of it draws."""
 
 
 def draw_view(augment: str, n: int, generator: torch.Generator) -> View:
-    """A view of n examples: half of them mirrored, each moved somewhere."""
-    what = AUGMENTATIONS[augment]
-    moved = torch.rand(n, 2, generator=generator) if "moved" in what else None
-    mirrored = torch.rand(n, generator=generator) < 0.5 if "mirrored" in what else None
-    return View(moved, mirrored)
+    """A random view of n examples, drawn from `generator`."""
+    parts = AUGMENTATIONS[augment]
+    shifts = torch.rand(n, 2, generator=generator) if "shifts" in parts else None
+    flips = torch.rand(n, generator=generator) < 0.5 if "flips" in parts else None
+    return View(shifts, flips)

@@ -1,4 +1,4 @@
-"""A task: labelled examples in three parts that are cut once and never mixed."""
+"""A task: labelled examples in three parts that are split once and never mixed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task:
     classes: tuple[str, ...]
 
     def carried(self) -> Task:
-        """With the content of its files in memory, to travel to other machines."""
+        """The same task with the content of its files in memory, to be sent to other machines."""
         return replace(
             self,
             train=carried_part(self.train),
@@ -35,7 +35,7 @@ class Task:
         )
 
     def split(self, seed: int) -> Task:
-        """All three parts: test is 20 % of all, validation 20 % of the rest, cut by class.
+        """The task in three stratified parts: test is 20 % of all, validation 20 % of the rest.
 
         Raises `TaskError` when a class would be missing from a part, or when there is one class.
         """
@@ -51,26 +51,26 @@ class Task:
         return whole
 
     def folds(self, k: int, seed: int) -> list[tuple[Part, Part]]:
-        """(train, validation) of k folds over train and validation together, cut by class."""
+        """(train, validation) of k stratified folds over train and validation together."""
         from sklearn.model_selection import StratifiedKFold
 
         both = self.selectable()
         cutter = StratifiedKFold(k, shuffle=True, random_state=seed)
         if (fewest := int(np.bincount(both.labels).min())) < k:
             raise TaskError(
-                f"Every class needs at least one example a fold; --folds {k} but the smallest "
+                f"Every class needs at least one example per fold; --folds {k} but the smallest "
                 f"class of {self.source} has {fewest}. Use fewer folds."
             )
         rows = cutter.split(np.zeros(len(both)), both.labels)
         return [(both.take(train), both.take(val)) for train, val in rows]
 
     def selectable(self) -> Part:
-        """Train and validation together."""
+        """Training and validation parts together."""
         assert self.val is not None
         return join(self.train, self.val)
 
     def digest(self) -> str:
-        """Digest over the labels and, where they are in memory, the inputs of all parts."""
+        """Digest over the labels and the inputs in memory of all parts."""
         digest = sha256()
         for part in (self.train, self.val, self.test):
             if part is not None:
@@ -84,19 +84,19 @@ class Task:
             assert part is not None
             counts = np.bincount(part.labels, minlength=len(self.classes))
             if (counts == 0).any():
-                lost = self.classes[int(np.flatnonzero(counts == 0)[0])]
+                missing = self.classes[int(np.flatnonzero(counts == 0)[0])]
                 raise TaskError(
                     f"Every part needs every class, the {name} part of {self.source} has no "
-                    f"example of {lost!r}. Add examples or leave the class out."
+                    f"example of {missing!r}. Add examples or leave the class out."
                 )
 
 
 def encode(labels: Sequence[Any], *, known: Sequence[Any], source: str) -> Labels:
-    """Labels as numbers 0 … classes-1 in the order of `known`."""
+    """Labels as numbers from 0, in the order of `known`; `TaskError` for any other label."""
     number = {label: i for i, label in enumerate(known)}
-    if strange := [label for label in labels if label not in number]:
+    if unknown := [label for label in labels if label not in number]:
         raise TaskError(
-            f"Every label must occur in the training part; {source} has {strange[0]!r} elsewhere. "
+            f"Every label must occur in the training part; {source} has {unknown[0]!r} elsewhere. "
             "Add training examples of it or leave it out."
         )
     return np.array([number[label] for label in labels], np.int64)

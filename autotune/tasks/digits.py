@@ -1,4 +1,4 @@
-"""`builtin:digits…`: the half of the digits that the backbone never saw, plain or shifted."""
+"""`builtin:digits…`: the digits that the backbone was not trained on, plain or shifted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _noise(x: Pictures) -> Pictures:
 
 
 def _contrast(x: Pictures) -> Pictures:
-    """Less contrast and a background that brightens from left to right."""
+    """Reduce the contrast, on a background that brightens from left to right."""
     ramp = np.linspace(0, 1, x.shape[-1], dtype=np.float32)
     return (0.3 * x + 0.7 * ramp).astype(np.float32)
 
@@ -48,7 +48,7 @@ SHIFTS: dict[str, Callable[[Pictures], Pictures]] = {
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """Pictures (n, 1, 8, 8) float32 in about 0..1, ten classes, without parts of their own."""
+    """Images (n, 1, 8, 8) float32 in about 0..1 of ten classes, not split into parts."""
     if name not in SHIFTS:
         raise UnknownName(unknown("builtin task", name, SHIFTS))
     _, (x, y) = halves()

@@ -1,4 +1,4 @@
-"""`imagefolder:DIR`: a folder a class, or such folders inside `train`, `val` and `test`."""
+"""`imagefolder:DIR`: one folder per class, or such folders inside `train`, `val` and `test`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from autotune.tasks.part import Part
 
 SUFFIXES = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp".split())
 IN_MEMORY = 2**30
-"""Up to so many bytes of decoded pictures are kept; more are decoded anew in loader processes."""
+"""Bytes of decoded images of a part that are kept in memory, 1 GiB; larger parts are decoded by
+loader processes in every pass.
+
+Not tuned: three parts of this size still fit into a laptop's memory.
+"""
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,13 +35,13 @@ _RESAMPLING = {
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """Pictures in the size of `input`; classes are the names of the folders, sorted."""
+    """Images in the size of `input`; classes are the sorted names of the folders."""
     root = Path(name)
     if not root.is_dir():
-        raise TaskError(f"An imagefolder: task must be a folder, {name!r} is none.")
+        raise TaskError(f"An imagefolder: task must be a folder, {name!r} is not.")
     if input is None or not input.is_picture:
         raise TaskError(
-            "A folder of pictures needs a backbone whose picture size is known. "
+            "A folder of images needs a backbone whose image size is known. "
             "Describe it with --input FILE (size, channels, mean, std)."
         )
     split = (root / "train").is_dir()
@@ -49,11 +53,11 @@ def load(name: str, input: InputDescription | None) -> Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(Sequence[Tensor]):
-    """Picture files that are decoded when they are looked at: uint8 (channels, height, width)."""
+class ImageFiles(Sequence[Tensor]):
+    """Image files, decoded on access to uint8 (channels, height, width)."""
 
     files: tuple[Path, ...]
-    """Absolute, since a worker may run in another folder."""
+    """Absolute paths, since a worker may run in another folder."""
 
     input: InputDescription
 
@@ -64,13 +68,15 @@ class Pictures(Sequence[Tensor]):
         return decode_picture(self.files[at], self.input)
 
     def carried(self) -> Sequence[Tensor]:
-        """The same pictures, their files' content in memory."""
+        """The same images with the content of their files in memory."""
         contents = tuple(np.fromfile(file, np.uint8) for file in self.files)
-        return _Carried(contents, self.input)
+        return _EncodedImages(contents, self.input)
 
 
 @dataclass(frozen=True, eq=False)
-class _Carried(Sequence[Tensor]):
+class _EncodedImages(Sequence[Tensor]):
+    """Content of image files, decoded on access."""
+
     contents: tuple[NDArray[np.uint8], ...]
     input: InputDescription
 
@@ -82,42 +88,45 @@ class _Carried(Sequence[Tensor]):
 
 
 PIXELS = 100_000_000
-"""Of a picture, also when it is made larger."""
+"""Most pixels of an image, also after it was enlarged.
+
+Pillow warns from 89 million on; a larger image would take over 300 MB while it is decoded.
+"""
 
 
 def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
-    """uint8 (channels, height, width): shorter side to `resize`, then the centre of `size`."""
+    """uint8 (channels, height, width): shorter side resized to `resize`, then cropped to `size`."""
     try:
         with Image.open(file) as opened:
             _check_size(opened.size, input)
             upright = ImageOps.exif_transpose(opened)
-            picture = upright.convert("L" if input.channels == 1 else "RGB")
+            image = upright.convert("L" if input.channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = repr(str(file)) if isinstance(file, Path) else "this one"
         reason = str(error).replace(str(file), name)
-        raise TaskError(f"Every picture must decode, {name} does not ({reason}).") from error
+        raise TaskError(f"Every image must decode, {name} does not ({reason}).") from error
     assert input.size is not None
-    pixels = np.asarray(_fitted(picture, input.size, input), np.uint8)
+    pixels = np.asarray(_fitted(image, input.size, input), np.uint8)
     return torch.from_numpy(pixels.reshape(*input.size, input.channels).transpose(2, 0, 1).copy())
 
 
 def _check_size(size: tuple[int, int], input: InputDescription) -> None:
-    """Before anything is decoded: neither it, nor it with its short side made longer, is huge."""
+    """Refuse an image that is huge, or would be once its short side is enlarged."""
     assert input.size is not None
     scale = max(1.0, max(input.resize or 0, *input.size) / min(size))
     if size[0] * size[1] * scale**2 > PIXELS:
         raise ValueError(f"of {size[0]} × {size[1]} pixels it would fill memory")
 
 
-def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:
+def _fitted(image: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:
     height, width = size
     scale = max(
-        (input.resize or min(size)) / min(picture.size),
-        height / picture.height,
-        width / picture.width,
+        (input.resize or min(size)) / min(image.size),
+        height / image.height,
+        width / image.width,
     )
-    resized = picture.resize(
-        (round(picture.width * scale), round(picture.height * scale)),
+    resized = image.resize(
+        (round(image.width * scale), round(image.height * scale)),
         _RESAMPLING[input.interpolation],
     )
     left, top = (resized.width - width) // 2, (resized.height - height) // 2
@@ -125,14 +134,14 @@ def _fitted(picture: Image.Image, size: tuple[int, int], input: InputDescription
 
 
 def _classes(folder: Path) -> list[str]:
-    found = sorted(d.name for d in folder.iterdir() if d.is_dir() and _files(d))
-    if not found:
-        raise _no_pictures(folder)
-    return found
+    classes = sorted(d.name for d in folder.iterdir() if d.is_dir() and _files(d))
+    if not classes:
+        raise _no_images(folder)
+    return classes
 
 
-def _no_pictures(folder: Path) -> TaskError:
-    return TaskError(f"A picture folder needs a folder a class with pictures, {folder} has none.")
+def _no_images(folder: Path) -> TaskError:
+    return TaskError(f"An image folder needs one folder of images per class, {folder} has none.")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -142,15 +151,16 @@ def _files(folder: Path) -> list[Path]:
 def _part(folder: Path, classes: list[str], input: InputDescription) -> Part:
     by_class = {d.name: _files(d) for d in sorted(folder.iterdir()) if d.is_dir()}
     labels = [label for label, files in by_class.items() for _ in files]
-    pictures = Pictures(tuple(f for files in by_class.values() for f in files), input)
-    if not pictures:
-        raise _no_pictures(folder)
-    return Part(_kept(pictures), encode(labels, known=classes, source=str(folder)))
+    images = ImageFiles(tuple(f for files in by_class.values() for f in files), input)
+    if not images:
+        raise _no_images(folder)
+    return Part(_kept(images), encode(labels, known=classes, source=str(folder)))
 
 
-def _kept(pictures: Pictures) -> Tensor | Sequence[Tensor]:
-    assert pictures.input.size is not None
-    height, width = pictures.input.size
-    if len(pictures) * height * width * pictures.input.channels > IN_MEMORY:
-        return pictures
-    return torch.stack([pictures[i] for i in range(len(pictures))])
+def _kept(images: ImageFiles) -> Tensor | Sequence[Tensor]:
+    """The decoded images where they fit into memory; otherwise their files."""
+    assert images.input.size is not None
+    height, width = images.input.size
+    if len(images) * height * width * images.input.channels > IN_MEMORY:
+        return images
+    return torch.stack([images[i] for i in range(len(images))])

@@ -1,4 +1,4 @@
-"""Batches of a part: from memory, or decoded in loader processes; seeded, augmented in training."""
+"""Batches of a part on the device, from memory or decoded in loader processes."""
 
 from __future__ import annotations
 
@@ -16,46 +16,49 @@ from autotune.tasks.augment import View, draw_view
 from autotune.tasks.part import Part
 
 LOADERS = 2
-"""Processes that decode pictures which do not fit into memory."""
+"""Processes that decode images which do not fit into memory.
+
+Not tuned: they must fit next to several workers, and the cached prefix reads images once.
+"""
 
 Batch = tuple[Tensor, Tensor]
 """(inputs, labels)."""
 
-Given = tuple[tuple[Tensor, ...], Tensor]
-"""(what a network takes, one tensor or several with a row for each example; labels)."""
+FeedBatch = tuple[tuple[Tensor, ...], Tensor]
+"""(arguments of a network, one tensor or several with a row for each example; labels)."""
 
 
 class Feed(Protocol):
-    """Examples as a network takes them, batch by batch."""
+    """Batches of examples as arguments of a network."""
 
     def __len__(self) -> int: ...
 
-    def in_order(self, size: int) -> Iterator[Given]:
-        """All of them in their own order, the last batch maybe smaller."""
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
+        """All examples in their stored order; the last batch may be smaller."""
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
-        """All of them in an order, and with augmentation, drawn from `generator`."""
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
+        """All examples, their order and augmentation drawn from `generator`."""
 
 
 @dataclass(frozen=True, eq=False)
 class PartFeed:
-    """A part, for the whole network."""
+    """Feeds a part to the whole network."""
 
     part: Part
     input: InputDescription | None
     device: torch.device
     augment: str = "none"
     views: Sequence[View] = ()
-    """Shown one an epoch in turn; without any, every epoch draws a new one."""
+    """Augmented views, one per epoch in turn; when empty, every epoch draws a new one."""
 
     def __len__(self) -> int:
         return len(self.part)
 
-    def in_order(self, size: int) -> Iterator[Given]:
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
         for x, labels in batches(self.part, size, input=self.input, device=self.device):
             yield (x,), labels
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         view = self.views[epoch % len(self.views)] if self.views else None
         options: Any = {"input": self.input, "device": self.device, "augment": self.augment}
         for x, labels in shuffled(self.part, size, generator, view=view, **options):
@@ -65,7 +68,7 @@ class PartFeed:
 def batches(
     part: Part, size: int, *, input: InputDescription | None, device: torch.device
 ) -> Iterator[Batch]:
-    """All of `part` in its own order, the last batch maybe smaller."""
+    """All of `part` in its stored order; the last batch may be smaller."""
     yield from in_rows(part, torch.arange(len(part)), size, input=input, device=device)
 
 
@@ -79,20 +82,12 @@ def shuffled(
     augment: str = "none",
     view: View | None = None,
 ) -> Iterator[Batch]:
-    """All of `part` in an order drawn from `generator`; its view too, where none is given."""
+    """All of `part` in an order drawn from `generator`, which also draws a missing view."""
     order = torch.randperm(len(part), generator=generator)
     view = view or draw_view(augment, len(part), generator)
-    given = in_rows(part, order, size, input=input, device=device)
-    for (inputs, labels), rows in zip(given, order.split(size), strict=True):
+    ordered = in_rows(part, order, size, input=input, device=device)
+    for (inputs, labels), rows in zip(ordered, order.split(size), strict=True):
         yield view(inputs, rows), labels
-
-
-def normalised(part: Part, input: InputDescription | None) -> Part:
-    """The part with its uint8 pictures as the network takes them, when they are in memory."""
-    if isinstance(part.inputs, Tensor) and part.inputs.dtype == torch.uint8:
-        assert input is not None
-        return Part(input.normalise(part.inputs), part.labels)
-    return part
 
 
 def in_rows(
@@ -103,24 +98,31 @@ def in_rows(
     input: InputDescription | None,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Some rows of `part` (int64) in this order."""
+    """Rows of `part` (int64) in this order, uint8 images normalised on the device."""
     labels = torch.from_numpy(part.labels)
-    source = part.inputs
-    if isinstance(source, Tensor):
+    for examples, rows in _raw_rows(part, order, size, device):
+        inputs = examples.to(device)
+        if inputs.dtype == torch.uint8 and input is not None:
+            inputs = input.normalise(inputs)
+        yield inputs, labels[rows].to(device)
+
+
+def _raw_rows(
+    part: Part, order: Tensor, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(examples as they are stored, their rows)."""
+    if isinstance(part.inputs, Tensor):
         for rows in order.split(size):
-            yield source[rows].to(device), labels[rows].to(device)
+            yield part.inputs[rows], rows
         return
     loader = DataLoader(
-        _Indexed(source),
+        _Indexed(part.inputs),
         batch_sampler=[rows.tolist() for rows in order.split(size)],
         num_workers=LOADERS,
         pin_memory=device.type == "cuda",
     )
     try:
-        for pictures, rows in loader:
-            is_raw = pictures.dtype == torch.uint8
-            inputs = input.normalise(pictures) if input is not None and is_raw else pictures
-            yield inputs.to(device), labels[rows].to(device)
+        yield from loader
     except TaskError as error:
         # The loader puts its process's traceback in front of the line, and its own keeps the
         # processes alive until the garbage collector has waited for each of them.
@@ -137,14 +139,14 @@ class _Indexed(Dataset[tuple[Tensor, int]]):
 
 
 def check_fits(part: Part, input: InputDescription | None, source: str) -> None:
-    """Raise `TaskError` when the examples are not what the backbone takes."""
+    """Raise `TaskError` when the backbone cannot take the examples."""
     example = part.first()
     shape, is_raw = tuple(example.shape), example.dtype == torch.uint8
     if input is None:
         if is_raw:
             raise TaskError(
-                f"uint8 pictures need a described input, {source} has them but the backbone says "
-                "nothing. Give --input FILE (size, channels, mean, std), or float arrays."
+                f"uint8 images need an input description, the backbone has none for {source}. "
+                "Give --input FILE (size, channels, mean, std), or float arrays."
             )
         return
     if shape != input.example_shape:
@@ -159,14 +161,14 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:
-    """Random numbers of one epoch, the same whether it is reached at once or after a resume."""
+    """Generator of one epoch, the same in an uninterrupted and in a resumed run."""
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def infer_input(part: Part, given: InputDescription | None) -> InputDescription | None:
-    """The backbone's description, or the shape and dtype of plain arrays when it has none."""
-    if given is not None:
-        return given
+def infer_input(part: Part, described: InputDescription | None) -> InputDescription | None:
+    """The backbone's description, or the shape and dtype of the arrays when it has none."""
+    if described is not None:
+        return described
     example: Any = part.first()
     if example.dtype == torch.uint8:
         return None

@@ -1,4 +1,4 @@
-"""What is measured on a part, by torchmetrics."""
+"""Metrics of predictions, by torchmetrics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 
 
 def measure(logits: Tensor, labels: Tensor, metric: str) -> dict[str, float]:
-    """`loss`, `accuracy` and the metric that is maximised, from logits (n, classes), labels (n,).
+    """`loss`, `accuracy` and the maximised metric, from logits (n, classes) and labels (n,).
 
-    Balanced accuracy, F1 and AUROC are means over classes, each class counting alike.
+    Balanced accuracy, F1 and AUROC are unweighted means over classes.
     """
     from torchmetrics.functional import classification as tm
 

@@ -1,4 +1,4 @@
-"""`npz:FILE`: numpy arrays `x_train, y_train`, and maybe `x_val, y_val, x_test, y_test`."""
+"""`npz:FILE`: numpy arrays `x_train, y_train`, optionally `x_val, y_val, x_test, y_test`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARRAYS = "It needs x_train and y_train, and may have x_val, y_val, x_test, y_tes
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """uint8 pictures (n, h, w), (n, h, w, c) or (n, c, h, w), or arrays as the network takes them.
+    """uint8 images (n, h, w), (n, h, w, c) or (n, c, h, w), or arrays that the network takes.
 
     Labels are integers or strings, (n,). Object arrays are refused: nothing is unpickled.
     """
@@ -66,8 +66,8 @@ def _refuse_wrong(arrays: dict[str, NDArray[Any]], file: str) -> None:
             raise TaskError(f"x_{part} and y_{part} of {file!r} must be plain arrays. {ARRAYS}")
         if x.ndim < 1 or y.ndim != 1 or len(x) != len(y) or not len(y):
             raise TaskError(
-                f"x_{part} and y_{part} must be as many, at least one, and labels (n,); {file!r} "
-                f"has {x.shape} and {y.shape}. {ARRAYS}"
+                f"x_{part} and y_{part} must have equal length, at least one, with labels (n,); "
+                f"{file!r} has {x.shape} and {y.shape}. {ARRAYS}"
             )
         if y.dtype.kind not in "iuUb":
             raise TaskError(
@@ -89,7 +89,7 @@ def _part(
 
 
 def as_inputs(x: NDArray[Any], input: InputDescription | None, where: str) -> torch.Tensor:
-    """An array as a network takes it; uint8 pictures become (n, channels, height, width)."""
+    """A tensor that a network takes; uint8 images become (n, channels, height, width)."""
     if x.dtype == np.uint8:
         return torch.from_numpy(_channels_first(x, where))
     if x.dtype.kind == "f":
@@ -98,7 +98,7 @@ def as_inputs(x: NDArray[Any], input: InputDescription | None, where: str) -> to
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
     if x.dtype.kind in "iu":
         return torch.from_numpy(np.ascontiguousarray(x, np.int64))
-    raise TaskError(f"Inputs must be uint8 pictures, floats or integers, {where} is {x.dtype}.")
+    raise TaskError(f"Inputs must be uint8 images, floats or integers, {where} is {x.dtype}.")
 
 
 def _channels_first(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
@@ -109,6 +109,5 @@ def _channels_first(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
     if x.ndim == 4 and x.shape[1] in (1, 3):
         return np.ascontiguousarray(x)
     raise TaskError(
-        "uint8 pictures are (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), "
-        f"{where} is {x.shape}."
+        f"uint8 images are (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), {where} is {x.shape}."
     )

@@ -1,4 +1,4 @@
-"""A part of a data set: examples with their labels."""
+"""A part of a data set: examples and their labels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Examples with labels. Inputs are a tensor, or a sequence that decodes one at a time."""
+    """Examples with labels. Inputs are a tensor, or a sequence that decodes them on access."""
 
     inputs: Tensor | Sequence[Tensor]
-    """(n, ...) float32 or int64 as the network takes them, or uint8 pictures
-    (n, channels, height, width); a sequence gives one such example per index."""
+    """(n, ...) float32 or int64 as the network takes them, or uint8 images
+    (n, channels, height, width), which are normalised per batch; a sequence returns one such
+    example per index."""
 
     labels: Labels
     """(n,) int64."""
@@ -33,44 +34,44 @@ class Part:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Inputs in memory travel as an array, which processes of one machine may share."""
+        """Pickle inputs in memory as an array, which processes of one machine may share."""
         inputs = self.inputs.numpy() if isinstance(self.inputs, Tensor) else self.inputs
         return _as_part, (inputs, self.labels)
 
     def take(self, rows: NDArray[Any]) -> Part:
-        """Only these rows, in this order."""
+        """These rows, in this order."""
         if isinstance(self.inputs, Tensor):
             return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows])
         return Part(Rows(self.inputs, rows), self.labels[rows])
 
     def files(self) -> Sequence[Path]:
-        """Files that are read while it trains, where its examples are not in memory."""
+        """Files that are read during training, for examples that are not in memory."""
         return files_of(self.inputs)
 
     def first(self) -> Tensor:
-        """One example, to see its shape and dtype."""
+        """The first example, for its shape and dtype."""
         return self.inputs[0]
 
     def digest(self) -> str:
-        """Of its examples; of pictures in files their names, sizes and times.
+        """Digest of the examples; for image files, of their names, sizes and times.
 
-        Another one each time for sequences that do not say what they hold.
+        A sequence that cannot be identified gets a new digest each time.
         """
         return _content(self.inputs)
 
 
 def _as_part(inputs: Any, labels: Labels) -> Part:
-    labels = labels.copy()  # shared memory cannot be written, which torch warns of
+    labels = labels.copy()  # torch warns of arrays in shared memory, which are read-only
     if not isinstance(inputs, np.ndarray):
         return Part(inputs, labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return Part(torch.from_numpy(inputs), labels)  # nobody writes into a part
+        return Part(torch.from_numpy(inputs), labels)  # parts are never written to
 
 
 @dataclass(frozen=True, eq=False)
 class Rows(Sequence[Tensor]):
-    """Some rows of a sequence of examples."""
+    """Selected rows of a sequence of examples."""
 
     inputs: Sequence[Tensor]
     rows: NDArray[Any]
@@ -98,19 +99,21 @@ def _content(inputs: Any) -> str:
 
 
 def files_of(inputs: Any) -> Sequence[Path]:
+    """Files behind a sequence of examples; empty for any that has none."""
     if isinstance(inputs, Rows):
         return files_of(inputs.inputs)
-    found: Sequence[Path] = getattr(inputs, "files", ())
-    return found
+    files: Sequence[Path] = getattr(inputs, "files", ())
+    return files
 
 
 def carried_part(part: Part) -> Part:
+    """The part with the content of its files in memory."""
     carry = getattr(part.inputs, "carried", None)
     return part if carry is None else Part(carry(), part.labels)
 
 
 def join(first: Part, second: Part) -> Part:
-    """Both parts, one behind the other."""
+    """Both parts, one after the other."""
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
         return Part(torch.cat([first.inputs, second.inputs]), labels)
@@ -119,6 +122,8 @@ def join(first: Part, second: Part) -> Part:
 
 @dataclass(frozen=True, eq=False)
 class Chained(Sequence[Tensor]):
+    """Two sequences of examples, one after the other."""
+
     first: Any
     second: Any
 

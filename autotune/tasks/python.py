@@ -1,4 +1,4 @@
-"""`python:MODULE-or-FILE:FUNCTION`, and data sets given as objects."""
+"""`python:MODULE-or-FILE:FUNCTION`, and data sets passed as objects."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and ma
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """What the named function returns: anything that `as_task` takes."""
+    """The task that the named function returns, in any form that `as_task` takes."""
     return as_task(call_source(name, what="task"), f"python:{name}", input)
 
 
-def as_task(given: Any, source: str, input: InputDescription | None) -> Task:
-    """A task from a `Task`, a data set, two or three of them, or a mapping of them.
+def as_task(data: Any, source: str, input: InputDescription | None) -> Task:
+    """Make a task from a `Task`, a data set, two or three of them, or a mapping of them.
 
     A data set is a pair of arrays (inputs, labels), or a torch `Dataset` of (input, label).
     """
-    if isinstance(given, Task):
-        return given
-    sets = _by_part(given)
-    pairs = {part: _pair(data, f"{part} of {source}") for part, data in sets.items()}
+    if isinstance(data, Task):
+        return data
+    sets = _by_part(data)
+    pairs = {part: _pair(dataset, f"{part} of {source}") for part, dataset in sets.items()}
     classes = sorted({*pairs["train"][1]})
     parts = {
         part: Part(
@@ -44,27 +44,27 @@ def as_task(given: Any, source: str, input: InputDescription | None) -> Task:
     return Task(source, parts["train"], parts.get("val"), parts.get("test"), names)
 
 
-def _by_part(given: Any) -> dict[str, Any]:
-    if isinstance(given, Mapping):
-        if "train" not in given or set(given) - {"train", "val", "test"}:
-            raise TaskError(f"A task's parts are train, val, test; got {sorted(given)}. {FORMS}")
-        return {part: data for part, data in given.items() if data is not None}
-    if isinstance(given, (tuple, list)) and not _is_pair(given):
-        if len(given) not in (2, 3):
-            raise TaskError(f"A task has two or three data sets, got {len(given)}. {FORMS}")
+def _by_part(data: Any) -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        if "train" not in data or set(data) - {"train", "val", "test"}:
+            raise TaskError(f"A task's parts are train, val, test; got {sorted(data)}. {FORMS}")
+        return {part: dataset for part, dataset in data.items() if dataset is not None}
+    if isinstance(data, (tuple, list)) and not _is_pair(data):
+        if len(data) not in (2, 3):
+            raise TaskError(f"A task has two or three data sets, got {len(data)}. {FORMS}")
         return dict(
             zip(
-                ("train", "test") if len(given) == 2 else ("train", "val", "test"),
-                given,
+                ("train", "test") if len(data) == 2 else ("train", "val", "test"),
+                data,
                 strict=True,
             )
         )
-    return {"train": given}
+    return {"train": data}
 
 
-def _is_pair(given: Sequence[Any]) -> bool:
+def _is_pair(data: Sequence[Any]) -> bool:
     """Whether it is (inputs, labels) and not (train, test)."""
-    return len(given) == 2 and all(hasattr(x, "shape") or hasattr(x, "dtype") for x in given)
+    return len(data) == 2 and all(hasattr(x, "shape") or hasattr(x, "dtype") for x in data)
 
 
 def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
@@ -88,7 +88,9 @@ def _labels(x: Any, y: Any, where: str) -> list[Any]:
     except (TypeError, ValueError) as error:
         raise TaskError(f"Inputs and labels must be arrays, {where} are not ({error}).") from error
     if n != len(labels) or not n:
-        raise TaskError(f"Inputs and labels must be as many, {where} has {n} and {len(labels)}.")
+        raise TaskError(
+            f"Inputs and labels must have equal length, {where} has {n} and {len(labels)}."
+        )
     return labels
 
 

@@ -1,4 +1,4 @@
-"""Splitting a data set: parts by class, halves, folds."""
+"""Stratified splits of a part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autotune.tasks.part import Part
 
 
 def halved(part: Part, seed: int) -> tuple[Part, Part]:
-    """Two halves, cut by class as far as classes have two examples."""
+    """Two halves, stratified by class where every class has two examples."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(part))
@@ -20,6 +20,7 @@ def halved(part: Part, seed: int) -> tuple[Part, Part]:
 
 
 def cut_part(part: Part, seed: int, source: str) -> tuple[Part, Part]:
+    """(rest, 20 % of the part), stratified by class; `TaskError` when a class is too small."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(part))
@@ -27,7 +28,7 @@ def cut_part(part: Part, seed: int, source: str) -> tuple[Part, Part]:
         rest, cut = train_test_split(rows, test_size=0.2, stratify=part.labels, random_state=seed)
     except ValueError as error:
         raise TaskError(
-            f"A part of 20 % with every class must be cut from {len(part)} examples of {source}, "
-            f"which cannot be done ({error}). Add examples, or give the parts yourself."
+            f"A part of 20 % with every class must be split from {len(part)} examples of {source}, "
+            f"which is impossible ({error}). Add examples, or give the parts yourself."
         ) from error
     return part.take(np.sort(rest)), part.take(np.sort(cut))

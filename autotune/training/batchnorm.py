@@ -1,4 +1,4 @@
-"""Preparation: normalisation statistics of the task's own training inputs, without labels."""
+"""Batch normalisation statistics, re-estimated on the task's training inputs without labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from autotune.tasks.loading import generator_of, shuffled
 from autotune.tasks.part import Part
 
 BATCH = 64
+"""Largest batch that a mean and a variance are taken over, in examples.
+
+Not tuned: statistics are averaged over batches, so the size matters little from some tens on.
+"""
 
 
 def has_statistics(network: nn.Module) -> bool:
@@ -32,11 +36,11 @@ def statistics_cost(network: nn.Module) -> Cost:
 def estimate_statistics(
     network: nn.Module, part: Part, *, input: InputDescription | None, device: torch.device
 ) -> dict[str, Tensor]:
-    """Buffer's name → value estimated on `part`; the network itself is left as it was.
+    """Buffer's name → value estimated on `part`; the network itself does not change.
 
-    Means and variances are averaged over batches of about equal size, a small rest left out;
-    everything but the statistics is in evaluation mode. (Adaptive batch normalisation, arXiv
-    1603.04779.)
+    Means and variances are averaged over batches of about equal size, without a small last one;
+    everything but the statistics is in evaluation mode (adaptive batch normalisation, arXiv
+    1603.04779).
     """
     layers = _layers(network)
     before = {name: b.clone() for name, b in network.named_buffers()}
@@ -75,3 +79,27 @@ def _statistics(
 ) -> dict[str, Tensor]:
     names = [f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var")]
     return {name: network.get_buffer(name).clone() for name in names}
+
+
+class ReplacedBuffers:
+    """Values for some buffers of a network, which can be put in and taken out again."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.values: dict[str, Tensor] = {}
+        """Buffer's name → value; set before `put`."""
+
+        self._originals: dict[str, Tensor] = {}
+
+    def put(self) -> None:
+        """Write the values into the network."""
+        for name, value in self.values.items():
+            buffer = self.network.get_buffer(name)
+            self._originals[name] = buffer.clone()
+            buffer.copy_(value)
+
+    def restore(self) -> None:
+        """Write the original values back; does nothing when they are there."""
+        for name, value in self._originals.items():
+            self.network.get_buffer(name).copy_(value)
+        self._originals.clear()

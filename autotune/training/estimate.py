@@ -1,9 +1,8 @@
-"""What a search will take: seconds of a few timed steps, and memory, before anything is trained."""
+"""Estimate of a search's time and memory, from a few timed steps before anything is trained."""
 
 from __future__ import annotations
 
 import math
-import resource
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -16,37 +15,46 @@ from autotune.deltas.costs import everywhere
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.loading import batches
 from autotune.training.engine import Engine
+from autotune.utils.peak_memory import peak_memory
 
 TIMED_STEPS = 3
+"""Timed training steps, after one that warms up.
+
+Not tuned: the median of three ignores one outlier, and the estimate should take seconds.
+"""
+
+
+STEP_PER_FORWARD = 3
+"""Time of a training step in forward passes: one forward, and a backward that costs about two."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on this machine, from three timed steps each."""
+    """Seconds of training and bytes of memory on this machine."""
 
     step: float
-    """One training step of full fine-tuning."""
+    """Seconds of one training step of full fine-tuning."""
 
     full: float
-    """One full fine-tuning: same epochs, batch, precision and data, uncached."""
+    """Seconds of uncached full fine-tuning, same epochs, batch size, precision and data."""
 
     memory: int
-    """Largest resident memory of this process so far, in bytes; of the GPU where there is one."""
+    """Peak memory of this process so far, in bytes; on a GPU, that of the GPU."""
 
 
 def estimate(engine: Engine) -> Estimate:
-    """Time full fine-tuning: every unit's weights train, one batch at a time."""
+    """Time full fine-tuning, in which every unit's weights train."""
     plan, _ = everywhere(engine.backbone.network, engine.units, Choice.of("subtune", what="all"))
     step = _step_seconds(engine, plan)
     recipe, n = engine.recipe, len(engine.task.train)
     assert engine.task.val is not None
-    forward = step / 3 * math.ceil(len(engine.task.val) / recipe.batch_size)
+    forward = step / STEP_PER_FORWARD * math.ceil(len(engine.task.val) / recipe.batch_size)
     epoch = step * math.ceil(n / recipe.batch_size) + forward
     return Estimate(step, epoch * recipe.epochs, _memory(engine))
 
 
 def _step_seconds(engine: Engine, plan: Plan) -> float:
-    """Median seconds of a training step with AdamW, after one that is not counted."""
+    """Median seconds of a training step with AdamW, after one that warms up."""
     network, device = engine.backbone.network, torch.device(engine.recipe.device)
     inputs, _ = next(
         batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device)
@@ -71,4 +79,4 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
 def _memory(engine: Engine) -> int:
     if engine.recipe.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(engine.recipe.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()

@@ -1,4 +1,4 @@
-"""Evidence: what deltas look at before they train, found once for all trials of a study."""
+"""Evidence that deltas read before they train, collected once for all trials of a study."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Point
@@ -19,22 +18,30 @@ from autotune.deltas.site import Site
 from autotune.deltas.surgery import exchanged
 from autotune.tasks.loading import batches, generator_of
 from autotune.tasks.part import Part
+from autotune.training.fisher import weight_scores
 
 SCORED_EXAMPLES = 128
-"""Training examples that scores are taken on, where no other number is given."""
+"""Training examples that scores are computed on by default.
 
-PASSING = 256
-"""Training inputs that pass through a site, at most; no more than `BYTES` of them."""
+Not tuned: scores are means over examples, and their time grows linearly with the number.
+"""
 
-BYTES = 2**28
+FEATURE_EXAMPLES = 256
+"""Most training inputs whose features at a site are kept. Not tuned: means need no more."""
+
+FEATURE_BYTES = 2**28
+"""Most bytes of features kept for one site, 256 MiB: a safeguard for large images."""
+
+BATCH_SIZE = 32
+"""Examples per forward pass where only features are wanted; affects speed alone."""
 
 
 class TaskEvidence:
-    """Scores of weights and what passes through sites, on some training examples.
+    """Scores of weights and features at sites, from some training examples.
 
-    `fit_head` gives a head that fits the frozen network, so that gradients don't describe a
-    random one. With several examples `together` a score squares the mean of their gradients, which
-    is rougher and faster. To be asked while nothing is attached to the network.
+    `fit_head` returns a head that fits the frozen network, so that gradients do not describe a
+    random head. With several examples `together`, a score squares the mean of their gradients,
+    which is less exact and faster. Must be asked while nothing is attached to the network.
     """
 
     def __init__(
@@ -54,54 +61,49 @@ class TaskEvidence:
         self._made: dict[tuple[object, ...], Any] = {}
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """The result of `make`, computed once per key."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def scores(self, kind: str) -> Mapping[str, Tensor]:
-        """`fisher`: mean of squared gradients of one example each; `gradient`: |their mean|."""
-        found: dict[str, dict[str, Tensor]] = self.once(("scores",), self._scored)
-        return found[kind]
+        """Parameter's name → `fisher` or `gradient` score of each weight; see `weight_scores`."""
+        by_kind: dict[str, dict[str, Tensor]] = self.once(("scores",), self._scored)
+        return by_kind[kind]
 
     def passing(self, site: Site) -> tuple[Tensor, Tensor]:
-        taken: tuple[Tensor, Tensor] = self.once(("passing", site.name), lambda: self._passed(site))
-        return taken
+        """Features that enter and leave a site, (n, ...) each."""
+        features: tuple[Tensor, Tensor] = self.once(
+            ("passing", site.name), lambda: self._features(site)
+        )
+        return features
 
     def run(self) -> None:
-        """Some examples through the frozen network, for those who listen."""
+        """Pass the examples through the frozen network, for hooks that observe it."""
         with evaluating(self.backbone.network):
-            for inputs, _ in self._examples(self.examples, 32):
+            for inputs, _ in self._examples(self.examples, BATCH_SIZE):
                 self.backbone.network(inputs)
 
     def _scored(self) -> dict[str, dict[str, Tensor]]:
-        head = self.fit_head()
-        network, parameters = self.backbone.network, self.backbone.parameters()
-        squares = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        with exchanged(network, self.backbone.head, head), _with_gradients(network):
+        head, network = self.fit_head(), self.backbone.network
+        weights = self.backbone.parameters()
+        with exchanged(network, self.backbone.head, head):
             examples = list(self._examples(self.examples, self.together))
-            for inputs, labels in examples:
-                loss = F.cross_entropy(network(inputs), labels)
-                gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
-                for name, gradient in zip(parameters, gradients, strict=True):
-                    if gradient is not None:
-                        squares[name] += gradient.square()
-                        sums[name] += gradient
-        n = len(examples)
-        return {
-            "fisher": {name: total / n for name, total in squares.items()},
-            "gradient": {name: total.abs() / n for name, total in sums.items()},
-        }
+            return weight_scores(network, weights, examples)
 
-    def _passed(self, site: Site) -> tuple[Tensor, Tensor]:
+    def _features(self, site: Site) -> tuple[Tensor, Tensor]:
         assert site.entry and site.exit
         network = self.backbone.network
         size = 4 * sum(torch.Size(point.shape).numel() for point in (site.entry, site.exit))
-        n = max(1, min(PASSING, BYTES // size))
-        with evaluating(network), _seen(site, site.entry) as taken, _seen(site, site.exit) as given:
-            for examples, _ in self._examples(n, 32):
+        n = max(1, min(FEATURE_EXAMPLES, FEATURE_BYTES // size))
+        with (
+            evaluating(network),
+            _recorded(site, site.entry) as inputs,
+            _recorded(site, site.exit) as outputs,
+        ):
+            for examples, _ in self._examples(n, BATCH_SIZE):
                 network(examples)
-        return torch.cat(taken), torch.cat(given)
+        return torch.cat(inputs), torch.cat(outputs)
 
     def _examples(self, n: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         rows = torch.randperm(len(self.part), generator=generator_of(0, 0))[:n]
@@ -110,28 +112,15 @@ class TaskEvidence:
 
 
 @contextmanager
-def _with_gradients(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and gradients for every parameter; afterwards as before."""
-    flags = [(p, p.requires_grad) for p in network.parameters()]
-    network.requires_grad_(True)
-    try:
-        with evaluating(network), torch.enable_grad():
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _seen(site: Site, point: Point) -> Iterator[list[Tensor]]:
-    """What passes at a point while inside."""
-    seen: list[Tensor] = []
+def _recorded(site: Site, point: Point) -> Iterator[list[Tensor]]:
+    """Copies of the tensors that pass a point while the context is open."""
+    features: list[Tensor] = []
 
     def keep(x: Tensor) -> None:
-        seen.append(x.detach().clone())
+        features.append(x.detach().clone())
 
     handle = look_at(site, point, keep)
     try:
-        yield seen
+        yield features
     finally:
         handle.remove()

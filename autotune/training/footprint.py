@@ -1,9 +1,9 @@
-"""What a plan costs while it runs, measured: time of inference, memory of a training step."""
+"""Footprint of a plan, measured on the network: inference latency and memory of a training step."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -15,32 +15,57 @@ from torch.nn.utils import parametrize
 
 from autotune.backbones.eval_mode import evaluating
 from autotune.deltas.attach import Deltas
+from autotune.training.loop import Recipe, rng_devices
 
 TURNS = 7
-"""Of pairs of forward passes, one more at the beginning left out."""
+"""Timed pairs of forward passes, after one that warms up.
+
+Not tuned: the median of seven leaves three outliers without effect.
+"""
 
 RESOLUTION = 0.05
-"""Of latency: smaller differences are not told apart."""
+"""Step that latency is rounded to, in units of the backbone's own latency.
+
+Timing noise is of this order, and equal plans should have equal latencies.
+"""
 
 MOMENTS = 2
-"""Tensors that AdamW keeps for each that trains."""
+"""Tensors that AdamW keeps for each trained tensor: the two moments."""
 
 
-def latency(network: nn.Module, deltas: Deltas, inputs: Tensor) -> float:
-    """Time of inference in units of the backbone's own, from passes that take turns.
+def footprint(
+    measure: str,
+    network: nn.Module,
+    deltas: Deltas,
+    parameters: Sequence[nn.Parameter],
+    inputs: Tensor,
+    recipe: Recipe,
+) -> dict[str, float]:
+    """`latency` or `memory` of a batch by name, for deltas on a network with these parameters."""
+    if measure == "memory":
+        return {"memory": float(memory(network, parameters, inputs, recipe))}
+    return {"latency": latency(network, deltas, inputs, recipe)}
 
-    What merges into the weights costs nothing: without other deltas it is exactly 1.
+
+def latency(network: nn.Module, deltas: Deltas, inputs: Tensor, recipe: Recipe) -> float:
+    """Inference time in units of the backbone's own, from alternating passes.
+
+    Deltas that merge into the weights cost nothing: without others it is exactly 1.
     """
     if all(delta.mergeable for delta in deltas.by_place.values()):
         return 1.0
-    with evaluating(network), parametrize.cached():
+    with evaluating(network), recipe.autocast(), parametrize.cached():
         ratios = [_ratio(network, deltas, inputs) for _ in range(TURNS + 1)]
     ratio = median(ratios[1:])
     return max(1.0, round(ratio / RESOLUTION) * RESOLUTION)
 
 
-def memory(network: nn.Module, trained: list[nn.Parameter], inputs: Tensor) -> int:
-    """Bytes of a training step beside the frozen network: kept activations, gradients, moments."""
+def memory(
+    network: nn.Module, parameters: Sequence[nn.Parameter], inputs: Tensor, recipe: Recipe
+) -> int:
+    """Bytes of a training step in addition to the frozen network: kept activations, gradients and
+    the optimizer's moments.
+    """
     frozen = _storages(network)
     kept: dict[int, Tensor] = {}
 
@@ -51,25 +76,26 @@ def memory(network: nn.Module, trained: list[nn.Parameter], inputs: Tensor) -> i
         return tensor
 
     with (
-        torch.random.fork_rng(devices=[]),
+        torch.random.fork_rng(devices=rng_devices(inputs.device)),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        recipe.autocast(),
     ):
         logits = network(inputs)
         F.cross_entropy(logits, logits.argmax(1).detach())
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    own = sum(p.numel() * p.element_size() for p in trained)
-    return activations + (1 + MOMENTS) * own
+    trained = sum(p.numel() * p.element_size() for p in parameters)
+    return activations + (1 + MOMENTS) * trained
 
 
 def _ratio(network: nn.Module, deltas: Deltas, inputs: Tensor) -> float:
-    ours = _seconds(network, inputs)
+    with_paths = _seconds(network, inputs)
     with _paths_off(deltas):
-        return ours / _seconds(network, inputs)
+        return with_paths / _seconds(network, inputs)
 
 
 @contextmanager
 def _paths_off(deltas: Deltas) -> Iterator[None]:
-    """The network for a moment without what was added to it; merged changes of weights stay."""
+    """The network without its added paths; changes of weights stay."""
     paths = [
         (deltas.sites[unit], delta) for (unit, _), delta in deltas.by_place.items() if delta.on_path
     ]

@@ -1,4 +1,4 @@
-"""Training and evaluation: AdamW on a cosine, one learning rate a method, frozen means frozen."""
+"""Training and evaluation: AdamW with a cosine schedule and one learning rate per method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autotune.utils.timings import spent, timed
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every trial of a study trains."""
+    """Settings that every training of a study shares."""
 
     epochs: int = 15
     batch_size: int = 32
@@ -30,13 +30,13 @@ class Recipe:
     metric: str = "accuracy"
     device: str = "cpu"
     precision: str = "auto"
-    """`auto`: bfloat16 where a GPU multiplies, float32 on the CPU."""
+    """`float32`, `bfloat16`, or `auto`: bfloat16 autocast on a GPU, float32 on the CPU."""
 
     layout: str = "auto"
-    """Of pictures in memory; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
+    """Memory format of images; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
 
     fold: bool = False
-    """Whether frozen normalisation is folded into frozen convolutions, which rounds otherwise."""
+    """Whether frozen normalisation is folded into frozen convolutions, which changes rounding."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -44,7 +44,7 @@ class Recipe:
         return torch.channels_last if is_last else torch.contiguous_format
 
     def autocast(self) -> Any:
-        """In which multiplications are made."""
+        """Autocast context of the forward pass: by default bfloat16 on a GPU, none on the CPU."""
         return autocast(torch.device(self.device), self.precision)
 
 
@@ -59,22 +59,22 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What one epoch reached."""
+    """Result of one epoch."""
 
     number: int
-    """From 1."""
+    """Epochs done so far, from 1."""
 
     loss: float
     """Mean training loss."""
 
     metrics: Mapping[str, float]
-    """On the validation part."""
+    """Metrics on the validation part."""
 
 
 class Fit:
-    """One training run, epoch by epoch; between epochs it can be saved and gone on with.
+    """One training run, epoch by epoch; it can be saved and resumed between epochs.
 
-    In several `parts` a batch's gradients are added up part by part: the same step, less memory.
+    With several `parts`, gradients of a batch accumulate part by part: the same step, less memory.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Fit:
         self.done = 0
 
     def epochs(self, train: Feed, val: Feed) -> Iterator[Epoch]:
-        """Train to the end of the recipe; `TrialError` for a NaN or a tensor without gradient."""
+        """Train to the last epoch; `TrialError` for a NaN loss or a tensor without a gradient."""
         while self.done < self.recipe.epochs:
             loss = self._epoch(train)
             self.done += 1
@@ -105,21 +105,21 @@ class Fit:
             yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts of the optimizer, by position."""
+        """Moments and step counts of the optimizer, by the parameters' positions."""
         return moments_of(self.optimizer)
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
-        """Go on behind epoch `done` with what `state` once gave."""
+        """Resume after epoch `done` with the tensors that `state` returned."""
         put_moments(self.optimizer, state)
         self.done = done
 
     def _epoch(self, train: Feed) -> float:
         generator = generator_of(self.seed, self.done)
         steps, total = _steps(train, self.recipe), torch.zeros((), device=self.device)
-        given = train.shuffled(self.recipe.batch_size, generator, self.done)
-        with torch.random.fork_rng(devices=[]):
-            set_seed(int(generator.initial_seed()))
-            for step, (inputs, labels) in enumerate(timed("data", given)):
+        batches = train.shuffled(self.recipe.batch_size, generator, self.done)
+        with torch.random.fork_rng(devices=rng_devices(self.device)):
+            set_seed(int(generator.initial_seed()), self.device)
+            for step, (inputs, labels) in enumerate(timed("data", batches)):
                 interrupts.check()
                 self._set_rates((self.done + step / steps) / self.recipe.epochs)
                 total += self._step(inputs, labels) * len(labels)
@@ -128,12 +128,12 @@ class Fit:
     def _step(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         parts = zip(*(tensor.chunk(self.parts) for tensor in (*inputs, labels)), strict=True)
-        losses = [self._part(some, theirs, len(labels)) for *some, theirs in parts]
+        losses = [self._part(x, targets, len(labels)) for *x, targets in parts]
         self.optimizer.step()
         return sum(losses[1:], losses[0])
 
     def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
-        """What a part of a batch of n adds to its loss and to the gradients."""
+        """Accumulate the gradients of a part of a batch of n; the part's share of the loss."""
         with self.recipe.autocast():
             loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
         loss.backward()
@@ -167,7 +167,7 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Give an optimizer of the same parameters what `moments_of` once gave."""
+    """Load what `moments_of` returned into an optimizer of the same parameters."""
     restored: dict[int, dict[str, Tensor]] = {}
     for name, tensor in moments.items():
         position, _, key = name.partition("/")
@@ -184,7 +184,7 @@ def evaluate(
     *,
     parts: int = 1,
 ) -> dict[str, float]:
-    """Metrics on a feed with evaluation transforms; modules are put back into their modes."""
+    """Metrics on a feed, in evaluation mode; the modules' modes are restored."""
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
     modes = [module.training for module in modules]
     for module in modules:
@@ -216,13 +216,18 @@ def predict(
 
 
 def autocast(device: torch.device, precision: str = "auto") -> Any:
-    """bfloat16 where a GPU multiplies, or where it is asked for; else nothing."""
+    """Autocast to bfloat16 if asked for, or by default on a GPU; otherwise an empty context."""
     is_low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if is_low else nullcontext()
 
 
+def rng_devices(device: torch.device) -> list[torch.device]:
+    """Devices whose random state `fork_rng` must keep, in addition to the CPU, to train on one."""
+    return [device] if device.type == "cuda" else []
+
+
 def _by_decay(groups: Sequence[Group], decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; norms, biases and gates (vectors) do not."""
+    """Parameter groups for AdamW: matrices and kernels decay; norms, biases and gates do not."""
     split = []
     for group in groups:
         for decays in (True, False):

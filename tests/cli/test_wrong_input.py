@@ -209,7 +209,7 @@ def test_a_method_that_is_in_no_table(refused):
         ({"y_train": None}, "y_train is missing"),
         ({"x_train": None}, "x_train is missing"),
         ({"y_test": np.arange(3)}, "x_test is missing"),
-        ({"y_train": np.arange(59) % 3}, "as many"),
+        ({"y_train": np.arange(59) % 3}, "equal length"),
         ({"y_train": np.zeros((60, 3))}, "labels"),
         ({"y_train": np.linspace(0, 1, 60)}, "Labels must be integers"),
         ({"x_train": np.array([{}] * 60, dtype=object)}, "plain arrays"),

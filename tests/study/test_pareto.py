@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -10,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from autotune.problem.budget import Cost
+from autotune.problem.budget import Budget, Cost
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.sampling import seed_of
-from autotune.study.pareto import BUDGET_FRACTIONS, front, objective_price, trial_price
+from autotune.study.pareto import (
+    BUDGET_FRACTIONS,
+    front,
+    objective_price,
+    part_of,
+    trial_price,
+)
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 from autotune.study.strategies.base import plan_of, search_space
@@ -23,6 +30,9 @@ from autotune.study.trial_record import TrialRecord
 
 from .table_engine import TableEngine
 from .test_driver import run
+
+SMALL = 7
+"""A budget of which an eighth is less than one parameter."""
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
 
@@ -191,3 +201,15 @@ def test_every_point_keeps_its_delta_file(driving):
         trials = run(driver, TableEngine())
         points = front(trials, lambda cost, _: cost.parameters)
         assert all(driver.folder.delta(point.number).is_file() for point in points)
+
+
+@pytest.mark.parametrize("number", range(len(BUDGET_FRACTIONS)))
+@pytest.mark.parametrize("strategy", ["random", "tpe", "gp"])
+def test_every_part_of_a_small_budget_is_a_budget(problem, grids, strategy, number):
+    small = replace(problem, budget=Budget(SMALL, problem.budget.total))
+    part = part_of(small, number)
+    assert 1 <= part.budget.limit <= SMALL
+    sampler = STRATEGIES.load(strategy)(part, grids, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for params in asked(study, search_space(part, grids), 12):
+        assert part.fits(plan_of(part, params))

@@ -93,7 +93,7 @@ def test_a_broken_picture_is_named(flat):
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(TaskError) as caught:
         load_task(f"imagefolder:{flat}", RGB)
-    assert str(caught.value).startswith(f"Every picture must decode, {str(broken)!r} does not (")
+    assert str(caught.value).startswith(f"Every image must decode, {str(broken)!r} does not (")
     assert "\n" not in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path, missing):
     elif missing == "val":
         write(root / "train" / "a", 1, seed=0)
         (root / "val" / "a").mkdir(parents=True)
-    said = "must be a folder" if missing == "folder" else "needs a folder a class with pictures"
+    said = "must be a folder" if missing == "folder" else "needs one folder of images per class"
     with pytest.raises(TaskError, match=said):
         load_task(f"imagefolder:{root}", RGB)
 
@@ -137,7 +137,7 @@ def test_a_class_that_was_never_trained_is_named(tmp_path):
 
 @pytest.mark.parametrize("input", [None, InputDescription(shape=(4,))])
 def test_a_backbone_of_unknown_picture_size_is_refused(flat, input):
-    with pytest.raises(TaskError, match=r"whose picture size is known. Describe it with --input"):
+    with pytest.raises(TaskError, match=r"whose image size is known. Describe it with --input"):
         load_task(f"imagefolder:{flat}", input)
 
 
@@ -176,7 +176,7 @@ def test_a_picture_that_breaks_in_a_loader_process_is_named_in_one_line(flat, mo
     (flat / "tulip" / "2.png").write_bytes(b"no picture")
     with pytest.raises(TaskError) as caught:
         list(batches(task.train, 8, input=RGB, device=CPU))
-    assert str(caught.value).startswith("Every picture must decode, ")
+    assert str(caught.value).startswith("Every image must decode, ")
     assert "2.png" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not active_children()

@@ -18,7 +18,7 @@ from autotune.errors import OutOfMemory, TrialError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.part import Part
-from autotune.training.engine import _header as checkpoint_header
+from autotune.training.checkpoint import read_header
 
 PLAN = Plan({"first": Choice.of("lowrank", rank=2), "second": Choice.of("subtune", what="all")})
 RATES = {"lr:head": 0.01, "lr:lowrank": 0.01, "lr:subtune": 0.01, "weight_decay": 0.1}
@@ -132,10 +132,10 @@ def test_another_error_is_not_taken_for_memory(make_engine, tiny_network):
 def test_a_checkpoint_of_other_tensors_is_refused(make_engine, tiny_network):
     """What takes gradients is part of a checkpoint, and compared."""
     first, *_ = make_engine()(job())
-    tensors, header = load(first.checkpoint), checkpoint_header(first.checkpoint)
+    tensors, header = load(first.checkpoint), read_header(first.checkpoint)
     header["progress"]["trained"]["network"].append("conv.weight")
     changed = save(tensors, {key: json.dumps(value) for key, value in header.items()})
-    with pytest.raises(TrialError, match="goes on with the tensors that trained before"):
+    with pytest.raises(TrialError, match="resume with the tensors that trained before"):
         list(make_engine()(job(checkpoint=changed)))
 
 
@@ -337,20 +337,34 @@ def test_resuming_after_any_fold_gives_equal_values(make_engine, after):
     assert [bare(p) for p in resumed] == [bare(p) for p in whole[after - 1 :]]
 
 
+def test_with_folds_no_epoch_builds_a_checkpoint_and_no_fold_a_delta_file(make_engine, monkeypatch):
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("nobody reads it")
+
+    engine = make_engine(folds=3)
+    monkeypatch.setattr("autotune.training.engine.to_checkpoint", refuse)
+    monkeypatch.setattr("autotune.training.engine.to_bytes", refuse)
+    assert [p.step for p in engine(job())] == [1, 2, 3]
+
+
 # inputs and heads
 
 
-def test_pictures_of_uint8_are_normalised_once(tiny_task, make_engine, tiny_network):
+@pytest.mark.parametrize("augment", ["none", "crop+flip"])
+def test_uint8_images_stay_bytes_and_give_the_values_of_normalised_ones(
+    tiny_task, make_engine, tiny_network, augment
+):
     def raw(part: Part) -> Part:
         return Part((part.inputs * 20 + 100).clamp(0, 255).byte(), part.labels)
 
     input = InputDescription(size=(6, 6), channels=1, mean=(0.4,), std=(0.1,))
     parts = {name: raw(getattr(tiny_task, name)) for name in ("train", "val", "test")}
     backbone = describe(tiny_network, source="x", family="any", input=input)
-    given = make_engine(backbone=backbone, task=replace(tiny_task, **parts))
+    raw_task = make_engine(backbone=backbone, task=replace(tiny_task, **parts), augment=augment)
+    assert raw_task.task.train.inputs.dtype == torch.uint8
     normal = {k: Part(input.normalise(p.inputs), p.labels) for k, p in parts.items()}
-    same_task = make_engine(task=replace(tiny_task, **normal))
-    assert [p.metrics for p in given(job())] == [p.metrics for p in same_task(job())]
+    same_task = make_engine(task=replace(tiny_task, **normal), augment=augment)
+    assert [bare(p)[:3] for p in raw_task(job())] == [bare(p)[:3] for p in same_task(job())]
 
 
 def test_a_kept_head_starts_from_the_backbones_own(make_engine, tiny_network):

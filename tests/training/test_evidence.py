@@ -151,11 +151,11 @@ def test_what_passes_through_a_site_is_what_the_frozen_network_computes(engine, 
 def test_scores_are_found_once_for_all_trials_and_again_after_a_preparation(engine):
     sparse = PLANS["sparse"]
     first = [bits(p) for p in engine(job(sparse))]
-    found = dict(engine._found)
+    found = dict(engine._evidence)
     assert [bits(p) for p in engine(job(sparse))] == first
-    assert engine._found == found
+    assert engine._evidence == found
     engine.prepare(engine.statistics())
-    assert engine._found == {}
+    assert engine._evidence == {}
 
 
 def test_folds_look_at_their_own_training_part_alone(engine):
@@ -163,11 +163,11 @@ def test_folds_look_at_their_own_training_part_alone(engine):
         engine.backbone, engine.units, engine.task, engine.recipe, input=INPUT, folds=2, seed=0
     )
     list(folded(job(PLANS["sparse"])))
-    looked_at = [part for part, _ in folded._found.values()]
+    looked_at = [part for part, _ in folded._evidence.values()]
     assert [id(part) for part in looked_at] == [id(train) for train, _ in folded.folds]
     folded.close()
 
 
 def test_a_plan_without_such_methods_asks_for_no_evidence(engine):
     list(engine(job(replace(PLANS["mixed"], choices={"first": Choice.of("lowrank", rank=1)}))))
-    assert all(not evidence._made for _, evidence in engine._found.values())
+    assert all(not evidence._made for _, evidence in engine._evidence.values())

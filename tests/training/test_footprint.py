@@ -14,9 +14,11 @@ from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import find_units
 from autotune.deltas.attach import Deltas
+from autotune.problem.job import Job
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.search_space import UnitPatterns as Patterns
 from autotune.training.footprint import latency, memory
+from autotune.training.loop import Recipe
 
 ROWS, WIDE = 64, 512
 LAYERS = {"one": r"one\.", "two": r"two\."}
@@ -50,17 +52,17 @@ def test_the_memory_of_a_step_by_hand(network, inputs):
     own = sum(p.numel() for p in head)
     activations = ROWS * WIDE  # what goes into the head
     logits = 2 * ROWS * 3  # the loss keeps log probabilities and the labels (int64)
-    found = memory(network, head, inputs)
+    found = memory(network, head, inputs, Recipe())
     assert found - 4 * (3 * own + activations) <= 4 * (logits + ROWS * 2 + 16)
     network.two.requires_grad_(True)
-    more = memory(network, [*head, *network.two.parameters()], inputs)
+    more = memory(network, [*head, *network.two.parameters()], inputs, Recipe())
     assert more - found >= 4 * (3 * (WIDE * WIDE + WIDE) + ROWS * WIDE)
 
 
 def test_memory_changes_nothing(network, inputs):
     network.fc.requires_grad_(True)
     before = torch.get_rng_state()
-    memory(network, [*network.fc.parameters()], inputs)
+    memory(network, [*network.fc.parameters()], inputs, Recipe())
     assert all(p.grad is None for p in network.parameters())
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -76,7 +78,7 @@ def attached(network: nn.Module, plan: Plan) -> Any:
 
 def test_what_merges_takes_no_time(network, inputs):
     deltas = attached(network, Plan({"two": Choice.of("lowrank", rank=4)}))
-    assert latency(network, deltas, inputs) == 1.0
+    assert latency(network, deltas, inputs, Recipe()) == 1.0
     deltas.detach()
 
 
@@ -96,7 +98,29 @@ def test_what_is_added_does(network, inputs, monkeypatch):
     before = network(inputs)
     together = seconds(network, inputs)
     assert together > plain
-    found = latency(network, deltas, inputs)
+    found = latency(network, deltas, inputs, Recipe())
     assert found == pytest.approx(together / plain, abs=0.025), "to 0.05"
     assert torch.equal(network(inputs), before)
     deltas.detach()
+
+
+def test_memory_is_that_of_the_recipes_precision(make_engine):
+    by_precision = {}
+    for precision in ("float32", "bfloat16"):
+        engine = make_engine(precision=precision, epochs=1)
+        engine.measured = "memory"
+        rates = {"lr:head": 0.01, "lr:subtune": 0.01}
+        plan = Plan({"conv": Choice.of("subtune", what="all")})
+        *_, last = engine(Job("trial 0", plan, rates, seed=0, number=0))
+        by_precision[precision] = last.metrics["memory"]
+    assert by_precision["bfloat16"] < 0.8 * by_precision["float32"]
+
+
+def test_latency_is_that_of_the_recipes_precision(network, inputs):
+    dtypes = set()
+    network.fc.register_forward_hook(lambda _, __, logits: dtypes.add(logits.dtype))
+    deltas = attached(network, Plan({"network": Choice.of("side", width=8)}))
+    dtypes.clear()
+    latency(network, deltas, inputs, Recipe(precision="bfloat16"))
+    deltas.detach()
+    assert dtypes == {torch.bfloat16}

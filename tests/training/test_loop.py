@@ -15,7 +15,7 @@ from autotune.errors import TrialError
 from autotune.problem.plan import Choice, Plan
 from autotune.tasks.loading import PartFeed
 from autotune.tasks.part import Part
-from autotune.training.loop import Fit, Group, Recipe, evaluate, predict
+from autotune.training.loop import Fit, Group, Recipe, evaluate, predict, rng_devices
 
 RECIPE = Recipe(epochs=3, batch_size=16)
 
@@ -188,3 +188,8 @@ def test_every_metric_is_measured_and_lies_between_0_and_1(tiny_network, tiny_ta
     found = evaluate(tiny_network, feed(tiny_task.val), replace(RECIPE, metric=metric))
     assert set(found) == {"loss", "accuracy", metric}
     assert 0 <= found[metric] <= 1
+
+
+def test_an_epoch_keeps_the_random_state_of_the_gpu_that_it_trains_on():
+    assert rng_devices(torch.device("cuda:1")) == [torch.device("cuda", 1)]
+    assert rng_devices(torch.device("cpu")) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from autotune.errors import AutotuneError, ConfigError, DependencyError
+from autotune.errors import AutotuneError, ConfigError, DependencyError, first_line
 from autotune.utils.distribution import install_command
 from autotune.utils.events import Callback, listening
 from autotune.utils.registry import Registry
@@ -49,7 +49,7 @@ def _opened(name: str, where: str) -> Iterator[Callback]:
         except AutotuneError:
             raise
         except Exception as error:  # a library of others may raise anything
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise ConfigError(
                 f"The sink {name} must open, {where!r} does not ({first})."
             ) from error

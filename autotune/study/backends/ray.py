@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autotune.errors import WorkerError
+from autotune.errors import WorkerError, first_line, last_line
 from autotune.problem.job import ATTEMPTS, Job, Progress, RunsJob
 from autotune.study.backends.base import Backend, Source, pass_on
 from autotune.study.backends.pickling import packed
@@ -137,7 +137,7 @@ class RayBackend(Backend):
         try:
             message = ray.get(reference)
         except RayTaskError as error:  # the actor's own code raised: nothing that a job did
-            raise WorkerError(f"A worker failed: {str(error).strip().splitlines()[-1]}") from error
+            raise WorkerError(f"A worker failed: {last_line(error)}") from error
         except RayError as error:
             self._replace(seat, source, error)
             return
@@ -162,7 +162,7 @@ class RayBackend(Backend):
         """Another actor takes the seat, on whatever node has room, and the job is given back."""
         job, deaths = seat.job, seat.deaths + (not seat.is_there)
         if deaths >= ATTEMPTS:
-            first = str(error).strip().splitlines()[0]
+            first = first_line(error)
             raise WorkerError(f"A worker must start, {deaths} died before they had ({first}).")
         other = self._seated()
         seat.actor, seat.waited, seat.deaths = other.actor, other.waited, deaths
@@ -200,7 +200,7 @@ def _connect_to(address: str, given: dict[str, Any]) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
         ray.init(address=address, **given)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise WorkerError(
             f"A Ray cluster must answer at --address, {address!r} does not ({first}). "
             "Use auto, local, HOST:PORT or ray://HOST:10001; a cluster with a token needs "
@@ -273,5 +273,5 @@ def _answer(reference: Any) -> str:
     try:
         return str(ray.get(reference))
     except RayError as error:
-        last = str(error).strip().splitlines()[-1]
+        last = last_line(error)
         return f"cannot answer ({last})"

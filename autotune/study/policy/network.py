@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from autotune.errors import PolicyError
+from autotune.errors import PolicyError, first_line
 from autotune.study.policy.features import PRIOR
 
 POLICY_FORMAT = 1
@@ -73,7 +73,7 @@ def read_policy(path: str | Path) -> PolicyNetwork:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise ValueError("its weights are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise PolicyError(
             f"A policy file must be what a search saved as best/policy.safetensors, {path} is not "
             f"({first}). Name another with --policy, or leave it out."

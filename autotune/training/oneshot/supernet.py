@@ -1,4 +1,4 @@
-"""The supernet: the deltas of all choices on one network at once, each behind a gate."""
+"""The supernet: deltas of all choices on one network at once, each behind a gate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autotune.deltas.surgery import frozen
 from autotune.problem.plan import Choice, Method
 
 Choices = Mapping[str, Sequence[Choice]]
-"""Unit → what it may take, *frozen* or not."""
+"""Unit → choices that it may take."""
 
 Entry = tuple[str, str]
 """(unit, label)."""
@@ -30,7 +30,7 @@ class Strand:
 
     unit: str
     methods: tuple[Method, ...]
-    """The sizes on offer, the smallest first; one where none is the beginning of another."""
+    """The method in each size on offer, the smallest first; one where sizes do not nest."""
 
     delta: Delta
 
@@ -45,26 +45,27 @@ class Strand:
 
     @property
     def sizes(self) -> list[int]:
-        """As numbers; 0 where none is the beginning of another."""
+        """Sizes as numbers; 0 where sizes do not nest."""
         return [_size(method) for method in self.methods]
 
     def open(self, at: int, gate: Gate = 1.0) -> None:
-        """It counts, times the gate, in one of its sizes."""
+        """Apply the delta in one of its sizes, times the gate."""
         self.delta.gate = gate
         if size := self.sizes[at]:
             self.delta.narrow(size)
 
     def close(self) -> None:
+        """Stop applying the delta."""
         self.delta.gate = 0.0
 
 
 class Supernet:
     """Every strand of some units' choices, attached at once.
 
-    Choices share what they can: two choices with `subtune-norms` train the same norms, and rank 1
-    is the beginning of rank 4. At first all strands are closed. Methods that do not begin as
-    nothing, or that leave no room for others, have no strand. Dropout is off and normalisation
-    statistics stay, `bn: adapt` or not.
+    Choices share parameters where they can: two choices with `subtune-norms` train the same norms,
+    and rank 1 is the beginning of rank 4. All strands start closed. Methods that do not start at
+    zero, or that exclude others, have no strand. Dropout is off and normalisation statistics are
+    fixed, also for `bn: adapt`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Supernet:
         flow: Flow | None = None,
         evidence: Evidence | None = None,
     ) -> None:
-        methods = {u: _company(offered) for u, offered in choices.items()}
+        methods = {u: _shareable(offered) for u, offered in choices.items()}
         tuned = [unit for unit in units if methods.get(unit.name)]
         self.network = network
         self.sites = sites(network, tuned, flow)
@@ -100,7 +101,7 @@ class Supernet:
                 strand.delta.attach(self.sites[strand.unit])
 
     def close(self) -> None:
-        """All strands: the network computes what it did."""
+        """Close all strands, so that the network computes what the backbone does."""
         for strand in self.strands:
             strand.close()
 
@@ -113,14 +114,15 @@ class Supernet:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the values that `tensors` once gave."""
+        """Load the values that `tensors` returned."""
         for strand in self.strands:
             prefix = strand.name + "/"
-            mine = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            strand.delta.load(mine)
+            strand.delta.load(
+                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            )
 
     def detach(self) -> None:
-        """Everything as it was before."""
+        """Take all strands off; the network is as it was before."""
         for strand in reversed(self.strands):
             strand.delta.detach()
         self._undo()
@@ -128,11 +130,11 @@ class Supernet:
 
 def can_share(choices: Choices) -> bool:
     """Whether any method of these choices would have a strand."""
-    return any(_company(offered) for offered in choices.values())
+    return any(_shareable(offered) for offered in choices.values())
 
 
-def _company(choices: Iterable[Choice]) -> list[Method]:
-    """The methods of some choices that may be open together at their start, each once."""
+def _shareable(choices: Iterable[Choice]) -> list[Method]:
+    """Methods of some choices that can have a strand, each once."""
     return [m for m in dict.fromkeys(m for c in choices for m in c.methods) if _joins(m)]
 
 
@@ -141,7 +143,7 @@ def _joins(method: Method) -> bool:
 
 
 def _strands(unit: str, methods: Iterable[Method]) -> list[Strand]:
-    """In the method table's order."""
+    """Strands of a unit, in the method table's order."""
     by_key: dict[str, list[Method]] = {}
     for method in methods:
         by_key.setdefault(_without_size(method).label, []).append(method)

@@ -1,44 +1,65 @@
-"""One shot: all choices train together for a short time, and what each earns is measured."""
+"""One-shot training: all choices train together for a short time, then each gets its credit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.inputs import InputDescription
 from autotune.deltas.kernels import matrix_shape
 from autotune.deltas.site import Site
+from autotune.deltas.surgery import exchanged
 from autotune.tasks.loading import Batch, generator_of, shuffled
 from autotune.tasks.part import Part
+from autotune.tasks.splits import halved
+from autotune.training.evidence import TaskEvidence
 from autotune.training.loop import Recipe, moments_of, put_moments
-from autotune.training.oneshot.supernet import Entry, Supernet
+from autotune.training.oneshot.fitted_head import fit_best_head
+from autotune.training.oneshot.supernet import Choices, Entry, Supernet
 from autotune.training.oneshot.zero_cost_proxies import DRAWS, find_proxies
 from autotune.utils import interrupts
 
+if TYPE_CHECKING:
+    from autotune.training.engine import Engine
+
 Credits = Mapping[Entry, Sequence[float]]
-"""(unit, label of a method alone) → loss that it took away, in nats, once a batch."""
+"""(unit, label of a method alone) → loss that it removed from each batch, in nats."""
 
 ChoiceMeasurements = dict[Entry, dict[str, float]]
 """(unit, label of a method alone) → `mass`, `chance`, `relative`, `weights`, `fan in`, …"""
 
-SLOWER = 0.3
-"""Of each method's learning rate: many deltas train in each other's company."""
+RATE_FACTOR = 0.3
+"""Factor on each method's learning rate, as all deltas train at once.
+
+On enumerated plans, credits at three tenths of the rates agree better with the truth in equal time
+than those of random plans at the full rates (docs/policy.md).
+"""
 
 PROXY_BATCHES = 1
-"""For each of two disjoint halves; on enumerated plans, more agree no better with the truth."""
+"""Batches for the proxies of each half; on enumerated plans, more do not agree better with the
+truth."""
+
+EVIDENCE_EXAMPLES = 64
+"""Examples for the scores that deltas of a supernet start from: half of a trial's, as the supernet
+only compares choices. Not tuned."""
+
+EVIDENCE_TOGETHER = 16
+"""Examples whose mean gradient is squared for these scores: a sixteenth of the backward passes."""
 
 
 class OneShot:
     """A supernet's training on one half of the training part, looked at on the other half.
 
-    All strands are open, each in a random one of its sizes; the head, fitted before, stays. What
-    a strand earns is its Aumann-Shapley share of what all of them take off the loss together:
+    All strands are open, each in a random one of its sizes; the head, fitted before, stays fixed.
+    The credit of a strand is its Aumann-Shapley share of the loss that all of them remove together:
     the mean of -∂loss/∂gate along the line on which all gates go from 0 to 1, at a random point of
-    it for each batch. (Integrated gradients, arXiv 1703.01365, of gates.) All randomness is a
+    it for each batch (integrated gradients, arXiv 1703.01365, of gates). All randomness is a
     function of the seed and the epoch.
     """
 
@@ -60,7 +81,7 @@ class OneShot:
             [
                 {
                     "params": list(strand.delta.parameters()),
-                    "lr": SLOWER * rates[f"lr:{strand.methods[0].name}"],
+                    "lr": RATE_FACTOR * rates[f"lr:{strand.methods[0].name}"],
                 }
                 for strand in supernet.strands
             ],
@@ -69,16 +90,22 @@ class OneShot:
         self.done = 0
 
     def proxies(self, *, draws: int = DRAWS) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
-        """What is measured before anything trains, on each of two disjoint halves."""
-        given = list(self._batches(self.looking, 0, "none"))
-        halves = [given[start::2][:PROXY_BATCHES] or given[:1] for start in (0, 1)]
+        """Measurements of each choice before any training, on each of two disjoint halves."""
+        batches = list(self._batches(self.looking, 0, "none"))
+        halves = [batches[start::2][:PROXY_BATCHES] or batches[:1] for start in (0, 1)]
         generator, shapes = generator_of(self.seed, 0), self._shapes()
-        found = [find_proxies(self.supernet, h, generator, draws=draws) for h in halves]
-        first, second = ({e: asdict(p) | shapes[e[0]] for e, p in half.items()} for half in found)
+        proxies = [
+            find_proxies(self.supernet, half, self.recipe, generator, draws=draws)
+            for half in halves
+        ]
+        first, second = (
+            {entry: asdict(proxy) | shapes[entry[0]] for entry, proxy in half.items()}
+            for half in proxies
+        )
         return first, second
 
     def train(self) -> None:
-        """One epoch on the training half."""
+        """Train for one epoch on the training half."""
         generator = generator_of(self.seed, 2 * self.done + 1)
         for inputs, labels in self._batches(self.training, 2 * self.done + 1, self.recipe.augment):
             interrupts.check()
@@ -91,34 +118,34 @@ class OneShot:
         self.supernet.close()
 
     def credits(self) -> Credits:
-        """What the strands earn on the other half, one pass over it."""
+        """Credits of the strands, from one pass over the other half."""
         generator = generator_of(self.seed, 2 * self.done)
-        earned: dict[Entry, list[float]] = {}
+        credits: dict[Entry, list[float]] = {}
         for batch in self._batches(self.looking, 2 * self.done, "none"):
             interrupts.check()
             point = float(torch.rand((), generator=generator))
             for entry, share in self.shares(batch, point, generator).items():
-                earned.setdefault(entry, []).append(share)
-        return earned
+                credits.setdefault(entry, []).append(share)
+        return credits
 
     def shares(self, batch: Batch, point: float, generator: torch.Generator) -> dict[Entry, float]:
         """-∂loss/∂gate of every strand, in random sizes, where all gates are at `point`.
 
-        Over 0 ≤ point ≤ 1 they integrate, summed over strands, to what all take off the loss.
+        Integrated over 0 ≤ point ≤ 1 and summed over strands, they are the loss that all remove.
         """
         entries, gates = self._open(generator, torch.tensor(point, device=self.device))
-        found = torch.autograd.grad(self._loss(*batch), gates, materialize_grads=True)
+        gradients = torch.autograd.grad(self._loss(*batch), gates, materialize_grads=True)
         self.supernet.close()
-        return dict(zip(entries, (-torch.stack(found)).tolist(), strict=True))
+        return dict(zip(entries, (-torch.stack(gradients)).tolist(), strict=True))
 
     def state(self) -> dict[str, Tensor]:
-        """Enough to go on from here: deltas and the optimizer's moments."""
+        """Tensors to resume from: deltas and the optimizer's moments."""
         moments = moments_of(self.optimizer).items()
         deltas = self.supernet.tensors().items()
         return {f"delta/{k}": t for k, t in deltas} | {f"optimizer/{k}": t for k, t in moments}
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
-        """Go on behind epoch `done` with what `state` once gave."""
+        """Resume after epoch `done` from tensors that `state` returned."""
         kinds: dict[str, dict[str, Tensor]] = {"delta": {}, "optimizer": {}}
         for name, tensor in state.items():
             kind, _, rest = name.partition("/")
@@ -130,7 +157,7 @@ class OneShot:
     def _open(
         self, generator: torch.Generator, point: Tensor | None = None
     ) -> tuple[list[Entry], list[Tensor]]:
-        """All strands, each in a random size; at a point of the way with gates that are asked."""
+        """Open all strands, each in a random size; at a `point`, with gates that take gradients."""
         entries, gates = [], []
         for strand in self.supernet.strands:
             at = int(torch.randint(len(strand.methods), (), generator=generator))
@@ -141,7 +168,7 @@ class OneShot:
         return entries, gates
 
     def _shapes(self) -> dict[str, dict[str, float]]:
-        """Unit → its number of weights, and the mean fans of its kernels."""
+        """Unit → number of its weights, and mean fans of its kernels."""
         return {unit: _shape(site) for unit, site in self.supernet.sites.items()}
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -164,3 +191,45 @@ def _shape(site: Site) -> dict[str, float]:
     fans = [sum(side) / len(kernels) for side in zip(*kernels, strict=True)] if kernels else [1, 1]
     weights = sum(slot.frozen.numel() for slot in site.slots)
     return {"weights": max(1, weights), "fan out": fans[0], "fan in": fans[1]}
+
+
+@contextmanager
+def one_shot(
+    engine: Engine, choices: Choices, rates: Mapping[str, float], head_rates: Sequence[float]
+) -> Iterator[OneShot]:
+    """All choices on the engine's network at once, for a short training; taken off afterwards.
+
+    One half of the training part trains, after a head was fitted to it at the rate that is best on
+    the other half. Validation and test data are not used.
+    """
+    parts = halved(engine.task.train, engine.seed)
+    head, head_rate = fit_best_head(engine, parts, head_rates)
+    rates = {**rates, "lr:head": head_rate}
+    network = engine.backbone.network
+    with exchanged(network, engine.backbone.head, head):
+        supernet = Supernet(
+            network,
+            engine.units,
+            choices,
+            seed=engine.seed,
+            flow=engine.units.flow,
+            evidence=_evidence(engine, parts[0], head),
+        )
+        try:
+            yield OneShot(
+                supernet, rates, parts, engine.recipe, input=engine.input, seed=engine.seed
+            )
+        finally:
+            supernet.detach()
+
+
+def _evidence(engine: Engine, part: Part, head: nn.Module) -> TaskEvidence:
+    return TaskEvidence(
+        engine.backbone,
+        part,
+        input=engine.input,
+        device=engine.device,
+        fit_head=lambda: head,
+        together=EVIDENCE_TOGETHER,
+        examples=EVIDENCE_EXAMPLES,
+    )

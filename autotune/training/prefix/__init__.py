@@ -1,1 +1,1 @@
-"""The trunk: what is frozen runs once for all trials."""
+"""Cached prefix: the frozen beginning of the network (the trunk) runs once for all trials."""

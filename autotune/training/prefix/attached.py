@@ -1,4 +1,4 @@
-"""What is on a network now, by its graph: which nodes train or change, where paths are put on."""
+"""Attached deltas in terms of a graph: nodes that train or change, and hooks of paths."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.nn.utils import parametrize
 
 from autotune.deltas.paths import IDLE, Touch, touch_of
 from autotune.training.prefix.graph import Graph, hooks_of
-from autotune.training.prefix.nodes import Untraceable, given, taken
+from autotune.training.prefix.nodes import Untraceable, module_input, module_output
 
-HEED = (
+MODE_DEPENDENT = (
     nn.modules.dropout._DropoutNd,
     nn.modules.batchnorm._NormBase,
     nn.MultiheadAttention,
@@ -19,13 +19,13 @@ HEED = (
     nn.TransformerDecoderLayer,
     nn.RReLU,
 )
-"""Layers of torch that compute something else in training."""
+"""Layers of torch that compute something different in training mode."""
 
 
 class Attached:
-    """Deltas, head and modes, as they are on a graph's network now.
+    """Deltas, head and modes that a graph's network has now.
 
-    Raises `Untraceable` where something is on it that the graph has no place for.
+    Raises `Untraceable` for any that the graph has no node for.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -33,18 +33,18 @@ class Attached:
         self.modules = dict(graph.root.named_modules())
         self.layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         self.hooks = {p: h for p, m in self.modules.items() if (h := self._new_hooks(m))}
-        """Path → hooks that came after the graph; none of those that do nothing."""
+        """Path → hooks added since the graph was traced, without those that do nothing."""
 
         self.native = {path for path in self.hooks if self._runs_natively(path)}
-        """Layers whose own call alone respects what is on them."""
+        """Layers that must be called as modules, for their hooks to run."""
 
         self.touches = self._touches()
-        """(`taken` or `given`, path) → what deltas do there."""
+        """(`module_input` or `module_output`, path) → effects of deltas there."""
 
         self._refuse_modes()
 
     def is_touched(self, node: fx.Node) -> bool:
-        """Whether a node itself trains, or gives something else than on the frozen network."""
+        """Whether a node itself trains, or differs from that of the frozen network."""
         if node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             owner = self.modules[path]
@@ -59,8 +59,8 @@ class Attached:
 
     def _new_hooks(self, module: nn.Module) -> list[Any]:
         hooks = hooks_of(module)
-        own = self.graph.own_hooks(module)
-        return [hook for hook in hooks if hook not in own and touch_of(hook) is not IDLE]
+        traced = self.graph.own_hooks(module)
+        return [hook for hook in hooks if hook not in traced and touch_of(hook) is not IDLE]
 
     def _runs_natively(self, path: str) -> bool:
         is_strange = any(touch_of(hook) is None for hook in self.hooks[path])
@@ -68,43 +68,47 @@ class Attached:
         return path in self.layers and (is_strange or has_own)
 
     def _touches(self) -> dict[tuple[Any, str], list[Touch]]:
-        found: dict[tuple[Any, str], list[Touch]] = {}
+        touches: dict[tuple[Any, str], list[Touch]] = {}
         for path, hooks in self.hooks.items():
             if path in self.native or _is_inside(path, self.layers):
                 continue
             if path not in self.graph.boundaries:
-                raise Untraceable(f"{path} has a hook, and is no part of its graph")
+                raise Untraceable(f"{path} has a hook but is not part of the graph")
             for hook in hooks:
                 touch = touch_of(hook)
                 if touch is None:
-                    raise Untraceable(f"{path} has a hook of another kind")
-                kind = taken if touch.is_input else given
-                found.setdefault((kind, path), []).append(touch)
-        return found
+                    raise Untraceable(f"{path} has a hook that is not a delta's")
+                kind = module_input if touch.is_input else module_output
+                touches.setdefault((kind, path), []).append(touch)
+        return touches
 
     def _refuse_modes(self) -> None:
-        for path in self.graph.heeding:
+        for path in self.graph.mode_readers:
             if self.modules[path].training:
-                raise Untraceable(f"{path} heeds its mode, and trains")
-        if self.graph.is_exported:  # which has no layers that could be in another mode
+                raise Untraceable(f"{path} reads its mode and is in training mode")
+        if self.graph.is_exported:  # operators do not follow the mode of their module
             for path, module in self.modules.items():
-                if module.training and isinstance(module, HEED):
-                    raise Untraceable(f"{path} trains, and the graph is that of evaluation")
+                if module.training and isinstance(module, MODE_DEPENDENT):
+                    raise Untraceable(f"{path} is in training mode, the graph in evaluation mode")
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether a module trains, or computes something else than in evaluation."""
+    """Whether a module trains, or computes something different from evaluation mode."""
     trains = any(map(_trains, module._parameters.values()))
-    return trains or parametrize.is_parametrized(module) or (module.training and _heeds(module))
+    return (
+        trains
+        or parametrize.is_parametrized(module)
+        or (module.training and _depends_on_mode(module))
+    )
 
 
 def _trains(parameter: nn.Parameter | None) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def _heeds(module: nn.Module) -> bool:
-    """Whether a layer may compute something else in training; all may that are not torch's."""
-    return isinstance(module, HEED) or not type(module).__module__.startswith("torch.nn")
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Whether a layer may depend on its mode; any may that is not torch's."""
+    return isinstance(module, MODE_DEPENDENT) or not type(module).__module__.startswith("torch.nn")
 
 
 def _is_inside(path: str, layers: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Folding: a frozen normalisation behind a frozen convolution becomes part of it, for a run."""
+"""Batch normalisation fused into the convolution before it, where both are frozen."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def folded(
     graph: Graph, steps: Mapping[fx.Node, Step], is_touched: Callable[[fx.Node], bool]
 ) -> dict[fx.Node, Step]:
-    """The same steps but for rounding, one instead of two where nobody reads in between."""
-    found = dict(steps)
+    """The same steps except for rounding; a fused pair is one step where nothing else reads it."""
+    fused = dict(steps)
     readers = Counter(node for step in steps.values() for node in step.reads())
     for node, step in steps.items():
         norm = _layer(graph, node)
@@ -27,11 +27,11 @@ def folded(
             continue
         (before,) = step.reads()
         convolution = _layer(graph, before)
-        both_frozen = before in found and not is_touched(node) and not is_touched(before)
+        both_frozen = before in fused and not is_touched(node) and not is_touched(before)
         if isinstance(convolution, CONVOLUTIONS) and both_frozen and readers[before] == 1:
             joined = partial(_convolved, convolution, *_weights(convolution, norm))
-            found[node] = Step(node, joined, found.pop(before).args, {})
-    return found
+            fused[node] = Step(node, joined, fused.pop(before).args, {})
+    return fused
 
 
 def _layer(graph: Graph, node: fx.Node) -> nn.Module | None:
@@ -57,5 +57,5 @@ def _weights(
 def _convolved(
     convolution: nn.modules.conv._ConvNd, weight: Tensor, bias: Tensor, x: Tensor
 ) -> Tensor:
-    given: Tensor = convolution._conv_forward(x, weight, bias)
-    return given
+    output: Tensor = convolution._conv_forward(x, weight, bias)
+    return output

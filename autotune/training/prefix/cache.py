@@ -1,4 +1,4 @@
-"""The keeper: what is before a cut is computed once, kept where there is room, and found again."""
+"""Cache of the frozen part: values before a cut are computed once and stored where they fit."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ from autotune.utils.filesystems import is_full
 from autotune.utils.timings import spent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Setting → dtype that float32 values are stored in."""
 
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """A part as it is looked at: in which views, and how it is read without the trunk."""
+    """A part with its augmented views, and its feed for where nothing is cached."""
 
     part: Part
     plain: Feed
     views: Sequence[tuple[str, View]]
-    """(name, view); none where every epoch draws a new one, so that nothing can be kept."""
+    """(name, view); empty where every epoch draws a new view, so that nothing can be cached."""
 
 
 @dataclass
 class Keeper:
-    """Keeps values of one graph in some places.
+    """Stores values of one graph in some places.
 
-    `about` tells what values depend on beside the graph; what is found in a place was computed
-    from the same, and is compared with one batch that is computed anew.
+    `about` is everything that values depend on in addition to the graph, and part of their names. A
+    value from an earlier process is compared with one batch that is computed again.
     """
 
     graph: Graph
@@ -57,14 +58,14 @@ class Keeper:
     _frontiers: dict[tuple[fx.Node, ...], list[Frontier]] = field(default_factory=dict)
     _digests: dict[int, tuple[Part, str]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
-    """Names of values that this process computed, or compared."""
+    """Names of values that this process has computed or compared."""
 
     @property
     def device(self) -> torch.device:
         return torch.device(self.recipe.device)
 
     def feeds(self, live: Sequence[fx.Node], looked: Sequence[Looked], size: int) -> list[Feed]:
-        """What gives the live values of some parts, which share the room, in batches of `size`."""
+        """Feeds of live values for some parts, which share the room, in batches of `size`."""
         rooms = {id(place): place.limit for place in self.places}
         with spent("prefix"):
             return [self._feed(live, each, size, rooms) for each in looked]
@@ -72,8 +73,8 @@ class Keeper:
     def _feed(
         self, live: Sequence[fx.Node], looked: Looked, size: int, rooms: dict[int, int]
     ) -> Feed:
-        while (found := self._best(live, looked, rooms)) is not None:
-            frontier, place = found
+        while (best := self._best(live, looked, rooms)) is not None:
+            frontier, place = best
             try:
                 kept = self._kept(frontier.nodes, looked, place, size)
             except OSError as error:
@@ -89,12 +90,10 @@ class Keeper:
         way = before(self.graph, live, known)
         return ComputedFeed(feed, FrozenStep(way, self.recipe, size)) if way.steps else feed
 
-    # what is kept, and where
-
     def _best(
         self, live: Sequence[fx.Node], looked: Looked, rooms: Mapping[int, int]
     ) -> tuple[Frontier, Place] | None:
-        """The frontier and the place that take least time; None where that is to keep nothing."""
+        """The fastest frontier and place; None where recomputing everything is fastest."""
         first, *others = self._frontiers_of(tuple(live))
         least, best = first.seconds, None
         for frontier in others if looked.views else []:
@@ -126,11 +125,9 @@ class Keeper:
         self.places.remove(place)
         why = "the disk is full" if is_full(error) else str(error)
         warn(
-            f"What the frozen network computes cannot be kept in files any more ({why}); trials "
+            f"Outputs of the frozen network can no longer be cached in files ({why}), so trials "
             "take longer. Make room, or set --cache-disk 0."
         )
-
-    # making and finding
 
     def _kept(self, nodes: Sequence[fx.Node], looked: Looked, place: Place, size: int) -> KeptFeed:
         views = [
@@ -146,36 +143,36 @@ class Keeper:
             lacking = [node for node in nodes if not self._holds(node, pass_)]
             if lacking:
                 self._make(lacking, pass_)
-            found = [pass_.place.find(name) for name in names]
-        if any(tensor is None for tensor in found):
+            tensors = [pass_.place.find(name) for name in names]
+        if any(tensor is None for tensor in tensors):
             raise OSError("another process took the room")
-        return [tensor for tensor in found if tensor is not None]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def _holds(self, node: fx.Node, pass_: _Pass) -> bool:
-        """Whether a place has a value, and its first batch is what the network computes now."""
+        """Whether a place has a value whose first batch equals what the network computes now."""
         name = self._name(node, pass_)
         tensor = pass_.place.find(name)
         if tensor is None or name in self._trusted:
             return tensor is not None
         program = before(self.graph, [node], [self.graph.input])
         first = torch.arange(min(pass_.size, len(pass_.part)))
-        ((found,),) = self._computed(program, [], pass_, first)
-        if not _is_equal(found.to(tensor.dtype), tensor[: len(found)].to(found.device)):
+        ((rows,),) = self._computed(program, [], pass_, first)
+        if not _is_equal(rows.to(tensor.dtype), tensor[: len(rows)].to(rows.device)):
             return False
         self._trusted.add(name)
         return True
 
     def _make(self, nodes: Sequence[fx.Node], pass_: _Pass) -> None:
-        """Compute values from the nearest that are kept, or from the examples, and keep them."""
+        """Compute values from the nearest stored ones, or from the examples, and store them."""
         known = self._known(nodes, pass_)
         program = before(self.graph, nodes, [*known, self.graph.input])
         at, n = 0, len(pass_.part)
         with ExitStack() as stack:
-            made = [stack.enter_context(self._making(node, pass_)) for node in nodes]
-            for found in self._computed(program, known, pass_, torch.arange(n)):
-                for tensor, rows in zip(made, found, strict=True):
+            tensors = [stack.enter_context(self._making(node, pass_)) for node in nodes]
+            for values in self._computed(program, known, pass_, torch.arange(n)):
+                for tensor, rows in zip(tensors, values, strict=True):
                     tensor[at : at + len(rows)] = rows
-                at += len(found[0])
+                at += len(values[0])
         self._trusted.update(self._name(node, pass_) for node in nodes)
 
     def _making(self, node: fx.Node, pass_: _Pass) -> AbstractContextManager[Tensor]:
@@ -183,7 +180,7 @@ class Keeper:
         return pass_.place.making(self._name(node, pass_), shape, self._dtype(node))
 
     def _known(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[fx.Node]:
-        """The nearest kept values that others can be computed from; none that were rounded."""
+        """The nearest stored values to compute others from, without rounded ones."""
         steps = before(self.graph, nodes, [self.graph.input]).steps
         others = [step.node for step in steps if step.node not in nodes]
         kept = [node for node in others if self._is_there(node, pass_)]
@@ -203,15 +200,15 @@ class Keeper:
     def _computed(
         self, program: Program, known: Sequence[fx.Node], pass_: _Pass, rows: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
-        """What a program from some kept values and the examples gives, batch by batch."""
+        """Outputs of a program from stored values and the examples, batch by batch."""
         way = FrozenStep(program, self.recipe, pass_.size)
         kept = [pass_.place.find(self._name(node, pass_)) for node in known]
         needs_examples = program.reads(self.graph.input)
-        given = pass_.examples(rows, self.input, self.device) if needs_examples else None
+        examples = pass_.examples(rows, self.input, self.device) if needs_examples else None
         for some in rows.split(pass_.size):
             values = [t[some].to(self.device) for t in kept if t is not None]
-            # the place of the input is filled by anything where nothing reads it
-            yield way((*values, next(given) if given is not None else values[0]))
+            # the program has an argument for the input even where no step reads it
+            yield way((*values, next(examples) if examples is not None else values[0]))
 
     def _name(self, node: fx.Node, pass_: _Pass) -> str:
         if id(pass_.part) not in self._digests:
@@ -222,7 +219,7 @@ class Keeper:
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """A part in one view, and where what it gives is kept."""
+    """A part in one view, and the place for its values."""
 
     part: Part
     name: str
@@ -233,9 +230,9 @@ class _Pass:
     def examples(
         self, rows: Tensor, input: InputDescription | None, device: torch.device
     ) -> Iterator[Tensor]:
-        """Batches as the network takes them."""
-        given = in_rows(self.part, rows, self.size, input=input, device=device)
-        for (inputs, _), some in zip(given, rows.split(self.size), strict=True):
+        """Batches of inputs as the network takes them."""
+        batches = in_rows(self.part, rows, self.size, input=input, device=device)
+        for (inputs, _), some in zip(batches, rows.split(self.size), strict=True):
             yield self.view(inputs, some)
 
 

@@ -1,4 +1,4 @@
-"""Where values are kept: in memory, or on a shelf of files that processes of one machine share."""
+"""Stores of cached values: memory, or files that the processes of one machine share."""
 
 from __future__ import annotations
 
@@ -29,43 +29,45 @@ NAMES = {
     torch.int64: "I64",
     torch.bool: "BOOL",
 }
-"""Of safetensors."""
+"""dtype → its name in safetensors files."""
 
 STALE = 24 * 3600
-"""Seconds after which a file that nobody finished is removed."""
+"""Age in seconds at which an unfinished file is removed: a day, longer than any one file takes."""
 
 CHUNK = 2**24
-"""Bytes of a checksum's step."""
+"""Bytes per step of a checksum or reservation, 16 MiB; affects only memory."""
 
 
 class Place(Protocol):
-    """Tensors by name, at most `limit` bytes; the one used longest ago goes first."""
+    """Tensors by name, at most `limit` bytes; the least recently used is evicted first."""
 
     limit: int
     rate: ClassVar[float]
-    """Bytes a second that rows are read with, about."""
+    """Rough speed of reading rows, in bytes per second.
+
+    Not measured per machine: it only decides between storing a value and an earlier one."""
 
     @property
     def nbytes(self) -> int:
-        """Of all that is kept."""
+        """Bytes of all stored tensors."""
 
     def find(self, name: str) -> Tensor | None:
-        """To be read only; None where it is not, or not whole."""
+        """The tensor, to be read only; None if it is absent or damaged."""
 
     def __contains__(self, name: str) -> bool:
-        """Whether it was once made here, whole or not."""
+        """Whether a tensor of this name was stored, damaged or not."""
 
     def making(self, name: str, shape: Shape, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
-        """A context with a tensor to be filled, which is kept afterwards."""
+        """Context with an empty tensor to fill, which is stored when the context ends."""
 
     def alone(self, name: str) -> AbstractContextManager[Any]:
-        """A context in which no other process makes this."""
+        """Context in which no other process makes this tensor."""
 
 
 class Memory:
-    """Of one process, on the device that it computes on."""
+    """Memory of one process, on the device that it computes on."""
 
-    rate: ClassVar[float] = 4e9
+    rate: ClassVar[float] = 4e9  # bytes per second of gathering rows in memory, roughly
 
     def __init__(self, limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
@@ -99,10 +101,10 @@ class Memory:
 class Shelf:
     """A folder of memory-mapped safetensors files with a checksum in each header.
 
-    A damaged file is removed as if it had never been there. `OSError` where a disk is full.
+    A damaged file is removed and counts as absent. Raises `OSError` when the disk is full.
     """
 
-    rate: ClassVar[float] = 1e9
+    rate: ClassVar[float] = 1e9  # bytes per second from an SSD or the page cache, roughly
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -119,7 +121,7 @@ class Shelf:
             if name not in self._open:
                 self._open[name] = _opened(path)
         except FileNotFoundError:
-            return self._open.get(name)  # removed for others, still there for us
+            return self._open.get(name)  # another process removed it, but the map still has it
         except (OSError, ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)
             return None
@@ -130,24 +132,24 @@ class Shelf:
         header = _header(shape, dtype, 0)
         size = len(header) + math.prod(shape) * dtype.itemsize
         self._make_room(size)
-        beside = self.folder / f".{name}.{os.getpid()}"
+        unfinished = self.folder / f".{name}.{os.getpid()}"
         try:
-            with beside.open("wb") as file:
+            with unfinished.open("wb") as file:
                 _reserve(file.fileno(), size)
                 file.write(header)
-            content = np.memmap(beside, np.uint8, "r+", len(header))
+            content = np.memmap(unfinished, np.uint8, "r+", len(header))
             yield torch.from_numpy(content).view(dtype).view(shape)
             content.flush()
-            with beside.open("r+b") as file:
+            with unfinished.open("r+b") as file:
                 file.write(_header(shape, dtype, _checksum(content)))
-            os.replace(beside, self._path(name))
+            os.replace(unfinished, self._path(name))
             self._open.pop(name, None)
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
     def alone(self, name: str) -> AbstractContextManager[Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / f".{name}.lock")  # ends with its process
+        return FileLock(self.folder / f".{name}.lock")  # released when its process dies
 
     def __contains__(self, name: str) -> bool:
         return name in self._open or self._path(name).exists()
@@ -161,30 +163,30 @@ class Shelf:
             with suppress(OSError):
                 if time.time() - file.stat().st_mtime > STALE:
                     file.unlink()
-        found = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in self._files())
-        used = sum(size for _, size, _ in found)
-        for _, its, file in found:
+        files = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in self._files())
+        used = sum(file_size for _, file_size, _ in files)
+        for _, file_size, file in files:
             if used + size <= self.limit:
                 break
             file.unlink(missing_ok=True)
-            used -= its
+            used -= file_size
 
     def _files(self) -> list[Path]:
         return list(self.folder.glob("*.safetensors"))
 
 
 def _reserve(file: int, size: int) -> None:
-    """Room on the disk, so that a full one is told here: a write into mapped memory cannot tell."""
+    """Reserve room, so that a full disk raises here instead of a bus error in mapped memory."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
-    else:  # as on macOS
+    else:  # macOS has no posix_fallocate
         for at in range(0, size, CHUNK):
             os.write(file, bytes(min(CHUNK, size - at)))
         os.lseek(file, 0, os.SEEK_SET)
 
 
 def _header(shape: Shape, dtype: torch.dtype, checksum: int) -> bytes:
-    """Of a safetensors file with one tensor; as long with any checksum."""
+    """Header of a safetensors file with one tensor; its length does not depend on the checksum."""
     size = math.prod(shape) * dtype.itemsize
     about = {
         "__metadata__": {"crc32": f"{checksum:08x}"},
@@ -196,7 +198,7 @@ def _header(shape: Shape, dtype: torch.dtype, checksum: int) -> bytes:
 
 
 def _opened(path: Path) -> Tensor:
-    """The tensor of a file; `ValueError` when it is not what was written."""
+    """The tensor of a file; `ValueError` when its checksum does not match."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         about = json.loads(file.read(min(length, 2**20)))
@@ -211,7 +213,7 @@ def _opened(path: Path) -> Tensor:
 
 
 def _checksum(content: Any) -> int:
-    found = 0
+    checksum = 0
     for at in range(0, len(content), CHUNK):
-        found = zlib.crc32(content[at : at + CHUNK], found)
-    return found
+        checksum = zlib.crc32(content[at : at + CHUNK], checksum)
+    return checksum

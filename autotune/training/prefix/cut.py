@@ -1,4 +1,4 @@
-"""A cut: what a plan changes runs in every step, what is before it once; live values in between."""
+"""Cutting a graph in two: the part before a plan's deltas runs once, the rest in every step."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from autotune.deltas.paths import Touch
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.batchnorm_fusion import folded
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.lowrank_branch import beside
+from autotune.training.prefix.lowrank_branch import lowrank_branch
 from autotune.training.prefix.nodes import Untraceable, is_boundary, read_by, reads_shape
 from autotune.training.prefix.program import Function, Program, Step, function_of
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Where a network is cut for what is on it."""
+    """The cut of a network for the deltas that it has."""
 
     live: tuple[fx.Node, ...]
     """Values of the frozen part that the rest reads."""
 
     behind: Program
-    """From the live values to the logits, with all that trains."""
+    """Program from the live values to the logits, with everything that trains."""
 
 
 def cut(graph: Graph, *, fold: bool = False) -> Cut:
-    """As deep as possible for the network as it is now, with deltas and head on it.
+    """The deepest possible cut for the deltas and the head that the network has now.
 
-    With `fold`, frozen normalisation behind the cut is folded into frozen convolutions. Raises
-    `Untraceable` where something is on the network that its graph has no place for.
+    With `fold`, frozen normalisation behind the cut is fused into frozen convolutions. Raises
+    `Untraceable` where the graph has no node for something on the network.
     """
     return _Cutter(graph).cut(fold=fold)
 
 
 def before(graph: Graph, wanted: Sequence[fx.Node], known: Sequence[fx.Node]) -> Program:
-    """From values that are known to those that are wanted, nothing of which trains.
+    """Program from known values of the frozen network to wanted ones.
 
-    The input must be among the known where anything is computed from it.
+    The input must be among the known values where a step reads it.
     """
     steps: dict[fx.Node, Step] = {}
     waiting = [node for node in wanted if node not in known]
@@ -57,26 +57,26 @@ class _Cutter:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.attached = graph, Attached(graph)
         self.source = dict(graph.sources)
-        """Node → the one whose value it passes on: itself, but for boundaries that do nothing."""
+        """Node → node that computes its value: itself, except for boundaries without an effect."""
 
         self.steps: dict[fx.Node, Step] = {}
-        """What the network computes behind the cut."""
+        """Steps of the network behind the cut."""
 
         self.live: dict[fx.Node, None] = {}
         self.shapes: list[fx.Node] = []
-        """What asks a value before the cut for its shape."""
+        """Nodes that read the shape of a value before the cut."""
 
     def cut(self, *, fold: bool) -> Cut:
         touches, looks = self.attached.touches, {}
         for node in self.graph.nodes:
-            mine = touches.get((node.target, node.args[1]), []) if is_boundary(node) else []
+            effects = touches.get((node.target, node.args[1]), []) if is_boundary(node) else []
             if is_boundary(node):
                 self.source[node] = self.source[read_by(node)]
-            if mine and not all(touch.only_looks for touch in mine):
+            if effects and not all(touch.only_looks for touch in effects):
                 self.source[node] = node
-                self._mark(node, partial(_all, mine))
-            elif mine:
-                looks[node] = partial(_all, mine)
+                self._mark(node, partial(_all, effects))
+            elif effects:
+                looks[node] = partial(_all, effects)
             elif not is_boundary(node) and (self.attached.is_touched(node) or self._follows(node)):
                 self._mark(node, self._function(node))
         for node, function in looks.items():
@@ -93,7 +93,7 @@ class _Cutter:
         return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))
 
     def _follows(self, node: fx.Node) -> bool:
-        """Whether it reads what depends on something that trains, be it only a shape."""
+        """Whether a node reads a value behind the cut, if only its shape."""
         return any(self.source[n] in self.steps for n in node.all_input_nodes)
 
     def _mark(self, node: fx.Node, function: Function) -> None:
@@ -110,10 +110,10 @@ class _Cutter:
         if str(node.target) in self.attached.native:
             call: Function = layer
             return call
-        return beside(layer) or _plain(self.graph, node)
+        return lowrank_branch(layer) or _plain(self.graph, node)
 
     def _need(self, nodes: list[fx.Node]) -> None:
-        """What is read is live; or computed behind the cut, where its rows cannot be kept."""
+        """Make the values that are read live; compute those without rows behind the cut."""
         while nodes:
             node = nodes.pop()
             if node in self.steps or node in self.live:
@@ -128,7 +128,7 @@ class _Cutter:
                 nodes += self.steps[node].reads()
 
     def _stand_in(self) -> None:
-        """Shapes of values before the cut are told by the number of rows alone."""
+        """Let nodes read shapes of values before the cut from the number of rows alone."""
         if not self.live:
             raise Untraceable("nothing that trains reads its input")
         anchor = next(iter(self.live))
@@ -151,7 +151,7 @@ def _all(touches: list[Touch], value: Any) -> Any:
 
 
 def _plain(graph: Graph, node: fx.Node) -> Function:
-    """What a node calls on the frozen network; hooks that are not ours are heeded."""
+    """Function of a node on the frozen network, with the hooks that the network came with."""
     if node.op != "call_module":
         return function_of(node, graph.root)
     layer = graph.root.get_submodule(str(node.target))

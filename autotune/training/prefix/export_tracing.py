@@ -1,4 +1,4 @@
-"""Tracing by operators: what `torch.export` sees of code that looks at what it is given."""
+"""Tracing by operators with `torch.export`, for code that depends on its inputs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
-from autotune.training.prefix.module_tracing import Traced, noticing
+from autotune.training.prefix.module_tracing import Traced, recording_mode_reads
 from autotune.training.prefix.nodes import Root, Untraceable
 
 
 def trace_operators(root: Root, examples: Tensor) -> Traced:
     """A graph of torch's own operators for any number of examples; weights are read by name."""
     try:
-        with noticing(root) as heeding, warnings.catch_warnings(), torch.enable_grad():
+        with (
+            recording_mode_reads(root) as mode_readers,
+            warnings.catch_warnings(),
+            torch.enable_grad(),
+        ):
             warnings.simplefilter("ignore")
             program = torch.export.export(
                 root, (examples,), dynamic_shapes=({0: Dim.AUTO},), strict=False
             )
-    except Exception as error:  # anything that the network's code does with what it is given
+    except Exception as error:  # the network's code may raise anything
         raise Untraceable.by(error) from error
-    return Traced(_as_graph(program, root), frozenset(heeding))
+    return Traced(_as_graph(program, root), frozenset(mode_readers))
 
 
 def _as_graph(program: ExportedProgram, root: Root) -> fx.Graph:
-    """Parameters and buffers as the root's attributes instead of inputs; one output."""
+    """The graph with parameters and buffers as attributes of the root, and one output."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):
@@ -36,10 +40,10 @@ def _as_graph(program: ExportedProgram, root: Root) -> fx.Graph:
     graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in program.graph.nodes:
         if node.op == "output":
-            (given,) = node.args[0] if len(node.args[0]) == 1 else (None,)
-            if given is None:
-                raise Untraceable("it gives several tensors")
-            graph.output(env[given])
+            (output,) = node.args[0] if len(node.args[0]) == 1 else (None,)
+            if output is None:
+                raise Untraceable("it returns several tensors")
+            graph.output(env[output])
         elif node.op == "placeholder" and node.name in names:
             env[node] = graph.create_node("get_attr", names[node.name])
         else:

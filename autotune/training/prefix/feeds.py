@@ -1,4 +1,4 @@
-"""Batches of live values: of kept ones by index, or computed from others on the way."""
+"""Feeds of live values: gathered from cached ones, or computed from earlier ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotune.tasks.loading import Feed, Given
+from autotune.tasks.loading import Feed, FeedBatch
 from autotune.training.loop import Recipe
 from autotune.training.prefix.program import Program
 from autotune.utils.timings import spent
@@ -16,13 +16,13 @@ from autotune.utils.timings import spent
 
 @dataclass(frozen=True, eq=False)
 class KeptFeed:
-    """Values that are kept, one view an epoch in turn."""
+    """Feeds cached values, one view per epoch in turn."""
 
     views: Sequence[Sequence[Tensor]]
-    """View → tensors with a row for each example."""
+    """Tensors with a row for each example, by view."""
 
     dtypes: Sequence[torch.dtype]
-    """Of the values as the network computes them."""
+    """dtypes of the values as the network computes them."""
 
     labels: Tensor
     device: torch.device
@@ -30,26 +30,26 @@ class KeptFeed:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def in_order(self, size: int) -> Iterator[Given]:
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
         return self._rows(0, torch.arange(len(self)), size)
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         order = torch.randperm(len(self), generator=generator)
         return self._rows(epoch % len(self.views), order, size)
 
-    def _rows(self, view: int, order: Tensor, size: int) -> Iterator[Given]:
-        """Copies, which may be changed in place."""
+    def _rows(self, view: int, order: Tensor, size: int) -> Iterator[FeedBatch]:
+        """Copies of rows, which the network may change in place."""
         for rows in order.split(size):
             pairs = zip(self.views[view], self.dtypes, strict=True)
-            taken = tuple(value[rows].to(self.device, dtype) for value, dtype in pairs)
-            yield taken, self.labels[rows].to(self.device)
+            values = tuple(value[rows].to(self.device, dtype) for value, dtype in pairs)
+            yield values, self.labels[rows].to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenStep:
-    """The frozen network between what is given and the live values, in batches of one size.
+    """The frozen network between known values and the live ones, in batches of one size.
 
-    Always of that size, the last one filled: kernels of another may give other last bits.
+    The last batch is filled up to this size, as kernels for another size may round differently.
     """
 
     program: Program
@@ -57,15 +57,15 @@ class FrozenStep:
     size: int
 
     @torch.no_grad()
-    def __call__(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Rows of live values for rows of what is given."""
-        n = len(given[0])
+    def __call__(self, known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Rows of live values for rows of known values."""
+        n = len(known[0])
         with spent("prefix"), self.recipe.autocast():
-            found = [
+            batches = [
                 self.program(*(self._filled(rows) for rows in batch))
-                for batch in zip(*(tensor.split(self.size) for tensor in given), strict=True)
+                for batch in zip(*(tensor.split(self.size) for tensor in known), strict=True)
             ]
-        return tuple(_joined(parts)[:n] for parts in zip(*found, strict=True))
+        return tuple(_joined(parts)[:n] for parts in zip(*batches, strict=True))
 
     def _filled(self, rows: Tensor) -> Tensor:
         lacking = self.size - len(rows)
@@ -78,7 +78,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ComputedFeed:
-    """What a feed gives, on its way to the live values."""
+    """Feeds live values that are computed from another feed's."""
 
     feed: Feed
     way: FrozenStep
@@ -86,10 +86,10 @@ class ComputedFeed:
     def __len__(self) -> int:
         return len(self.feed)
 
-    def in_order(self, size: int) -> Iterator[Given]:
+    def in_order(self, size: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.in_order(size):
             yield self.way(values), labels
 
-    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[Given]:
+    def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.shuffled(size, generator, epoch):
             yield self.way(values), labels

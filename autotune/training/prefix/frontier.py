@@ -1,4 +1,4 @@
-"""Which values are kept for a cut: its live values, or earlier ones that take less room."""
+"""Frontiers: sets of values to cache for a cut, the live ones or earlier and smaller ones."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from autotune.training.prefix.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class Frontier:
-    """Values from which a cut's live values are computed without going further back."""
+    """Values that suffice to compute a cut's live values."""
 
     nodes: tuple[fx.Node, ...]
     seconds: float
-    """That the way from here to the live values takes for one example, about."""
+    """Estimated time from here to the live values, per example."""
 
 
 def frontiers(graph: Graph, live: Sequence[fx.Node]) -> list[Frontier]:
-    """Those on the way from the input to live values: the input first, the live values last.
+    """Frontiers on the way from the input to the live values, the input first.
 
-    Behind each step there are the values that are read later; it counts where all of them can be
-    kept.
+    After each step, the values that later steps read are a frontier where all can be cached.
     """
     way = before(graph, live, [graph.input])
     readers = Counter(node for step in way.steps for node in step.reads())
     readers.update(live)
     left = sum(graph.seconds[step.node] for step in way.steps)
     open_ = {graph.input: readers[graph.input]}
-    found = [Frontier((graph.input,), left)]
+    result = [Frontier((graph.input,), left)]
     for step in way.steps:
         left -= graph.seconds[step.node]
         for node in step.reads():
@@ -40,8 +39,8 @@ def frontiers(graph: Graph, live: Sequence[fx.Node]) -> list[Frontier]:
         open_[step.node] = readers[step.node]
         open_ = {node: n for node, n in open_.items() if n}
         if all(node in graph.seen for node in open_):
-            found.append(Frontier(_sorted(graph, open_), left))
-    return found
+            result.append(Frontier(_sorted(graph, open_), left))
+    return result
 
 
 def _sorted(graph: Graph, nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:

@@ -1,4 +1,4 @@
-"""The graph of a frozen network: every value that it computes, traced once for all plans."""
+"""The graph of a frozen network, traced once for all plans."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from autotune.training.prefix.observation import Observer
 class Graph:
     """Nodes of a network in the order in which they run.
 
-    Layers are single nodes: modules without children, and those of `torch.nn`. Where any module
-    begins or ends, a node `taken` or `given` passes on what it takes or gives, so that a delta can
-    change it or look at it there. A container that cannot be traced is a single node, too; or, with
-    `is_exported`, the nodes are torch's own operators, and there are no such boundaries. Raises
-    `Untraceable` for a network that cannot be traced, or that computes something else as a graph.
+    Layers are single nodes: modules without children, and those of `torch.nn`. Where a module
+    begins or ends, a node `module_input` or `module_output` passes on its first input or output, so
+    that a delta can change or observe it there. A container that cannot be traced is a single node,
+    too; or, with `is_exported`, the nodes are torch's own operators, without such boundaries.
+    Raises `Untraceable` for a network that cannot be traced, or whose graph computes something
+    different.
     """
 
     def __init__(self, network: nn.Module, examples: Tensor, *, is_exported: bool = False) -> None:
@@ -33,9 +34,9 @@ class Graph:
             )
             observer = Observer(traced.graph, self.root)
             self.seen = _observed(observer, examples)
-            """Of every node that can be kept: its row i belongs to example i and to no other."""
+            """Node → shape and dtype of values that can be cached: row i is of example i alone."""
 
-        self.heeding, self.untraced = traced.heeding, traced.untraced
+        self.mode_readers, self.untraced = traced.mode_readers, traced.untraced
         self.overwritten, self.seconds = observer.overwritten, observer.seconds
         _drop_unread(traced.graph)
         *self.nodes, end = traced.graph.nodes
@@ -47,38 +48,38 @@ class Graph:
 
         self.sources = _sources(self.nodes)
         self.text = f"{traced.graph}{network}"
-        """What is computed, in words: nodes and layers."""
+        """Nodes and layers as text, part of the names of cached values."""
 
         self._owner = traced.graph  # nodes live as long as their graph
 
     def on(self, twin: nn.Module) -> Graph:
         """The same graph on a copy of its network that has nothing on it yet."""
-        found = copy(self)
-        found.root = Root(twin)
+        graph = copy(self)
+        graph.root = Root(twin)
         for name, tensor in self.root.constants.items():
-            found.root.hold(name, tensor)
-        found._hooks = {module: frozenset(hooks_of(module)) for module in twin.modules()}
-        return found
+            graph.root.hold(name, tensor)
+        graph._hooks = {module: frozenset(hooks_of(module)) for module in twin.modules()}
+        return graph
 
     def own_hooks(self, module: nn.Module) -> frozenset[Any]:
-        """Those that a module had when it was traced."""
+        """Hooks that a module had when it was traced."""
         return self._hooks.get(module, frozenset())
 
 
 def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
-    """The graphs of a network, the preferred first; and why there is none, or no other.
+    """The graphs of a network, the preferred one first, and the reason why one is missing.
 
-    By modules; by operators first, where some module's own code cannot be traced.
+    The graph of operators is preferred where some module's own code cannot be traced.
     """
-    found, why = list[Graph](), ""
+    graphs, reason = list[Graph](), ""
     for is_exported in (False, True):
-        if found and not found[0].untraced:
+        if graphs and not graphs[0].untraced:
             break
         try:
-            found.insert(0, Graph(network, examples, is_exported=is_exported))
+            graphs.insert(0, Graph(network, examples, is_exported=is_exported))
         except Untraceable as error:
-            why = str(error)
-    return found, why
+            reason = str(error)
+    return graphs, reason
 
 
 def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:
@@ -89,7 +90,7 @@ def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """What runs before and after the module's own code."""
+    """Hooks before and after the module's own code."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
@@ -100,8 +101,8 @@ def _drop_unread(graph: fx.Graph) -> None:
 
 
 def _sources(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Node → the one whose value it passes on: itself, but for boundaries."""
-    found: dict[fx.Node, fx.Node] = {}
+    """Node → node that computes its value: itself, except for boundaries."""
+    sources: dict[fx.Node, fx.Node] = {}
     for node in nodes:
-        found[node] = found[read_by(node)] if is_boundary(node) else node
-    return found
+        sources[node] = sources[read_by(node)] if is_boundary(node) else node
+    return sources

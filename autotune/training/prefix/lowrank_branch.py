@@ -1,6 +1,6 @@
-"""Low rank beside a layer: in training B·(A·x) is added to what the frozen layer gives.
+"""Low rank as a branch: in training B·(A·x) is added to the output of the frozen layer.
 
-So the gradient of the whole kernel, a third of a layer's arithmetic, is never made.
+So the gradient of the whole kernel, a third of a layer's arithmetic, is never computed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from autotune.deltas.parametrized import part_alone
 from autotune.training.prefix.program import Function
 
 LINEAR, CONVOLUTION = 2**16, 2**18
-"""Weights that a kernel needs for this to be faster: two small layers cost more than they save."""
+"""Least number of weights of a kernel for which the branch is faster; in smaller ones, the calls
+of two small layers cost more than the gradient that they save."""
 
 
-def beside(layer: nn.Module) -> Function | None:
-    """What a layer computes whose kernel has one change of low rank; None where it would be slower.
+def lowrank_branch(layer: nn.Module) -> Function | None:
+    """Forward function for a layer with one low-rank delta; None where it would be slower.
 
-    Without gradients the changed kernel itself is used: one layer instead of three.
+    Without gradients it uses the changed kernel itself: one layer instead of three.
     """
     part = part_alone(layer, "weight")
     if not isinstance(part, Product):
@@ -56,7 +57,7 @@ def _change(layer: Any, part: Product) -> Callable[[Tensor, Tensor], Tensor] | N
     def convolved(x: Tensor, frozen: Tensor) -> Tensor:
         down = part.a[: part.size].view(-1, layer.in_channels, *kernel)
         up = part.b[:, : part.size, None, None]
-        given: Tensor = layer._conv_forward(x, frozen, layer.bias)
-        return given + F.conv2d(layer._conv_forward(x, down, None), up)
+        output: Tensor = layer._conv_forward(x, frozen, layer.bias)
+        return output + F.conv2d(layer._conv_forward(x, down, None), up)
 
     return convolved

@@ -1,4 +1,4 @@
-"""Tracing by modules: layers are nodes, and so is what passes into and out of every module."""
+"""Tracing by modules: layers are nodes, and so are the input and output of every module."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from typing import Any
 
 from torch import fx, nn
 
-from autotune.training.prefix.nodes import NETWORK, Untraceable, end_of, given, taken
+from autotune.training.prefix.nodes import (
+    NETWORK,
+    Untraceable,
+    end_of,
+    module_input,
+    module_output,
+)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph of a root, and what is to be known of it."""
+    """A graph of a root, and the containers in it that need care."""
 
     graph: fx.Graph
-    heeding: frozenset[str]
-    """Containers whose code asks for their mode; the graph is that of evaluation."""
+    mode_readers: frozenset[str]
+    """Containers whose code reads their mode; the graph is that of evaluation mode."""
 
     untraced: tuple[str, ...] = ()
-    """Containers that are single nodes, as their own code cannot be traced."""
+    """Containers that are single nodes, because their own code cannot be traced."""
 
 
 def trace_modules(root: nn.Module) -> Traced:
-    """Again and again, what cannot be traced, or asks for its mode, as one node from then on."""
+    """Trace repeatedly; a container that cannot be traced or reads its mode becomes one node."""
     untraced: list[str] = []
-    asking: list[str] = []
+    readers: list[str] = []
     while True:
-        tracer = _Tracer(root, [*untraced, *asking])
+        tracer = _Tracer(root, [*untraced, *readers])
         try:
-            with noticing(root) as heeding:
+            with recording_mode_reads(root) as mode_readers:
                 graph = tracer.trace(root)
         except Exception as error:
             if tracer.inside in ([], [NETWORK]):
@@ -40,9 +46,9 @@ def trace_modules(root: nn.Module) -> Traced:
             untraced.append(tracer.inside[-1])
             continue
         end_of(graph)
-        if not heeding - {NETWORK}:
-            return Traced(graph, frozenset(heeding), tuple(untraced))
-        asking += sorted(heeding - {NETWORK})
+        if not mode_readers - {NETWORK}:
+            return Traced(graph, frozenset(mode_readers), tuple(untraced))
+        readers += sorted(mode_readers - {NETWORK})
 
 
 class _Tracer(fx.Tracer):
@@ -65,17 +71,17 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.inside.append(path)
         if args:
-            args = (self._passed(taken, args[0], path), *args[1:])
+            args = (self._passed(module_input, args[0], path), *args[1:])
         elif kwargs:
             first = next(iter(kwargs))
-            kwargs = {**kwargs, first: self._passed(taken, kwargs[first], path)}
-        found = super().call_module(m, forward, args, kwargs)
-        if isinstance(found, tuple) and found:
-            found = (self._passed(given, found[0], path), *found[1:])
+            kwargs = {**kwargs, first: self._passed(module_input, kwargs[first], path)}
+        output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, tuple) and output:
+            output = (self._passed(module_output, output[0], path), *output[1:])
         else:
-            found = self._passed(given, found, path)
+            output = self._passed(module_output, output, path)
         self.inside.pop()
-        return found
+        return output
 
     def _passed(self, function: Any, value: Any, path: str) -> Any:
         if not isinstance(value, fx.Proxy):
@@ -84,25 +90,25 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def noticing(root: nn.Module) -> Iterator[set[str]]:
-    """Paths of containers whose code asks for their mode, while inside."""
-    asked: set[str] = set()
+def recording_mode_reads(root: nn.Module) -> Iterator[set[str]]:
+    """Paths of containers whose code reads their mode while the context is open."""
+    readers: set[str] = set()
     containers = [(p, m) for p, m in root.named_modules() if next(m.children(), None)]
     classes = [(module, type(module)) for _, module in containers]
     for path, module in containers:
-        module.__class__ = _listening(type(module), partial(asked.add, path))
+        module.__class__ = _recording(type(module), partial(readers.add, path))
     try:
-        yield asked
+        yield readers
     finally:
-        for module, own in classes:
-            module.__class__ = own
+        for module, original in classes:
+            module.__class__ = original
 
 
-def _listening(own: type[nn.Module], hear: Callable[[], None]) -> type[nn.Module]:
-    """A class like `own` that says when its mode is read."""
+def _recording(kind: type[nn.Module], record: Callable[[], None]) -> type[nn.Module]:
+    """A subclass of the same name that records when its mode is read."""
 
     def mode(self: nn.Module) -> bool:
-        hear()
+        record()
         return bool(self.__dict__["training"])
 
-    return type(own.__name__, (own,), {"training": property(mode), "__module__": own.__module__})
+    return type(kind.__name__, (kind,), {"training": property(mode), "__module__": kind.__module__})

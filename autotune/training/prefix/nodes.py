@@ -1,4 +1,4 @@
-"""What the nodes of a graph are, and the root that they are called from."""
+"""Kinds of nodes in a graph, and the root module that they are called from."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autotune.errors import first_line
+
 
 class Untraceable(Exception):
-    """Why a network has no graph, so that it runs as a whole."""
+    """Reason why a network has no graph, so that it runs as a whole."""
 
     @classmethod
     def by(cls, error: Exception) -> Untraceable:
-        """In the first line of what was raised."""
-        return cls((str(error).strip() or repr(error)).splitlines()[0])
+        """The reason in the first line of an error."""
+        return cls(first_line(error))
 
 
 @dataclass(frozen=True)
 class NodeValue:
-    """What a node gave."""
+    """Shape and dtype of a node's value."""
 
     shape: tuple[int, ...]
-    """Of one example, without the batch."""
+    """Shape of one example, without the batch."""
 
     dtype: torch.dtype
 
 
-def taken(x: Any, path: str) -> Any:
-    """What the module at a path takes first."""
+def module_input(x: Any, path: str) -> Any:
+    """Passes on the first input of the module at a path."""
     return x
 
 
-def given(x: Any, path: str) -> Any:
-    """What the module at a path gives."""
+def module_output(x: Any, path: str) -> Any:
+    """Passes on the first output of the module at a path."""
     return x
 
 
 def is_boundary(node: fx.Node) -> bool:
-    """Whether a node does nothing but pass a value into a module or out of it."""
-    return node.op == "call_function" and node.target in (taken, given)
+    """Whether a node only passes a value into a module or out of it."""
+    return node.op == "call_function" and node.target in (module_input, module_output)
 
 
 def read_by(node: fx.Node) -> fx.Node:
-    """The first that a node reads."""
+    """The first node that a node reads."""
     first = node.args[0]
     assert isinstance(first, fx.Node)
     return first
 
 
 def reads_shape(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for its shape, dtype or device alone."""
+    """Whether a node reads only the shape, dtype or device of a tensor."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in ("shape", "dtype", "device", "ndim")
     if node.op == "call_function":
@@ -60,11 +62,11 @@ def reads_shape(node: fx.Node) -> bool:
 
 
 NETWORK = "network"
-"""Its path in graphs."""
+"""Path of the network in graphs."""
 
 
 class Root(nn.Module):
-    """Calls the network as others do, so that its own arguments have their defaults."""
+    """Calls the network with its input alone, so that other arguments have their defaults."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class Root(nn.Module):
         self.constants: dict[str, Tensor] = {}
 
     def hold(self, name: str, constant: Tensor) -> None:
-        """A tensor that a graph reads beside parameters and buffers."""
+        """Add a tensor that a graph reads in addition to parameters and buffers."""
         self.constants[name] = constant
         setattr(self, name, constant)
 
@@ -81,8 +83,8 @@ class Root(nn.Module):
 
 
 def end_of(graph: fx.Graph) -> fx.Node:
-    """The node that a graph gives; `Untraceable` where that is no single value."""
-    found = next(iter(reversed(graph.nodes))).args[0]
-    if not isinstance(found, fx.Node):
-        raise Untraceable("it gives several tensors")
-    return found
+    """The node whose value a graph returns; `Untraceable` where that is not a single value."""
+    output = next(iter(reversed(graph.nodes))).args[0]
+    if not isinstance(output, fx.Node):
+        raise Untraceable("it returns several tensors")
+    return output

@@ -1,4 +1,4 @@
-"""What the nodes of a graph give: seen once, on a few examples."""
+"""Observation of a graph's values on a few examples: shapes, in-place changes, times."""
 
 from __future__ import annotations
 
@@ -13,32 +13,36 @@ from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
 OBSERVED_EXAMPLES = 4
-"""So many go through a network to see what its nodes give."""
+"""Examples that a graph is observed on: two batches of two and three that share the first one."""
 
 TOLERANCE = 1e-4
-"""Of a row beside other rows, relative to its largest value: more is not rounding."""
+"""Largest difference of an example's row in two batches, relative to the row's largest value.
+
+Rounding of float32 is around 1e-6 in networks of usual depth; a row that depends on other examples
+differs by far more.
+"""
 
 
 class Observer:
-    """Runs a graph node by node and looks at what each gives.
+    """Runs a graph node by node and records the value of each.
 
-    A value that a later node changes in place is that node's from then on, as it is in the network.
+    A value that a later node changes in place is read from that node afterwards, as in the network.
     """
 
     def __init__(self, graph: fx.Graph, root: nn.Module) -> None:
         self.graph, self.root = graph, root
         self.overwritten: set[fx.Node] = set()
-        """Nodes whose tensor a later one changes in place."""
+        """Nodes whose tensor a later node changes in place."""
 
         self.seconds: dict[fx.Node, float] = {}
-        """That each took for one example, when it ran for the second time."""
+        """Node → time per example in the second run."""
 
     def observe(self, examples: Tensor) -> dict[fx.Node, NodeValue]:
-        """Nodes with a row for each example, which depends on no other example."""
+        """Nodes that have a row for each example, independent of other examples."""
         few, many = examples[:2], torch.cat([examples[:1], examples[2:]])
         first = self._run(few, self._resolve)
         if not _is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
-            raise Untraceable("it computes something else as a graph")
+            raise Untraceable("its graph computes something different")
         second = self._run(many, lambda *_: None)
         return {
             node: NodeValue(tuple(value.shape[1:]), value.dtype)
@@ -47,23 +51,23 @@ class Observer:
         }
 
     def _run(self, examples: Tensor, watch: Callable[..., None]) -> dict[fx.Node, Any]:
-        """Node → what it gives, before a later one changes it."""
+        """Node → its value, before a later node changes it."""
         values: dict[fx.Node, Any] = {}
-        found: dict[fx.Node, Any] = {}
+        copies: dict[fx.Node, Any] = {}
         for node in self.graph.nodes:
             if node.op != "output":
                 versions = {n: v._version for n, v in values.items() if isinstance(v, Tensor)}
                 began = time.perf_counter()
-                values[node] = self._give(node, values, examples)
+                values[node] = self._value_of(node, values, examples)
                 self.seconds[node] = (time.perf_counter() - began) / len(examples)
                 watch(node, values, versions)
-                found[node] = _copied(values[node])
-        return found
+                copies[node] = _copied(values[node])
+        return copies
 
     def _resolve(
         self, node: fx.Node, values: dict[fx.Node, Any], versions: dict[fx.Node, int]
     ) -> None:
-        """Whoever reads a value after it was changed in place reads it from the node that did."""
+        """Redirect later readers of a value that this node has changed in place to this node."""
         for other, version in versions.items():
             if values[other]._version != version:
                 self.overwritten.add(other)
@@ -73,14 +77,14 @@ class Observer:
         later = [user for user in old.users if new < user]
         if not later:
             return
-        mine, theirs = values[old], values[new]
-        is_same = isinstance(theirs, Tensor) and theirs.shape == mine.shape
-        if not is_same or theirs.data_ptr() != mine.data_ptr():
+        before, after = values[old], values[new]
+        is_same = isinstance(after, Tensor) and after.shape == before.shape
+        if not is_same or after.data_ptr() != before.data_ptr():
             raise Untraceable(f"{new.name} changes {old.name} in place, which others still read")
         for user in later:
             user.replace_input_with(old, new)
 
-    def _give(self, node: fx.Node, values: dict[fx.Node, Any], examples: Tensor) -> Any:
+    def _value_of(self, node: fx.Node, values: dict[fx.Node, Any], examples: Tensor) -> Any:
         if node.op == "placeholder":
             return examples.clone()
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -92,7 +96,7 @@ def _copied(value: Any) -> Any:
 
 
 def _has_rows(few: Tensor, many: Tensor, n: int, m: int) -> bool:
-    """Whether dimension 0 is that of examples, and the first one's row is the same in both."""
+    """Whether dimension 0 is the batch, and the first example has the same row in both."""
     if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
         return False
     return _is_like(few[0], many[0], TOLERANCE)

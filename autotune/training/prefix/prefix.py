@@ -1,4 +1,4 @@
-"""The trunk of a backbone and a task: cut for each plan, and kept before the cut."""
+"""The trunk: a network that is cut for each plan, its frozen part cached before the cut."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from autotune.utils.timings import spent
 
 @dataclass(frozen=True)
 class Keeping:
-    """How much is kept of what the frozen network computes, and where."""
+    """Limits and places of the cache for outputs of the frozen network."""
 
     memory: int = 0
-    """Bytes of this process."""
+    """Bytes of memory in this process."""
 
     disk: int = 0
-    """Bytes of files, which other workers and later searches find."""
+    """Bytes of files, which other workers and later searches can read."""
 
     folder: Path | None = None
-    """Of the files; None: in the user's cache folder."""
+    """Folder of the files; None: in the user's cache folder."""
 
     dtype: str = "float32"
-    """Of what is kept of float32 values; `bfloat16` takes half, and rounds."""
+    """dtype that float32 values are stored in; `bfloat16` takes half the room and rounds."""
 
     views: int = 0
-    """With augmentation: so many views of the training inputs, instead of a new one each epoch."""
+    """Number of augmented views of the training inputs that are cached; 0: a new one each epoch."""
 
     is_shared: bool = False
-    """Whether workers of one machine share what is kept, so that all of it is files."""
+    """Whether workers of one machine share the cache, so that it uses files alone."""
 
 
 class Behind(nn.Module):
-    """The network behind a cut: live values in, logits out."""
+    """The network behind a cut, from live values to logits."""
 
     def __init__(self, network: nn.Module, cut: Cut) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class Behind(nn.Module):
 
 
 class Trunk:
-    """Cuts a network where a plan begins, and keeps what the frozen part before it computes.
+    """Cuts a network where a plan begins, and caches outputs of the frozen part before the cut.
 
-    One rule for changes of weights and for paths: what depends on nothing that trains is computed
-    once for each example, and the rest reads it.
+    The rule for weights and paths alike: values that depend on nothing trained are computed once
+    per example, and the rest of the network reads them.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Trunk:
 
     @property
     def keeps(self) -> bool:
-        """Whether the frozen part need not run in every step."""
+        """Whether values are cached, so that the frozen part need not run in every step."""
         is_there = any(keeper.places for keeper in self._keepers)
         return is_there and (self.recipe.augment == "none" or self.keeping.views > 0)
 
     def look(self, part: Part, about: Sequence[str]) -> None:
-        """Trace the network once, with nothing on it, on some examples of a part.
+        """Trace the network once, without deltas, on some examples of a part.
 
-        `about` tells what its values depend on beside its code: weights and preparation.
+        `about` is what its values depend on in addition to its code: weights and preparation.
         """
         if self._graphs is None:
             self._graphs = self._traced(part)
@@ -111,7 +111,7 @@ class Trunk:
             ]
 
     def forget(self) -> None:
-        """What is kept; the weights or the preparation change."""
+        """Drop the cache, before the weights or the preparation change."""
         self._keepers = []
 
     @spent("prefix")
@@ -119,28 +119,28 @@ class Trunk:
         few = part.take(torch.arange(OBSERVED_EXAMPLES).remainder(len(part)).numpy())
         inputs, _ = next(batches(few, OBSERVED_EXAMPLES, input=self.input, device=self.device))
         with self.recipe.autocast():
-            found, why = graphs_of(self.network, inputs)
-        if not found:
-            tell("trunk", f"The network runs as a whole and nothing of it is kept: {why}.")
-        return found
+            graphs, reason = graphs_of(self.network, inputs)
+        if not graphs:
+            tell("trunk", f"The network runs as a whole without a cache: {reason}.")
+        return graphs
 
     def split(self, train: Part, val: Part, size: int) -> tuple[nn.Module, Feed, Feed]:
-        """What is behind the cut for what is on the network now, and what it reads.
+        """The network behind the cut for its present deltas, and its training and validation feeds.
 
-        The frozen part runs in batches of `size`. Without a cut, the network and its examples.
+        The frozen part runs in batches of `size`. Without a cut, the network itself and examples.
         """
         looked = [self._looked(train, self.recipe.augment), self._looked(val, "none")]
-        why = ""
+        reason = ""
         for keeper in self._keepers:
             try:
-                found = cut(keeper.graph, fold=self.recipe.fold)
+                network_cut = cut(keeper.graph, fold=self.recipe.fold)
             except Untraceable as error:
-                why = str(error)
+                reason = str(error)
                 continue
-            train_feed, val_feed = keeper.feeds(found.live, looked, size)
-            return Behind(self.network, found), train_feed, val_feed
-        if why:
-            tell("trunk", f"Here the network runs as a whole and nothing of it is kept: {why}.")
+            train_feed, val_feed = keeper.feeds(network_cut.live, looked, size)
+            return Behind(self.network, network_cut), train_feed, val_feed
+        if reason:
+            tell("trunk", f"For this plan the network runs as a whole without a cache: {reason}.")
         return self.network, looked[0].plain, looked[1].plain
 
     def _looked(self, part: Part, augment: str) -> Looked:
@@ -161,7 +161,7 @@ class Trunk:
         return places
 
     def _circumstances(self, graph: Graph) -> list[str]:
-        """What last bits depend on."""
+        """Circumstances that the last bits of values depend on."""
         on_gpu = self.device.type == "cuda"
         return [
             torch.__version__,

@@ -1,4 +1,4 @@
-"""Programs: some nodes of a graph, run one after the other."""
+"""Programs: nodes of a graph that run one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One call: what it reads are nodes among its arguments, what it gives has its node's name."""
+    """One call; nodes among its arguments are values that it reads."""
 
     node: fx.Node
     function: Function
@@ -22,13 +22,14 @@ class Step:
     kwargs: Mapping[str, Any]
 
     def reads(self) -> list[fx.Node]:
-        found: dict[fx.Node, None] = {}
-        fx.node.map_arg((self.args, dict(self.kwargs)), found.setdefault)
-        return list(found)
+        """Nodes whose values it reads, each once."""
+        nodes: dict[fx.Node, None] = {}
+        fx.node.map_arg((self.args, dict(self.kwargs)), nodes.setdefault)
+        return list(nodes)
 
 
 class Program:
-    """Steps from some given values to some wanted ones; what nobody reads any more is let go.
+    """Steps from known values to wanted ones; a value is freed after its last reader.
 
     A wanted value is copied where a later step may change it in place (`copied`).
     """
@@ -36,14 +37,14 @@ class Program:
     def __init__(
         self,
         steps: Iterable[Step],
-        given: Sequence[fx.Node],
+        known: Sequence[fx.Node],
         wanted: Sequence[fx.Node],
         *,
         copied: Container[fx.Node] = (),
     ) -> None:
         self.steps = list(steps)
         places: dict[fx.Node, int] = {}
-        for node in (*given, *(step.node for step in self.steps)):
+        for node in (*known, *(step.node for step in self.steps)):
             places.setdefault(node, len(places))
         self._size, self._places = len(places), [places[node] for node in wanted]
         self._copied = {places[node]: at for at, node in enumerate(wanted) if node in copied}
@@ -58,13 +59,13 @@ class Program:
         ]
 
     def reads(self, node: fx.Node) -> bool:
-        """Whether any step reads a value."""
+        """Whether any step reads the value of a node."""
         return any(node in step.reads() for step in self.steps)
 
-    def __call__(self, *given: Any) -> tuple[Any, ...]:
-        values = [*given, *[None] * (self._size - len(given))]
+    def __call__(self, *known: Any) -> tuple[Any, ...]:
+        values = [*known, *[None] * (self._size - len(known))]
         copies = {
-            at: given[place].clone() for place, at in self._copied.items() if place < len(given)
+            at: known[place].clone() for place, at in self._copied.items() if place < len(known)
         }
         for call, place, ends in self._calls:
             values[place] = call(values)
@@ -72,12 +73,12 @@ class Program:
                 copies[self._copied[place]] = values[place].clone()
             for end in ends:
                 values[end] = None
-        found = (values[place] for place in self._places)
-        return tuple(copies.get(at, value) for at, value in enumerate(found))
+        wanted = (values[place] for place in self._places)
+        return tuple(copies.get(at, value) for at, value in enumerate(wanted))
 
 
 def function_of(node: fx.Node, root: nn.Module) -> Function:
-    """What a node calls, by the names of its graph; parameters are read when they are needed."""
+    """Function that a node calls; parameters are looked up at every call."""
     if node.op == "call_module":
         return root.get_submodule(str(node.target))
     if node.op == "call_method":
@@ -101,7 +102,7 @@ def _call(step: Step, places: Mapping[fx.Node, int]) -> Callable[[list[Any]], An
         return lambda values: function(*[values[read] for read in reads])
 
     def call(values: list[Any]) -> Any:
-        mine, named = fx.node.map_arg((args, dict(kwargs)), lambda node: values[places[node]])
-        return function(*mine, **named)
+        positional, named = fx.node.map_arg((args, dict(kwargs)), lambda node: values[places[node]])
+        return function(*positional, **named)
 
     return call

@@ -16,7 +16,7 @@ from autotune.backbones.units import find_units
 from autotune.deltas.site import sites
 from autotune.tasks.loading import batches
 from autotune.training.evidence import TaskEvidence
-from autotune.training.oneshot.unit_scores import CRITERIA, unit_values
+from autotune.training.oneshot.unit_scores import CRITERIA, unit_scores
 
 INPUT = InputDescription(shape=(1, 6, 6))
 N = 12
@@ -46,7 +46,7 @@ def values(network: nn.Module, tiny_task: Any) -> Any:
             device=torch.device("cpu"),
             fit_head=lambda: network.fc,
         )
-        return unit_values(criterion, found, evidence)
+        return unit_scores(criterion, found, evidence)
 
     return ask
 
@@ -105,12 +105,14 @@ def test_activation_reads_grouped_transposed_and_linear_kernels_by_their_inputs(
         "linear": (nn.Linear(4, 6), torch.randn(5, 9, 4)),
     }
     from autotune.deltas.site import Slot
-    from autotune.training.oneshot.unit_scores import _by_input, _norms_of_inputs
+    from autotune.training.oneshot.unit_scores import _input_norms, _weighted_by_input
 
     for name, (layer, inputs) in layers.items():
-        with _norms_of_inputs([layer]) as norms:
+        with _input_norms([layer]) as norms:
             layer(inputs)
-        found = float(_by_input(Slot("weight", ((layer, "weight"),)), norms[id(layer)]).sum())
+        found = float(
+            _weighted_by_input(Slot("weight", ((layer, "weight"),)), norms[id(layer)]).sum()
+        )
         channels = inputs if name == "linear" else inputs.movedim(1, -1)
         own = channels.flatten(0, -2).norm(dim=0)
         kernel = layer.weight.detach().abs()

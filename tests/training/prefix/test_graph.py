@@ -12,7 +12,7 @@ from autotune.deltas.attach import attached
 from autotune.problem.plan import Choice, Plan
 from autotune.training.prefix.cut import before, cut
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.lowrank_branch import beside
+from autotune.training.prefix.lowrank_branch import lowrank_branch
 from autotune.training.prefix.nodes import Untraceable
 from autotune.training.prefix.observation import OBSERVED_EXAMPLES
 
@@ -181,7 +181,7 @@ def test_a_network_that_heeds_its_mode_is_cut_in_evaluation_alone():
     net.head.requires_grad_(True)
     assert cut(graph).live
     net.training = True
-    with pytest.raises(Untraceable, match="heeds its mode"):
+    with pytest.raises(Untraceable, match="reads its mode"):
         cut(graph)
 
 
@@ -292,4 +292,4 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
         delta.gate = 0.5
-        assert beside(getattr(net, unit)) is None
+        assert lowrank_branch(getattr(net, unit)) is None

@@ -250,7 +250,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, small_disk, caplog):
     (small_disk / "filling").write_bytes(bytes(3 * 2**20 - 200_000))
     with engine("resnet20", Keeping(disk=10**9, folder=small_disk / "trunk")) as kept:
         assert told(run(kept, plan)) == expected
-    assert "cannot be kept in files any more (the disk is full)" in caplog.text
+    assert "can no longer be cached in files (the disk is full)" in caplog.text
 
 
 @pytest.mark.parametrize("augment", ["flip", "crop+flip"])
@@ -307,7 +307,7 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
         read = read_settings({"epochs": 1, "batch_size": 16})
         with released(prepare_search(read, network, (given["x"], given["y"]))) as setup:
             assert run(setup.engine, Plan({"conv": LOWRANK}))
-    assert "The network runs as a whole and nothing of it is kept" in caplog.text
+    assert "The network runs as a whole without a cache" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""Fisher information and other scores of weights that follow from gradients of the loss.
+
+Fisher scores rank weights for sparse tuning (FISH mask, arXiv 2111.09839), gradient norms relative
+to weight norms rank layers (Auto-RGN, arXiv 2210.11466), and |w·g| ranks connections (SNIP, arXiv
+1810.02340).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.tasks.loading import Batch
+
+Gradients = dict[int, Tensor]
+"""id of a tensor → gradient of the loss, a mean over batches."""
+
+
+def weight_scores(
+    network: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]
+) -> dict[str, dict[str, Tensor]]:
+    """Score's kind → weight's name → score of each element, from the gradient of each batch.
+
+    `fisher` is the mean of the squared gradients: the empirical Fisher information (FISH, arXiv
+    2111.09839) where each batch is one example. `gradient` is the absolute value of their mean.
+    """
+    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with _all_gradients(network):
+        for inputs, labels in batches:
+            loss = F.cross_entropy(network(inputs), labels)
+            gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
+            for name, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    squares[name] += gradient.square()
+                    sums[name] += gradient
+    n = len(batches)
+    return {
+        "fisher": {name: total / n for name, total in squares.items()},
+        "gradient": {name: total.abs() / n for name, total in sums.items()},
+    }
+
+
+def label_gradients(
+    network: nn.Module,
+    weights: Sequence[Tensor],
+    batches: Sequence[Batch],
+    *,
+    draws: int,
+    generator: torch.Generator,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> list[Gradients]:
+    """Mean gradients under the true labels, then under each draw from the network's predictions.
+
+    Squared gradients under drawn labels have the Fisher information, divided by the number of
+    examples, as their expectation. One forward pass per batch serves all of them.
+    """
+    sums: list[Gradients] = [{} for _ in range(1 + draws)]
+    for inputs, labels in batches:
+        with autocast():
+            logits = network(inputs)
+        drawn = [_drawn_labels(logits, generator) for _ in range(draws)]
+        for i, targets in enumerate((labels, *drawn)):
+            loss = F.cross_entropy(logits.float(), targets) / len(batches)
+            gradients = torch.autograd.grad(
+                loss, weights, allow_unused=True, retain_graph=i < draws
+            )
+            _add(sums[i], weights, gradients)
+    return sums
+
+
+def squared_norm(tensors: Iterable[Tensor]) -> float:
+    """Sum of the squares of all elements."""
+    return float(sum(float(tensor.detach().square().sum()) for tensor in tensors))
+
+
+def relative_gradient_norm(gradients: Iterable[Tensor], weights: Iterable[Tensor]) -> float:
+    """‖g‖ / ‖w‖ of some weights together; 0 where all are zero (Auto-RGN, arXiv 2210.11466)."""
+    weight_norm = squared_norm(weights)
+    return float((squared_norm(gradients) / weight_norm) ** 0.5) if weight_norm else 0.0
+
+
+def connection_sensitivity(weight: Tensor, gradient: Tensor) -> Tensor:
+    """|w·g|: change of the loss when each weight is set to 0, to first order (SNIP, 1810.02340)."""
+    return weight.detach().abs() * gradient.abs()
+
+
+def _drawn_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
+    probabilities = logits.detach().float().softmax(1).cpu()
+    return torch.multinomial(probabilities, 1, generator=generator).flatten().to(logits.device)
+
+
+def _add(sums: Gradients, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            total = sums.get(id(weight))
+            sums[id(weight)] = gradient if total is None else total + gradient
+
+
+@contextmanager
+def _all_gradients(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients for every parameter; the flags are restored afterwards."""
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.requires_grad_(True)
+    try:
+        with evaluating(network), torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
