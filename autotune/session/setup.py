@@ -36,8 +36,9 @@ from autotune.run.settings import OBJECT, Settings, load_input, load_space
 from autotune.study.pareto import measured_by
 from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
-from autotune.study.strategies import STRATEGIES, check_options
+from autotune.study.strategies import STRATEGIES, check_options, load_strategy
 from autotune.study.strategies.base import Grids
+from autotune.study.strategies.score_source import ScoreSource
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.loading import batches, check_fits, infer_input, normalised
@@ -109,7 +110,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         problem = _problem(candidates, budget, fixed)  # refused here when nothing fits
         grids = _grids(space, candidates)
         options = check_options(settings.strategy, settings.options)
-        STRATEGIES.load(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
+        load_strategy(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
@@ -128,11 +129,12 @@ def _keeping(settings: Settings) -> Keeping:
 
 
 def _check_policy(settings: Settings) -> None:
+    source = load_strategy(settings.strategy).score_source
     for name, given in (("policy", settings.policy), ("supernet", settings.supernet)):
-        if given is not None and settings.strategy != "policy":
+        if given is not None and source is not ScoreSource.POLICY:
             raise ConfigError(
-                f"--{name} is for the strategy policy, got {settings.strategy}. "
-                "Leave one of them out."
+                f"--{name} is for strategies that learn a policy, {settings.strategy} learns "
+                "none. Leave one of them out."
             )
     if settings.policy is not None:
         read_policy(settings.policy)

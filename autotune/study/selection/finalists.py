@@ -50,7 +50,7 @@ def _admit_uniform(driver: Driver) -> None:
     a control, and a profile or a front is not to be filled with anything else.
     """
     found = driver.attribute(f"reference:{UNIFORM}")
-    is_wanted = driver.price is None and driver.setting.strategy != "profile"
+    is_wanted = driver.price is None and driver.strategy.admits_baselines
     if found is None or not is_wanted or not found["fits"] or not _is_finalist(driver, found):
         return
     trial = adopted(

@@ -7,10 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from autotune.errors import PlanError
-from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
-from autotune.study.strategies.base import FixedSampler, Grids
+from autotune.study.strategies.base import FixedSampler
 
 MOST = 100_000
 """Plans that it is willing to list."""
@@ -49,10 +48,3 @@ def all_plans(problem: Problem) -> Iterator[Plan]:
     for unit, choice in problem.alone():
         if problem.fits(Plan({unit: choice})):
             yield Plan({unit: choice})
-
-
-def bruteforce(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> BruteForceSampler:
-    """The sampler; it has no chance in it."""
-    return BruteForceSampler(problem, grids)

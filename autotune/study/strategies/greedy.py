@@ -38,12 +38,15 @@ class GreedySampler(ListingSampler):
         problem: Problem,
         grids: Grids,
         *,
+        seed: int = 0,
+        workers: int = 1,
+        scores: Scores | None = None,
         direction: Direction = "forward",
         rule: Rule = "best",
         criterion: GreedyCriterion = "gain",
         epsilon: float = EPSILON,
     ) -> None:
-        super().__init__(problem, grids)
+        super().__init__(problem, grids, seed=seed, workers=workers, scores=scores)
         self.direction, self.rule, self.criterion = direction, rule, criterion
         self.epsilon = epsilon
 
@@ -116,21 +119,3 @@ def _values(begun: Begun, study: Study) -> dict[str, float]:
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     complete = {d: t for d, (_, t) in begun.items() if t.state is TrialState.COMPLETE}
     return {d: sign * t.value for d, t in complete.items() if t.value is not None}
-
-
-def greedy(
-    problem: Problem,
-    grids: Grids,
-    *,
-    seed: int,
-    workers: int = 1,
-    scores: Scores | None = None,
-    direction: Direction = "forward",
-    rule: Rule = "best",
-    criterion: GreedyCriterion = "gain",
-    epsilon: float = EPSILON,
-) -> GreedySampler:
-    """The sampler; it has no chance in it."""
-    return GreedySampler(
-        problem, grids, direction=direction, rule=rule, criterion=criterion, epsilon=epsilon
-    )
