@@ -42,7 +42,12 @@ def load_strategy(name: str) -> type[PlanSampler]:
 def check_options(strategy: str, options: dict[str, Any]) -> dict[str, Any]:
     """A strategy's own options with the types that it declares; `ConfigError` for others."""
     make = load_strategy(strategy)
-    declared = [name for name in signature(make).parameters if name not in _ARGUMENTS]
+    declared = [
+        name
+        for name, parameter in signature(make).parameters.items()
+        if name not in _ARGUMENTS
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
     types, checked = get_type_hints(make.__init__), {}
     for name, value in options.items():
         if not declared:
