@@ -11,7 +11,7 @@ import torch
 from autotune.errors import ConfigError, TrialError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
-from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.recipes import uniform_placement
 from autotune.session.setup import Setup, head_cost
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import BEGUN, PROBE, UNIFORM, run_baseline, three_rates
@@ -87,7 +87,7 @@ def _probe(setup: Setup, buffers: Buffers) -> dict[str, Any]:
 def _uniform(setup: Setup, ways: BuffersByMode, probes: Mapping[str, Any]) -> dict[str, Any]:
     """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
     fixed = head_cost(setup.settings, setup.backbone, len(setup.task.classes))
-    plan = uniform_lowrank(setup.problem(fixed + buffer_cost(ways["on"])))
+    plan = uniform_placement(setup.problem(fixed + buffer_cost(ways["on"])))
     if not plan.choices:
         return {}
     heads = {way: probe["hyperparameters"]["lr:head"] for way, probe in probes.items()}

@@ -22,7 +22,7 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
-from autotune.deltas.candidates import find_candidates
+from autotune.deltas.candidates import find_candidates, method_facts
 from autotune.deltas.surgery import exchanged
 from autotune.errors import (
     BackboneError,
@@ -152,7 +152,7 @@ def _check_pruner(settings: Settings) -> None:
 
 
 def _problem(candidates: Candidates, budget: Budget, fixed: Cost) -> Problem:
-    problem = Problem.of(candidates, budget, fixed=fixed)
+    problem = Problem.of(candidates, budget, fixed=fixed, methods=method_facts(candidates))
     require_room(problem, candidates)
     return problem
 

@@ -41,7 +41,7 @@ def all_plans(problem: Problem) -> Iterator[Plan]:
             return
         for choice in problem.choices[units[0]]:
             price = problem.price(units[0], choice)
-            if price <= room and not choice.is_alone():
+            if price <= room and not problem.goes_alone(choice):
                 yield from beside(units[1:], {**chosen, units[0]: choice}, room - price)
 
     yield from beside(problem.units, {}, max(problem.room, 0))

@@ -81,7 +81,7 @@ class GreedySampler(ListingSampler):
         if self.direction == "backward":
             return [Plan({**base.choices, unit: FROZEN}) for unit in base]
         offers = [(u, c) for u, c in entries_of(self.problem) if u not in base.choices]
-        offers = [(u, c) for u, c in offers if not c.is_alone()]
+        offers = [(u, c) for u, c in offers if not self.problem.goes_alone(c)]
         plans = [Plan({**base.choices, unit: choice}) for unit, choice in offers]
         return [plan for plan in plans if self.problem.fits(plan)]
 
@@ -101,7 +101,8 @@ class GreedySampler(ListingSampler):
 
 def fullest_plan(problem: Problem) -> Plan:
     """As many units as the budget allows, as dear as it allows."""
-    offers = [(u, c, problem.price(u, c)) for u, c in entries_of(problem) if not c.is_alone()]
+    entries = [(u, c) for u, c in entries_of(problem) if not problem.goes_alone(c)]
+    offers = [(u, c, problem.price(u, c)) for u, c in entries]
     dearest = 2 * sum(price for *_, price in offers)
     return best_plan(problem, {(u, c.label): 1 + price / dearest for u, c, price in offers})
 

@@ -13,8 +13,8 @@ from autotune.deltas.paths import Touch
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.batchnorm_fusion import folded
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.lowrank_branch import beside
 from autotune.training.prefix.nodes import Untraceable, is_boundary, read_by, reads_shape
+from autotune.training.prefix.product_branch import beside
 from autotune.training.prefix.program import Function, Program, Step, function_of
 
 

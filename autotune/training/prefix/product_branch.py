@@ -1,4 +1,4 @@
-"""Low rank beside a layer: in training B·(A·x) is added to what the frozen layer gives.
+"""A product B·A beside a layer: in training B·(A·x) is added to what the frozen layer gives.
 
 So the gradient of the whole kernel, a third of a layer's arithmetic, is never made.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.deltas.methods.lowrank import Product
+from autotune.deltas.factors import Product
 from autotune.deltas.parametrized import part_alone
 from autotune.training.prefix.program import Function
 
@@ -21,7 +21,7 @@ LINEAR, CONVOLUTION = 2**16, 2**18
 
 
 def beside(layer: nn.Module) -> Function | None:
-    """What a layer computes whose kernel has one change of low rank; None where it would be slower.
+    """What a layer computes whose kernel has a product as its only change; None where it is slower.
 
     Without gradients the changed kernel itself is used: one layer instead of three.
     """
@@ -44,8 +44,7 @@ def beside(layer: nn.Module) -> Function | None:
 def _change(layer: Any, part: Product) -> Callable[[Tensor, Tensor], Tensor] | None:
     if isinstance(layer, nn.Linear) and layer.in_features * layer.out_features >= LINEAR:
         return lambda x, frozen: (
-            F.linear(x, frozen, layer.bias)
-            + F.linear(F.linear(x, part.a[: part.size]), part.b[:, : part.size])
+            F.linear(x, frozen, layer.bias) + F.linear(F.linear(x, part.down), part.up)
         )
     kernel = tuple(getattr(layer, "kernel_size", ()))
     if not isinstance(layer, nn.Conv2d) or layer.groups > 1:
@@ -54,8 +53,8 @@ def _change(layer: Any, part: Product) -> Callable[[Tensor, Tensor], Tensor] | N
         return None
 
     def convolved(x: Tensor, frozen: Tensor) -> Tensor:
-        down = part.a[: part.size].view(-1, layer.in_channels, *kernel)
-        up = part.b[:, : part.size, None, None]
+        down = part.down.view(-1, layer.in_channels, *kernel)
+        up = part.up[:, :, None, None]
         given: Tensor = layer._conv_forward(x, frozen, layer.bias)
         return given + F.conv2d(layer._conv_forward(x, down, None), up)
 
