@@ -270,7 +270,6 @@ def test_after_three_repeats_in_a_row_a_random_plan_is_proposed(driving):
 
 def test_a_tiny_problem_ends_with_as_many_trials_as_asked(new_run, grids, driving, tmp_path):
     """Most proposals are repeats; each counts, and costs nothing."""
-
     candidates = {"only": {Choice.of("scale"): Cost(5, 5, 20)}}
     tiny, engine = RunFolder(tmp_path / "tiny"), TableEngine()
     create(tiny, None, Problem.of(candidates, Budget(10, 100)), {})
