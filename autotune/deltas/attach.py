@@ -12,7 +12,7 @@ from autotune.backbones.dataflow import Flow
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.units import Unit, is_norm
 from autotune.deltas.base import Evidence
-from autotune.deltas.candidates import check_choice
+from autotune.deltas.candidates import check_choice, check_plan
 from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import sites
@@ -42,6 +42,7 @@ class Deltas:
         tuned = [unit for unit in units if unit.name in plan.choices]
         if lost := set(plan.choices) - {unit.name for unit in tuned}:
             raise KeyError(f"The network has no units {sorted(lost)}.")
+        check_plan(plan)
         self.network = network
         self.sites = sites(network, tuned, flow)
         for unit in tuned:

@@ -60,6 +60,13 @@ class Delta(nn.Module, ABC):
     on_span: ClassVar[bool] = False
     """Whether it attaches to spans (stages, the network) or to units."""
 
+    goes_alone: ClassVar[bool] = False
+    """Whether it leaves all else frozen, so that a plan with it has no other choice."""
+
+    is_uniform_baseline: ClassVar[bool] = False
+    """Whether the uniform baseline consists of it, at sizes of its option `nests`, which then has
+    no default. Of several such methods in a space the first in the table counts."""
+
     nests: ClassVar[str] = ""
     """Option whose smaller values are the beginning of larger ones, for `narrow`; or empty."""
 

@@ -15,7 +15,8 @@ from autotune.deltas.costs import choice_cost, has_place, new_delta
 from autotune.deltas.site import Site, sites
 from autotune.errors import AutotuneError, PlanError, SpaceError
 from autotune.problem.budget import Cost, Measure
-from autotune.problem.plan import Choice, Option
+from autotune.problem.method_facts import MethodFacts
+from autotune.problem.plan import Choice, Option, Plan
 from autotune.problem.problem import Candidates
 from autotune.problem.search_space import BUDGET, SearchSpace
 from autotune.problem.sizing import largest_size
@@ -68,6 +69,28 @@ def make_choice(combination: Combination) -> Choice:
     return choice
 
 
+def method_facts(candidates: Candidates) -> MethodFacts:
+    """What a search must know of the methods that are offered, beside their costs."""
+    names = {name for choices in candidates.values() for c in choices for name in c.names}
+    deltas = {name: METHODS.load(name) for name in METHODS.names() if name in names}
+    alone = frozenset(name for name, delta in deltas.items() if delta.goes_alone)
+    uniform = next((name for name, delta in deltas.items() if delta.is_uniform_baseline), None)
+    if uniform is None:
+        return MethodFacts(alone)
+    return MethodFacts(alone, uniform, deltas[uniform].nests)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise `PlanError` for a choice that must be alone next to another."""
+    methods = [(choice, name) for choice in plan.choices.values() for name in choice.names]
+    alone = [choice for choice, name in methods if METHODS.load(name).goes_alone]
+    if alone and len(plan) > 1:
+        raise PlanError(
+            f"A plan with {alone[0].label} must leave all else frozen, this one changes "
+            f"{len(plan)} units. Take out one or the other."
+        )
+
+
 def check_choice(choice: Choice, site: Site) -> None:
     """Raise `PlanError` for methods that may not share a unit, or have no place at the site."""
     _check_company(choice)
@@ -93,8 +116,9 @@ def _check_company(choice: Choice) -> None:
         )
     if len({delta.on_span for delta in deltas.values()}) > 1:
         raise PlanError(f"{choice.label} mixes methods of units and of spans. Leave one out.")
-    if choice.is_alone() and len(deltas) > 1:
-        raise PlanError(f"A bypass goes alone, got {choice.label}. Leave the others out.")
+    alone = [name for name, delta in deltas.items() if delta.goes_alone]
+    if alone and len(deltas) > 1:
+        raise PlanError(f"{alone[0]} goes alone, got {choice.label}. Leave the others out.")
 
 
 def _checked(space: SearchSpace) -> Iterator[tuple[Combination, Choice]]:

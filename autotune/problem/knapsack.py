@@ -68,7 +68,7 @@ def _stage(problem: Problem, unit: str, scores: Scores) -> _Stage:
 
 
 def _shared(problem: Problem, unit: str) -> list[Choice]:
-    return [choice for choice in problem.choices[unit] if not choice.is_alone()]
+    return [choice for choice in problem.choices[unit] if not problem.goes_alone(choice)]
 
 
 def _slack(stages: list[_Stage]) -> float:

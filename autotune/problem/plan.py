@@ -14,8 +14,6 @@ from autotune.errors import PlanError
 from autotune.utils.table import Table
 
 PLAN_FORMAT = 1
-ALONE = frozenset({"bypass"})
-"""Methods that leave every unit frozen: a plan with one of them has no other choice."""
 
 Option = int | float | str | bool
 
@@ -63,32 +61,19 @@ class Choice:
         """Whether nothing of the unit changes."""
         return not self.methods
 
-    def is_alone(self) -> bool:
-        """Whether it takes no other choice beside it in a plan."""
-        return not ALONE.isdisjoint(self.names)
-
 
 FROZEN = Choice()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Unit → choice. Frozen units are left out, so equal plans are equal however they were made.
-
-    Raises `PlanError` for a choice that must be alone beside another.
-    """
+    """Unit → choice. Frozen units are left out, so equal plans are equal however they were made."""
 
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kept = {unit: c for unit, c in sorted(self.choices.items()) if not c.is_frozen()}
         object.__setattr__(self, "choices", MappingProxyType(kept))
-        alone = [unit for unit, choice in kept.items() if choice.is_alone()]
-        if alone and len(kept) > 1:
-            raise PlanError(
-                f"A plan with {kept[alone[0]].label} must leave all else frozen, this one changes "
-                f"{len(kept)} units. Take out one or the other."
-            )
 
     def __getitem__(self, unit: str) -> Choice:
         return self.choices.get(unit, FROZEN)

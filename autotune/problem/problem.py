@@ -9,6 +9,7 @@ from functools import cached_property
 
 from autotune.errors import BudgetError, PlanError
 from autotune.problem.budget import Budget, Cost
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.utils.table import Column, Table
 
@@ -34,8 +35,18 @@ class Problem:
     fixed: Cost = Cost()
     """Charged whatever the plan: the head under `--count-head`, prepared buffers in bytes."""
 
+    methods: MethodFacts = MethodFacts()
+    """Which methods go alone, and which is the uniform baseline's."""
+
     @classmethod
-    def of(cls, candidates: Candidates, budget: Budget, *, fixed: Cost = Cost()) -> Problem:
+    def of(
+        cls,
+        candidates: Candidates,
+        budget: Budget,
+        *,
+        fixed: Cost = Cost(),
+        methods: MethodFacts = MethodFacts(),
+    ) -> Problem:
         """The problem of choosing among `candidates`; those that can never fit are left out.
 
         `fixed` is charged to the budget whatever the plan.
@@ -46,7 +57,7 @@ class Problem:
             choices[unit] = (FROZEN, *fitting)
             costs[unit, FROZEN.label] = Cost()
             costs.update({(unit, choice.label): cost for choice, cost in fitting.items()})
-        return cls(tuple(candidates), choices, costs, budget, fixed)
+        return cls(tuple(candidates), choices, costs, budget, fixed, methods)
 
     def charged(self, cost: Cost) -> Problem:
         """The same problem with `cost` paid whatever the plan; what no longer fits is left out."""
@@ -54,11 +65,16 @@ class Problem:
             unit: {c: self.costs[unit, c.label] for c in choices if not c.is_frozen()}
             for unit, choices in self.choices.items()
         }
-        return Problem.of(candidates, self.budget, fixed=self.fixed + cost)
+        fixed = self.fixed + cost
+        return Problem.of(candidates, self.budget, fixed=fixed, methods=self.methods)
 
     def alone(self) -> list[tuple[str, Choice]]:
-        """(unit, choice) of those that take no other choice beside them."""
-        return [(u, c) for u in self.units for c in self.choices[u] if c.is_alone()]
+        """(unit, choice) of those that take no other choice next to them."""
+        return [(u, c) for u in self.units for c in self.choices[u] if self.goes_alone(c)]
+
+    def goes_alone(self, choice: Choice) -> bool:
+        """Whether a choice takes no other choice next to it in a plan."""
+        return self.methods.goes_alone(choice)
 
     @property
     def room(self) -> int:
@@ -70,7 +86,9 @@ class Problem:
         return sum((self.costs[unit, plan[unit].label] for unit in plan), Cost())
 
     def fits(self, plan: Plan) -> bool:
-        """Whether the budget allows a plan, `fixed` paid for."""
+        """Whether the budget allows a plan, `fixed` paid for, and its choices go together."""
+        if len(plan) > 1 and any(map(self.goes_alone, plan.choices.values())):
+            return False
         return self.cost(plan)[self.budget.measure] <= max(self.room, 0)
 
     def price(self, unit: str, choice: Choice) -> int:
@@ -152,8 +170,8 @@ def decode(problem: Problem, proposal: Mapping[str, str]) -> Plan:
     be alone is, when it comes first in that order, and is left out otherwise.
     """
     wanted = {unit: problem.choice(unit, label) for unit, label in proposal.items()}
-    plan = Plan({unit: choice for unit, choice in wanted.items() if not choice.is_alone()})
-    alone = [unit for unit, choice in wanted.items() if choice.is_alone()]
+    plan = Plan({unit: choice for unit, choice in wanted.items() if not problem.goes_alone(choice)})
+    alone = [unit for unit, choice in wanted.items() if problem.goes_alone(choice)]
     order = sorted([*plan, *alone], key=lambda unit: _draw(plan, unit))
     if alone and order[0] in alone:
         return Plan({order[0]: _affordable(problem, order[0], wanted[order[0]], problem.room)})

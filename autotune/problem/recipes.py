@@ -1,4 +1,4 @@
-"""Plans that need no search: low rank as evenly as the budget allows, and places at random."""
+"""Plans that need no search: one method as evenly as the budget allows, and the last units."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.problem.problem import Problem
 
 
-def uniform_lowrank(problem: Problem) -> Plan:
-    """The same rank in every unit as far as the budget goes, raised rank by rank.
+def uniform_placement(problem: Problem) -> Plan:
+    """The baseline method at the same size in every unit as the budget allows, raised step by step.
 
-    Within a rank the cheapest units come first, so that as many as possible have it.
+    Within a size the cheapest units come first, so that as many as possible have it. Empty where
+    the problem has no choice of the method.
     """
-    ranks = sorted({rank for u in problem.units for rank in _lowrank(problem, u)})
+    sizes = sorted({size for unit in problem.units for size in _by_size(problem, unit)})
     plan: dict[str, Choice] = {}
-    for rank in ranks:
-        offers = [(u, c) for u in problem.units if (c := _lowrank(problem, u).get(rank))]
+    for size in sizes:
+        offers = [(u, c) for u in problem.units if (c := _by_size(problem, u).get(size))]
         for unit, choice in sorted(offers, key=lambda offer: problem.price(*offer)):
             raised = {**plan, unit: choice}
             if problem.fits(Plan(raised)):
@@ -29,13 +30,13 @@ def last_units(problem: Problem, units: Sequence[str]) -> Plan:
     room, plan = problem.room, dict[str, Choice]()
     for unit in reversed(units):
         fitting = [c for c in problem.choices[unit] if problem.price(unit, c) <= room]
-        fitting = [c for c in fitting if c != FROZEN and not c.is_alone()]
+        fitting = [c for c in fitting if c != FROZEN and not problem.goes_alone(c)]
         if fitting:
             plan[unit] = max(fitting, key=lambda c, u=unit: problem.price(u, c))  # type: ignore[misc]
             room -= problem.price(unit, plan[unit])
     return Plan(plan)
 
 
-def _lowrank(problem: Problem, unit: str) -> dict[int, Choice]:
-    alone = [c for c in problem.choices[unit] if c.names == ("lowrank",)]
-    return {int(dict(c.methods[0].options)["rank"]): c for c in alone}
+def _by_size(problem: Problem, unit: str) -> dict[int, Choice]:
+    sizes = {choice: problem.methods.size_in_uniform(choice) for choice in problem.choices[unit]}
+    return {size: choice for choice, size in sizes.items() if size is not None}

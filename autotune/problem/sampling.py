@@ -17,11 +17,11 @@ def random_placement(problem: Problem, seed: int) -> Plan:
     for unit in draw.sample(problem.units, len(problem.units)):
         choices = problem.choices[unit]
         fitting = [c for c in choices if c != FROZEN and problem.price(unit, c) <= room]
-        fitting = [c for c in fitting if not (plan and c.is_alone())]
+        fitting = [c for c in fitting if not (plan and problem.goes_alone(c))]
         if fitting:
             plan[unit] = draw.choice(fitting)
             room -= problem.price(unit, plan[unit])
-            if plan[unit].is_alone():
+            if problem.goes_alone(plan[unit]):
                 break
     return Plan(plan)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.errors import ConfigError
-from autotune.run.settings import TRIALS, Settings, read_mapping, read_value
+from autotune.run.settings import Settings, read_mapping, read_value
+from autotune.study.strategies import load_strategy
 
 FILE, ASSIGNED, OPTION, CALL, RESUME = "file", "-o", "option", "call", "resume"
 """The places: a configuration, `-o KEY=VALUE`, an option, from Python, a later `resume`."""
@@ -77,7 +78,7 @@ def _origin(settings: Settings, name: str, origins: Mapping[str, str]) -> str:
     value = getattr(settings, name)
     if given:
         return ", ".join(dict.fromkeys(given))
-    if name == "trials" and value == TRIALS.get(settings.strategy):
+    if name == "trials" and value == load_strategy(settings.strategy).default_trials:
         return "strategy default"
     return "default" if value == Settings.model_fields[name].default else "the run"
 

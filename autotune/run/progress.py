@@ -24,9 +24,6 @@ STAGES = {
 }
 """In their order → about how many trainings each takes; of trials, each."""
 
-LEARNED = ("head", "proxies", "supernet")
-"""Stages of a policy alone."""
-
 LATEST = 4
 """Events that are remembered."""
 

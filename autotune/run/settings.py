@@ -12,16 +12,11 @@ from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.problem.budget import check_text
 from autotune.problem.job import ATTEMPTS
 from autotune.problem.search_space import SearchSpace, problems, read_space
+from autotune.study.strategies import load_strategy
 from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription
-
-TRIALS = {"policy": 3, "proxy": 1, "greedy": 1000, "bruteforce": 1000, "profile": 1000}
-"""Trials where none are asked for. The policy and proxies confirm a plan and its nearest rivals;
-greedy, brute force and profiles end by themselves."""
-
-ENDING = ("greedy", "bruteforce", "profile")
 
 PRICES = ("cost", "bytes", "latency", "memory")
 """What may be minimised beside the metric."""
@@ -88,10 +83,14 @@ class Settings(BaseModel):
     @classmethod
     def _trials(cls, given: Any) -> Any:
         """As many as suit the strategy, unless a number is asked for."""
-        usual = TRIALS.get(given.get("strategy", "policy"))
-        if given.get("trials") is None and usual is not None:
-            return {**given, "trials": usual}
-        return {key: value for key, value in given.items() if key != "trials" or value is not None}
+        if given.get("trials") is not None:
+            return given
+        values = {name: value for name, value in given.items() if name != "trials"}
+        strategy = given.get("strategy", cls.model_fields["strategy"].default)
+        if not isinstance(strategy, str):
+            return values  # refused with all else that is wrong
+        usual = load_strategy(strategy).default_trials
+        return values if usual is None else {**values, "trials": usual}
 
     @model_validator(mode="after")
     def _objective(self) -> Settings:
@@ -149,7 +148,8 @@ class Settings(BaseModel):
     @property
     def most_trials(self) -> int | None:
         """How many trials there will be at most; None where the strategy ends by itself."""
-        ends = self.strategy in ENDING and self.trials == TRIALS[self.strategy]
+        strategy = load_strategy(self.strategy)
+        ends = strategy.ends_by_itself and self.trials == strategy.default_trials
         return None if ends else self.trials
 
     @field_validator("budget", mode="before")

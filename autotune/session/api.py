@@ -21,6 +21,8 @@ from autotune.session.setup import Setup, prepare_search, released
 from autotune.session.workers import WHERE
 from autotune.study.driver import require_free
 from autotune.study.run_folder import RunFolder
+from autotune.study.strategies import load_strategy
+from autotune.study.strategies.score_source import ScoreSource
 from autotune.utils import timings
 from autotune.utils.events import Callback, listening
 
@@ -70,7 +72,7 @@ def search_budgets(
     name = read_settings({"task": _name(task)}).task
     folder = RunFolder.new(settings.pop("out", None), name).path
     found = {first: search(backbone, task, first, **settings, out=str(folder / first))}
-    if settings.get("strategy", "policy") == "policy":
+    if load_strategy(found[first].settings.strategy).score_source is ScoreSource.POLICY:
         settings["supernet"] = str(folder / first)
     for budget in rest:
         out = str(folder / budget)

@@ -22,7 +22,7 @@ from autotune.problem.grids import Grids, middle, three_rates
 from autotune.problem.job import used
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
-from autotune.problem.recipes import last_units, uniform_lowrank
+from autotune.problem.recipes import last_units, uniform_placement
 from autotune.problem.sampling import random_placement
 from autotune.run.notebook import Study
 from autotune.run.settings import load_space
@@ -159,7 +159,7 @@ def _plan(name: str, setup: Setup, problem: Problem, seed: int) -> tuple[Plan, C
     own = [unit.name for unit in units if not unit.is_span() and unit.name in problem.units]
     plan = {
         PROBE: lambda: Plan(),
-        "uniform": lambda: uniform_lowrank(problem),
+        "uniform": lambda: uniform_placement(problem),
         "last-k": lambda: last_units(problem, own),
         "random": lambda: random_placement(problem, seed),
         "random 2": lambda: random_placement(problem, seed + 1),

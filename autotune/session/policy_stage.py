@@ -25,8 +25,8 @@ from autotune.study.policy.rounds import STABLE, Course, Schedule, run_rounds
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.stages import POLICY, PROXIES, PolicyStage, from_rows, rows
-from autotune.study.strategies import check_options
 from autotune.study.strategies.policy import PolicySampler
+from autotune.study.strategies.score_source import ScoreSource
 from autotune.training.oneshot.supernet import can_share
 from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot, one_shot
 from autotune.training.oneshot.unit_scores import scores_by_half
@@ -42,10 +42,11 @@ MOVED = 0.01
 
 def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
     """(unit, label) → score for a strategy that wants any; learned now unless that is recorded."""
-    if setup.settings.strategy == "proxy":
-        return _proxy_scores(setup, driver)
-    if setup.settings.strategy != "policy":
+    source = driver.strategy.score_source
+    if source is ScoreSource.NONE:
         return None
+    if source is ScoreSource.PROXIES:
+        return _proxy_scores(setup, driver)
     if driver.policy_stage is None:
         driver.record(POLICY, _learned(folder, setup, driver))
     folder.supernet.unlink(missing_ok=True)
@@ -69,7 +70,7 @@ def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
 def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
     """(unit, label of a method alone) → `mass`: what the criterion says, on each of two halves."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
-    name = check_options("proxy", setup.settings.options).get("criterion", "mass")
+    name = driver.strategy.criterion
     if name in ("mass", "ratio"):
         with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
             found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
@@ -152,7 +153,7 @@ def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, f
 
 def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     """Teach the network what the trials said, and write `best/policy.safetensors`."""
-    if setup.settings.strategy != "policy":
+    if driver.strategy.score_source is not ScoreSource.POLICY:
         return
     stage, settings = driver.policy_stage, setup.settings
     assert stage is not None

@@ -11,7 +11,7 @@ from autotune.errors import ConfigError, TrialError
 from autotune.problem.budget import Cost
 from autotune.problem.grids import three_rates
 from autotune.problem.plan import Plan
-from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.recipes import uniform_placement
 from autotune.session.setup import Setup
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import PROBE, UNIFORM, baseline_jobs, train_baseline
@@ -96,7 +96,7 @@ def _probe(setup: Setup, buffers: Buffers) -> Baseline:
 
 def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
     """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
-    plan = uniform_lowrank(setup.problem.charged(buffer_cost(buffers["on"])))
+    plan = uniform_placement(setup.problem.charged(buffer_cost(buffers["on"])))
     if not plan.choices:
         return {}
     heads = {mode: probe.hyperparameters["lr:head"] for mode, probe in probes.items()}

@@ -89,8 +89,12 @@ POLICY_STAGE_COST = 1.4
 
 def _most_seconds(settings: Settings, full: float, n_baselines: int) -> float | None:
     """Of a search with so many references beside the probe; None where it ends by itself."""
+    from autotune.study.strategies import load_strategy
+    from autotune.study.strategies.score_source import ScoreSource
+
     if settings.most_trials is None:
         return None
     baselines = 3 * n_baselines if settings.references else 0
+    learns = load_strategy(settings.strategy).score_source is ScoreSource.POLICY
     trainings = (settings.most_trials + baselines + 3) * (settings.folds or 1) / settings.n_workers
-    return full * (trainings + (POLICY_STAGE_COST if settings.strategy == "policy" else 0))
+    return full * (trainings + (POLICY_STAGE_COST if learns else 0))

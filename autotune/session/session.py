@@ -22,7 +22,6 @@ from autotune.errors import (
     RunError,
 )
 from autotune.problem.problem import Problem
-from autotune.run.progress import LEARNED
 from autotune.run.related import open_run
 from autotune.run.settings import write_settings
 from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
@@ -39,6 +38,7 @@ from autotune.study.selection.finalists import run_finalists
 from autotune.study.selection.unit_profiles import as_trials, repeat_all
 from autotune.study.stages import ESTIMATE, FINAL, PREPARATION, SESSION, TIMINGS, Final, versioned
 from autotune.study.strategies import check_options
+from autotune.study.strategies.score_source import ScoreSource
 from autotune.training.engine import Engine
 from autotune.training.estimate import estimate
 from autotune.utils.events import log, tell, warn
@@ -160,9 +160,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
         driver.write(FINAL, None)  # no answer until it is chosen among all trials
         tell("stage", "Trials", stage="trials")
         backend.run(driver)
-        if settings.strategy == "profile":
-            seeds = check_options("profile", settings.options).get("seeds", 1)
-            repeat_all(driver, backend, seeds)
+        repeat_all(driver, backend, driver.strategy.seeds)
         with spent("proposing"):
             save_policy(folder, setup, driver)  # before the answer, which ends a search
         tell("stage", "Finalists", stage="finalists")
@@ -175,7 +173,8 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
 def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     """What a search is about, for those who follow it."""
     settings, budget = setup.settings, driver.problem.budget
-    unlearned = {"policy": (), "proxy": ("head", "supernet")}.get(settings.strategy, LEARNED)
+    stages = driver.strategy.score_source.stages
+    unneeded = [stage for stage in ScoreSource.POLICY.stages if stage not in stages]
     unwanted = () if settings.references else ("references",)
     tell(
         "begin",
@@ -190,7 +189,7 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
         units=list(driver.problem.units),
         trials=settings.most_trials,
         workers=settings.n_workers,
-        left_out=[*unlearned, *unwanted],
+        left_out=[*unneeded, *unwanted],
         references={name: baseline.value for name, baseline in driver.baselines.items()},
     )
 

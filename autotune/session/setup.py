@@ -22,7 +22,7 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
-from autotune.deltas.candidates import find_candidates
+from autotune.deltas.candidates import find_candidates, method_facts
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.problem.budget import Budget, Cost
@@ -33,7 +33,8 @@ from autotune.run.settings import OBJECT, Settings, load_input, load_space
 from autotune.study.pareto import measured_by
 from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
-from autotune.study.strategies import STRATEGIES, check_options
+from autotune.study.strategies import STRATEGIES, check_options, load_strategy
+from autotune.study.strategies.score_source import ScoreSource
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.loading import batches, check_fits, infer_input
@@ -100,7 +101,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         problem, methods = make_problem(settings, found, units, space, len(data.classes))
         grids = _grids(space, methods)
         options = check_options(settings.strategy, settings.options)
-        STRATEGIES.load(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
+        load_strategy(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
@@ -119,11 +120,12 @@ def _keeping(settings: Settings) -> Keeping:
 
 
 def _check_policy(settings: Settings) -> None:
+    source = load_strategy(settings.strategy).score_source
     for name, given in (("policy", settings.policy), ("supernet", settings.supernet)):
-        if given is not None and settings.strategy != "policy":
+        if given is not None and source is not ScoreSource.POLICY:
             raise ConfigError(
-                f"--{name} is for the strategy policy, got {settings.strategy}. "
-                "Leave one of them out."
+                f"--{name} is for strategies that learn a policy, {settings.strategy} learns "
+                "none. Leave one of them out."
             )
     if settings.policy is not None:
         read_policy(settings.policy)
@@ -157,7 +159,8 @@ def make_problem(
         problem = Problem.of(candidates, budget, fixed=fixed)
     require_room(problem, candidates)
     methods = {name for choices in candidates.values() for c in choices for name in c.names}
-    return Problem.of(candidates, budget, fixed=fixed), methods
+    facts = method_facts(candidates)
+    return Problem.of(candidates, budget, fixed=fixed, methods=facts), methods
 
 
 def _grids(space: SearchSpace, methods: set[str]) -> Grids:

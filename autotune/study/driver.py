@@ -27,7 +27,7 @@ from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, Records, _load
 from autotune.study.run_folder import RunFolder
 from autotune.study.stages import Recorded, versioned
 from autotune.study.storage import open_storage
-from autotune.study.strategies import STRATEGIES
+from autotune.study.strategies import load_strategy
 from autotune.study.strategies.base import PlanSampler, hyperparameters_of, plan_of, search_space
 from autotune.study.trial_record import (
     TrialRecord,
@@ -127,7 +127,6 @@ class Driver(Records):
         self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
         self._samplers: dict[tuple[str, int], PlanSampler] = {}
-        self._spread: dict[str, bool] = {}
         self.price = objective_price(setting.objective, self.problem)
         self.study.pruner = _pruner(setting)
         if isinstance(self.study.pruner, Priced):
@@ -140,6 +139,11 @@ class Driver(Records):
     @property
     def seed(self) -> int:
         return self.setting.seed
+
+    @cached_property
+    def strategy(self) -> PlanSampler:
+        """The strategy's sampler before it has scores: its facts, and what its options say."""
+        return self._made(self.setting.strategy, self.problem)
 
     # the three calls of a backend, and the two for what goes wrong
 
@@ -414,25 +418,19 @@ class Driver(Records):
         are_repeats = [r is not None and r.repeat_of is not None for r in last]
         strategy = "random" if all(are_repeats) else self.setting.strategy
         problem = self.problem
-        if self.price is not None and not self._is_spread(strategy):
+        if self.price is not None and not load_strategy(strategy).is_spread:
             problem = part_of(problem, number)
         key = strategy, problem.budget.limit
         if key not in self._samplers:
             self._samplers[key] = self._made(strategy, problem)
         return self._samplers[key]
 
-    def _is_spread(self, strategy: str) -> bool:
-        """Whether a strategy goes by itself to cheap plans and dear ones."""
-        if strategy not in self._spread:
-            self._spread[strategy] = self._made(strategy, self.problem).is_spread
-        return self._spread[strategy]
-
     @cached_property
     def _trial_price(self) -> Callable[[FrozenTrial], float] | None:
         return None if self.price is None else trial_price(self.problem, self.price)
 
     def _made(self, strategy: str, problem: Problem) -> PlanSampler:
-        make: Callable[..., PlanSampler] = STRATEGIES.load(strategy)
+        make: Callable[..., PlanSampler] = load_strategy(strategy)
         setting = self.setting
         options = setting.options if strategy == setting.strategy else {}
         sampler = make(
@@ -487,6 +485,7 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
 
 
 def _pruner(setting: DriverOptions) -> optuna.pruners.BasePruner:
-    name = choose_pruner(setting.pruner, setting.strategy, setting.folds, setting.objective)
+    usual = load_strategy(setting.strategy).default_pruner
+    name = choose_pruner(setting.pruner, usual, setting.folds, setting.objective)
     pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
     return pruner

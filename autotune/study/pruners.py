@@ -51,21 +51,17 @@ PRUNERS = Registry(
 )
 """Name → pruner for a number of steps; `auto` is one of the others."""
 
-_BY_STRATEGY = {
-    "policy": "race",
-    **dict.fromkeys(("greedy", "proxy", "bruteforce", "profile"), "none"),
-}
 
+def choose_pruner(name: str, strategy_default: str, folds: int, objective: str = "") -> str:
+    """The pruner that `auto` stands for: the strategy's default, where it has one.
 
-def choose_pruner(name: str, strategy: str, folds: int, objective: str = "") -> str:
-    """What `auto` means: few trials race, a listed plan runs to its end, others by halving.
-
-    Where the front is asked for, only what has no chance ends early.
+    Otherwise halving, Wilcoxon with folds, and where the front is asked for the forecast, which
+    ends only what has no chance.
     """
     if name != "auto":
         return name
     usual = "forecast" if objective else "wilcoxon" if folds else "halving"
-    return _BY_STRATEGY.get(strategy, usual)
+    return strategy_default or usual
 
 
 class Priced(BasePruner):

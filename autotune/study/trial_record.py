@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.problem.budget import Budget, Cost, Measure
 from autotune.problem.job import used
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice, Method, Plan
 from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
@@ -105,6 +106,10 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
     )
 
 
+_UNSTATED = MethodFacts(frozenset({"bypass"}), "lowrank", "rank")
+"""What holds for studies of versions that did not store the facts of methods."""
+
+
 def problem_to_json(problem: Problem) -> dict[str, Any]:
     """Enough to read a study's trials without its backbone."""
     budget = problem.budget
@@ -126,6 +131,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
             "text": budget.text,
         },
         "fixed": [fixed.parameters, fixed.stored, fixed.bytes],
+        "methods": problem.methods.to_json(),
     }
 
 
@@ -137,7 +143,8 @@ def problem_from_json(data: Mapping[str, Any]) -> Problem:
     }
     b = data["budget"]
     budget = Budget(b["limit"], b["total"], Measure(b["measure"]), b["text"])
-    return Problem.of(candidates, budget, fixed=Cost(*data["fixed"]))
+    methods = MethodFacts.from_json(data["methods"]) if "methods" in data else _UNSTATED
+    return Problem.of(candidates, budget, fixed=Cost(*data["fixed"]), methods=methods)
 
 
 def _numbers(problem: Problem, unit: str, choice: Choice) -> list[int]:

@@ -149,5 +149,5 @@ def test_a_longer_search_that_is_interrupted_has_no_answer_until_it_is_resumed(f
     assert not Study(folder).trials[last].state.is_finished(), "all of them have been asked for"
     study = resume(folder)
     assert study.state == "complete"
-    assert len([trial for trial in study.trials if not trial.reference]) == 5
+    assert len([trial for trial in study.trials if not trial.baseline]) == 5
     assert all(trial.state.is_finished() for trial in study.trials)

@@ -52,7 +52,7 @@ def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     kept = re.compile(r"trials/000[0-4]/delta(-seed-[12])?\.safetensors")
     assert all(kept.fullmatch(name) for name in trials)
     deltas = {name for name in trials if name.endswith("/delta.safetensors")}
-    admitted = any(trial.reference for trial in Study(finished).trials)  # has one where it won
+    admitted = any(trial.baseline for trial in Study(finished).trials)  # has one where it won
     assert 0 <= len(deltas) - status["trials"]["complete"] <= admitted
 
 

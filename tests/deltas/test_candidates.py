@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from autotune.backbones import load_backbone
 from autotune.backbones.dataflow import trace
 from autotune.backbones.spans import with_spans
-from autotune.backbones.units import find_units
-from autotune.deltas.candidates import find_candidates, make_choice
+from autotune.backbones.units import Unit, find_units
+from autotune.deltas import METHODS
+from autotune.deltas.attach import Deltas
+from autotune.deltas.candidates import check_plan, find_candidates, make_choice, method_facts
 from autotune.errors import PlanError, SpaceError
-from autotune.problem.budget import Measure
+from autotune.problem.budget import Cost, Measure
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import load_space
 
@@ -142,7 +145,22 @@ def test_methods_stand_in_the_tables_order():
     assert labels == ["subtune", "lowrank", "res_adapter"]
 
 
-def test_a_plan_with_a_bypass_has_nothing_beside_it():
+def test_a_plan_with_what_goes_alone_has_nothing_beside_it(resnet18):
+    network = resnet18[0].network
+    bypass, scale = Choice.of("bypass", width=1), Choice.of("scale")
+    units = [Unit("network", ()), Unit("stem", ())]
     with pytest.raises(PlanError, match="must leave all else frozen, this one changes 2 units"):
-        Plan({"network": Choice.of("bypass", width=1), "stem": Choice.of("scale")})
-    assert len(Plan({"network": Choice.of("bypass", width=1), "stem": Choice()})) == 1
+        Deltas(network, units, Plan({"network": bypass, "stem": scale}), seed=0)
+    check_plan(Plan({"network": bypass, "stem": Choice()}))
+
+
+def test_facts_of_methods_are_those_of_the_offered_ones():
+    lowrank, bypass = Choice.of("lowrank", rank=1), Choice.of("bypass", width=1)
+    both = method_facts({"unit": {lowrank: Cost()}, "network": {bypass: Cost()}})
+    assert both == MethodFacts(frozenset({"bypass"}), "lowrank", "rank")
+    assert method_facts({"unit": {Choice.of("scale"): Cost()}}) == MethodFacts()
+
+
+def test_one_method_is_the_uniform_baseline_and_has_a_size():
+    deltas = [METHODS.load(name) for name in METHODS.names()]
+    assert [delta.nests for delta in deltas if delta.is_uniform_baseline] == ["rank"]

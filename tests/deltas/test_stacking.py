@@ -104,7 +104,7 @@ REFUSED = [
     *((FULL, other, "reparam sets whole weights freely") for other in (*OF_UNITS[2:6],)),
     *((other, SKIP, "mixes methods of units and of spans") for other in OF_UNITS),
     (SIDE, ("res_adapter", {"width": 2}), "mixes methods of units and of spans"),
-    *((BYPASS, other, "A bypass goes alone") for other in (SKIP, SIDE)),
+    *((BYPASS, other, "bypass goes alone") for other in (SKIP, SIDE)),
     (BYPASS, ("scale", {}), "mixes methods of units and of spans"),
 ]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.knapsack import Scores, best_plan
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.problem.problem import Problem
 
@@ -19,7 +20,7 @@ examples = settings(deadline=None, derandomize=True)
 RANKS = [Choice.of("lowrank", rank=rank) for rank in (1, 2, 4, 8)]
 
 
-ALONE = Choice.of("bypass", width=1)
+ALONE, BYPASS = Choice.of("bypass", width=1), MethodFacts(frozenset({"bypass"}))
 
 
 def problem_of(prices: list[list[int]], limit: int, *, fixed: int = 0) -> Problem:
@@ -35,7 +36,7 @@ def with_alone(problem: Problem, price: int) -> Problem:
         u: {c: problem.costs[u, c.label] for c in problem.choices[u][1:]} for u in problem.units
     }
     offers = {**units, "network": {ALONE: Cost(price, price, 4 * price)}}
-    return Problem.of(offers, problem.budget, fixed=problem.fixed)
+    return Problem.of(offers, problem.budget, fixed=problem.fixed, methods=BYPASS)
 
 
 def total(problem: Problem, scores: Scores, plan: Plan) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import BudgetError, PlanError
 from autotune.problem.budget import Budget, Cost, Measure
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.problem.problem import Problem, decode, require_room
 
@@ -129,7 +131,7 @@ def test_decoding_wastes_no_room_that_a_frozen_unit_could_use(case):
             assert problem.price(unit, problem.choice(unit, label)) > left
 
 
-ALONE = Choice.of("bypass", width=1)
+ALONE, BYPASS = Choice.of("bypass", width=1), MethodFacts(frozenset({"bypass"}))
 
 
 @examples
@@ -137,7 +139,7 @@ ALONE = Choice.of("bypass", width=1)
 def test_a_choice_that_must_be_alone_is_alone_in_every_decoded_plan(case, dear):
     problem, proposal = case
     offers = {u: {c: problem.costs[u, c.label] for c in problem.choices[u][1:]} for u in proposal}
-    whole = Problem.of({**offers, "network": {ALONE: price(dear)}}, problem.budget)
+    whole = Problem.of({**offers, "network": {ALONE: price(dear)}}, problem.budget, methods=BYPASS)
     wanted = {**proposal, "network": whole.choices["network"][-1].label}
     plan = decode(whole, wanted)
     assert whole.fits(plan)
@@ -146,7 +148,7 @@ def test_a_choice_that_must_be_alone_is_alone_in_every_decoded_plan(case, dear):
 
 def test_of_two_places_the_one_that_must_be_alone_comes_first_as_often():
     prices = {**dict.fromkeys("abc", dict.fromkeys(LOWRANK, 10)), "network": {ALONE: 10}}
-    problem = problem_of(prices, 40)
+    problem = replace(problem_of(prices, 40), methods=BYPASS)
     labels = [choice.label for choice in LOWRANK]
     rows = [
         {**dict(zip("abc", row, strict=True)), "network": ALONE.label}

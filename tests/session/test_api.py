@@ -78,7 +78,7 @@ def test_a_run_from_objects_is_resumed_with_the_same_objects(
     with pytest.raises(RunError, match="began from Python objects"):
         autotune.resume(folder, trials=4)
     study = autotune.resume(folder, tiny_network, tiny_task, trials=4)
-    assert len([trial for trial in study.trials if not trial.reference]) == 4
+    assert len([trial for trial in study.trials if not trial.baseline]) == 4
     assert study.state == "complete"
 
 

@@ -134,7 +134,7 @@ def test_wrong_policies_are_refused_before_anything_runs(search, tmp_path):
     (tmp_path / "wrong.safetensors").write_bytes(b"nothing")
     with pytest.raises(PolicyError, match="Name another with --policy"):
         search(policy=str(tmp_path / "wrong.safetensors"))
-    with pytest.raises(ConfigError, match="--policy is for the strategy policy, got tpe"):
+    with pytest.raises(ConfigError, match="--policy is for strategies that learn a policy, tpe"):
         search(policy=str(tmp_path / "wrong.safetensors"), strategy="tpe")
     assert not (tmp_path / "run").exists()
 

@@ -13,6 +13,7 @@ import sqlalchemy
 
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.grids import Grids
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
 from autotune.study import lease as leases
@@ -21,6 +22,8 @@ from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
 
 from .table_engine import STEPS
+
+UNIFORM = MethodFacts(uniform="lowrank", uniform_size="rank")
 
 Driving = Callable[..., AbstractContextManager[Driver]]
 """Opens a driver on the test's run folder: `driving(trials=3, strategy="tpe")`."""
@@ -44,7 +47,7 @@ def problem() -> Problem:
         for unit, width in WIDTHS.items()
     }
     total = 20 * sum(WIDTHS.values())
-    return Problem.of(candidates, Budget(900, total, text="900"))
+    return Problem.of(candidates, Budget(900, total, text="900"), methods=UNIFORM)
 
 
 @pytest.fixture(scope="session")

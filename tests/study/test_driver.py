@@ -13,8 +13,11 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from autotune.errors import RunError
+from autotune.problem.budget import Budget, Cost
 from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
-from autotune.problem.plan import Plan
+from autotune.problem.plan import Choice, Plan
+from autotune.problem.problem import Problem
+from autotune.problem.recipes import uniform_placement
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.driver import KEPT, REPEATS_IN_A_ROW, Driver, create
 from autotune.study.pruners import FEWEST_TRIALS
@@ -267,10 +270,6 @@ def test_after_three_repeats_in_a_row_a_random_plan_is_proposed(driving):
 
 def test_a_tiny_problem_ends_with_as_many_trials_as_asked(new_run, grids, driving, tmp_path):
     """Most proposals are repeats; each counts, and costs nothing."""
-    from autotune.problem.budget import Budget, Cost
-    from autotune.problem.plan import Choice
-    from autotune.problem.problem import Problem
-
     candidates = {"only": {Choice.of("scale"): Cost(5, 5, 20)}}
     tiny, engine = RunFolder(tmp_path / "tiny"), TableEngine()
     create(tiny, None, Problem.of(candidates, Budget(10, 100)), {})
@@ -319,6 +318,22 @@ def test_a_running_trial_has_a_checkpoint_that_goes_when_it_ends(driving, folder
 
 def test_a_problem_reads_back_as_it_was_written(problem):
     assert problem_from_json(problem_to_json(problem)) == problem
+
+
+def test_a_problem_of_a_version_without_facts_of_methods_keeps_its_meaning():
+    stored = problem_to_json(
+        Problem.of(
+            {
+                "unit": {Choice.of("lowrank", rank=2): Cost(2, 2, 8)},
+                "network": {Choice.of("bypass", width=1): Cost(3, 3, 12)},
+            },
+            Budget(10, 100),
+        )
+    )
+    del stored["methods"]
+    problem = problem_from_json(stored)
+    assert [(unit, choice.label) for unit, choice in problem.alone()] == [("network", "bypass-1")]
+    assert str(uniform_placement(problem)) == "unit=lowrank-2"
 
 
 def test_a_storage_holds_one_study(folder, problem):

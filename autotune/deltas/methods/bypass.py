@@ -30,6 +30,7 @@ class Bypass(PathDelta):
     where = "the network, alone in its plan"
     inference = "4 · channels · width a position and level"
     on_span = True
+    goes_alone = True
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from autotune.deltas.base import check_size, cost_of
+from autotune.deltas.factors import Product
 from autotune.deltas.kernels import matrix_shape, rank_of, top_singular_masses
-from autotune.deltas.nested import Nested
 from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
@@ -26,6 +25,7 @@ class LowRank(WeightDelta):
     what = "a change of rank r of every kernel"
     where = "layers with a kernel"
     nests = "rank"
+    is_uniform_baseline = True
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -46,17 +46,3 @@ class LowRank(WeightDelta):
         self, gradients: Sequence[tuple[Slot, Tensor]], sizes: Sequence[int]
     ) -> Sequence[float]:
         return top_singular_masses([gradient for _, gradient in gradients], sizes)
-
-
-class Product(Nested):
-    """B·A in the shape of a kernel."""
-
-    def __init__(self, kernel: Tensor, rank: int) -> None:
-        super().__init__()
-        rank, (rows, columns) = rank_of(kernel, rank), matrix_shape(kernel)
-        self.a = nn.Parameter(kernel.new_empty(rank, columns))
-        self.b = nn.Parameter(kernel.new_zeros(rows, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-
-    def forward(self, kernel: Tensor) -> Tensor:
-        return (self.b[:, : self.size] @ self.a[: self.size]).view_as(kernel)

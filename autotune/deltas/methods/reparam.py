@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from autotune.deltas.base import check_size, check_word, cost_of
+from autotune.deltas.factors import Factors, Product
 from autotune.deltas.kernels import Shift, channels, matrix_shape, rank_of, top_singular_masses
-from autotune.deltas.methods.lowrank import Product
 from autotune.deltas.methods.scale import Gain
 from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
@@ -72,8 +72,8 @@ class Reparam(WeightDelta):
         return rank_of(kernel, self.rank) * sum(matrix_shape(kernel))
 
 
-class _Times(Product):
+class _Times(Factors):
     """B·A ⊙ W."""
 
     def forward(self, kernel: Tensor) -> Tensor:
-        return super().forward(kernel) * kernel
+        return self.product(kernel) * kernel

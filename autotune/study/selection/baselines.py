@@ -10,7 +10,7 @@ from autotune.problem.grids import three_rates
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
-from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.recipes import uniform_placement
 from autotune.problem.sampling import random_placement
 from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
@@ -25,7 +25,7 @@ CONTROL = "random"
 
 def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
     """Name → plan: linear probe, uniform low rank, one random placement at equal budget."""
-    plans = {PROBE: Plan(), UNIFORM: uniform_lowrank(problem)}
+    plans = {PROBE: Plan(), UNIFORM: uniform_placement(problem)}
     plans[CONTROL] = random_placement(problem, seed)
     if not plans[UNIFORM].choices:
         warn("The space has no low-rank choice that fits, so there is no uniform baseline.")

@@ -63,7 +63,7 @@ def _admit_uniform(driver: Driver) -> None:
     a control, and a profile or a front is not to be filled with anything else.
     """
     uniform = driver.baselines.get(UNIFORM)
-    is_wanted = driver.price is None and driver.setting.strategy != "profile"
+    is_wanted = driver.price is None and driver.strategy.admits_baselines
     if uniform is None or not is_wanted or not uniform.fits or not _is_finalist(driver, uniform):
         return
     trial = adopted(

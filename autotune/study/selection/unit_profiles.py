@@ -67,12 +67,14 @@ def profile_rows(records: Records) -> list[ProfileRow]:
 
 def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
     """Every complete trial again with the next seeds, as far as that is not recorded."""
-    own = driver.setting.seed
+    if seeds == 1:
+        return
+    first = driver.setting.seed
     records = [r for r in driver.trials if r.is_complete and r.repeat_of is None]
     jobs = {
         repeat_job(record, seed).name: (record, seed)
         for record in records
-        for seed in range(own + 1, own + seeds)
+        for seed in range(first + 1, first + seeds)
         if seed not in driver.repeats(record.number)
     }
     if jobs:

@@ -1,39 +1,54 @@
-"""Strategies: who proposes plans. Each is an Optuna sampler, its file, and a line of this table."""
+"""Strategies propose plans. Each is an Optuna sampler: its file, and a line of this table."""
 
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import ConfigError, unknown
 from autotune.utils.registry import Registry
 
+if TYPE_CHECKING:
+    from autotune.study.strategies.base import PlanSampler
+
 STRATEGIES = Registry(
     "strategy",
     {
-        "policy": "autotune.study.strategies.policy:policy",
-        "proxy": "autotune.study.strategies.proxy:proxy",
-        "greedy": "autotune.study.strategies.greedy:greedy",
-        "tpe": "autotune.study.strategies.tpe:tpe",
-        "gp": "autotune.study.strategies.gp:gp",
-        "nsga2": "autotune.study.strategies.nsga2:nsga2",
-        "qmc": "autotune.study.strategies.qmc:qmc",
-        "random": "autotune.study.strategies.random:random",
-        "profile": "autotune.study.strategies.profile:profile",
-        "bruteforce": "autotune.study.strategies.bruteforce:bruteforce",
+        "policy": "autotune.study.strategies.policy:PolicySampler",
+        "proxy": "autotune.study.strategies.proxy:ProxySampler",
+        "greedy": "autotune.study.strategies.greedy:GreedySampler",
+        "tpe": "autotune.study.strategies.tpe:BudgetedTPE",
+        "gp": "autotune.study.strategies.gp:BudgetedGP",
+        "nsga2": "autotune.study.strategies.nsga2:FrontSampler",
+        "qmc": "autotune.study.strategies.qmc:BudgetedSobol",
+        "random": "autotune.study.strategies.random:BudgetedRandom",
+        "profile": "autotune.study.strategies.profile:ProfileSampler",
+        "bruteforce": "autotune.study.strategies.bruteforce:BruteForceSampler",
     },
 )
 
-_GIVEN = ("problem", "grids", "seed", "workers", "scores")
+_ARGUMENTS = ("problem", "grids", "seed", "workers", "scores")
+"""What every strategy is made from; its other arguments are its options."""
+
+
+def load_strategy(name: str) -> type[PlanSampler]:
+    """The class of a strategy, which states its facts."""
+    strategy: type[PlanSampler] = STRATEGIES.load(name)
+    return strategy
 
 
 def check_options(strategy: str, options: dict[str, Any]) -> dict[str, Any]:
     """A strategy's own options with the types that it declares; `ConfigError` for others."""
-    make = STRATEGIES.load(strategy)
-    declared = [name for name in signature(make).parameters if name not in _GIVEN]
-    types, checked = get_type_hints(make), {}
+    make = load_strategy(strategy)
+    declared = [
+        name
+        for name, parameter in signature(make).parameters.items()
+        if name not in _ARGUMENTS
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    types, checked = get_type_hints(make.__init__), {}
     for name, value in options.items():
         if not declared:
             raise ConfigError(f"The strategy {strategy} takes no options, got {name!r}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -14,9 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import PlanError
 from autotune.problem.grids import Grids, middles
+from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem, decode
 from autotune.problem.sampling import seed_of
+from autotune.study.strategies.score_source import ScoreSource
 
 PREFIX = "unit:"
 Space = dict[str, BaseDistribution]
@@ -48,15 +51,49 @@ class PlanSampler(BaseSampler):
 
     `proposed` holds the latest proposal as it was before decoding, where that is another. `price`
     is the second objective of a stored trial, where the front is asked for.
+
+    A strategy is a subclass in the table `STRATEGIES`. It states its facts as class attributes,
+    and further keyword arguments of its constructor are its options.
     """
 
-    is_spread = False
-    """Whether it goes to cheap plans and to dear ones by itself, where the front is asked for."""
+    default_trials: ClassVar[int | None] = None
+    """Trials where none are asked for; None: the default of the setting `trials`."""
+
+    ends_by_itself: ClassVar[bool] = False
+    """Whether it runs out of plans, so that `default_trials` is no more than a safeguard."""
+
+    default_pruner: ClassVar[str] = ""
+    """Pruner that `auto` stands for; empty: by the folds and the objective."""
+
+    score_source: ClassVar[ScoreSource] = ScoreSource.NONE
+    """What makes the `scores` that it is given."""
+
+    is_spread: ClassVar[bool] = False
+    """Whether it goes to cheap plans and to expensive ones by itself, where the front is asked
+    for."""
+
+    admits_baselines: ClassVar[bool] = True
+    """Whether a baseline that is good enough becomes one of its trials."""
+
+    criterion: str = "mass"
+    """Criterion of `ScoreSource.PROXIES`."""
+
+    seeds: int = 1
+    """Trainings of each complete trial, with seeds in a row, before finalists are chosen."""
 
     price: Callable[[FrozenTrial], float] | None = None
 
-    def __init__(self, problem: Problem, grids: Grids) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        grids: Grids,
+        *,
+        seed: int = 0,
+        workers: int = 1,
+        scores: Scores | None = None,
+    ) -> None:
         self.problem, self.grids = problem, grids
+        self.seed, self.workers, self.scores = seed, workers, scores
         self.space = search_space(problem, grids)
         self.proposed: dict[str, Any] = {}
 
@@ -93,11 +130,10 @@ class ListingSampler(PlanSampler):
     Once there is nothing left to try it repeats the best plan.
     """
 
+    default_trials = 1000
+    ends_by_itself = True
+    default_pruner = "none"
     is_spread = True
-
-    def __init__(self, problem: Problem, grids: Grids) -> None:
-        super().__init__(problem, grids)
-        self._plans: dict[int, Plan] = {}
 
     @abstractmethod
     def next_plan(self, begun: Begun, study: Study) -> Plan | None:
@@ -138,6 +174,10 @@ class ListingSampler(PlanSampler):
         if self.is_idle(study) and all(other.number == trial.number for other in others):
             with suppress(RuntimeError):  # outside of `study.optimize` there is nothing to stop
                 study.stop()
+
+    @cached_property
+    def _plans(self) -> dict[int, Plan]:
+        return {}
 
     def _plan(self, trial: FrozenTrial) -> Plan:
         if trial.number not in self._plans or not trial.state.is_finished():
@@ -181,7 +221,7 @@ def best_plan(begun: Begun, study: Study) -> Plan:
     return max(values, key=lambda found: found[0])[1] if values else Plan()
 
 
-class BudgetedSampler(PlanSampler):
+class DecodingSampler(PlanSampler):
     """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
 
     The inner sampler is made anew for every trial from (seed, number), so a proposal is a
@@ -190,12 +230,14 @@ class BudgetedSampler(PlanSampler):
     `sample_independent`.
     """
 
-    def __init__(
-        self, make: Callable[[int], BaseSampler], problem: Problem, grids: Grids, *, seed: int
-    ) -> None:
-        super().__init__(problem, grids)
-        self.make, self.seed = make, seed
-        self._open = {name: found for name, found in self.space.items() if not found.single()}
+    @abstractmethod
+    def make(self, seed: int) -> BaseSampler:
+        """The inner sampler for one trial."""
+
+    @cached_property
+    def _open(self) -> Space:
+        """Parameters with more than one value."""
+        return {name: values for name, values in self.space.items() if not values.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
@@ -222,3 +264,21 @@ class BudgetedSampler(PlanSampler):
         units = {k.removeprefix(PREFIX): v for k, v in proposed.items() if k.startswith(PREFIX)}
         plan = decode(self.problem, units)
         return {PREFIX + unit: plan[unit].label for unit in units}
+
+
+class BudgetedSampler(DecodingSampler):
+    """Any Optuna sampler within the budget; `make` gives it for one trial, from a seed."""
+
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        problem: Problem,
+        grids: Grids,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(problem, grids, seed=seed)
+        self._make = make
+
+    def make(self, seed: int) -> BaseSampler:
+        return self._make(seed)

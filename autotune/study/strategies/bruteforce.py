@@ -7,8 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from autotune.errors import PlanError
-from autotune.problem.grids import Grids
-from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.study.strategies.base import FixedSampler
@@ -43,17 +41,10 @@ def all_plans(problem: Problem) -> Iterator[Plan]:
             return
         for choice in problem.choices[units[0]]:
             price = problem.price(units[0], choice)
-            if price <= room and not choice.is_alone():
+            if price <= room and not problem.goes_alone(choice):
                 yield from beside(units[1:], {**chosen, units[0]: choice}, room - price)
 
     yield from beside(problem.units, {}, max(problem.room, 0))
     for unit, choice in problem.alone():
         if problem.fits(Plan({unit: choice})):
             yield Plan({unit: choice})
-
-
-def bruteforce(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> BruteForceSampler:
-    """The sampler; it has no chance in it."""
-    return BruteForceSampler(problem, grids)

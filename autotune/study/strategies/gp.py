@@ -7,20 +7,13 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import GPSampler
 
-from autotune.problem.grids import Grids
-from autotune.problem.knapsack import Scores
-from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler
+from autotune.study.strategies.base import DecodingSampler
 
 
-def gp(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> BudgetedSampler:
+class BudgetedGP(DecodingSampler):
     """Optuna's Gaussian process; its first ten plans are random."""
 
-    def make(seed: int) -> GPSampler:
+    def make(self, seed: int) -> GPSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return GPSampler(seed=seed, deterministic_objective=False)
-
-    return BudgetedSampler(make, problem, grids, seed=seed)

@@ -39,12 +39,15 @@ class GreedySampler(ListingSampler):
         problem: Problem,
         grids: Grids,
         *,
+        seed: int = 0,
+        workers: int = 1,
+        scores: Scores | None = None,
         direction: Direction = "forward",
         rule: Rule = "best",
         criterion: GreedyCriterion = "gain",
         epsilon: float = EPSILON,
     ) -> None:
-        super().__init__(problem, grids)
+        super().__init__(problem, grids, seed=seed, workers=workers, scores=scores)
         self.direction, self.rule, self.criterion = direction, rule, criterion
         self.epsilon = epsilon
 
@@ -79,7 +82,7 @@ class GreedySampler(ListingSampler):
         if self.direction == "backward":
             return [Plan({**base.choices, unit: FROZEN}) for unit in base]
         offers = [(u, c) for u, c in entries_of(self.problem) if u not in base.choices]
-        offers = [(u, c) for u, c in offers if not c.is_alone()]
+        offers = [(u, c) for u, c in offers if not self.problem.goes_alone(c)]
         plans = [Plan({**base.choices, unit: choice}) for unit, choice in offers]
         return [plan for plan in plans if self.problem.fits(plan)]
 
@@ -99,7 +102,8 @@ class GreedySampler(ListingSampler):
 
 def fullest_plan(problem: Problem) -> Plan:
     """As many units as the budget allows, as dear as it allows."""
-    offers = [(u, c, problem.price(u, c)) for u, c in entries_of(problem) if not c.is_alone()]
+    entries = [(u, c) for u, c in entries_of(problem) if not problem.goes_alone(c)]
+    offers = [(u, c, problem.price(u, c)) for u, c in entries]
     dearest = 2 * sum(price for *_, price in offers)
     return best_plan(problem, {(u, c.label): 1 + price / dearest for u, c, price in offers})
 
@@ -117,21 +121,3 @@ def _values(begun: Begun, study: Study) -> dict[str, float]:
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     complete = {d: t for d, (_, t) in begun.items() if t.state is TrialState.COMPLETE}
     return {d: sign * t.value for d, t in complete.items() if t.value is not None}
-
-
-def greedy(
-    problem: Problem,
-    grids: Grids,
-    *,
-    seed: int,
-    workers: int = 1,
-    scores: Scores | None = None,
-    direction: Direction = "forward",
-    rule: Rule = "best",
-    criterion: GreedyCriterion = "gain",
-    epsilon: float = EPSILON,
-) -> GreedySampler:
-    """The sampler; it has no chance in it."""
-    return GreedySampler(
-        problem, grids, direction=direction, rule=rule, criterion=criterion, epsilon=epsilon
-    )

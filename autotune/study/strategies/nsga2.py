@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -10,32 +10,25 @@ from optuna.samplers import NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.problem.grids import Grids
-from autotune.problem.knapsack import Scores
-from autotune.problem.problem import Problem
 from autotune.problem.sampling import seed_of
-from autotune.study.strategies.base import BudgetedSampler, Space
+from autotune.study.strategies.base import DecodingSampler, Space
 
 POPULATION = 20
 """Trials a generation; the first is random."""
 
 
-class FrontSampler(BudgetedSampler):
-    """NSGA-II; where the front is asked for, on value and price.
+class FrontSampler(DecodingSampler):
+    """Optuna's NSGA-II; where the front is asked for, on value and price.
 
+    Uniform crossover, one mutation per plan on average.
     The study keeps one value a trial, so its complete trials are copied into one in memory that has
     two: in the order of their numbers, so that a resumed search has the same copy.
     """
 
     is_spread = True
-    make: Callable[[int], NSGAIISampler]
 
-    def __init__(
-        self, make: Callable[[int], NSGAIISampler], problem: Problem, grids: Grids, *, seed: int
-    ) -> None:
-        super().__init__(make, problem, grids, seed=seed)
-        self._copy: Study | None = None
-        self._copied: set[int] = set()
+    def make(self, seed: int) -> NSGAIISampler:
+        return NSGAIISampler(seed=seed, population_size=POPULATION)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
@@ -54,13 +47,20 @@ class FrontSampler(BudgetedSampler):
 
     def _two_valued(self, study: Study) -> Study:
         assert self.price is not None
-        if self._copy is None:
-            self._copy = optuna.create_study(directions=["maximize", "minimize"])
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if trial.number not in self._copied:
                 self._copied.add(trial.number)
                 self._add(self._copy, trial, self.price(trial))
         return self._copy
+
+    @cached_property
+    def _copy(self) -> Study:
+        return optuna.create_study(directions=["maximize", "minimize"])
+
+    @cached_property
+    def _copied(self) -> set[int]:
+        """Numbers of the trials that the copy has."""
+        return set()
 
     def _add(self, copy: Study, trial: FrozenTrial, price: float) -> None:
         params = {name: value for name, value in trial.params.items() if name in self._open}
@@ -69,14 +69,3 @@ class FrontSampler(BudgetedSampler):
         added = copy.get_trials(deepcopy=False)[-1]
         self.make(self.seed).get_trial_generation(copy, added)  # which it writes to the copy
         copy.tell(added.number, [trial.values[0], price])
-
-
-def nsga2(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> FrontSampler:
-    """Optuna's NSGA-II: uniform crossover, one mutation a plan in the mean."""
-
-    def make(seed: int) -> NSGAIISampler:
-        return NSGAIISampler(seed=seed, population_size=POPULATION)
-
-    return FrontSampler(make, problem, grids, seed=seed)

@@ -29,7 +29,14 @@ from autotune.study.policy.belief import (
     as_rows,
     covariance,
 )
-from autotune.study.strategies.base import PREFIX, PlanSampler, Space, hyperparameters_of, plan_of
+from autotune.study.strategies.base import (
+    PREFIX,
+    PlanSampler,
+    Space,
+    hyperparameters_of,
+    plan_of,
+)
+from autotune.study.strategies.score_source import ScoreSource
 
 PLANS = 100
 """Random plans over which scores are given the spread of values."""
@@ -79,12 +86,9 @@ class PolicySampler(PlanSampler):
     so that it works in any study over this space.
     """
 
-    def __init__(
-        self, problem: Problem, grids: Grids, *, seed: int, scores: Scores | None = None
-    ) -> None:
-        super().__init__(problem, grids)
-        self.seed = seed
-        self.scores = scores
+    default_trials = 3  # confirms a plan and its nearest competitors
+    default_pruner = "race"
+    score_source = ScoreSource.POLICY
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
@@ -275,10 +279,3 @@ def _fitted_scale(prior: Belief, rows: Floats, values: Floats, noise: Floats) ->
 
     likelihood = prior.evidence(Observation(rows, values, noise), scales)
     return float(scales[np.argmax(likelihood - np.log2(scales / VALUE) ** 2 / 8)])
-
-
-def policy(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> PolicySampler:
-    """The sampler; `scores` are what a supernet or proxies say."""
-    return PolicySampler(problem, grids, seed=seed, scores=scores)

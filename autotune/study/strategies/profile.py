@@ -15,12 +15,26 @@ from autotune.study.strategies.base import FixedSampler
 class ProfileSampler(FixedSampler):
     """The empty plan, then every plan of one unit in depth order; then it ends.
 
-    `choices` are labels or methods, `lowrank-4` or `lowrank`; none of them means all.
+    `choices` are labels or methods with commas between them, `lowrank-4` or `lowrank`; empty for
+    all. `seeds` are trainings of each plan.
     """
 
-    def __init__(self, problem: Problem, grids: Grids, choices: tuple[str, ...] = ()) -> None:
-        super().__init__(problem, grids)
-        self.choices = choices
+    admits_baselines = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        grids: Grids,
+        *,
+        seed: int = 0,
+        workers: int = 1,
+        scores: Scores | None = None,
+        choices: str = "",
+        seeds: int = 1,
+    ) -> None:
+        super().__init__(problem, grids, seed=seed, workers=workers, scores=scores)
+        self.choices = tuple(filter(None, choices.split(",")))
+        self.seeds = seeds
 
     @cached_property
     def plans(self) -> list[Plan]:
@@ -40,17 +54,3 @@ class ProfileSampler(FixedSampler):
 
 def _is_named(choice: Choice, name: str) -> bool:
     return name in (choice.label, "+".join(choice.names))
-
-
-def profile(
-    problem: Problem,
-    grids: Grids,
-    *,
-    seed: int,
-    workers: int = 1,
-    scores: Scores | None = None,
-    choices: str = "",
-    seeds: int = 1,
-) -> ProfileSampler:
-    """The sampler; `choices` with commas between them. `seeds` is for what runs after it."""
-    return ProfileSampler(problem, grids, tuple(filter(None, choices.split(","))))

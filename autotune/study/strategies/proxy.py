@@ -8,18 +8,27 @@ from autotune.problem.grids import Grids
 from autotune.problem.knapsack import Scores
 from autotune.problem.problem import Problem
 from autotune.study.strategies.policy import PolicySampler
+from autotune.study.strategies.score_source import ScoreSource
 
 ProxyCriterion = Literal["mass", "ratio", "fisher", "relative", "taylor", "activation", "condition"]
 
 
-def proxy(
-    problem: Problem,
-    grids: Grids,
-    *,
-    seed: int,
-    workers: int = 1,
-    scores: Scores | None = None,
-    criterion: ProxyCriterion = "mass",
-) -> PolicySampler:
-    """The best plan by `scores`, which follow `criterion`; after it what trials make of them."""
-    return PolicySampler(problem, grids, seed=seed, scores=scores)
+class ProxySampler(PolicySampler):
+    """The best plan by `scores`, which follow `criterion`; after it, what trials suggest."""
+
+    default_trials = 1  # the plan itself
+    default_pruner = "none"
+    score_source = ScoreSource.PROXIES
+
+    def __init__(
+        self,
+        problem: Problem,
+        grids: Grids,
+        *,
+        seed: int = 0,
+        workers: int = 1,
+        scores: Scores | None = None,
+        criterion: ProxyCriterion = "mass",
+    ) -> None:
+        super().__init__(problem, grids, seed=seed, workers=workers, scores=scores)
+        self.criterion = criterion

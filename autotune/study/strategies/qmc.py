@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -10,10 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats.qmc import Sobol
 
-from autotune.problem.grids import Grids
-from autotune.problem.knapsack import Scores
-from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler, Space, search_space
+from autotune.study.strategies.base import DecodingSampler, Space
 
 
 class SobolSampler(BaseSampler):
@@ -55,9 +53,12 @@ def _cut(distribution: BaseDistribution, at: float) -> Any:
     return distribution.choices[int(at * len(distribution.choices))]
 
 
-def qmc(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> BudgetedSampler:
+class BudgetedSobol(DecodingSampler):
     """Evenly over the space, whatever the values are."""
-    sobol = SobolSampler(dict(search_space(problem, grids)), seed)
-    return BudgetedSampler(lambda _: sobol, problem, grids, seed=seed)
+
+    def make(self, seed: int) -> SobolSampler:
+        return self._sequence
+
+    @cached_property
+    def _sequence(self) -> SobolSampler:
+        return SobolSampler(dict(self.space), self.seed)

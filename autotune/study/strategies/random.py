@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from optuna.samplers import RandomSampler
 
-from autotune.problem.grids import Grids
-from autotune.problem.knapsack import Scores
-from autotune.problem.problem import Problem
-from autotune.study.strategies.base import BudgetedSampler
+from autotune.study.strategies.base import DecodingSampler
 
 
-def random(
-    problem: Problem, grids: Grids, *, seed: int, workers: int = 1, scores: Scores | None = None
-) -> BudgetedSampler:
+class BudgetedRandom(DecodingSampler):
     """Uniform over every unit's labels and every grid."""
-    return BudgetedSampler(RandomSampler, problem, grids, seed=seed)
+
+    def make(self, seed: int) -> RandomSampler:
+        return RandomSampler(seed)

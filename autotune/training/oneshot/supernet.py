@@ -139,7 +139,8 @@ def _shareable(choices: Iterable[Choice]) -> list[Method]:
 
 
 def _joins(method: Method) -> bool:
-    return not (METHODS.load(method.name).not_zero or Choice((method,)).is_alone())
+    delta = METHODS.load(method.name)
+    return not (delta.not_zero or delta.goes_alone)
 
 
 def _strands(unit: str, methods: Iterable[Method]) -> list[Strand]:

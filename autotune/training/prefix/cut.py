@@ -13,8 +13,8 @@ from autotune.deltas.paths import Touch
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.batchnorm_fusion import folded
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.lowrank_branch import lowrank_branch
 from autotune.training.prefix.nodes import Untraceable, is_boundary, read_by, reads_shape
+from autotune.training.prefix.product_branch import product_branch
 from autotune.training.prefix.program import Function, Program, Step, function_of
 
 
@@ -110,7 +110,7 @@ class _Cutter:
         if str(node.target) in self.attached.native:
             call: Function = layer
             return call
-        return lowrank_branch(layer) or _plain(self.graph, node)
+        return product_branch(layer) or _plain(self.graph, node)
 
     def _need(self, nodes: list[fx.Node]) -> None:
         """Make the values that are read live; compute those without rows behind the cut."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.knapsack import best_plan
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
 from autotune.study.policy.policy import Policy
@@ -65,7 +66,8 @@ def random_problem(seed: int) -> Problem:
         candidates["network"] = {
             Choice.of("bypass", width=1): Cost(k := draw.randint(1, 500), k, k)
         }
-    return Problem.of(candidates, Budget(draw.choice([1, 50, 5000, 10**6]), 10**9))
+    budget = Budget(draw.choice([1, 50, 5000, 10**6]), 10**9)
+    return Problem.of(candidates, budget, methods=MethodFacts(frozenset({"bypass"})))
 
 
 @settings(max_examples=5_000, deadline=None)

@@ -12,15 +12,18 @@ from autotune.errors import TrialError
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.grids import three_rates
 from autotune.problem.job import Job, Progress
+from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
-from autotune.problem.recipes import uniform_lowrank
+from autotune.problem.recipes import uniform_placement
 from autotune.problem.sampling import random_placement
 from autotune.study.backends.base import Source
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import baseline_plans, run_baselines
 from autotune.study.selection.extra_jobs import best_job
 from study.table_engine import TableEngine, looked_up
+
+UNIFORM = MethodFacts(uniform="lowrank", uniform_size="rank")
 
 
 def measured(content: bytes) -> dict[str, float]:
@@ -36,7 +39,7 @@ def lowrank_problem(widths: list[int], limit: int) -> Problem:
         f"unit{i}": {Choice.of("lowrank", rank=r): Cost(r * w, r * w, 4 * r * w) for r in (1, 2, 4)}
         for i, w in enumerate(widths)
     }
-    return Problem.of(candidates, Budget(limit, 10**6))
+    return Problem.of(candidates, Budget(limit, 10**6), methods=UNIFORM)
 
 
 # plans
@@ -47,7 +50,7 @@ def lowrank_problem(widths: list[int], limit: int) -> Problem:
 def test_uniform_low_rank_fits_and_is_filled(widths, limit):
     """No unit could be raised by a rank without breaking the budget."""
     problem = lowrank_problem(widths, limit)
-    plan = uniform_lowrank(problem)
+    plan = uniform_placement(problem)
     room = limit - problem.cost(plan).parameters
     assert room >= 0
     for unit, width in zip(problem.units, widths, strict=True):
@@ -57,8 +60,8 @@ def test_uniform_low_rank_fits_and_is_filled(widths, limit):
 
 
 def test_uniform_low_rank_is_as_even_as_the_budget_allows():
-    assert ranks(uniform_lowrank(lowrank_problem([10, 10, 10], 60))) == [2, 2, 2]
-    plan = uniform_lowrank(lowrank_problem([10, 20, 40], 100))
+    assert ranks(uniform_placement(lowrank_problem([10, 10, 10], 60))) == [2, 2, 2]
+    plan = uniform_placement(lowrank_problem([10, 20, 40], 100))
     assert {unit: c.label for unit, c in plan.choices.items()} == {
         "unit0": "lowrank-2",
         "unit1": "lowrank-2",
@@ -78,7 +81,9 @@ def test_random_placement_fits_and_is_filled(problem, seed):
 def test_random_placement_sometimes_is_what_must_be_alone_and_then_nothing_else():
     alone = Choice.of("bypass", width=1)
     offers = {f"unit{i}": {Choice.of("lowrank", rank=1): Cost(5, 5, 20)} for i in range(3)}
-    problem = Problem.of({**offers, "network": {alone: Cost(5, 5, 20)}}, Budget(20, 10**6))
+    candidates = {**offers, "network": {alone: Cost(5, 5, 20)}}
+    bypass = MethodFacts(frozenset({"bypass"}))
+    problem = Problem.of(candidates, Budget(20, 10**6), methods=bypass)
     plans = [random_placement(problem, seed) for seed in range(40)]
     kinds = {("network" in plan.choices, len(plan)) for plan in plans}
     assert kinds == {(True, 1), (False, 3)}
@@ -99,7 +104,7 @@ def test_the_probe_trains_nothing_but_the_head(problem):
 
 def test_a_space_without_low_rank_has_no_uniform_baseline(caplog):
     candidates = {"only": {Choice.of("scale"): Cost(5, 5, 20)}}
-    plans = baseline_plans(Problem.of(candidates, Budget(10, 100)), 0)
+    plans = baseline_plans(Problem.of(candidates, Budget(10, 100), methods=UNIFORM), 0)
     assert list(plans) == ["probe", "random"]
     assert "no low-rank choice" in caplog.text
 
@@ -129,7 +134,7 @@ def test_a_baseline_is_the_best_on_validation_of_its_rates(driving):
     with driving() as driver:
         run_baselines(driver, InlineBackend(engine), measured)
         found = driver.attributes("reference")
-    grids, plan = driver.setting.grids, uniform_lowrank(driver.problem)
+    grids, plan = driver.setting.grids, uniform_placement(driver.problem)
     head = found["probe"]["hyperparameters"]["lr:head"]
     jobs = [Job("", plan, rates, seed=0) for rates in three_rates(grids, plan, head)]
     best = max(jobs, key=lambda job: looked_up(job, engine.steps))

@@ -20,7 +20,7 @@ from autotune.problem.problem import Problem
 from autotune.problem.sampling import seed_of
 from autotune.study.strategies import STRATEGIES, check_options
 from autotune.study.strategies.base import hyperparameters_of, plan_of, search_space
-from autotune.study.strategies.greedy import EPSILON, greedy
+from autotune.study.strategies.greedy import EPSILON, GreedySampler
 from autotune.study.strategies.nsga2 import POPULATION
 
 
@@ -266,7 +266,7 @@ class TestGreedy(StrategyContract):
     def test_the_papers_rule_ends_when_a_round_gains_too_little(self, problem, grids):
         rounds = {}
         for epsilon in (0.001, 0.5):
-            sampler = greedy(problem, grids, seed=0, rule="gain", epsilon=epsilon)
+            sampler = GreedySampler(problem, grids, seed=0, rule="gain", epsilon=epsilon)
             study = optuna.create_study(sampler=sampler, direction="maximize")
             while not sampler.is_idle(study):
                 trial = study.ask(search_space(problem, grids))
@@ -275,7 +275,7 @@ class TestGreedy(StrategyContract):
         assert rounds[0.5] == 2 < rounds[0.001]
 
     def test_backward_it_takes_units_away_from_a_full_plan(self, problem, grids):
-        sampler = greedy(problem, grids, seed=0, direction="backward")
+        sampler = GreedySampler(problem, grids, seed=0, direction="backward")
         study = optuna.create_study(sampler=sampler, direction="maximize")
         plans = []
         for _ in range(6):
@@ -289,7 +289,7 @@ class TestGreedy(StrategyContract):
     def test_gain_for_its_cost_prefers_the_cheap(self, problem, grids):
         firsts = {}
         for criterion in ("gain", "gain-per-cost"):
-            sampler = greedy(problem, grids, seed=0, criterion=criterion)
+            sampler = GreedySampler(problem, grids, seed=0, criterion=criterion)
             study = optuna.create_study(sampler=sampler, direction="maximize")
             for _ in range(40):
                 trial = study.ask(search_space(problem, grids))

@@ -12,9 +12,9 @@ from autotune.deltas.attach import attached
 from autotune.problem.plan import Choice, Plan
 from autotune.training.prefix.cut import before, cut
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.lowrank_branch import lowrank_branch
 from autotune.training.prefix.nodes import Untraceable
 from autotune.training.prefix.observation import OBSERVED_EXAMPLES
+from autotune.training.prefix.product_branch import product_branch
 
 EXAMPLE = torch.randn(OBSERVED_EXAMPLES, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -292,4 +292,17 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
         delta.gate = 0.5
-        assert lowrank_branch(getattr(net, unit)) is None
+        assert product_branch(getattr(net, unit)) is None
+
+
+def test_a_change_that_is_more_than_a_product_is_not_computed_beside_its_layer():
+    """`times` is B·A ⊙ W, which has the factors of low rank but not its law."""
+    torch.manual_seed(0)
+    graph = Graph(net := Wide().eval().requires_grad_(False), EXAMPLE)
+    place, choice = Unit("mlp", ("mlp.weight", "mlp.bias")), Choice.of("reparam", form="times")
+    with attached(net, [place], Plan({"mlp": choice})) as deltas:
+        for parameter in deltas.parameters():
+            torch.nn.init.normal_(parameter)
+        parts = cut(graph)
+        live = before(graph, parts.live, [graph.input])(EXAMPLE)
+        torch.testing.assert_close(parts.behind(*live)[0], net(EXAMPLE))

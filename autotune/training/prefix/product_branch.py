@@ -1,4 +1,4 @@
-"""Low rank as a branch: in training B·(A·x) is added to the output of the frozen layer.
+"""A product B·A next to a layer: in training B·(A·x) is added to the output of the frozen layer.
 
 So the gradient of the whole kernel, a third of a layer's arithmetic, is never computed.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.deltas.methods.lowrank import Product
+from autotune.deltas.factors import Product
 from autotune.deltas.parametrized import part_alone
 from autotune.training.prefix.program import Function
 
@@ -21,8 +21,8 @@ LINEAR, CONVOLUTION = 2**16, 2**18
 of two small layers cost more than the gradient that they save."""
 
 
-def lowrank_branch(layer: nn.Module) -> Function | None:
-    """Forward function for a layer with one low-rank delta; None where it would be slower.
+def product_branch(layer: nn.Module) -> Function | None:
+    """Forward function for a layer whose only change is a product; None where it would be slower.
 
     Without gradients it uses the changed kernel itself: one layer instead of three.
     """
@@ -45,8 +45,7 @@ def lowrank_branch(layer: nn.Module) -> Function | None:
 def _change(layer: Any, part: Product) -> Callable[[Tensor, Tensor], Tensor] | None:
     if isinstance(layer, nn.Linear) and layer.in_features * layer.out_features >= LINEAR:
         return lambda x, frozen: (
-            F.linear(x, frozen, layer.bias)
-            + F.linear(F.linear(x, part.a[: part.size]), part.b[:, : part.size])
+            F.linear(x, frozen, layer.bias) + F.linear(F.linear(x, part.down), part.up)
         )
     kernel = tuple(getattr(layer, "kernel_size", ()))
     if not isinstance(layer, nn.Conv2d) or layer.groups > 1:
@@ -55,8 +54,8 @@ def _change(layer: Any, part: Product) -> Callable[[Tensor, Tensor], Tensor] | N
         return None
 
     def convolved(x: Tensor, frozen: Tensor) -> Tensor:
-        down = part.a[: part.size].view(-1, layer.in_channels, *kernel)
-        up = part.b[:, : part.size, None, None]
+        down = part.down.view(-1, layer.in_channels, *kernel)
+        up = part.up[:, :, None, None]
         output: Tensor = layer._conv_forward(x, frozen, layer.bias)
         return output + F.conv2d(layer._conv_forward(x, down, None), up)
 

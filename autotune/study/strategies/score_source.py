@@ -1,0 +1,28 @@
+"""The scores of choices that a strategy asks for, which are made before its first trial."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ScoreSource(Enum):
+    """Where a strategy's scores come from; the session knows how to make them."""
+
+    NONE = "none"
+    PROXIES = "proxies"
+    """One criterion on the untrained choices, named by the strategy's `criterion`."""
+
+    POLICY = "policy"
+    """A policy that a supernet teaches; it may start from `--policy` and `--supernet`."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages of a search that make these scores, in their order."""
+        return _STAGES[self]
+
+
+_STAGES = {
+    ScoreSource.NONE: (),
+    ScoreSource.PROXIES: ("proxies",),
+    ScoreSource.POLICY: ("head", "proxies", "supernet"),
+}
