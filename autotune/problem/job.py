@@ -8,6 +8,9 @@ from enum import Enum
 
 from autotune.problem.plan import Plan
 
+EPOCHS = 10
+"""Epochs of a training, if nothing else is asked for."""
+
 ATTEMPTS = 3
 """A job whose worker dies is started so often before it counts as failed, if nothing else is
 asked."""

@@ -133,7 +133,7 @@ class Trunk:
         why = ""
         for keeper in self._keepers:
             try:
-                found = cut(keeper.graph, fold=self.recipe.fold)
+                found = cut(keeper.graph, fuse_batchnorm=self.recipe.fuse_batchnorm)
             except Untraceable as error:
                 why = str(error)
                 continue
