@@ -240,5 +240,5 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
     assert any("Usage" in line for line in shown)
-    heavy = {"torch", "optuna", "ray", "torchvision trunk", "sklearn", "pydantic"}
+    heavy = {"torch", "optuna", "ray", "torchvision", "sklearn"}
     assert not heavy & set(json.loads(last))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 from autotune.cli.search import Quiet
 
 
@@ -30,7 +30,7 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Processes on this machine; by itself 1.")
     ] = None,
-    device: Annotated[str | None, setting("device", panel=False)] = None,
+    device: Annotated[str | None, setting_option("device")] = None,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     quiet: Quiet = False,

@@ -8,7 +8,7 @@ import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
 from autotune.cli.completion import PARTS, among
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 
 @app.command()
@@ -20,7 +20,7 @@ def evaluate(
             metavar="NAME", help="Of the data: test, val or train.", autocompletion=among(PARTS)
         ),
     ] = "test",
-    device: Annotated[str, setting("device", panel=False)] = "auto",
+    device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     as_json: AsJson = False,

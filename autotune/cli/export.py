@@ -8,7 +8,7 @@ import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
 from autotune.cli.completion import formats, runs
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 
 @app.command()
@@ -54,8 +54,8 @@ def export(
     ] = False,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
-    weights: Annotated[str | None, setting("weights", panel=False)] = None,
-    head: Annotated[str | None, setting("head", panel=False)] = None,
+    weights: Annotated[str | None, setting_option("weights")] = None,
+    head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The answer as a file that others can read, checked before it is there.

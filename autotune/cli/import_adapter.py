@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 
 @app.command("import")
@@ -22,8 +22,8 @@ def import_(
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="The delta file to write.")
     ] = "delta.safetensors",
-    weights: Annotated[str | None, setting("weights", panel=False)] = None,
-    head: Annotated[str | None, setting("head", panel=False)] = None,
+    weights: Annotated[str | None, setting_option("weights")] = None,
+    head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
     """A LoRA adapter of PEFT as a delta file.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Collection, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.options import MANUAL, setting
+from autotune.cli.options import setting_option
 
 if TYPE_CHECKING:
+    from autotune.run.setting_description import SettingDescription
     from autotune.run.settings import Settings
 
 
 @app.command()
 def init(
-    backbone: Annotated[str, setting("backbone", panel=False)] = "builtin:digits",
-    task: Annotated[str, setting("task", panel=False)] = "builtin:digits",
-    budget: Annotated[str, setting("budget", panel=False)] = "1%",
+    backbone: Annotated[str, setting_option("backbone")] = "builtin:digits",
+    task: Annotated[str, setting_option("task")] = "builtin:digits",
+    budget: Annotated[str, setting_option("budget")] = "1%",
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
     ] = "autotune.yaml",
@@ -66,24 +68,22 @@ def _check_kinds(settings: Settings) -> None:
 
 
 def _lines(settings: Settings, active: Collection[str]) -> Iterator[str]:
-    from autotune.run.settings import write_line
+    from autotune.run.settings import descriptions, write_line
 
-    kinds = type(settings).model_json_schema()["properties"]
     yield "# A search: autotune search --config FILE. Defaults are comments."
-    for title, entries in MANUAL.items():
-        yield f"\n## {title}"
-        for name, entry in entries.items():
-            yield f"\n# {entry.text.rstrip('.')}{_numbers(kinds[name])}."
-            yield ("" if name in active else "# ") + write_line(name, getattr(settings, name))
+    for panel, group in groupby(descriptions().values(), lambda setting: setting.panel):
+        yield f"\n## {panel.value}"
+        for setting in group:
+            yield f"\n# {setting.text}{_takes(setting)}"
+            line = write_line(setting.name, getattr(settings, setting.name))
+            yield line if setting.name in active else f"# {line}"
 
 
-def _numbers(kind: Mapping[str, Any]) -> str:
-    """What a setting takes where that is no text; of texts its help tells."""
-    kind = next((k for k in kind.get("anyOf", ()) if k["type"] != "null"), kind)
-    least = f"from {kind['minimum']}" if "minimum" in kind else "above 0"
-    said = {
-        "boolean": "; true or false",
-        "integer": f"; a whole number {least}",
-        "number": f"; a number {least}",
+def _takes(setting: SettingDescription) -> str:
+    """Values of a flag or number; the description has those of a text."""
+    takes = {
+        "boolean": " True or false.",
+        "integer": f" A whole number {setting.range}.",
+        "number": f" A number {setting.range}.",
     }
-    return said.get(kind["type"], "")
+    return takes.get(setting.kind, "")

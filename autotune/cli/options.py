@@ -1,166 +1,165 @@
-"""What every setting does: the help of `search` and the comments that `init` writes."""
+"""Options made from settings: the fields of `Settings` say all that is shown of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args
 
 import typer
 
 from autotune.cli.completion import Completion, among, runs, spaces
+from autotune.errors import ConfigError
+from autotune.run.setting_description import SettingDescription
+from autotune.run.settings import FORMER_NAMES, descriptions
 
-FOUND: dict[str, Completion] = {"space": spaces, "profile": runs, "supernet": runs}
-"""Settings whose values are looked up."""
+Command = Callable[..., None]
+SettingValues = dict[str, Any]
+"""Setting, or `options.NAME` for one option of the strategy → value that an option gives."""
 
-WHAT, HOW, WHERE = "What is tuned", "How it is searched and trained", "Where it runs and writes"
+LOOKED_UP: dict[str, Completion] = {"space": spaces, "profile": runs, "supernet": runs}
+"""Completion of settings whose values are not in their description."""
+
+TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "object": list[str],
+}
+"""JSON type of a setting → type of its option; a mapping takes NAME=VALUE several times."""
 
 
 @dataclass(frozen=True)
-class OptionHelp:
-    """A setting as it is shown."""
+class SettingOptions:
+    """Annotation of a command's parameter that stands for the options of these settings."""
 
-    help: str
-    """One sentence; `{}` stands for the values."""
+    names: tuple[str, ...]
+    has_panels: bool = True
+    """Whether the options are shown in the panels of their settings, or with the other options."""
 
-    metavar: str | None = None
-    """None for what is a flag or takes names."""
+    def parameters(self) -> Iterator[Parameter]:
+        """The options, those under former names hidden."""
+        for name in self.names:
+            yield _parameter(name, _option(name, has_panel=self.has_panels))
+        for name in self._former_names():
+            yield _parameter(name, _former_option(name))
 
-    values: str = ""
-    """All that it takes, where these are names."""
+    def values(self, arguments: Mapping[str, Any]) -> SettingValues:
+        """Values of the settings whose options are used."""
+        names = (*self.names, *self._former_names())
+        used = [name for name in names if arguments[name] is not None]
+        return dict(entry for name in used for entry in _entries(name, arguments[name]))
 
-    @property
-    def text(self) -> str:
-        return self.help.format(", ".join(self.values.split()))
-
-
-MANUAL: dict[str, dict[str, OptionHelp]] = {
-    WHAT: {
-        "backbone": OptionHelp(
-            "builtin:digits, torchvision:NAME or python:MODULE-or-FILE:FUNCTION.", "SOURCE"
-        ),
-        "weights": OptionHelp("A .safetensors or .pth file for the backbone.", "FILE"),
-        "head": OptionHelp("The task layer, if it is not the last.", "PATH"),
-        "keep_head": OptionHelp("Start from the old head where it fits."),
-        "input": OptionHelp("YAML with size, channels, mean, std (or shape, dtype).", "FILE"),
-        "task": OptionHelp(
-            "builtin:digits, imagefolder:DIR, npz:FILE or python:MODULE-or-FILE:FUNCTION.", "SOURCE"
-        ),
-        "budget": OptionHelp(
-            "1%, 0.5%, 50k, 1.5M, 2000 parameters; 0.5MB, 300kB of delta file.", "LIMIT"
-        ),
-        "count_head": OptionHelp("The task's head counts too."),
-        "space": OptionHelp(
-            "A search space by name, or a YAML file; by itself the family's.", "SPACE"
-        ),
-        "granularity": OptionHelp("What a unit is: {}.", values="block layer"),
-        "bnstats": OptionHelp("Re-estimate normalisation statistics: {}.", values="auto on off"),
-    },
-    HOW: {
-        "strategy": OptionHelp(
-            "Who proposes plans: {}.",
-            values="policy proxy greedy tpe gp nsga2 qmc random bruteforce",
-        ),
-        "options": OptionHelp("The strategy's own, such as {{direction: backward}} of greedy."),
-        "policy": OptionHelp(
-            "Start from what another search learned, its policy.safetensors.", "FILE"
-        ),
-        "supernet": OptionHelp(
-            "Use what the supernet of a run of the same training measured.", "RUN"
-        ),
-        "profile": OptionHelp("Begin with the trials of a profile of the same training.", "RUN"),
-        "trials": OptionHelp(
-            "How many plans at most; by itself as many as suit the strategy.", "N"
-        ),
-        "timeout": OptionHelp("No new trial after so many seconds.", "SECONDS"),
-        "epochs": OptionHelp("Epochs of a trial.", "N"),
-        "batch_size": OptionHelp("Examples a step.", "N"),
-        "augment": OptionHelp("Of training inputs: {}.", values="none flip crop+flip"),
-        "views": OptionHelp(
-            "Augmented views of each input that are kept; 0 for a new one each epoch.",
-            "N",
-        ),
-        "precision": OptionHelp(
-            "{}; auto is bfloat16 on a GPU, float32 on the CPU.", values="auto float32 bfloat16"
-        ),
-        "layout": OptionHelp(
-            "Of pictures: {}; auto is channels_last, often faster, on a GPU.",
-            values="auto contiguous channels_last",
-        ),
-        "fold": OptionHelp(
-            "Frozen normalisation becomes part of the convolution before it: faster, rounds."
-        ),
-        "metric": OptionHelp(
-            "What is maximised: {}.", values="accuracy balanced_accuracy f1 auroc"
-        ),
-        "objective": OptionHelp(
-            "METRIC,cost (or bytes, latency, memory): the front of both.", "METRIC,PRICE"
-        ),
-        "folds": OptionHelp("Score plans by so many folds; 0 for one validation part.", "N"),
-        "pruner": OptionHelp(
-            "What ends trials early: {}.",
-            values="auto race halving hyperband forecast median wilcoxon none",
-        ),
-        "seed": OptionHelp("Of splits, plans and training.", "N"),
-        "references": OptionHelp("Run what the result is compared with."),
-    },
-    WHERE: {
-        "backend": OptionHelp(
-            "Where trials run: {}; auto is inline (this process) for one worker.",
-            values="auto inline processes ray",
-        ),
-        "workers": OptionHelp("Trials at once; by itself 1, on Ray as many as fit.", "N"),
-        "cpus_per_trial": OptionHelp("On Ray; also its threads. 1 by itself.", "N"),
-        "gpus_per_trial": OptionHelp(
-            "0.25 puts four trials on a GPU; 1 by itself, where there is one.", "N"
-        ),
-        "address": OptionHelp(
-            "Of a Ray cluster: auto (one that runs here, else a local one), local, HOST:PORT, "
-            "ray://HOST:10001.",
-            "ADDRESS",
-        ),
-        "ship_data": OptionHelp("On Ray: send picture files to the nodes that lack them."),
-        "retries": OptionHelp("How often a trial whose worker died goes on in another.", "N"),
-        "device": OptionHelp("Where networks run: auto, cpu, cuda, cuda:1.", "DEVICE"),
-        "out": OptionHelp("A new run folder; by itself runs/TASK.", "DIR"),
-        "storage": OptionHelp("An Optuna storage instead of the folder's own.", "URL"),
-        "keep": OptionHelp(
-            "Delta files of the best five trials, or of all: {}.", values="best all"
-        ),
-        "disk": OptionHelp(
-            "Most that the files of trials may take, as 2GB; the best one always stays.", "SIZE"
-        ),
-        "cache_memory": OptionHelp(
-            "For what the frozen part computes, which trials share, as 2GB; 0 for none.", "SIZE"
-        ),
-        "cache_disk": OptionHelp(
-            "What does not fit there, or is for several workers, in files, as 10GB.", "SIZE"
-        ),
-        "cache_dtype": OptionHelp(
-            "{}: exact, or half as large and rounded.", values="float32 bfloat16"
-        ),
-    },
-}
-"""Panel → setting → entry, in the order in which they are shown."""
-
-NAMES = [name for entries in MANUAL.values() for name in entries]
+    def _former_names(self) -> list[str]:
+        return [former for former, name in FORMER_NAMES.items() if name in self.names]
 
 
-@cache
-def setting(name: str, *, panel: bool = True) -> Any:
-    """The option of a setting; without `panel` among a command's other options."""
-    group = next(title for title, entries in MANUAL.items() if name in entries)
-    entry = MANUAL[group][name]
-    return typer.Option(
-        f"--{name.replace('_', '-')}",
-        help=entry.text,
-        metavar=entry.metavar or ("NAME" if entry.values else ""),
-        rich_help_panel=group if panel else None,
-        autocompletion=_completion(name, entry),
+def with_settings(command: Command) -> Command:
+    """Replace each parameter annotated with `SettingOptions` by the options of its settings.
+
+    The command gets the values of the options that are used as one `SettingValues`.
+    """
+    own = signature(command, eval_str=True)
+    groups = {name: group for name, p in own.parameters.items() if (group := _group(p))}
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        values = {name: group.values(arguments) for name, group in groups.items()}
+        rest = {name: arguments[name] for name in own.parameters if name not in groups}
+        command(**rest, **values)
+
+    parameters = [
+        parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, stated in own.parameters.items()
+        for parameter in (groups[name].parameters() if name in groups else (stated,))
+    ]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def all_settings() -> SettingOptions:
+    """The options of all settings."""
+    return SettingOptions(tuple(descriptions()))
+
+
+def movable_settings() -> SettingOptions:
+    """The options of the settings that a resumed search may change to run elsewhere."""
+    return SettingOptions(tuple(d.name for d in descriptions().values() if d.is_movable))
+
+
+def setting_option(name: str) -> Any:
+    """The option of one setting, for a parameter's annotation."""
+    return _option(name)
+
+
+def _group(parameter: Parameter) -> SettingOptions | None:
+    metadata = get_args(parameter.annotation)[1:]
+    return next((m for m in metadata if isinstance(m, SettingOptions)), None)
+
+
+def _described(name: str) -> SettingDescription:
+    return descriptions()[FORMER_NAMES.get(name, name)]
+
+
+def _parameter(name: str, option: Any) -> Parameter:
+    value = TYPES[_described(name).kind] | None
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value, option]
     )
 
 
-def _completion(name: str, entry: OptionHelp) -> Completion | None:
-    if name in FOUND:
-        return FOUND[name]
-    return among(entry.values) if entry.values else None
+def _option(name: str, *, has_panel: bool = False) -> Any:
+    setting = _described(name)
+    return typer.Option(
+        _flag(setting),
+        help=_help(setting),
+        metavar=setting.metavar,
+        rich_help_panel=setting.panel.value if has_panel else None,
+        autocompletion=_completion(setting),
+    )
+
+
+def _former_option(name: str) -> Any:
+    text = f"Former name of {_flag(_described(name))}."
+    return typer.Option(f"--{name.replace('_', '-')}", help=text, metavar="", hidden=True)
+
+
+def _flag(setting: SettingDescription) -> str:
+    """`--no-NAME` turns off what is on; a mapping is named in the singular, one entry a time."""
+    if setting.default is True:
+        return f"--no-{setting.name.replace('_', '-')}"
+    name = setting.name.removesuffix("s") if setting.kind == "object" else setting.name
+    return f"--{name.replace('_', '-')}"
+
+
+def _help(setting: SettingDescription) -> str:
+    if setting.default is True:
+        return f"Do not {setting.text[0].lower()}{setting.text[1:]}"
+    return f"{setting.text} May be repeated." if setting.kind == "object" else setting.text
+
+
+def _completion(setting: SettingDescription) -> Completion | None:
+    if setting.name in LOOKED_UP:
+        return LOOKED_UP[setting.name]
+    return among(" ".join(setting.values)) if setting.values else None
+
+
+def _entries(name: str, argument: Any) -> Iterator[tuple[str, Any]]:
+    setting = _described(name)
+    if setting.kind == "object":
+        yield from (_entry(setting, text) for text in argument)
+    else:
+        yield name, not argument if setting.default is True else argument
+
+
+def _entry(setting: SettingDescription, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"{_flag(setting)} takes NAME=VALUE, got {text!r}. As in: direction=backward."
+        )
+    return f"{setting.name}.{name}", value

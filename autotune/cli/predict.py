@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, Run, app, show_json
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 
 @app.command()
 def predict(
     run: Run,
     path: Annotated[str, typer.Argument(help="A picture, a folder of them, or an .npy array.")],
-    device: Annotated[str, setting("device", panel=False)] = "auto",
+    device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,15 +9,19 @@ import typer
 
 from autotune.cli.common import AsJson, app, show_json
 from autotune.cli.completion import methods
-from autotune.cli.options import NAMES, setting
+from autotune.cli.options import SettingOptions, SettingValues, with_settings
 from autotune.cli.search import Quiet
+
+NETWORK = ("weights", "head", "input", "space", "granularity")
+TRAINING = tuple("bnstats epochs batch_size metric folds seed workers device out".split())
+"""Settings that a profile takes."""
 
 
 @app.command()
+@with_settings
 def profile(
-    context: typer.Context,
-    backbone: Annotated[str | None, setting("backbone", panel=False)] = None,
-    task: Annotated[str | None, setting("task", panel=False)] = None,
+    *,
+    sources: Annotated[SettingValues, SettingOptions(("backbone", "task"), has_panels=False)],
     choices: Annotated[
         str,
         typer.Option(
@@ -27,21 +31,9 @@ def profile(
         ),
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each unit.")] = 3,
-    weights: Annotated[str | None, setting("weights", panel=False)] = None,
-    head: Annotated[str | None, setting("head", panel=False)] = None,
-    input: Annotated[str | None, setting("input", panel=False)] = None,
-    space: Annotated[str | None, setting("space", panel=False)] = None,
-    granularity: Annotated[str | None, setting("granularity", panel=False)] = None,
-    budget: Annotated[str, typer.Option(metavar="LIMIT", help="Of each unit alone.")] = "100%",
-    bnstats: Annotated[str | None, setting("bnstats", panel=False)] = None,
-    epochs: Annotated[int | None, setting("epochs", panel=False)] = None,
-    batch_size: Annotated[int | None, setting("batch_size", panel=False)] = None,
-    metric: Annotated[str | None, setting("metric", panel=False)] = None,
-    folds: Annotated[int | None, setting("folds", panel=False)] = None,
-    seed: Annotated[int | None, setting("seed", panel=False)] = None,
-    workers: Annotated[int | None, setting("workers", panel=False)] = None,
-    device: Annotated[str | None, setting("device", panel=False)] = None,
-    out: Annotated[str | None, setting("out", panel=False)] = None,
+    network: Annotated[SettingValues, SettingOptions(NETWORK, has_panels=False)],
+    budget: Annotated[str, typer.Option(metavar="LIMIT", help="Budget of each unit.")] = "100%",
+    training: Annotated[SettingValues, SettingOptions(TRAINING, has_panels=False)],
     config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of settings.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -56,21 +48,14 @@ def profile(
     from autotune.run.origins import OPTION, GivenSettings
     from autotune.run.settings import read_settings
 
-    named = {name: v for name, v in context.params.items() if name in NAMES and v is not None}
-    own = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
-    given = GivenSettings.in_file(config).over(OPTION, {**named, **own, "references": False})
-    settings = read_settings(given.values)
+    named = {**sources, **network, "budget": budget, **training}
+    strategy = {"strategy": "profile", "options": {"choices": choices, "seeds": seeds}}
+    chosen = GivenSettings.in_file(config).over(OPTION, {**named, **strategy, "references": False})
+    settings = read_settings(chosen.values)
     with watching(quiet=quiet or as_json):
         from autotune.session.api import search as run_search
 
-        values = settings.model_dump()
-        study = run_search(
-            values.pop("backbone"),
-            values.pop("task"),
-            values.pop("budget"),
-            origins=given.origins,
-            **values,
-        )
+        study = run_search(**settings.model_dump(), origins=chosen.origins)
     _show(study, as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
-from autotune.cli.options import HOW, NAMES, WHERE, setting
+from autotune.cli.options import (
+    SettingOptions,
+    SettingValues,
+    all_settings,
+    movable_settings,
+    with_settings,
+)
+from autotune.run.setting_description import Panel
 
 if TYPE_CHECKING:
     from autotune.run.notebook import Study
     from autotune.run.origins import GivenSettings
+
+PLACED = Panel.PLACED.value
 
 Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
 Timings = Annotated[
@@ -34,81 +43,21 @@ Sinks = Annotated[
 
 
 @app.command()
+@with_settings
 def search(
-    context: typer.Context,
-    backbone: Annotated[str | None, setting("backbone")] = None,
-    weights: Annotated[str | None, setting("weights")] = None,
-    head: Annotated[str | None, setting("head")] = None,
-    keep_head: Annotated[bool | None, setting("keep_head")] = None,
-    input: Annotated[str | None, setting("input")] = None,
-    task: Annotated[str | None, setting("task")] = None,
-    budget: Annotated[str | None, setting("budget")] = None,
-    count_head: Annotated[bool | None, setting("count_head")] = None,
-    space: Annotated[str | None, setting("space")] = None,
-    granularity: Annotated[str | None, setting("granularity")] = None,
-    bnstats: Annotated[str | None, setting("bnstats")] = None,
-    strategy: Annotated[str | None, setting("strategy")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of the strategy, as in: direction=backward. May be repeated.",
-            metavar="NAME=VALUE",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    policy: Annotated[str | None, setting("policy")] = None,
-    supernet: Annotated[str | None, setting("supernet")] = None,
-    profile: Annotated[str | None, setting("profile")] = None,
-    trials: Annotated[int | None, setting("trials")] = None,
-    timeout: Annotated[float | None, setting("timeout")] = None,
-    epochs: Annotated[int | None, setting("epochs")] = None,
-    batch_size: Annotated[int | None, setting("batch_size")] = None,
-    augment: Annotated[str | None, setting("augment")] = None,
-    views: Annotated[int | None, setting("views")] = None,
-    precision: Annotated[str | None, setting("precision")] = None,
-    layout: Annotated[str | None, setting("layout")] = None,
-    fold: Annotated[bool | None, setting("fold")] = None,
-    metric: Annotated[str | None, setting("metric")] = None,
-    objective: Annotated[str | None, setting("objective")] = None,
-    folds: Annotated[int | None, setting("folds")] = None,
-    pruner: Annotated[str | None, setting("pruner")] = None,
-    seed: Annotated[int | None, setting("seed")] = None,
-    no_references: Annotated[
-        bool,
-        typer.Option(
-            "--no-references",
-            metavar="",
-            help="Leave out what the result is compared with.",
-            rich_help_panel=HOW,
-        ),
-    ] = False,
-    backend: Annotated[str | None, setting("backend")] = None,
-    workers: Annotated[int | None, setting("workers")] = None,
-    cpus_per_trial: Annotated[float | None, setting("cpus_per_trial")] = None,
-    gpus_per_trial: Annotated[float | None, setting("gpus_per_trial")] = None,
-    address: Annotated[str | None, setting("address")] = None,
-    ship_data: Annotated[bool | None, setting("ship_data")] = None,
-    retries: Annotated[int | None, setting("retries")] = None,
-    device: Annotated[str | None, setting("device")] = None,
-    out: Annotated[str | None, setting("out")] = None,
-    storage: Annotated[str | None, setting("storage")] = None,
-    keep: Annotated[str | None, setting("keep")] = None,
-    disk: Annotated[str | None, setting("disk")] = None,
-    cache_memory: Annotated[str | None, setting("cache_memory")] = None,
-    cache_disk: Annotated[str | None, setting("cache_disk")] = None,
-    cache_dtype: Annotated[str | None, setting("cache_dtype")] = None,
+    options: Annotated[SettingValues, all_settings()],
     config: Annotated[
         str | None,
-        typer.Option(help="YAML with these settings.", metavar="FILE", rich_help_panel=WHERE),
+        typer.Option(help="YAML file with these settings.", metavar="FILE", rich_help_panel=PLACED),
     ] = None,
     assigned: Annotated[
         list[str] | None,
         typer.Option(
             "-o",
-            help="A setting over the file's, as epochs=3 or options.direction=backward; may be "
-            "repeated. Options override both.",
+            help="Override a setting of the file, e.g. epochs=3 or options.direction=backward. "
+            "Options override both. May be repeated.",
             metavar="KEY=VALUE",
-            rich_help_panel=WHERE,
+            rich_help_panel=PLACED,
         ),
     ] = None,
     dry_run: Annotated[
@@ -117,7 +66,7 @@ def search(
             "--dry-run",
             metavar="",
             help="Show what would happen and write nothing.",
-            rich_help_panel=WHERE,
+            rich_help_panel=PLACED,
         ),
     ] = False,
     timings: Timings = False,
@@ -133,28 +82,22 @@ def search(
     from autotune.errors import ConfigError
     from autotune.run.settings import read_settings
 
-    given, following = _given(context.params), _following(log_json, sink, quiet or as_json)
-    if len(budgets := str(given.values.get("budget", "")).split(",")) > 1:
+    chosen = _chosen(options, config, assigned)
+    following = _following(log_json, sink, quiet or as_json)
+    if len(budgets := str(chosen.values.get("budget", "")).split(",")) > 1:
         if dry_run:
             raise ConfigError(f"--dry-run shows one budget, got {len(budgets)}. Give one.")
-        first = given.over(given.origins["budget"], {"budget": budgets[0]})
+        first = chosen.over(chosen.origins["budget"], {"budget": budgets[0]})
         _search_budgets(budgets, first, following, as_json)
         return
-    settings = read_settings(given.values)
+    settings = read_settings(chosen.values)
     if dry_run:
         _dry_run(settings, following, as_json)
         return
     with following:
         from autotune.session.api import search as run_search
 
-        values = settings.model_dump()
-        study = run_search(
-            values.pop("backbone"),
-            values.pop("task"),
-            values.pop("budget"),
-            origins=given.origins,
-            **values,
-        )
+        study = run_search(**settings.model_dump(), origins=chosen.origins)
     _show_result(study, as_json, timings)
 
 
@@ -171,73 +114,56 @@ def _following(
         yield
 
 
-def _given(options: Mapping[str, Any]) -> GivenSettings:
-    """What the configuration, `-o` and the options give."""
-    from autotune.run.origins import ASSIGNED, OPTION, OWN, GivenSettings, read_assigned
+def _chosen(
+    options: SettingValues, config: str | None, assigned: list[str] | None
+) -> GivenSettings:
+    """Settings of the configuration, `-o` and the options."""
+    from autotune.run.origins import ASSIGNED, OPTION, GivenSettings, read_assigned
 
-    named = {key: v for key, v in options.items() if key in NAMES and v is not None}
-    own = {f"{OWN}{name}": value for name, value in map(_pair, options["option"] or ())}
-    left_out = {"references": False} if options["no_references"] else {}
-    assigned = read_assigned(options["assigned"] or ())
-    given = GivenSettings.in_file(options["config"]).over(ASSIGNED, assigned)
-    return given.over(OPTION, {**named, **own, **left_out})
+    chosen = GivenSettings.in_file(config).over(ASSIGNED, read_assigned(assigned or ()))
+    return chosen.over(OPTION, options)
 
 
 def _search_budgets(
-    budgets: list[str], given: GivenSettings, following: AbstractContextManager[None], as_json: bool
+    budgets: list[str],
+    chosen: GivenSettings,
+    following: AbstractContextManager[None],
+    as_json: bool,
 ) -> None:
     from autotune.run.settings import read_settings
 
-    settings = read_settings(given.values)
+    settings = read_settings(chosen.values)
     with following:
         from autotune.session.api import search_budgets
 
         values = settings.model_dump(exclude={"budget"})
-        backbone, task = values.pop("backbone"), values.pop("task")
-        found = search_budgets(budgets, backbone, task, origins=given.origins, **values)
+        studies = search_budgets(budgets, **values, origins=chosen.origins)
     from autotune.cli.tables import print_budgets
 
-    told = {budget: study.status() for budget, study in found.items()}
-    show_json(told) if as_json else print_budgets(told)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    from autotune.errors import ConfigError
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--option takes NAME=VALUE, got {text!r}. As in: direction=backward.")
-    return name, value
+    status = {budget: study.status() for budget, study in studies.items()}
+    show_json(status) if as_json else print_budgets(status)
 
 
 @app.command()
+@with_settings
 def resume(
-    context: typer.Context,
+    *,
     run: Run,
     trials: Annotated[
-        int | None, typer.Option(metavar="N", help="The total, counting those that ran.")
+        int | None,
+        typer.Option(metavar="N", help="Total number of trials, including those that ran."),
     ] = None,
-    timeout: Annotated[float | None, setting("timeout", panel=False)] = None,
-    disk: Annotated[str | None, setting("disk", panel=False)] = None,
+    limits: Annotated[SettingValues, SettingOptions(("timeout", "disk"), has_panels=False)],
     backbone: NamedBackbone = None,
     task: NamedTask = None,
-    backend: Annotated[str | None, setting("backend")] = None,
-    workers: Annotated[int | None, setting("workers")] = None,
-    cpus_per_trial: Annotated[float | None, setting("cpus_per_trial")] = None,
-    gpus_per_trial: Annotated[float | None, setting("gpus_per_trial")] = None,
-    address: Annotated[str | None, setting("address")] = None,
-    ship_data: Annotated[bool | None, setting("ship_data")] = None,
-    retries: Annotated[int | None, setting("retries")] = None,
-    device: Annotated[str | None, setting("device")] = None,
-    cache_memory: Annotated[str | None, setting("cache_memory")] = None,
-    cache_disk: Annotated[str | None, setting("cache_disk")] = None,
+    places: Annotated[SettingValues, movable_settings()],
     timings: Timings = False,
     log_json: LogJson = None,
     sink: Sinks = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with an interrupted search, or with more trials; also elsewhere than it began.
+    """Resume an interrupted search, or run more trials; also on another backend or machine.
 
     Example: autotune resume runs/digits --trials 40 --backend ray
     """
@@ -245,10 +171,9 @@ def resume(
 
     folder = RunFolder.existing(run).path
     with _following(log_json, sink, quiet or as_json, folder):
-        from autotune.session.api import resume as go_on
+        from autotune.session.api import resume as resume_search
 
-        beside = {"run", "timings", "log_json", "sink", "quiet", "as_json"}
-        study = go_on(run, **{k: v for k, v in context.params.items() if k not in beside})
+        study = resume_search(run, backbone, task, trials=trials, **limits, **places)
     _show_result(study, as_json, timings)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import app
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 GRACE = 30
 """Seconds in which what was accepted is answered, when it ends."""
@@ -24,8 +24,8 @@ def serve(
     backbone: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="The one that the first delta names.")
     ] = None,
-    weights: Annotated[str | None, setting("weights", panel=False)] = None,
-    head: Annotated[str | None, setting("head", panel=False)] = None,
+    weights: Annotated[str | None, setting_option("weights")] = None,
+    head: Annotated[str | None, setting_option("head")] = None,
     folder: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Where deltas may be added from while it runs."),
@@ -52,7 +52,7 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, metavar="N", help="Requests that may wait.")
     ] = 1000,
-    device: Annotated[str, setting("device", panel=False)] = "auto",
+    device: Annotated[str, setting_option("device")] = "auto",
 ) -> None:
     """Answer for several tasks of one backbone over HTTP, what they have in common run once.
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from autotune.cli.common import AsJson, app, show_json
-from autotune.cli.options import setting
+from autotune.cli.options import setting_option
 
 
 @app.command()
 def units(
-    backbone: Annotated[str, setting("backbone", panel=False)] = "builtin:digits",
-    budget: Annotated[str, setting("budget", panel=False)] = "1%",
-    space: Annotated[str | None, setting("space", panel=False)] = None,
-    granularity: Annotated[str, setting("granularity", panel=False)] = "block",
-    head: Annotated[str | None, setting("head", panel=False)] = None,
+    backbone: Annotated[str, setting_option("backbone")] = "builtin:digits",
+    budget: Annotated[str, setting_option("budget")] = "1%",
+    space: Annotated[str | None, setting_option("space")] = None,
+    granularity: Annotated[str, setting_option("granularity")] = "block",
+    head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The units of a backbone, what each may take at which cost, and what the patterns matched.

@@ -9,6 +9,9 @@ from enum import Enum
 from autotune.errors import first_line
 from autotune.problem.plan import Plan
 
+EPOCHS = 10
+"""Epochs of a training, if nothing else is asked for."""
+
 ATTEMPTS = 3
 """A job whose worker dies is started so often before it counts as failed, if nothing else is
 asked."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.errors import ConfigError
-from autotune.run.settings import Settings, read_mapping, read_value
+from autotune.run.settings import Settings, current_names, read_mapping, read_value
 from autotune.study.strategies import load_strategy
 
 FILE, ASSIGNED, OPTION, CALL, RESUME = "file", "-o", "option", "call", "resume"
@@ -32,7 +32,7 @@ class GivenSettings:
 
     def over(self, origin: str, values: Mapping[str, Any]) -> GivenSettings:
         """These values over those before; `options` replaces all, `options.NAME` one."""
-        new = dict(_flat(values))
+        new = dict(_flat(current_names(values)))
         kept = [key for key in self.flat if "options" not in values or not key.startswith(OWN)]
         return GivenSettings(
             {**{key: self.flat[key] for key in kept}, **new},
@@ -70,6 +70,7 @@ def _assigned(text: str) -> tuple[str, Any]:
 
 def tell_origins(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     """Setting → where its value comes from, also of those that nobody gave."""
+    origins = current_names(origins)
     return {name: _origin(settings, name, origins) for name in Settings.model_fields}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
 from autotune.problem.budget import check_text
-from autotune.problem.job import ATTEMPTS
+from autotune.problem.job import ATTEMPTS, EPOCHS
 from autotune.problem.search_space import SearchSpace, problems, read_space
+from autotune.run.setting_description import Panel, SettingDescription, describe, setting
 from autotune.study.strategies import load_strategy
 from autotune.utils.registry import Registry
 
@@ -24,7 +27,14 @@ PRICES = ("cost", "bytes", "latency", "memory")
 OBJECT = "object"
 """The name of a backbone or task that was given as a Python object."""
 
+FORMER_NAMES = {"fold": "fuse_batchnorm"}
+"""Former name → setting: still read in files, calls, options and stored studies."""
+
 Count = Annotated[int, Field(ge=1)]
+
+_tuned = partial(setting, Panel.TUNED)
+_trained = partial(setting, Panel.TRAINED)
+_placed = partial(setting, Panel.PLACED)
 
 
 class Settings(BaseModel):
@@ -32,52 +42,183 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: str = "builtin:digits"
-    weights: str | None = None
-    head: str | None = None
-    keep_head: bool = False
-    input: str | None = None
-    task: str = "builtin:digits"
-    budget: str = "1%"
-    count_head: bool = False
-    space: str | None = None
-    granularity: Literal["block", "layer"] = "block"
-    bnstats: Literal["auto", "on", "off"] = "auto"
-    strategy: str = "policy"
-    policy: str | None = None
-    profile: str | None = None
-    supernet: str | None = None
-    options: dict[str, Any] = {}
-    trials: Count = 20
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    epochs: Count = 10
-    batch_size: Count = 32
-    augment: Literal["none", "flip", "crop+flip"] = "none"
-    views: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
-    fold: bool = False
-    metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = "accuracy"
-    objective: str | None = None
-    folds: Annotated[int, Field(ge=0)] = 0
-    pruner: str = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = 0
-    backend: Literal["auto", "inline", "processes", "ray"] = "auto"
-    workers: Count | None = None
-    cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
-    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
-    address: str | None = None
-    ship_data: bool = False
-    retries: Annotated[int, Field(ge=0)] = ATTEMPTS - 1
-    device: str = "auto"
-    out: str | None = None
-    storage: str | None = None
-    keep: Literal["best", "all"] = "best"
-    disk: str | None = None
-    cache_memory: str = "2GB"
-    cache_disk: str = "10GB"
-    cache_dtype: Literal["float32", "bfloat16"] = "float32"
-    references: bool = True
+    backbone: str = _tuned(
+        "builtin:digits",
+        "Pretrained network: builtin:digits, torchvision:NAME or python:MODULE-or-FILE:FUNCTION.",
+        metavar="SOURCE",
+    )
+    weights: str | None = _tuned(
+        None, "Weights of the backbone: a .safetensors or .pth file.", metavar="FILE"
+    )
+    head: str | None = _tuned(
+        None, "Name of the head, e.g. classifier.1, if it is not the last layer.", metavar="PATH"
+    )
+    keep_head: bool = _tuned(False, "Start from the pretrained head where its shape fits.")
+    input: str | None = _tuned(
+        None,
+        "YAML description of the input: size, channels, mean and std, or shape and dtype.",
+        metavar="FILE",
+    )
+    task: str = _tuned(
+        "builtin:digits",
+        "Data set: builtin:digits, imagefolder:DIR, npz:FILE or python:MODULE-or-FILE:FUNCTION.",
+        metavar="SOURCE",
+    )
+    budget: str = _tuned(
+        "1%",
+        "Most trainable parameters (1%, 0.5%, 50k, 1.5M, 2000) or largest delta file (0.5MB, "
+        "300kB).",
+        metavar="LIMIT",
+    )
+    count_head: bool = _tuned(False, "Count the head against the budget, too.")
+    space: str | None = _tuned(
+        None,
+        "Search space by name, or a YAML file. Default: the space of the backbone's family.",
+        metavar="SPACE",
+    )
+    granularity: Literal["block", "layer"] = _tuned(
+        "block", "Unit that a plan decides on: {values}."
+    )
+    bnstats: Literal["auto", "on", "off"] = _tuned(
+        "auto", "Re-estimate the statistics of batch norm on the training inputs: {values}."
+    )
+    strategy: str = _trained(
+        "policy",
+        "Strategy that proposes plans: {values}.",
+        values="policy proxy greedy tpe gp nsga2 qmc random bruteforce".split(),
+    )
+    options: dict[str, Any] = _trained(
+        {},
+        "Options of the strategy, e.g. the direction (forward or backward) of greedy.",
+        metavar="NAME=VALUE",
+    )
+    policy: str | None = _trained(
+        None,
+        "Policy network to start from: the policy.safetensors of another search.",
+        metavar="FILE",
+    )
+    supernet: str | None = _trained(
+        None,
+        "Use the supernet measurements of another run with the same training.",
+        metavar="RUN",
+    )
+    profile: str | None = _trained(
+        None, "Start with the trials of a profile of the same training.", metavar="RUN"
+    )
+    trials: Count = _trained(
+        20, "Maximum number of trials. Default: a number that suits the strategy."
+    )
+    timeout: Annotated[float, Field(gt=0)] | None = _trained(
+        None, "Start no new trial after this many seconds.", metavar="SECONDS"
+    )
+    epochs: Count = _trained(EPOCHS, "Epochs per trial.")
+    batch_size: Count = _trained(32, "Examples per training step.")
+    augment: Literal["none", "flip", "crop+flip"] = _trained(
+        "none", "Augmentation of training inputs: {values}."
+    )
+    views: Annotated[int, Field(ge=0)] = _trained(
+        0, "Augmented views of each input to make once and keep; 0 makes a new one every epoch."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = _trained(
+        "auto",
+        "Precision of the forward pass: {values}; auto is bfloat16 on a GPU, float32 on the CPU.",
+    )
+    layout: Literal["auto", "contiguous", "channels_last"] = _trained(
+        "auto",
+        "Memory layout of images: {values}; auto is channels_last, often faster, on a GPU.",
+    )
+    fuse_batchnorm: bool = _trained(
+        False, "Fuse frozen batch norm into the convolution before it: faster, rounds differently."
+    )
+    metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc"] = _trained(
+        "accuracy", "Metric to maximise: {values}."
+    )
+    objective: str | None = _trained(
+        None,
+        "Two objectives, METRIC,cost (or bytes, latency, memory): find their Pareto front.",
+        metavar="METRIC,PRICE",
+    )
+    folds: Annotated[int, Field(ge=0)] = _trained(
+        0, "Cross-validation folds that score a plan; 0 for one validation part."
+    )
+    pruner: str = _trained(
+        "auto",
+        "Pruner that stops trials early: {values}.",
+        values="auto race halving hyperband forecast median wilcoxon none".split(),
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = _trained(
+        0, "Seed of splits, plans and training."
+    )
+    references: bool = _trained(True, "Train the baselines that the result is compared with.")
+    backend: Literal["auto", "inline", "processes", "ray"] = _placed(
+        "auto",
+        "Backend that runs trials: {values}; auto is inline (this process) for one worker, else "
+        "processes.",
+        is_movable=True,
+    )
+    workers: Count | None = _placed(
+        None,
+        "Concurrent trials. Default: 1; on Ray, as many as the cluster fits.",
+        is_movable=True,
+    )
+    cpus_per_trial: Annotated[float, Field(gt=0)] | None = _placed(
+        None, "On Ray: CPUs, and so threads, of each trial. Default: 1.", is_movable=True
+    )
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = _placed(
+        None,
+        "Share of a GPU for each trial, at most 1: 0.25 puts four trials on a GPU. Default: 1 "
+        "where there is a GPU.",
+        is_movable=True,
+    )
+    address: str | None = _placed(
+        None,
+        "Address of the Ray cluster: auto (one that runs here, else a local one), local, "
+        "HOST:PORT, ray://HOST:10001.",
+        metavar="ADDRESS",
+        is_movable=True,
+    )
+    ship_data: bool = _placed(
+        False, "On Ray: send image files to the nodes that lack them.", is_movable=True
+    )
+    retries: Annotated[int, Field(ge=0)] = _placed(
+        ATTEMPTS - 1,
+        "How many times a trial whose worker died is resumed in another.",
+        is_movable=True,
+    )
+    device: str = _placed(
+        "auto",
+        "Device that networks run on: auto, cpu, cuda, cuda:1.",
+        metavar="DEVICE",
+        is_movable=True,
+    )
+    out: str | None = _placed(None, "Run folder to create. Default: runs/TASK.", metavar="DIR")
+    storage: str | None = _placed(
+        None, "Optuna storage to use instead of the run folder's database.", metavar="URL"
+    )
+    keep: Literal["best", "all"] = _placed(
+        "best", "Delta files to keep: {values}; best keeps those of the best five trials."
+    )
+    disk: str | None = _placed(
+        None,
+        "Most disk space for the files of trials, e.g. 2GB; the best delta always stays.",
+        metavar="SIZE",
+    )
+    cache_memory: str = _placed(
+        "2GB",
+        "Memory cache for outputs of the frozen part, shared by trials, e.g. 2GB; 0 for none.",
+        metavar="SIZE",
+        is_movable=True,
+    )
+    cache_disk: str = _placed(
+        "10GB",
+        "Disk cache for outputs of the frozen part, e.g. 10GB; used when memory is full or several "
+        "workers share them.",
+        metavar="SIZE",
+        is_movable=True,
+    )
+    cache_dtype: Literal["float32", "bfloat16"] = _placed(
+        "float32", "Data type of cached outputs: {values}; bfloat16 takes half the space, rounds."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -117,8 +258,6 @@ class Settings(BaseModel):
                 raise ValueError(f"{strange[0]} is for the backend ray; give --backend ray")
         if self.views and self.augment == "none":
             raise ValueError("views are of augmented inputs; give --augment, or leave --views out")
-        if (gpus := self.gpus_per_trial or 0) > 1 and gpus != int(gpus):
-            raise ValueError(f"gpus_per_trial is a part of one GPU or a whole number, got {gpus}")
         return self
 
     @property
@@ -196,9 +335,27 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+@cache
+def descriptions() -> Mapping[str, SettingDescription]:
+    """Setting → description, in the order in which they are shown."""
+    return describe(Settings)
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with settings under their present names; `ConfigError` for both names of one."""
+    for former, name in FORMER_NAMES.items():
+        if former in values and name in values:
+            raise ConfigError(
+                f"A setting is given once; {former!r} is the former name of {name!r}, and both "
+                f"are given. Leave {former!r} out."
+            )
+    return {FORMER_NAMES.get(key, key): value for key, value in values.items()}
+
+
 def read_settings(given: dict[str, Any], *, file: str | None = None) -> Settings:
     """Settings from a YAML file, overridden by `given`; `ConfigError` lists every problem."""
-    values = {**(read_mapping(file, "configuration") if file else {}), **given}
+    stored = read_mapping(file, "configuration") if file else {}
+    values = {**current_names(stored), **current_names(given)}
     for key in values:
         if key not in Settings.model_fields:
             raise ConfigError(unknown("setting", str(key), Settings.model_fields))

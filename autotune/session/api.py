@@ -18,7 +18,7 @@ from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.session import begin_search, drive
 from autotune.session.setup import Setup, prepare_search, released
-from autotune.session.workers import WHERE
+from autotune.session.workers import WHERE, require_one_gpu
 from autotune.study.driver import require_free
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies import load_strategy
@@ -47,6 +47,7 @@ def search(
     """
     given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(given)
+    require_one_gpu(resolved)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
     timings.reset()
     require_free(folder, resolved.storage)
@@ -61,23 +62,33 @@ def search_budgets(
     budgets: Sequence[str],
     backbone: str | nn.Module | Backbone = "builtin:digits",
     task: Any = "builtin:digits",
+    *,
+    callbacks: Sequence[Callback] = (),
+    origins: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> dict[str, Study]:
     """How much is needed: one search for each budget, the largest first; their studies.
 
-    `backbone` and `task` are those of `search`, and so are the settings. The studies lie in
-    folders of `out`, named by their budgets. By policy the supernet of the first is used by all.
+    All but `budgets` are the arguments of `search`. The studies lie in folders of `out`, named by
+    their budgets. With the strategy `policy` all use one supernet: `supernet` where it is named,
+    else that of the first. Raises `ConfigError` for several budgets with a `storage`.
     """
     first, *rest = largest_first(budgets)
-    name = read_settings({"task": _name(task)}).task
-    folder = RunFolder.new(settings.pop("out", None), name).path
-    found = {first: search(backbone, task, first, **settings, out=str(folder / first))}
-    if load_strategy(found[first].settings.strategy).score_source is ScoreSource.POLICY:
-        settings["supernet"] = str(folder / first)
-    for budget in rest:
-        out = str(folder / budget)
-        found[budget] = search(backbone, task, budget, **settings, out=out)
-    return found
+    shared = read_settings({**settings, "task": _name(task), "budget": first})
+    if rest and shared.storage is not None:
+        raise ConfigError(
+            f"A storage holds one study, got --storage {shared.storage} with {1 + len(rest)} "
+            "budgets. Leave it out, or search each budget with a storage of its own."
+        )
+    folder = RunFolder.new(shared.out, shared.task).path
+    learns = load_strategy(shared.strategy).score_source is ScoreSource.POLICY
+    studies: dict[str, Study] = {}
+    for budget in (first, *rest):
+        if studies and learns and shared.supernet is None:
+            settings["supernet"] = str(folder / first)
+        chosen = {**settings, "out": str(folder / budget), "budget": budget}
+        studies[budget] = search(backbone, task, callbacks=callbacks, origins=origins, **chosen)
+    return studies
 
 
 def resume(

@@ -54,9 +54,11 @@ def units_to_json(settings: Settings) -> dict[str, Any]:
 def search_to_json(settings: Settings) -> dict[str, Any]:
     """What a search would do: units, references, data, memory and time; nothing is written."""
     from autotune.session.setup import prepare_search
+    from autotune.session.workers import require_one_gpu
     from autotune.study.selection.baselines import baseline_plans
     from autotune.training.estimate import estimate
 
+    require_one_gpu(settings)
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
         problem = setup.problem

@@ -23,7 +23,7 @@ from autotune.errors import (
 )
 from autotune.problem.problem import Problem
 from autotune.run.related import open_run
-from autotune.run.settings import write_settings
+from autotune.run.settings import Settings, current_names, write_settings
 from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
 from autotune.session.preparation import buffer_cost, settle_preparation
 from autotune.session.setup import Setup
@@ -83,7 +83,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
     with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
-        write_whole(folder.config, write_settings(settings))
+        _note_settings(folder, settings)
         folder.add_origins(origins)
         if (final := driver.final) is not None and not driver.has_more():
             _sign(folder, final)
@@ -92,6 +92,13 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
             _run(folder, setup, driver, backend)
         finally:
             _note_sitting(driver, began)
+
+
+def _note_settings(folder: RunFolder, settings: Settings) -> None:
+    """Write `config.yaml` where a resume changed something; a new search has written it."""
+    text = write_settings(settings)
+    if folder.config.read_text() != text:
+        write_whole(folder.config, text)
 
 
 @contextmanager
@@ -122,7 +129,7 @@ def _owned(
     folder: RunFolder, setup: Setup, deadline: float | None
 ) -> Iterator[tuple[Driver, Backend]]:
     records = Records(folder, setup.settings.storage)
-    _refuse_other(records.identity, _identity(setup), folder)
+    _refuse_other(current_names(records.identity), _identity(setup), folder)
     lease = Lease(
         folder.lease,
         lambda: records.study.user_attrs.get("lease"),

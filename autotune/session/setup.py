@@ -80,7 +80,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         check_fits(part, source_input, data.source)
     _try_forward(found, data, source_input)
     space, units = find_choices(settings, found, source_input)
-    names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fold"}
+    names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}
     recipe = Recipe(**settings.model_dump(include=names), device=device)
     if settings.augment != "none" and (source_input is None or not source_input.is_picture):
         raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from autotune.errors import ConfigError
+from autotune.run.settings import Settings, descriptions
 from autotune.session.setup import Setup, choose_device
 from autotune.study.backends import BACKENDS
 from autotune.study.backends.base import Backend
@@ -20,19 +22,26 @@ from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 from autotune.utils.user_code import import_shipped, import_sources, ship_sources
 
-WHERE = frozenset(
-    "backend workers cpus_per_trial gpus_per_trial address ship_data retries device cache_memory "
-    "cache_disk".split()
-)
-"""Settings that say where a search runs, which may change when it is gone on with."""
+WHERE = frozenset(name for name, setting in descriptions().items() if setting.is_movable)
+"""Settings that say where a search runs, which may change when it is resumed."""
 
 ALIKE = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy")
 """Libraries that must have one version on all nodes."""
 
 
+def require_one_gpu(settings: Settings) -> None:
+    """`ConfigError` for more than one GPU per trial: the others would be reserved and idle."""
+    if (gpus := settings.gpus_per_trial or 0) > 1:
+        raise ConfigError(
+            f"A trial runs on one GPU at most, got --gpus-per-trial {gpus:g}. Leave it out for "
+            "one GPU per trial, or give a share such as 0.25 for four trials on a GPU."
+        )
+
+
 def open_backend(setup: Setup) -> Backend:
     """The backend of a search; `ray` is imported here and nowhere before."""
     settings = setup.settings
+    require_one_gpu(settings)
     if settings.where == "inline":
         return _made("inline", setup.engine)
     if settings.where == "processes":

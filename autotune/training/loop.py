@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from autotune.deltas.seeding import set_seed
 from autotune.errors import TrialError
+from autotune.problem.job import EPOCHS
 from autotune.tasks.loading import Feed, generator_of
 from autotune.tasks.metrics import measure
 from autotune.utils import interrupts
@@ -24,7 +25,7 @@ from autotune.utils.timings import spent, timed
 class Recipe:
     """Settings that every training of a study shares."""
 
-    epochs: int = 15
+    epochs: int = EPOCHS
     batch_size: int = 32
     augment: str = "none"
     metric: str = "accuracy"
@@ -35,8 +36,8 @@ class Recipe:
     layout: str = "auto"
     """Memory format of images; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
 
-    fold: bool = False
-    """Whether frozen normalisation is folded into frozen convolutions, which changes rounding."""
+    fuse_batchnorm: bool = False
+    """Whether frozen batch norm is fused into frozen convolutions, which changes rounding."""
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
-from typing import Any, Literal, get_args, get_origin
+import sys
+from inspect import signature, unwrap
+from typing import Any
 
 import pytest
 import typer
 
 from autotune.cli.app import GROUPS, app, name_of
-from autotune.cli.options import MANUAL, NAMES
-from autotune.run.settings import Settings
+from autotune.run.settings import descriptions
 
 from .conftest import SCRIPT
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
-ENUMERATED = [
-    (name, get_args(field.annotation))
-    for name, field in Settings.model_fields.items()
-    if get_origin(field.annotation) is Literal
-]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -50,15 +47,34 @@ def test_exit_codes_are_told(call):
     assert "0 done, 1 failed, 2 wrong use, 130 interrupted" in " ".join(out.split())
 
 
-def test_the_manual_has_every_setting():
-    assert sorted(NAMES) == sorted(Settings.model_fields)
+def test_search_shows_every_setting_in_its_panel_and_order():
+    shown = [p for p in COMMANDS["search"].params if not p.hidden]
+    by_name = {p.name: p for p in shown if p.name in descriptions()}
+    assert list(by_name) == list(descriptions())
+    for name, setting in descriptions().items():
+        assert by_name[name].rich_help_panel == setting.panel.value
+        assert by_name[name].metavar == setting.metavar
 
 
-@pytest.mark.parametrize(("name", "values"), ENUMERATED)
-def test_the_manual_has_every_value(name, values):
-    (entry,) = (entries[name] for entries in MANUAL.values() if name in entries)
-    assert tuple(entry.values.split()) == values
-    assert all(value in entry.text for value in values)
+def test_no_command_has_a_long_list_of_arguments():
+    """Its options are made from the settings."""
+    for command in app.registered_commands:
+        assert len(signature(unwrap(command.callback)).parameters) <= 15
+
+
+HELP = """
+import json, sys
+from autotune.cli.app import app
+app(["search", "--help"], standalone_mode=False)
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
+def test_help_of_search_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    *shown, last = done.stdout.splitlines()
+    assert any("--fuse-batchnorm" in line for line in shown)
+    assert not {"torch", "optuna", "ray", "sklearn"} & set(json.loads(last))
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def test_every_setting_has_a_line_that_says_what_it_does(written):
 
 
 def test_numbers_and_flags_say_what_they_take(written):
-    assert "; a whole number from 1.\n# epochs: 10" in written
-    assert "; a number above 0.\n# timeout: null" in written
-    assert "; true or false.\n# fold: false" in written
+    assert " A whole number from 1.\n# epochs: 10" in written
+    assert " A number above 0.\n# timeout: null" in written
+    assert " True or false.\n# fuse_batchnorm: false" in written
 
 
 def test_search_accepts_it(written, call):

@@ -40,11 +40,18 @@ def test_every_setting_has_an_origin():
     assert found["seed"] == "default"
 
 
+def test_a_setting_under_its_former_name_is_the_setting_of_today():
+    given = GivenSettings().over(FILE, {"fold": True}).over(OPTION, {"fuse_batchnorm": False})
+    assert given.values == {"fuse_batchnorm": False}
+    assert given.origins == {"fuse_batchnorm": "option"}
+    assert tell_origins(Settings(), {"fold": "call"})["fuse_batchnorm"] == "call"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("epochs=3", 3),
-        ("fold=true", True),
+        ("fuse_batchnorm=true", True),
         ("weights=", None),
         ("budget=0.5%", "0.5%"),
         ("objective=accuracy,cost", "accuracy,cost"),

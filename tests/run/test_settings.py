@@ -19,6 +19,7 @@ from autotune.run.settings import (
     space_names,
     write_settings,
 )
+from autotune.training.loop import Recipe
 
 SPACE = r"""
 family: mine
@@ -80,6 +81,23 @@ def test_what_is_given_overrides_the_file(tmp_path):
     merged = read_settings({"trials": 7}, file=file)
     assert (merged.trials, merged.epochs, merged.budget) == (7, 3, "2000")
     assert merged.seed == Settings().seed
+
+
+def test_a_former_name_is_read_in_a_file_and_in_a_call(tmp_path):
+    file = written(tmp_path, "fold: true\n")
+    assert read_settings({}, file=file).fuse_batchnorm
+    assert read_settings({"fold": True}).fuse_batchnorm
+    assert not read_settings({"fuse_batchnorm": False}, file=file).fuse_batchnorm
+    assert "\nfold:" not in write_settings(read_settings({}, file=file))
+
+
+def test_both_names_of_a_setting_are_refused():
+    with pytest.raises(ConfigError, match=r"former name of 'fuse_batchnorm'.* Leave 'fold' out"):
+        read_settings({"fold": True, "fuse_batchnorm": False})
+
+
+def test_a_search_and_a_training_alone_have_the_same_default_epochs():
+    assert Settings().epochs == Recipe().epochs == 10
 
 
 def test_settings_cannot_be_changed():

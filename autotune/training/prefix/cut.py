@@ -29,13 +29,13 @@ class Cut:
     """Program from the live values to the logits, with everything that trains."""
 
 
-def cut(graph: Graph, *, fold: bool = False) -> Cut:
+def cut(graph: Graph, *, fuse_batchnorm: bool = False) -> Cut:
     """The deepest possible cut for the deltas and the head that the network has now.
 
-    With `fold`, frozen normalisation behind the cut is fused into frozen convolutions. Raises
-    `Untraceable` where the graph has no node for something on the network.
+    With `fuse_batchnorm`, frozen batch norm behind the cut is fused into frozen convolutions.
+    Raises `Untraceable` where the graph has no node for something on the network.
     """
-    return _Cutter(graph).cut(fold=fold)
+    return _Cutter(graph).cut(fuse_batchnorm=fuse_batchnorm)
 
 
 def before(graph: Graph, wanted: Sequence[fx.Node], known: Sequence[fx.Node]) -> Program:
@@ -66,7 +66,7 @@ class _Cutter:
         self.shapes: list[fx.Node] = []
         """Nodes that read the shape of a value before the cut."""
 
-    def cut(self, *, fold: bool) -> Cut:
+    def cut(self, *, fuse_batchnorm: bool) -> Cut:
         touches, looks = self.attached.touches, {}
         for node in self.graph.nodes:
             effects = touches.get((node.target, node.args[1]), []) if is_boundary(node) else []
@@ -86,7 +86,7 @@ class _Cutter:
         for node in list(self.steps):
             self._need(self.steps[node].reads())
         self._stand_in()
-        if fold:
+        if fuse_batchnorm:
             self.steps = folded(self.graph, self.steps, self.attached.is_touched)
         live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
         wanted = [self.source[self.graph.output]]

@@ -133,7 +133,7 @@ class Trunk:
         reason = ""
         for keeper in self._keepers:
             try:
-                network_cut = cut(keeper.graph, fold=self.recipe.fold)
+                network_cut = cut(keeper.graph, fuse_batchnorm=self.recipe.fuse_batchnorm)
             except Untraceable as error:
                 reason = str(error)
                 continue

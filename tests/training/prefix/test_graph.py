@@ -246,7 +246,7 @@ def test_frozen_norms_are_folded_where_nobody_sees_it(trained, left):
     graph = Graph(net, EXAMPLE)
     for name in (trained, "head"):
         getattr(net, name).requires_grad_(True)
-    plain, folded = cut(graph), cut(graph, fold=True)
+    plain, folded = cut(graph), cut(graph, fuse_batchnorm=True)
     assert len(folded.behind.steps) == len(plain.behind.steps) - (trained == "stem")
     layers = {str(s.node.target).rpartition(".")[2] for s in folded.behind.steps}
     assert left <= layers

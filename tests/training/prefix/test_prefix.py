@@ -311,7 +311,9 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"fold": True}, {"layout": "channels_last"}, {"precision": "bfloat16"}], ids=str
+    "settings",
+    [{"fuse_batchnorm": True}, {"layout": "channels_last"}, {"precision": "bfloat16"}],
+    ids=str,
 )
 def test_faster_ways_change_next_to_nothing(settings):
     """And what is kept changes no bit of them."""

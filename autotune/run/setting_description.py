@@ -1,0 +1,102 @@
+"""Description of a setting, kept on its field of `Settings`: help, comments and pages show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Panel(Enum):
+    """Groups of settings, in the order in which they are shown."""
+
+    TUNED = "What is tuned"
+    TRAINED = "How it is searched and trained"
+    PLACED = "Where it runs and writes"
+
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """A setting as it is shown."""
+
+    name: str
+    panel: Panel
+    text: str
+    """One or two sentences."""
+
+    kind: str
+    """JSON type of the value: string, integer, number, boolean or object."""
+
+    default: Any
+    metavar: str = ""
+    """Empty for a flag."""
+
+    values: tuple[str, ...] = ()
+    """All values, for a setting that takes a name."""
+
+    range: str = ""
+    """Values that a number may have, such as `from 1`."""
+
+    is_movable: bool = False
+    """Whether it says where a search runs, so that a resumed search may change it."""
+
+    @classmethod
+    def of(cls, name: str, schema: Mapping[str, Any]) -> SettingDescription:
+        """The description in a field's JSON schema."""
+        kind = next((k for k in schema.get("anyOf", ()) if k["type"] != "null"), schema)
+        values = tuple(kind.get("enum") or schema["values"])
+        return cls(
+            name=name,
+            panel=Panel(schema["panel"]),
+            text=schema["description"].replace("{values}", _either(values)),
+            kind=kind["type"],
+            default=schema["default"],
+            metavar=schema["metavar"] or _metavar(kind["type"], values),
+            values=values,
+            range=_range(kind),
+            is_movable=schema["is_movable"],
+        )
+
+
+def setting(
+    panel: Panel,
+    default: Any,
+    text: str,
+    *,
+    metavar: str = "",
+    values: Iterable[str] = (),
+    is_movable: bool = False,
+) -> Any:
+    """A field of `Settings` with its description.
+
+    `{values}` in the text stands for the values. These follow from the type where it is a
+    `Literal`. `metavar` is needed for free text alone.
+    """
+    shown = {"panel": panel.value, "metavar": metavar, "values": list(values)}
+    extra: Any = {**shown, "is_movable": is_movable}
+    return Field(default, description=text, json_schema_extra=extra)
+
+
+def describe(settings: type[BaseModel]) -> dict[str, SettingDescription]:
+    """Setting → description, in the order in which they are shown."""
+    properties = settings.model_json_schema()["properties"]
+    return {name: SettingDescription.of(name, schema) for name, schema in properties.items()}
+
+
+def _either(values: tuple[str, ...]) -> str:
+    return " or ".join(filter(None, (", ".join(values[:-1]), *values[-1:])))
+
+
+def _metavar(kind: str, values: tuple[str, ...]) -> str:
+    if values:
+        return "NAME"
+    return "N" if kind in ("integer", "number") else ""
+
+
+def _range(kind: Mapping[str, Any]) -> str:
+    if kind["type"] not in ("integer", "number"):
+        return ""
+    return f"from {kind['minimum']:g}" if "minimum" in kind else "above 0"
