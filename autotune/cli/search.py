@@ -195,10 +195,17 @@ def _search_budgets(
         values = settings.model_dump(exclude={"budget"})
         backbone, task = values.pop("backbone"), values.pop("task")
         found = search_budgets(budgets, backbone, task, origins=given.origins, **values)
-    from autotune.cli.tables import print_budgets
+    _show_budgets(found, as_json)
 
-    told = {budget: study.status() for budget, study in found.items()}
-    show_json(told) if as_json else print_budgets(told)
+
+def _show_budgets(found: Mapping[str, Study], as_json: bool) -> None:
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.budgets import section
+
+    if as_json:
+        show_json({budget: study.status() for budget, study in found.items()})
+        return
+    print_sections([section(found)])
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -253,21 +260,21 @@ def resume(
 
 
 def _dry_run(settings: Any, following: AbstractContextManager[None], as_json: bool) -> None:
-    from autotune.cli.listings import print_plan_of_search
-    from autotune.session.preview import search_to_json
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.dry_run import sections
 
     with following:
-        found = search_to_json(settings)
-    show_json(found) if as_json else print_plan_of_search(found)
+        from autotune.session.preview import preview
+
+        values = settings.model_dump()
+        found = preview(values.pop("backbone"), values.pop("task"), values.pop("budget"), **values)
+    show_json(found.to_json()) if as_json else print_sections(sections(found))
 
 
 def _show_result(study: Study, as_json: bool, timings: bool) -> None:
-    from autotune.cli.tables import print_result, print_timings
+    from autotune.cli.results import print_result
 
-    status = study.status()
     if as_json:
-        show_json(status)
+        show_json(study.status())
         return
-    print_result(status)
-    if timings:
-        print_timings(status)
+    print_result(study, timings=timings)
