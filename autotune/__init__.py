@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from autotune.problem.plan import Plan as Plan
     from autotune.problem.problem import Problem as Problem
     from autotune.run.notebook import Study as Study
+    from autotune.run.preview import Preview as Preview
     from autotune.run.results import Best as Best
     from autotune.session.api import resume as resume
     from autotune.session.api import search as search
     from autotune.session.api import search_budgets as search_budgets
     from autotune.session.compare import Comparison as Comparison
     from autotune.session.compare import compare as compare
+    from autotune.session.preview import preview as preview
     from autotune.tasks import load_task as load_task
     from autotune.utils.events import Event as Event
 
@@ -52,6 +54,7 @@ _HOME = {
     "WeightDelta": "deltas.parametrized",
     "PathDelta": "deltas.paths",
     "Plan": "problem.plan",
+    "Preview": "run.preview",
     "Problem": "problem.problem",
     "Site": "deltas.site",
     "Slot": "deltas.site",
@@ -64,6 +67,7 @@ _HOME = {
     "load_backbone": "backbones",
     "load_task": "tasks",
     "merge": "deltas.loading",
+    "preview": "session.preview",
     "resume": "session.api",
     "search": "session.api",
     "search_budgets": "session.api",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
 from autotune.cli.options import setting_option
 from autotune.cli.search import Quiet
+
+if TYPE_CHECKING:
+    from autotune.session.compare import Comparison
 
 
 @app.command()
@@ -44,7 +47,6 @@ def compare(
     Example: autotune compare runs/digits --source builtin:digits
     """
     from autotune.cli.live_progress import watching
-    from autotune.cli.tables import print_comparison
 
     with watching(quiet=quiet or as_json):
         from autotune.session.compare import compare as run_comparison
@@ -60,4 +62,16 @@ def compare(
             workers=workers,
             device=device,
         )
-    show_json(found.to_json()) if as_json else print_comparison(found.to_json())
+    show_json(found.to_json()) if as_json else _show(found)
+
+
+def _show(comparison: Comparison) -> None:
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.comparison import compared, measured_cost, on_source
+
+    remarks = []
+    if comparison.full is not None:
+        remarks.append(measured_cost(comparison.seconds, comparison.full))
+    if comparison.source is not None:
+        remarks.append(on_source(comparison.source))
+    print_sections([compared(comparison.rows, remarks)])

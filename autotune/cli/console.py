@@ -1,11 +1,18 @@
-"""What tables share: the console."""
+"""The console that commands print their results on."""
 
 from __future__ import annotations
 
+import shutil
+
 from rich.console import Console
+
+WIDE = 120
+"""Characters of a line in a file or pipe, which has no width: enough for most tables."""
 
 
 def console() -> Console:
-    """Standard output; wide enough for a table when it is not a terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=max(out.width, 120))
+    """Standard output, as wide as the terminal; rich takes every dumb one to be 80 wide."""
+    columns, lines = shutil.get_terminal_size()
+    is_terminal = Console().is_terminal
+    width = columns if is_terminal else max(columns, WIDE)
+    return Console(highlight=False, width=width, height=lines)

@@ -60,15 +60,20 @@ def profile(
 
 
 def _show(study: Any, as_json: bool) -> None:
-    from autotune.cli.tables import print_profile
+    from autotune.cli.terminal import print_sections
     from autotune.run.report.page import to_html
-    from autotune.run.report.profile import section
+    from autotune.run.report.profile import measured
     from autotune.run.report.section import Report
     from autotune.utils.files import write_whole
 
     rows, folder = study.profile, study.folder.path
     found = {"run": str(folder), "rows": [row.to_json() for row in rows]}
     write_whole(folder / "profile.json", json.dumps(found, indent=2) + "\n")
-    page = Report(f"Each unit of {study.settings.backbone} alone", (section(study),))
+    section = measured(study)
+    page = Report(f"Each unit of {study.settings.backbone} alone", (section,))
     write_whole(folder / "profile.html", to_html(page))
-    show_json(found) if as_json else print_profile(rows, folder)
+    if as_json:
+        show_json(found)
+        return
+    print_sections([section])
+    typer.echo(f"The same with an image is in {folder / 'profile.html'}")

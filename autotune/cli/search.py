@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,10 +138,17 @@ def _search_budgets(
 
         values = settings.model_dump(exclude={"budget"})
         studies = search_budgets(budgets, **values, origins=chosen.origins)
-    from autotune.cli.tables import print_budgets
+    _show_budgets(studies, as_json)
 
-    status = {budget: study.status() for budget, study in studies.items()}
-    show_json(status) if as_json else print_budgets(status)
+
+def _show_budgets(studies: Mapping[str, Study], as_json: bool) -> None:
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.budgets import section
+
+    if as_json:
+        show_json({budget: study.status() for budget, study in studies.items()})
+        return
+    print_sections([section(studies)])
 
 
 @app.command()
@@ -178,21 +185,21 @@ def resume(
 
 
 def _dry_run(settings: Any, following: AbstractContextManager[None], as_json: bool) -> None:
-    from autotune.cli.listings import print_plan_of_search
-    from autotune.session.preview import search_to_json
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.dry_run import sections
 
     with following:
-        found = search_to_json(settings)
-    show_json(found) if as_json else print_plan_of_search(found)
+        from autotune.session.preview import preview
+
+        values = settings.model_dump()
+        found = preview(values.pop("backbone"), values.pop("task"), values.pop("budget"), **values)
+    show_json(found.to_json()) if as_json else print_sections(sections(found))
 
 
 def _show_result(study: Study, as_json: bool, timings: bool) -> None:
-    from autotune.cli.tables import print_result, print_timings
+    from autotune.cli.results import print_result
 
-    status = study.status()
     if as_json:
-        show_json(status)
+        show_json(study.status())
         return
-    print_result(status)
-    if timings:
-        print_timings(status)
+    print_result(study, timings=timings)

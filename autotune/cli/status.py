@@ -25,13 +25,13 @@ def status(
 
     Example: autotune status runs/digits --watch
     """
-    from autotune.cli.tables import print_status
+    from autotune.cli.results import print_status
     from autotune.run.notebook import Study
 
     if watch:
         _watch(run)
-    found = Study(run).status()
-    show_json(found) if as_json else print_status(found)
+    study = Study(run, still=True)
+    show_json(study.status()) if as_json else print_status(study)
 
 
 def _watch(run: str) -> None:

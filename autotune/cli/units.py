@@ -21,13 +21,14 @@ def units(
 
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """
-    from autotune.cli.listings import print_units
     from autotune.cli.live_progress import warned
+    from autotune.cli.terminal import print_sections
+    from autotune.run.report.dry_run import units_sections
     from autotune.run.settings import read_settings
-    from autotune.session.preview import units_to_json
+    from autotune.session.preview import preview_units
 
     given = {"backbone": backbone, "budget": budget, "granularity": granularity}
     settings = read_settings({**given, "space": space, "head": head})
     with warned():
-        found = units_to_json(settings)
-    show_json(found) if as_json else print_units(found)
+        units = preview_units(settings)
+    show_json(units.to_json()) if as_json else print_sections(units_sections(units))

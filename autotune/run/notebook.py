@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.errors import RunError
-from autotune.run.report import history, network, profile, write_report
+from autotune.run.report import answer, history, network, profile, write_report
 from autotune.run.report import pareto_front as fronts
-from autotune.run.report.answer import answer_html
 from autotune.run.report.dataframe import frame_of
 from autotune.run.results import BareStudy
 
@@ -53,5 +52,5 @@ class Study(BareStudy):
         return frame_of(self)
 
     def _repr_html_(self) -> str:
-        """In a notebook: the answer, and its table."""
-        return answer_html(self)
+        """The answer and its table, in a notebook."""
+        return answer.section(self).to_html()

@@ -27,11 +27,10 @@ STAGES = {
 LATEST = 4
 """Events that are remembered."""
 
-NOTABLE = (
-    *("warning", "end", "repeat", "reference", "repeat-of-finalist", "preparation", "policy"),
-    *("agreement", "empty", "worker", "trunk", "policy-same", "policy-left-out", "profile"),
+IN_THE_BARS = frozenset(
+    ("begin", "stage", "progress", "round", "start", "progress-of-trial", "answer")
 )
-"""Kinds that people want to read; epochs and rounds are in the bars."""
+"""Kinds that other lines of the view show; all others are among the latest events."""
 
 
 @dataclass
@@ -71,13 +70,13 @@ class Standing:
         if (act := _ACTS.get(event.kind)) is not None:
             with suppress(KeyError):  # of an earlier version, without some field
                 act(self, event)
-        if event.kind in NOTABLE:
+        if event.kind not in IN_THE_BARS:
             self.latest.append(event)
 
     def forget(self) -> None:
-        """Another search begins."""
-        for told in (self.states, self.baselines, self.latest):
-            told.clear()
+        """Another search begins; what was told last, as by its backend, stays."""
+        for counts in (self.states, self.baselines):
+            counts.clear()
         self.best, self.stage, self.part = {}, "", 0.0
 
     # what follows from it

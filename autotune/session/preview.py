@@ -1,88 +1,118 @@
-"""What a search would do: units, choices, costs, references, time. Nothing is written."""
+"""The dry run: what a search would do, found out without training or writing anything."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from autotune.backbones.base import Backbone
+from autotune.problem.budget import Cost
+from autotune.problem.problem import Problem
+from autotune.run.preview import PlannedBaseline, Preview, PricedChoice, PricedUnit, UnitsPreview
+from autotune.run.settings import OBJECT, Settings, read_settings
+from autotune.session.setup import (
+    candidates_within,
+    find_backbone,
+    find_choices,
+    parse_budget,
+    prepare_search,
+    released,
+)
+from autotune.session.workers import require_one_gpu
+from autotune.study.selection.baselines import baseline_plans
+from autotune.study.strategies import load_strategy
+from autotune.study.strategies.score_source import ScoreSource
+from autotune.training.estimate import estimate
+
 if TYPE_CHECKING:
-    from autotune.run.settings import Settings
+    from autotune.backbones.units import Units
+    from autotune.problem.problem import Candidates
+    from autotune.problem.search_space import SearchSpace
+    from autotune.session.setup import Setup
 
 
-def units_to_json(settings: Settings) -> dict[str, Any]:
+def preview(
+    backbone: str | nn.Module | Backbone = "builtin:digits",
+    task: Any = "builtin:digits",
+    budget: str = "1%",
+    **settings: Any,
+) -> Preview:
+    """What `search` would do with the same `backbone`, `task`, `budget` and settings.
+
+    Units and choices with their costs, baselines, parts of the data, memory, and the time that
+    a search takes at most, from a few timed steps. Nothing is trained or written, and the module
+    is given back unchanged. Raises what `search` raises for wrong input.
+    """
+    sources = {"backbone": _source(backbone), "task": _source(task), "budget": budget}
+    resolved = read_settings({**sources, **settings})
+    require_one_gpu(resolved)
+    with released(prepare_search(resolved, backbone, task)) as setup:
+        return _preview(setup)
+
+
+def preview_units(settings: Settings) -> UnitsPreview:
     """Units, choices and costs of a backbone, from shapes alone."""
-    from autotune.problem.budget import Cost
-    from autotune.session.setup import (
-        candidates_within,
-        find_backbone,
-        find_choices,
-        parse_budget,
-    )
-
     backbone = find_backbone(settings, settings.backbone, shapes_only=True)
     space, units = find_choices(settings, backbone, backbone.input)
     budget = parse_budget(settings, backbone)
     candidates = candidates_within(backbone, units, space, budget, Cost())
+    problem = Problem.of(candidates, budget)
+    return UnitsPreview(**_units(settings, backbone, space, units, candidates, problem))
+
+
+def _units(
+    settings: Settings,
+    backbone: Backbone,
+    space: SearchSpace,
+    units: Units,
+    candidates: Candidates,
+    problem: Problem,
+) -> dict[str, Any]:
+    """Fields of `UnitsPreview`."""
     sizes = {name: p.numel() for name, p in backbone.parameters().items()}
+    priced = [
+        PricedUnit(
+            unit.name,
+            sum(sizes[name] for name in unit.parameters),
+            tuple(
+                PricedChoice(choice.label, cost, problem.budget.fits(cost + problem.fixed))
+                for choice, cost in candidates[unit.name].items()
+            ),
+        )
+        for unit in units
+        if unit.name in candidates
+    ]
     return {
         "backbone": backbone.source,
         "space": space.family,
         "granularity": settings.granularity,
         "total": sum(sizes.values()),
-        "budget": {
-            "limit": budget.limit,
-            "total": budget.total,
-            "measure": budget.measure.value,
-            "text": budget.text,
-        },
-        "units": [
-            {
-                "name": unit.name,
-                "parameters": sum(sizes[name] for name in unit.parameters),
-                "choices": [
-                    {"label": c.label, **asdict(cost), "fits": budget.fits(cost)}
-                    for c, cost in candidates[unit.name].items()
-                ],
-            }
-            for unit in units
-            if unit.name in candidates
-        ],
-        "matches": [asdict(match) for match in units.matches],
+        "budget": problem.budget,
+        "units": tuple(priced),
+        "matches": units.matches,
     }
 
 
-def search_to_json(settings: Settings) -> dict[str, Any]:
-    """What a search would do: units, references, data, memory and time; nothing is written."""
-    from autotune.session.setup import prepare_search
-    from autotune.session.workers import require_one_gpu
-    from autotune.study.selection.baselines import baseline_plans
-    from autotune.training.estimate import estimate
-
-    require_one_gpu(settings)
-    setup = prepare_search(settings, settings.backbone, settings.task)
-    try:
-        problem = setup.problem
-        plans = baseline_plans(problem, settings.seed)
-        seconds = estimate(setup.engine)
-        most = _most_seconds(settings, seconds.full, len(plans) - 1)
-        parts = {
-            "train": len(setup.task.train),
-            "val": len(setup.task.val or ()),
-            "test": len(setup.task.test or ()),
-        }
-        return {
-            **units_to_json(settings),
-            "task": {"source": setup.task.source, "classes": len(setup.task.classes), **parts},
-            "references": {
-                name: {"plan": str(plan), **asdict(problem.cost(plan))}
-                for name, plan in plans.items()
-            },
-            "memory_bytes": seconds.memory,
-            "full_finetuning_seconds": seconds.full,
-            "at_most_seconds": most,
-        }
-    finally:
-        setup.engine.close()
+def _preview(setup: Setup) -> Preview:
+    settings, task = setup.settings, setup.task
+    problem = setup.problem
+    plans = baseline_plans(problem, settings.seed)
+    estimated = estimate(setup.engine)
+    return Preview(
+        **_units(settings, setup.backbone, setup.space, setup.units, setup.candidates, problem),
+        task=task.source,
+        classes=len(task.classes),
+        parts={
+            "train": len(task.train),
+            "val": len(task.val or ()),
+            "test": len(task.test or ()),
+        },
+        baselines={n: PlannedBaseline(plan, problem.cost(plan)) for n, plan in plans.items()},
+        memory=estimated.memory,
+        full_finetuning=estimated.full,
+        at_most=_most_seconds(settings, estimated.full, len(plans) - 1),
+    )
 
 
 POLICY_STAGE_COST = 1.4
@@ -90,13 +120,14 @@ POLICY_STAGE_COST = 1.4
 
 
 def _most_seconds(settings: Settings, full: float, n_baselines: int) -> float | None:
-    """Of a search with so many references beside the probe; None where it ends by itself."""
-    from autotune.study.strategies import load_strategy
-    from autotune.study.strategies.score_source import ScoreSource
-
+    """Seconds without pruning, three rates per baseline; None where the strategy ends it."""
     if settings.most_trials is None:
         return None
     baselines = 3 * n_baselines if settings.references else 0
     learns = load_strategy(settings.strategy).score_source is ScoreSource.POLICY
     trainings = (settings.most_trials + baselines + 3) * (settings.folds or 1) / settings.n_workers
     return full * (trainings + (POLICY_STAGE_COST if learns else 0))
+
+
+def _source(source: Any) -> str:
+    return source if isinstance(source, str) else OBJECT

@@ -58,6 +58,7 @@ class Setup:
     space: SearchSpace
     units: Units
     engine: Engine
+    candidates: Candidates
     problem: Problem
     """The head is charged where it counts; prepared buffers are not known yet."""
 
@@ -98,14 +99,14 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         about=_about(settings, data),
     )
     try:
-        problem, methods = make_problem(settings, found, units, space, len(data.classes))
-        grids = _grids(space, methods)
+        candidates, problem = make_problem(settings, found, units, space, len(data.classes))
+        grids = _grids(space, candidates)
         options = check_options(settings.strategy, settings.options)
         load_strategy(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
-    return Setup(settings, found, data, space, units, engine, problem, grids)
+    return Setup(settings, found, data, space, units, engine, candidates, problem, grids)
 
 
 def _keeping(settings: Settings) -> Keeping:
@@ -144,8 +145,8 @@ def _check_pruner(settings: Settings) -> None:
 
 def make_problem(
     settings: Settings, backbone: Backbone, units: Units, space: SearchSpace, n_classes: int
-) -> tuple[Problem, set[str]]:
-    """The problem of a search, the head charged, and the methods that have a place in some unit.
+) -> tuple[Candidates, Problem]:
+    """The candidates of a search and its problem, the head charged.
 
     Sizes that follow from the budget leave room for re-estimated statistics where these may be
     charged later. Raises `BudgetError` when nothing fits the budget.
@@ -158,14 +159,14 @@ def make_problem(
         candidates = candidates_within(backbone, units, space, budget, fixed)
         problem = Problem.of(candidates, budget, fixed=fixed)
     require_room(problem, candidates)
-    methods = {name for choices in candidates.values() for c in choices for name in c.names}
     facts = method_facts(candidates)
-    return Problem.of(candidates, budget, fixed=fixed, methods=facts), methods
+    return candidates, Problem.of(candidates, budget, fixed=fixed, methods=facts)
 
 
-def _grids(space: SearchSpace, methods: set[str]) -> Grids:
+def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
     """Hyperparameter → values, for the head and for every method that has a place."""
     lr = space.hyperparameters.lr
+    methods = {name for choices in candidates.values() for c in choices for name in c.names}
     rates = {f"lr:{m}": tuple(lr[m]) for m in ("head", *sorted(methods))}
     return {**rates, "weight_decay": tuple(space.hyperparameters.weight_decay)}
 

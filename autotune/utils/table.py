@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-Cell = str | int | float | None
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean that is shown with its standard deviation; in JSON the mean alone."""
+
+    mean: float
+    std: float
+
+    def __format__(self, form: str) -> str:
+        return f"{self.mean:{form}} ± {self.std:{form}}"
+
+
+Cell = str | int | float | Spread | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Table:
     def to_json(self) -> list[dict[str, Any]]:
         """A mapping from heading to value for each row."""
         names = [column.name for column in self.columns]
-        return [dict(zip(names, row, strict=True)) for row in self.rows]
+        return [dict(zip(names, map(_plain, row), strict=True)) for row in self.rows]
 
     def to_markdown(self) -> str:
         """A table of Markdown."""
@@ -84,6 +96,10 @@ class Table:
 def escaped(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))
+
+
+def _plain(value: Cell) -> str | int | float | None:
+    return value.mean if isinstance(value, Spread) else value
 
 
 def _side(column: Column) -> str:

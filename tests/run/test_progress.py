@@ -75,6 +75,24 @@ def test_of_two_linear_probes_the_better_one_is_shown():
     assert after(*probes).baselines == {"probe": 2}
 
 
+@pytest.mark.parametrize("kind", ["admitted", "proxies", "rival", "cluster", "worker", "warning"])
+def test_what_no_bar_shows_is_among_the_latest_events(kind):
+    standing = after(TRIALS, (kind, {"number": 0}), ("progress-of-trial", {}), end(0, 0.5))
+    assert [event.kind for event in standing.latest] == [kind, "end"]
+
+
+def test_what_a_backend_reports_before_a_search_begins_stays_in_view():
+    """Ray describes its cluster before `begin`, also for the second of several budgets."""
+    standing = Standing()
+    for run in ("first", "second"):
+        for kind in ("cluster", "begin", "answer"):
+            standing.see(Event(kind, run, 1.0, {"run": run, "trials": 1}))
+    assert [(event.kind, event.text) for event in standing.latest] == [
+        ("cluster", "first"),
+        ("cluster", "second"),
+    ]
+
+
 def test_a_log_is_read_on_from_where_it_was_left_and_no_half_line_is(tmp_path: Path):
     file = tmp_path / "log.jsonl"
     file.write_text('{"kind": "a", "text": "A", "time": 1}\n{"kind": "b", "text": "B"')

@@ -1,4 +1,7 @@
-"""What a search found, told. A section is its file and a line of a table; so is a form."""
+"""Reports of searches. A section is its file and a line of a table; so is a form.
+
+The terminal is one more form, in `autotune.cli.terminal`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
-    from autotune.run.report.section import Report
+    from autotune.run.report.section import Report, Section
     from autotune.run.results import BareStudy
 
 SECTIONS = Registry(
@@ -40,16 +43,21 @@ FORMS = Registry(
 
 
 def report_of(studies: Sequence[BareStudy]) -> Report:
-    """Of one search all sections that have something to tell; of several, them side by side."""
+    """All sections that have content of one search; several searches side by side."""
     from autotune.run.report.runs import report_of_runs
     from autotune.run.report.section import Report
 
     if len(studies) > 1:
         return report_of_runs(studies)
     (study,) = studies
-    found = (SECTIONS.load(name)(study) for name in SECTIONS.names())
-    told = tuple(section for section in found if section is not None)
-    return Report(f"{study.settings.task} within {study.problem.budget.text}", told)
+    title = f"{study.settings.task} within {study.problem.budget.text}"
+    return Report(title, sections_of(study, SECTIONS.names()))
+
+
+def sections_of(study: BareStudy, names: Sequence[str]) -> tuple[Section, ...]:
+    """Those of `SECTIONS` with these names that have content."""
+    sections = (SECTIONS.load(name)(study) for name in names)
+    return tuple(section for section in sections if section is not None)
 
 
 def write_report(studies: Sequence[BareStudy], form: str = "html") -> str:

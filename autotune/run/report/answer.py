@@ -1,12 +1,10 @@
-"""The answer first: what was chosen, what it costs, what it reaches, beside its references."""
+"""The answer: what was chosen, what it costs and reaches, and the baselines next to it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
-
-from scipy.special import ndtri
 
 from autotune.run.report.section import Section
 from autotune.run.report.wording import count, over_seeds, percent, shown, taken
@@ -18,16 +16,18 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """One sentence, and one table with the answer in its last row."""
+    """What the answer is and how sure it is; a table of the baselines, the answer last."""
     sentence = _reached(study) if study.final else _not_yet(study)
-    return Section("answer", "The answer", (sentence, *_remarks(study)), _table(study))
+    text = (sentence, _allowed(study), *_remarks(study))
+    return Section("answer", "The answer", text, _table(study))
 
 
-def answer_html(study: BareStudy) -> str:
-    """For a notebook: the sentence and the table."""
-    told = section(study)
-    table = told.table.to_html() if told.table else ""
-    return f"<p>{escape(told.text[0])}</p>{table}"
+def _allowed(study: BareStudy) -> str:
+    budget = study.problem.budget
+    return (
+        f"The budget of {budget.text} allows {budget.limit:,} of the backbone's "
+        f"{budget.total:,} {budget.measure.value}."
+    )
 
 
 def _reached(study: BareStudy) -> str:
@@ -62,7 +62,7 @@ def _why_empty(study: BareStudy) -> str:
 
 
 def _beside(study: BareStudy, metric: str) -> str:
-    """The cheapest reference's result, for the same sentence."""
+    """Result of the cheapest baseline, for the same sentence."""
     probe = study.baselines.get("probe")
     if probe is None:
         return ""
@@ -87,43 +87,54 @@ def _not_yet(study: BareStudy) -> str:
     )
 
 
-def _remarks(study: BareStudy) -> list[str]:
-    """How sure it is."""
+def _remarks(study: BareStudy) -> Iterator[str]:
+    """The plan, and the evidence for it."""
     final = study.final
-    if final is None or "values" not in final:
-        return []
-    seeds = len(final["values"]["seeds"])
-    told = [taken(final)] if taken(final) else []
-    told += [
-        f"Over {count(seeds, 'seed')}: {over_seeds(final['values'])} on validation, "
-        f"{over_seeds(final['tests'])} on test."
-    ]
-    return told + [_against(rival) for rival in final.get("against", ())]
-
-
-def _against(rival: Mapping[str, Any]) -> str:
-    half = "" if rival["half"] is None else f" ± {100 * rival['half']:.1f}"
-    apart = "distinguishable" if rival["distinguishable"] else "not distinguishable"
-    apart = "too few to tell them apart" if rival["pairs"] < 3 else apart
-    return (
-        f"Against {shown(rival['name'])}: {100 * rival['mean']:+.1f}{half} points on validation "
-        f"(95 %, {count(rival['pairs'], 'pair')}): {apart}."
+    if final is None:
+        return
+    if not final["empty"]:
+        yield f"Plan: {final['label']}"
+    if "values" not in final:
+        return
+    if remark := taken(final):
+        yield remark
+    yield (
+        f"Over {count(len(final['values']['seeds']), 'seed')}: {over_seeds(final['values'])} on "
+        f"validation, {over_seeds(final['tests'])} on test."
     )
+    for other in final.get("against", ()):
+        yield _against(final, other)
+
+
+def _against(final: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The gain over another plan, paired, and what the additional parameters bought."""
+    name, half = shown(other["name"]), other["half"]
+    more = final["cost"]["parameters"] - other["cost"]["parameters"]
+    subject = f"{more:,} parameters more than {name} bought" if more > 0 else f"Against {name}:"
+    points = f"{100 * other['mean']:+.1f}{'' if half is None else f' ± {100 * half:.1f}'} points"
+    verdict = "distinguishable" if other["distinguishable"] else "not distinguishable"
+    if other["pairs"] < 3:
+        verdict = "too few to tell them apart"
+    elif not other["distinguishable"] and more > 0:
+        verdict += f", and {name} is the cheaper"
+    evidence = f"(95 %, {count(other['pairs'], 'pair')})"
+    return f"{subject} {points} on validation {evidence}: {verdict}."
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy on n examples."""
-    z = float(ndtri(0.975))
+    z = NormalDist().inv_cdf(0.975)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     return middle - half, middle + half
 
 
 def _table(study: BareStudy) -> Table | None:
-    rows = [_row(shown(name), found, study) for name, found in study.baselines.items()]
+    baselines = study.baselines.items()
+    rows = [_row(shown(name), run, study, run["seconds"]) for name, run in baselines]
     if study.final:
         name = "empty plan" if study.final["empty"] else f"autotune (trial {study.final['number']})"
-        rows.append(_row(name, study.final, study))
+        rows.append(_row(name, study.final, study, study.seconds))
     if not rows:
         return None
     columns = (
@@ -133,20 +144,22 @@ def _table(study: BareStudy) -> Table | None:
         Column("validation", ".1%"),
         Column("test", ".1%"),
         "over seeds",
+        Column("seconds", ".1f"),
         "fits",
     )
     return Table.of(columns, rows, marked=len(rows) - 1 if study.final else None)
 
 
-def _row(name: str, found: Mapping[str, Any], study: BareStudy) -> tuple[Cell, ...]:
-    budget, test = study.problem.budget, found["test"]
-    cost = found["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
+def _row(name: str, run: Mapping[str, Any], study: BareStudy, seconds: float) -> tuple[Cell, ...]:
+    budget, test = study.problem.budget, run["test"]
+    cost = run["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
     return (
         name,
         cost,
         cost / budget.limit,
-        found["value"],
+        run["value"],
         test[tested_as(test, study.settings.metric)],
-        over_seeds(found.get("tests")),
-        "yes" if found.get("fits", True) else "no",
+        over_seeds(run.get("tests")),
+        seconds,
+        "yes" if run.get("fits", True) else "no",
     )

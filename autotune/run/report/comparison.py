@@ -1,40 +1,71 @@
-"""What `compare` ran: the answer beside everything else over the same seeds, pair by pair."""
+"""The comparison that `compare` ran: the answer and every baseline over the same seeds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from autotune.run.report.section import Section
 from autotune.run.report.style import ACCENT, FROZEN_COLOR, ROW, new_figure
-from autotune.run.report.wording import shown
+from autotune.run.report.wording import count, duration, percent, shown
 from autotune.study.selection.comparison import WINNER, against, recommended
-from autotune.utils.table import Cell, Column, Table
+from autotune.utils.table import Cell, Column, Spread, Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.run.results import BareStudy
+    from autotune.study.paired import Difference
     from autotune.study.selection.comparison import ComparisonRow
 
 
+TITLE = "Against everything else"
+
+
 def section(study: BareStudy) -> Section:
-    """Gains with their 95 % intervals; how to get them where `compare` has not run."""
+    """The comparison; how to run it where `compare` has not."""
     rows = study.rivals
-    if len(rows) < 2 or not _are_of_the_answer(rows, study):
-        text = (
-            "Beside the references of every search there are more: last-k, norms or biases only, "
-            "LP-FT, full fine-tuning, random search with equal compute."
-        )
-        commands = (("Run them over several seeds", study.command("compare")),)
-        return Section("rivals", "Against everything else", (text,), commands=commands)
-    best = shown(recommended(rows).name)
-    return Section(
-        "rivals",
-        "Against everything else",
-        (f"Recommended is {best}: the cheapest in the budget that is not told from the best.",),
-        _table(rows),
-        draw(rows),
-        f"Points on validation by which autotune is ahead of each of {len(rows) - 1} rivals.",
+    if len(rows) > 1 and _are_of_the_answer(rows, study):
+        return compared(rows)
+    text = (
+        "In addition to the baselines of every search there are more: last-k, norms or biases "
+        "only, LP-FT, full fine-tuning, random search with equal compute."
+    )
+    commands = (("Run them over several seeds", study.command("compare")),)
+    return Section("rivals", TITLE, (text,), commands=commands)
+
+
+def compared(rows: list[ComparisonRow], remarks: Sequence[str] = ()) -> Section:
+    """Gains of the answer, the first row, over each other row, with their 95 % intervals."""
+    best, n_others = recommended(rows), len(rows) - 1
+    text = (
+        f"Recommended: {shown(best.name)}, the cheapest within the budget that cannot be told "
+        "apart from the best.",
+        f"Over {count(len(rows[0].tests), 'seed')}. Gains are paired, on validation, with their "
+        "95 % intervals; ≈ is not distinguishable.",
+        *remarks,
+    )
+    table = _table(rows, rows.index(best))
+    if not n_others:
+        return Section("rivals", TITLE, text, table)
+    alt = f"Points on validation by which autotune is ahead of each of {n_others} baselines."
+    return Section("rivals", TITLE, text, table, partial(draw, rows), alt)
+
+
+def on_source(source: Mapping[str, Any]) -> str:
+    """Accuracy on the backbone's own task, as `compare --source` measures it."""
+    return (
+        f"{source['task']} with the backbone's own head: {percent(source['off'])} with the delta "
+        f"off, {percent(source['on'])} with it on ({count(source['n'], 'test example')})."
+    )
+
+
+def measured_cost(search: float, full: float) -> str:
+    """Seconds of the search in units of a full fine-tuning that ran."""
+    return (
+        f"The search took {search / full:.1f} × one full fine-tuning "
+        f"({duration(full)} as measured)."
     )
 
 
@@ -44,7 +75,7 @@ def _are_of_the_answer(rows: list[ComparisonRow], study: BareStudy) -> bool:
 
 
 def draw(rows: list[ComparisonRow]) -> go.Figure:
-    """A rival a line: by how much the answer is ahead, with its interval."""
+    """A baseline a line: by how much the answer is ahead, with its interval."""
     ours, *others = rows
     gains = [against(ours, other) for other in others]
     figure = new_figure(height=90 + ROW * len(others), showlegend=False)
@@ -66,22 +97,31 @@ def draw(rows: list[ComparisonRow]) -> go.Figure:
     return figure
 
 
-def _table(rows: list[ComparisonRow]) -> Table:
-    ours = rows[0]
+def _table(rows: list[ComparisonRow], marked: int) -> Table:
     columns = (
         "method",
         Column("parameters", ",d"),
+        Column("bytes", ",d"),
         Column("validation", ".1%"),
         Column("test", ".1%"),
         "autotune gains, points",
+        "fits",
     )
-    return Table.of(columns, [_row(row, ours) for row in rows], marked=0)
+    return Table.of(columns, [_row(row, rows[0]) for row in rows], marked)
 
 
-def _row(row: ComparisonRow, ours: ComparisonRow) -> tuple[Cell, ...]:
-    gain = ""
-    if row is not ours:
-        found = against(ours, row)
-        half = "" if found.pairs < 2 else f" ± {100 * found.half:.1f}"
-        gain = f"{100 * found.mean:+.1f}{half}{'' if found.is_distinguishable else ' (≈)'}"
-    return shown(row.name), row.cost.parameters, row.validation[0], row.test[0], gain
+def _row(row: ComparisonRow, answer: ComparisonRow) -> tuple[Cell, ...]:
+    return (
+        shown(row.name),
+        row.cost.parameters,
+        row.cost.bytes,
+        Spread(*row.validation),
+        Spread(*row.test),
+        "" if row is answer else _gain(against(answer, row)),
+        "yes" if row.fits else "no",
+    )
+
+
+def _gain(difference: Difference) -> str:
+    half = "" if difference.pairs < 2 else f" ± {100 * difference.half:.1f}"
+    return f"{100 * difference.mean:+.1f}{half}{'' if difference.is_distinguishable else ' (≈)'}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from html import escape
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -43,10 +45,7 @@ def section(study: BareStudy) -> Section | None:
         return None
     states = Counter(study.state_of(trial) for trial in trials)
     told = ", ".join(f"{n:,} {state}" for state, n in states.items())
-    repeats = sum(trial.repeat_of is not None for trial in trials)
-    text = [f"{count(len(trials), 'trial')}: {told}."]
-    if repeats:
-        text.append(f"{count(repeats, 'proposal')} had been tried and came from the record.")
+    text = [f"{count(len(trials), 'trial')}: {told}.", *answered_from_record(trials)]
     if len(trials) > MOST:
         text.append(f"The table has the best {MOST} and up to {MOST} that failed.")
     return Section(
@@ -54,9 +53,15 @@ def section(study: BareStudy) -> Section | None:
         "Trials",
         tuple(text),
         table(study, trials),
-        draw(study),
+        partial(draw, study),
         f"Value on validation by trial: {told}.",
     )
+
+
+def answered_from_record(trials: Sequence[TrialRecord]) -> list[str]:
+    """A sentence where proposals had been tried before; none otherwise."""
+    n = sum(trial.repeat_of is not None for trial in trials)
+    return [f"{count(n, 'proposal')} had been tried and came from the record."] if n else []
 
 
 def last_value(trial: TrialRecord) -> float | None:

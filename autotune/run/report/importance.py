@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def section(study: BareStudy) -> Section:
             f"(PED-ANOVA over {complete:,} trials): a hint, no law.",
         ),
         Table.of(("parameter", Column("importance", ".1%")), list(found.items())),
-        draw(found),
+        partial(draw, found),
         f"The most important parameter is {first} ({percent(found[first], 0)}).",
     )
 

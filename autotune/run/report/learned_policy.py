@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -35,24 +36,26 @@ def section(study: BareStudy) -> Section | None:
         "The policy",
         _text(found),
         _table(rounds),
-        draw(rounds),
+        partial(draw, rounds),
         f"After {count(len(rounds), 'round')} {surest} is the surest to be tuned "
         f"({percent(1 - last[surest].get(FROZEN.label, 0.0), 0)}).",
     )
 
 
-def _text(found: dict[str, Any]) -> tuple[str, ...]:
-    stable = "its plan had become stable" if found["stable"] else "its plan was still changing"
-    told = [
-        f"Learned in {count(found['rounds'], 'round')} and {duration(found['seconds'])}; {stable}. "
-        f"The probabilities moved by up to {found['moved']:.2f} from those of the proxies.",
-        f"Its first plan: {found['label'] or 'everything frozen'}.",
+def _text(policy: dict[str, Any]) -> tuple[str, ...]:
+    stable = "its plan had become stable" if policy["stable"] else "its plan was still changing"
+    same = ", the one that the proxies alone would have chosen" if policy["same_as_proxies"] else ""
+    text = [
+        f"Learned in {count(policy['rounds'], 'round')} and {duration(policy['seconds'])}; "
+        f"{stable}. The probabilities moved by up to {policy['moved']:.2f} from those of the "
+        "proxies.",
+        f"Its first plan: {policy['label'] or 'everything frozen'}{same}.",
     ]
-    if found["agreement"] is not None:
-        told.append(f"The proxies of two halves of the data agree to {found['agreement']:.2f}.")
-    if found["left_out"]:
-        told.append(f"Left to the trials alone: {', '.join(found['left_out'])}.")
-    return tuple(told)
+    if policy["agreement"] is not None:
+        text.append(f"The proxies of two halves of the data agree to {policy['agreement']:.2f}.")
+    if policy["left_out"]:
+        text.append(f"Left to the trials alone: {', '.join(policy['left_out'])}.")
+    return tuple(text)
 
 
 def _rounds(found: dict[str, Any]) -> Rounds:

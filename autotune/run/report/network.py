@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def section(study: BareStudy) -> Section | None:
             "trains. Stages and the whole network stand where their first unit does.",
         ),
         problem.table(plan),
-        draw(problem, plan),
+        partial(draw, problem, plan),
         f"One bar a unit in depth order, as long as what it trains: {tuned} of "
         f"{len(problem.units)} are changed. {plan or 'All are frozen.'}",
     )

@@ -20,12 +20,13 @@ def section(study: BareStudy) -> Section:
         return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
     if study.final is None:
         commands = [
-            ("Go on with it", study.resume_command),
-            ("Look at it while it runs", study.command("status", "--watch")),
+            ("Resume it", study.resume_command),
+            ("Follow it while it runs", study.command("status", "--watch")),
         ]
         return Section("use", "Go on", commands=tuple(commands))
     mask = ("--format", "mask", "-o", "mask.json")
     commands = [
+        ("Write the report as a page with images", study.command("report")),
         ("Test it again in a new process", study.command("evaluate")),
         ("Classify a picture", study.command("predict", "PICTURE")),
         ("Take the mask of what was chosen", study.command("export", *mask)),

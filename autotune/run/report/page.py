@@ -15,12 +15,12 @@ def to_html(report: Report) -> str:
 
     folder = files("autotune.run.report")
     read = {kind: (folder / f"page.{kind}").read_text("utf-8") for kind in ("css", "js", "jinja")}
-    drawn = [s for s in report.sections if s.figure is not None]
-    figures = {s.name: _script_safe(s.figure.to_json()) for s in drawn if s.figure is not None}
+    figures = {s.name: s.draw() for s in report.sections if s.draw is not None}
     page = Environment(autoescape=True).from_string(read["jinja"])
     return page.render(
         report=report,
         figures=figures,
+        data={name: _script_safe(figure.to_json()) for name, figure in figures.items()},
         css=read["css"],
         js=read["js"],
         plotly=get_plotlyjs() if figures else "",

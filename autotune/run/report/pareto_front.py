@@ -1,7 +1,8 @@
-"""What each further parameter buys: trials, their front, and the references."""
+"""The Pareto front: what each further parameter buys, next to the baselines."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autotune.problem.budget import Measure
@@ -24,7 +25,8 @@ AXES = {
 }
 """Second objectives beside what the budget counts."""
 
-_MEASURES = {Measure.PARAMETERS: "trained parameters", Measure.BYTES: "stored bytes"}
+TRAINED = "trained parameters"
+_MEASURES = {Measure.PARAMETERS: TRAINED, Measure.BYTES: "stored bytes"}
 
 
 def section(study: BareStudy) -> Section | None:
@@ -37,15 +39,14 @@ def section(study: BareStudy) -> Section | None:
         "front",
         f"{study.settings.metric.capitalize()} and cost",
         (
-            f"{study.settings.metric.capitalize()} on validation against {axis}. On the line are "
-            "the trials that no other beats at an equal or smaller price; diamonds are references. "
-            "All have the study's seed; the answer was chosen by means over several, so it may lie "
-            "off the line.",
+            f"{study.settings.metric.capitalize()} on validation against {axis}: the trials that "
+            "no other beats at an equal or smaller price. All have the study's seed; the answer "
+            "was chosen by means over several, so it may not be among them.",
         ),
         _table(study, points),
-        draw(study),
+        partial(draw, study),
         f"{count(len(points), 'trial')} on the front, from {_point(study, points[0])} to "
-        f"{_point(study, points[-1])}.",
+        f"{_point(study, points[-1])}; diamonds are baselines.",
     )
 
 
@@ -82,7 +83,7 @@ def _price(study: BareStudy, trial: TrialRecord) -> float:
 
 
 def draw(study: BareStudy) -> go.Figure:
-    """Trials as points, the front as steps, references as diamonds, the limit as a line."""
+    """Trials as points, the front as steps, baselines as diamonds, the limit as a line."""
     figure = new_figure(height=420)
     complete = [t for t in study.trials if t.is_complete and t.repeat_of is None]
     points = front_of(study)
@@ -131,7 +132,7 @@ def _add(
 
 
 def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
-    """Where the budget's own measure is the price: of others references have none."""
+    """Only where the price is what the budget counts: baselines have no other."""
     if not _objective(study).endswith(",cost"):
         return
     found = study.baselines
@@ -141,18 +142,18 @@ def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
         text=[shown(name) for name in found],
         mode="markers",
         cliponaxis=False,
-        name="references",
+        name="baselines",
         marker={"color": PALETTE[2], "size": 10, "symbol": "diamond"},
         hovertemplate="%{text}: %{y:.1%} at %{x:,}<extra></extra>",
     )
 
 
 def _table(study: BareStudy, points: list[TrialRecord]) -> Table:
-    columns = (
-        Column("trial", "d"),
-        Column(price_name(study), _form(study)),
-        Column("validation", ".1%"),
-        "plan",
-    )
-    rows = [(t.number, _price(study, t), t.value, str(t.plan)) for t in points]
-    return Table.of(columns, rows)
+    name = price_name(study)
+    price, value = Column(name, _form(study)), Column("validation", ".1%")
+    if name == TRAINED:
+        rows = [(t.number, _price(study, t), t.value, str(t.plan)) for t in points]
+        return Table.of((Column("trial", "d"), price, value, "plan"), rows)
+    columns = (Column("trial", "d"), price, Column("parameters", ",d"), value, "plan")
+    priced = [(t.number, _price(study, t), t.cost.parameters, t.value, str(t.plan)) for t in points]
+    return Table.of(columns, priced)

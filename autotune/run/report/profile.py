@@ -1,9 +1,10 @@
-"""The fine-tuning profile: what each unit gives when it alone is tuned."""
+"""The fine-tuning profile: what each unit gains when it alone is tuned."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,32 +12,45 @@ from autotune.run.report.section import Section
 from autotune.run.report.style import FROZEN_COLOR, PALETTE, new_figure
 from autotune.run.report.wording import percent
 from autotune.study.selection.unit_profiles import ProfileRow
-from autotune.utils.table import Column, Table
+from autotune.utils.table import Cell, Column, Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.run.results import BareStudy
 
+TITLE = "Each unit alone"
+
 
 def section(study: BareStudy) -> Section:
-    """As far as plans of one unit were tried; otherwise how to measure it."""
-    rows = [row for row in study.profile if row.unit]
-    if len({row.unit for row in rows}) < 2:
-        text = "Fewer than two units were tuned alone here."
-        given = ["--backbone", study.settings.backbone, "--task", study.settings.task]
-        commands = (
-            ("Which unit pays, and by which method", shlex.join(["autotune", "profile", *given])),
-        )
-        return Section("profile", "Each unit alone", (text,), commands=commands)
-    best = max(rows, key=lambda row: row.mean)
+    """The profile as far as plans of one unit were tried; otherwise how to measure it."""
+    if len({row.unit for row in study.profile if row.unit}) > 1:
+        return measured(study)
+    text = "Fewer than two units were tuned alone here."
+    sources = ["--backbone", study.settings.backbone, "--task", study.settings.task]
+    command = shlex.join(["autotune", "profile", *sources])
+    commands = (("Which unit pays, and by which method", command),)
+    return Section("profile", TITLE, (text,), commands=commands)
+
+
+def measured(study: BareStudy) -> Section:
+    """Every unit and choice that was tuned alone."""
+    rows = study.profile
+    best = max((row for row in rows if row.unit), key=lambda row: row.mean, default=None)
+    best_alone = (
+        f"Best alone is {best.unit} with {best.choice}: {percent(best.mean)} on validation."
+        if best
+        else "No unit was tuned alone."
+    )
+    search = shlex.join(["autotune", "search", "--profile", str(study.folder.path)])
     return Section(
         "profile",
-        "Each unit alone",
+        TITLE,
         (f"{study.settings.metric.capitalize()} on validation with one unit tuned.",),
-        _table(study.profile),
-        draw(study.profile, study.settings.metric),
-        f"Best alone is {best.unit} with {best.choice}: {percent(best.mean)} on validation.",
+        _table(rows),
+        partial(draw, rows, study.settings.metric),
+        best_alone,
+        (("Start a search with these trials", search),),
     )
 
 
@@ -71,16 +85,20 @@ def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
 
 
 def _table(rows: Sequence[ProfileRow]) -> Table:
+    head = next((row.mean for row in rows if not row.unit), None)
     columns = (
         "unit",
         "choice",
         Column("parameters", ",d"),
         Column("validation", ".1%"),
         Column("std", ".1%"),
+        Column("over the head alone", "+.1%"),
         Column("seeds", "d"),
     )
-    told = [
-        (r.unit or "(the head alone)", r.choice, r.parameters, r.mean, r.std, len(r.values))
-        for r in rows
-    ]
-    return Table.of(columns, told)
+    return Table.of(columns, [_row(row, head) for row in rows])
+
+
+def _row(row: ProfileRow, head: float | None) -> tuple[Cell, ...]:
+    unit = row.unit or "(the head alone)"
+    gain = None if head is None or not row.unit else row.mean - head
+    return unit, row.choice, row.parameters, row.mean, row.std, gain, len(row.values)

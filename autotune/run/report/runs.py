@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def _results(studies: Sequence[BareStudy], names: list[str]) -> Section:
         "Results",
         tuple(text),
         Table.of(columns, rows),
-        draw(ended) if ended else None,
+        partial(draw, ended) if ended else None,
         f"Test results of {len(ended)} runs against what they train.",
     )
 

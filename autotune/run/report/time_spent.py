@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autotune.run.report.section import Section
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """A sentence, and the seconds of all sittings by stage."""
+    """A sentence, and the seconds of all sessions by stage."""
     seconds = {stage: s for stage, s in study.timings.items() if s > 0.005}
     if not study.seconds:
-        return Section("cost", "What the search cost", ("No sitting has ended yet.",))
+        return Section("cost", "What the search cost", ("No session has ended yet.",))
     order = sorted(seconds, key=lambda stage: -seconds[stage])
     rows = [(s, STAGES.get(s, "in none of these"), seconds[s], _share(study, s)) for s in order]
     return Section(
@@ -28,7 +29,7 @@ def section(study: BareStudy) -> Section:
         "What the search cost",
         (_sentence(study),),
         Table.of(("stage", "what", Column("seconds", ".1f"), Column("share", ".1%")), rows),
-        draw({stage: seconds[stage] for stage in order}),
+        partial(draw, {stage: seconds[stage] for stage in order}),
         f"Most of the time went into {order[0]} ({percent(_share(study, order[0]), 0)}).",
     )
 
@@ -39,14 +40,14 @@ def _share(study: BareStudy, stage: str) -> float:
 
 def _sentence(study: BareStudy) -> str:
     beside = study.seconds - study.own_seconds
-    told = f"The search took {duration(study.seconds)}"
+    text = f"The search took {duration(study.seconds)}"
     if beside:
-        told += f", {duration(beside)} of it for random placement, a control"
+        text += f", {duration(beside)} of it for random placement, a control"
     if not study.full_finetuning:
-        return f"{told}. One full fine-tuning could not be timed here."
-    share = study.own_seconds / study.full_finetuning
-    unit = duration(study.full_finetuning)
-    return f"{told}; the rest is {share:.1f} × one full fine-tuning (about {unit})."
+        return f"{text}. One full fine-tuning could not be timed here."
+    rest, share = "the rest" if beside else "that", study.own_seconds / study.full_finetuning
+    unit = f"about {duration(study.full_finetuning)}, from timed steps"
+    return f"{text}; {rest} is {share:.1f} × one full fine-tuning ({unit})."
 
 
 def draw(seconds: dict[str, float]) -> go.Figure:

@@ -17,7 +17,7 @@ SHOWN = {
 
 
 def shown(name: str) -> str:
-    """A reference or rival as people call it."""
+    """A baseline as people call it."""
     if name in SHOWN:
         return SHOWN[name]
     first, _, rest = name.partition(" ")
@@ -25,11 +25,11 @@ def shown(name: str) -> str:
 
 
 def taken(final: Mapping[str, Any]) -> str:
-    """That the answer is a reference, where it is one."""
+    """A sentence where the answer is a baseline; empty otherwise."""
     if not final.get("reference"):
         return ""
     return (
-        f"Trial {final['number']} is {shown(final['reference'])}, a reference within the budget: "
+        f"Trial {final['number']} is {shown(final['reference'])}, a baseline within the budget: "
         "no other trial is better on validation."
     )
 
@@ -46,9 +46,9 @@ def over_seeds(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}{NARROW}%"
 
 
-def count(n: int, word: str) -> str:
-    """`1 trial`, `3 trials`."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
+def count(n: int, word: str, plural: str = "") -> str:
+    """`1 trial`, `3 trials`; words with an irregular plural name it."""
+    return f"{n:,} {word if n == 1 else plural or word + 's'}"
 
 
 def duration(seconds: float) -> str:

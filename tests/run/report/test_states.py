@@ -151,7 +151,7 @@ def test_an_answer_that_was_a_reference_says_so(made, monkeypatch):
     }
     monkeypatch.setattr(Study, "final", final)
     found = told(folder)
-    said = "Trial 1 is uniform low rank, a reference within the budget"
+    said = "Trial 1 is uniform low rank, a baseline within the budget"
     assert any(line.startswith(said) for line in found["answer"]["text"])
     assert [row["remark"] for row in found["history"]["rows"]] == ["", "from reference uniform"]
 

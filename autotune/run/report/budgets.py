@@ -1,0 +1,43 @@
+"""Several budgets: the answer within each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from autotune.run.report.section import Section
+from autotune.study.selection.extra_jobs import tested_as
+from autotune.utils.table import Cell, Column, Spread, Table
+
+if TYPE_CHECKING:
+    from autotune.run.results import BareStudy
+
+
+def section(studies: Mapping[str, BareStudy]) -> Section:
+    """One row per budget, and the command that shows its search."""
+    columns = (
+        "budget",
+        Column("parameters", ",d"),
+        Column("validation", ".1%"),
+        Column("test", ".1%"),
+        "plan",
+    )
+    rows = [_row(budget, study) for budget, study in studies.items()]
+    commands = [(f"The search within {b}", s.command("status")) for b, s in studies.items()]
+    return Section(
+        "budgets",
+        "The answer within each budget",
+        table=Table.of(columns, rows),
+        commands=tuple(commands),
+    )
+
+
+def _row(budget: str, study: BareStudy) -> tuple[Cell, ...]:
+    final = study.final
+    assert final is not None
+    tested = final["test"][tested_as(final["test"], study.settings.metric)]
+    value, test = (
+        Spread(final[key]["mean"], final[key]["std"]) if key in final else single
+        for key, single in (("values", final["value"]), ("tests", tested))
+    )
+    return budget, final["cost"]["parameters"], value, test, final["label"]

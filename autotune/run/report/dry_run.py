@@ -1,0 +1,99 @@
+"""The dry run: units with their choices, and what a search would train and take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from autotune.run.report.section import Section
+from autotune.run.report.wording import count, duration, shown
+from autotune.utils.table import Column, Table
+
+if TYPE_CHECKING:
+    from autotune.problem.budget import Measure
+    from autotune.run.preview import Preview, PricedChoice, UnitsPreview
+
+
+def sections(preview: Preview) -> list[Section]:
+    """Units, data, baselines, and the time that a search takes at most."""
+    return [*units_sections(preview), _data(preview), _baselines(preview), _time(preview)]
+
+
+def units_sections(preview: UnitsPreview) -> list[Section]:
+    """The units with their choices, and what the patterns of the space matched."""
+    budget, name = preview.budget, preview.budget.measure.value
+    rows = [
+        (
+            unit.name,
+            unit.parameters,
+            ", ".join(_shortened([c for c in unit.choices if c.fits], budget.measure)),
+            ", ".join(_shortened([c for c in unit.choices if not c.fits], budget.measure)),
+        )
+        for unit in preview.units
+    ]
+    parameters = Column("parameters", ",d")
+    text = (
+        f"{preview.backbone}: {preview.total:,} parameters without its head. Budget {budget.text} "
+        f"= {budget.limit:,} {name}. Space: {preview.space}, {preview.granularity}s."
+    )
+    columns = ("unit", parameters, f"choices that fit, with their {name}", "too large")
+    numbers = (Column("units", ",d"), Column("modules", ",d"), parameters)
+    matches = [(m.pattern, m.expression, m.units, m.modules, m.parameters) for m in preview.matches]
+    return [
+        Section("units", "Units", (text,), Table.of(columns, rows)),
+        Section(
+            "matches",
+            "What matched",
+            table=Table.of(("pattern", "expression", *numbers), matches),
+        ),
+    ]
+
+
+def _shortened(choices: Sequence[PricedChoice], measure: Measure) -> Iterator[str]:
+    """Labels with their costs; those that differ in their last number alone as one range."""
+    kin: dict[str, list[PricedChoice]] = {}
+    for choice in choices:
+        kin.setdefault(_LAST_NUMBER.sub("#", choice.label), []).append(choice)
+    for pattern, similar in kin.items():
+        similar.sort(key=lambda choice: choice.cost[measure])
+        numbers = [_LAST_NUMBER.findall(c.label)[0] for c in similar if "#" in pattern]
+        label = pattern.replace("#", "/".join(numbers))
+        ends = similar[:1] if len(similar) == 1 else [similar[0], similar[-1]]
+        yield f"{label} {'…'.join(f'{c.cost[measure]:,}' for c in ends)}"
+
+
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+
+
+def _data(preview: Preview) -> Section:
+    parts = preview.parts
+    text = (
+        f"{preview.task} has {count(preview.classes, 'class', 'classes')}, {parts['train']:,} "
+        f"training, {parts['val']:,} validation and {parts['test']:,} test examples."
+    )
+    return Section("data", "Data", (text,))
+
+
+def _baselines(preview: Preview) -> Section:
+    columns = ("method", Column("parameters", ",d"), Column("bytes", ",d"), "plan")
+    rows = [
+        (shown(name), baseline.cost.parameters, baseline.cost.bytes, str(baseline.plan))
+        for name, baseline in preview.baselines.items()
+    ]
+    return Section("baselines", "Baselines", table=Table.of(columns, rows))
+
+
+def _time(preview: Preview) -> Section:
+    most = preview.at_most
+    search = (
+        "the search ends when its strategy has nothing left to try"
+        if most is None
+        else f"the search at most about {duration(most)}, less what pruning saves"
+    )
+    text = (
+        f"One full fine-tuning takes about {duration(preview.full_finetuning)} here; {search}.",
+        f"Memory so far: {preview.memory / 2**20:.0f} MiB.",
+        "Nothing was written.",
+    )
+    return Section("cost", "Time and memory", text)

@@ -1,0 +1,23 @@
+"""Where a search stands: its state, and how its trials ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from autotune.run.report.history import answered_from_record
+from autotune.run.report.section import Section
+
+if TYPE_CHECKING:
+    from autotune.run.results import BareStudy
+
+
+def section(study: BareStudy) -> Section:
+    """State and trials; the baselines that were admitted as trials are not counted."""
+    trials = [trial for trial in study.trials if not trial.baseline]
+    states = Counter(study.state_of(trial) for trial in trials)
+    told = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none yet"
+    most = study.settings.most_trials
+    limit = "" if most is None else f" of at most {most:,}"
+    text = f"The search in {study.folder.path} is {study.state}. Trials: {told}{limit}."
+    return Section("status", "Status", (text, *answered_from_record(study.trials)))
