@@ -37,7 +37,7 @@ class Cluster:
     """Ray cluster to run on, and resources of a worker."""
 
     address: str = "auto"
-    """`auto` (the cluster running on this machine, else a local one), `local`, `HOST:PORT` or `ray://…`."""
+    """`auto` (the cluster of this machine, or a local one), `local`, `HOST:PORT` or `ray://…`."""
 
     workers: int | None = None
     """Concurrent trials; None: as many as the cluster has resources for."""

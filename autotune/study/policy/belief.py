@@ -152,7 +152,7 @@ def _kinship(choices: Sequence[Choice]) -> Floats:
 
 
 def kind(method: Method) -> str:
-    """Name of a method with its text options but no numbers, as `subtune-norms` or `lowrank`."""
+    """Name of a method with its text options but no numbers, such as `subtune-norms`."""
     return "-".join([method.name, *(v for _, v in method.options if isinstance(v, str))])
 
 

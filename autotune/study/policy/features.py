@@ -14,7 +14,7 @@ Offers = Sequence[tuple[str, Choice]]
 """(unit, choice) pairs."""
 
 Measured = Mapping[Entry, Mapping[str, float]]
-"""(unit, label) → name → positive measurement on the network, as `mass` or `earned`."""
+"""(unit, label) → name → positive measurement on the network, such as `mass`."""
 
 PRIOR = "prior"
 """Name of the feature that initialises scores: the log of a product of powers of measurements."""

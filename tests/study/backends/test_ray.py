@@ -61,7 +61,7 @@ def opened(engine: RunsJob, *, visit: Any = no_complaint, **cluster: Any) -> Ray
 
 
 def wait_for_all(backend: RayBackend) -> None:
-    """Wait for all workers: they start one after another, and the first could run all short jobs."""
+    """Wait for all workers, which start one after another: the first could run all short jobs."""
     end = time.monotonic() + 120
     while not all(seat.is_ready for seat in backend.seats):
         assert time.monotonic() < end, "the workers did not start within two minutes"
@@ -89,7 +89,9 @@ class TestRay(WorkersContract):
             opened(TableEngine(), visit=partial(str, "lacks the pictures"))
 
     def test_more_than_a_node_has_is_refused(self):
-        with pytest.raises(WorkerError, match=r"3 CPUs and 0 GPUs; there are 2 CPUs and 2 GPUs"):
+        with pytest.raises(
+            WorkerError, match=r"3 CPUs and 0 GPUs; the nodes have 2 CPUs and 2 GPUs"
+        ):
             opened(TableEngine(), cpus=3)
 
     def test_without_a_number_there_are_as_many_workers_as_fit(self):
@@ -186,7 +188,7 @@ class Noticing(JobList):
 
 
 def test_a_node_that_dies_loses_nothing():
-    """Of three nodes with one worker each, one is killed while jobs run."""
+    """One of three nodes with one worker each is killed while jobs run."""
     environment = {"env_vars": {"PYTHONPATH": TESTS}}
     try:
         head = {"num_cpus": 1, "include_dashboard": False}
