@@ -1,4 +1,4 @@
-"""Using a finished run: its delta on a fresh backbone, measured or asked for classes."""
+"""Evaluation and prediction with the delta of a finished run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def evaluate_run(
     backbone: str | None = None,
     task: str | None = None,
 ) -> dict[str, Any]:
-    """Metrics of `best/` on a part of the run's own task, and `n`."""
+    """Metrics of the delta in `best/` on a part of the run's task, and `n`, the number of examples.
+
+    Raises `TaskError` if the data have changed since the search.
+    """
     if part not in TASK_PARTS:
         raise ConfigError(unknown("part", part, TASK_PARTS))
     study = _ended(run)
@@ -45,8 +48,8 @@ def evaluate_run(
     try:
         if setup.task.digest() != study.identity["data"]:
             raise TaskError(
-                f"The data of {run} must be what it was searched on, {setup.task.source} has "
-                "changed since. Bring it back; another cut would put training examples into test."
+                f"Evaluating {run} needs the data of its search, {setup.task.source} has changed. "
+                "Restore it: with other splits, training examples could be in the test part."
             )
         chosen = getattr(setup.engine.task, part)
         return {"part": part, **setup.engine.measure(study.best.artifact.read_bytes(), chosen)}
@@ -57,7 +60,10 @@ def evaluate_run(
 def predict_path(
     run: str, path: str, *, device: str = "auto", backbone: str | None = None
 ) -> list[dict[str, Any]]:
-    """`input`, `class` and `probability` of a picture, of each in a folder, or of an array."""
+    """Predicted `class` and its `probability` for an image, a folder of images or an .npy array.
+
+    `input` names each example. Raises `TaskError` if the path cannot be read as such inputs.
+    """
     with _tuned_network(run, device, backbone) as (network, artifact, input, recipe):
         names, part = _examples(Path(path), input)
         try:
@@ -88,10 +94,10 @@ def _tuned_network(
 
 def _ended(run: str) -> Study:
     study = Study(run)
-    study.best  # noqa: B018  (raises while the search has not ended)
+    study.best  # noqa: B018  (the property raises until the search has ended)
     if OBJECT in (study.settings.backbone, study.settings.task):
         raise RunError(
-            f"{run} began from Python objects, which are not known here. "
+            f"{run} was started from Python objects, which the command line cannot load. "
             f"Use autotune.load_adapted(model, {str(study.best.artifact)!r})."
         )
     return study
@@ -99,7 +105,7 @@ def _ended(run: str) -> Study:
 
 def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:
     if not path.exists():
-        raise TaskError(f"What is predicted must exist, {str(path)!r} does not.")
+        raise TaskError(f"Inputs to predict must exist, {str(path)!r} does not.")
     if path.suffix == ".npy":
         return _array(path, input)
     files = (
@@ -108,11 +114,11 @@ def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Pa
         else [path]
     )
     if not files:
-        raise TaskError(f"A folder must hold pictures, {str(path)!r} has none.")
+        raise TaskError(f"A folder must contain images, {str(path)!r} has none. Check the path.")
     if input is None or not input.is_picture:
-        raise TaskError("The backbone takes no pictures. Give an .npy array of its inputs.")
-    pictures = torch.stack([decode_picture(file, input) for file in files])
-    part = Part(input.normalise(pictures), np.zeros(len(files), np.int64))
+        raise TaskError("The backbone takes no images. Use an .npy array of its inputs.")
+    images = torch.stack([decode_picture(file, input) for file in files])
+    part = Part(input.normalise(images), np.zeros(len(files), np.int64))
     return [str(file) for file in files], part
 
 
@@ -121,13 +127,14 @@ def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise TaskError(
-            f"An .npy file must hold a plain array, {path} does not ({error})."
+            f"An .npy file must contain an array without objects, {path} does not ({error})."
         ) from error
     inputs = as_inputs(array, input, str(path))
     if input is not None and tuple(inputs.shape[1:]) != input.example_shape:
         if tuple(inputs.shape) != input.example_shape:
             raise TaskError(
-                f"Examples must be {input.example_shape}, {path} has {tuple(inputs.shape[1:])}."
+                f"Examples must have the shape {input.example_shape}, {path} has "
+                f"{tuple(inputs.shape[1:])}."
             )
         inputs = inputs[None]
     if inputs.dtype == torch.uint8 and input is not None:

@@ -1,7 +1,8 @@
-"""The owner's view of a storage: it is read once, then only written.
+"""In-memory mirror of a study for its only writer.
 
-Optuna's cache reads every unfinished trial again at every question, since others might have changed
-it; a driver is the only writer, and has a thousand of them.
+Optuna's cache reads every unfinished trial again on every access, since other processes might have
+changed it. A driver is the only writer of its study, which may have a thousand such trials, so it
+reads the study once and afterwards only writes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 _CHANGING = ("params", "distributions", "intermediate_values", "user_attrs", "system_attrs")
-"""Of a trial that has not ended."""
+"""Attributes of an unfinished trial that its owner may change."""
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would look again and again at a record that stays."""
+    """Disable the garbage collector, which would repeatedly scan trials that all stay alive."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -34,19 +35,19 @@ def uncollected() -> Iterator[None]:
 
 
 class Mirror(BaseStorage):
-    """One study of a storage; what is written goes there first, then into memory.
+    """One study of a storage; writes go to the storage first, then to memory.
 
-    Trials are replaced, never changed, so that who has one keeps it as it was.
+    Trials are replaced, never modified, so a trial that was read stays as it was.
     """
 
-    def __init__(self, behind: BaseStorage, name: str) -> None:
-        self.behind = behind
-        self.study_id = behind.get_study_id_from_name(name)
-        self.name, self.directions = name, behind.get_study_directions(self.study_id)
-        self._user_attrs = behind.get_study_user_attrs(self.study_id)
-        self._system_attrs = behind.get_study_system_attrs(self.study_id)
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self._storage = storage
+        self.study_id = storage.get_study_id_from_name(name)
+        self.name, self.directions = name, storage.get_study_directions(self.study_id)
+        self._user_attrs = storage.get_study_user_attrs(self.study_id)
+        self._system_attrs = storage.get_study_system_attrs(self.study_id)
         with uncollected():
-            self._trials = behind.get_all_trials(self.study_id, deepcopy=False)
+            self._trials = storage.get_all_trials(self.study_id, deepcopy=False)
         self._number = {trial._trial_id: trial.number for trial in self._trials}
         self._unfinished = {t.number for t in self._trials if not t.state.is_finished()}
 
@@ -55,17 +56,17 @@ class Mirror(BaseStorage):
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        raise NotImplementedError("A mirror is of one study.")
+        raise NotImplementedError("A mirror holds exactly one study.")
 
     def delete_study(self, study_id: int) -> None:
-        raise NotImplementedError("A mirror is of one study.")
+        raise NotImplementedError("A mirror holds exactly one study.")
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.behind.set_study_user_attr(study_id, key, value)
+        self._storage.set_study_user_attr(study_id, key, value)
         self._user_attrs = {**self._user_attrs, key: value}
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.behind.set_study_system_attr(study_id, key, value)
+        self._storage.set_study_system_attr(study_id, key, value)
         self._system_attrs = {**self._system_attrs, key: value}
 
     def get_study_id_from_name(self, study_name: str) -> int:
@@ -86,12 +87,12 @@ class Mirror(BaseStorage):
         return self._system_attrs
 
     def get_all_studies(self) -> Any:
-        return self.behind.get_all_studies()
+        return self._storage.get_all_studies()
 
     # trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        trial_id = self.behind.create_new_trial(study_id, template_trial)
+        trial_id = self._storage.create_new_trial(study_id, template_trial)
         self._refresh(trial_id)
         return trial_id
 
@@ -102,7 +103,7 @@ class Mirror(BaseStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        self.behind.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
         value = distribution.to_external_repr(param_value_internal)
         self._change(trial_id, "params", param_name, value)
         self._change(trial_id, "distributions", param_name, distribution)
@@ -110,33 +111,36 @@ class Mirror(BaseStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        is_new = self.behind.set_trial_state_values(trial_id, state, values)
+        is_new = self._storage.set_trial_state_values(trial_id, state, values)
         self._refresh(trial_id)
         return is_new
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
-        self.behind.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._storage.set_trial_intermediate_value(trial_id, step, intermediate_value)
         self._change(trial_id, "intermediate_values", step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.behind.set_trial_user_attr(trial_id, key, value)
+        self._storage.set_trial_user_attr(trial_id, key, value)
         self._change(trial_id, "user_attrs", key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.behind.set_trial_system_attr(trial_id, key, value)
+        self._storage.set_trial_system_attr(trial_id, key, value)
         self._change(trial_id, "system_attrs", key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Its own for who asks: Optuna's live trials write into what they got."""
+        """Trial with the ID `trial_id`.
+
+        Unfinished trials are copied, since `optuna.Trial` modifies the trial that it reads.
+        """
         trial = self._trials[self._number[trial_id]]
         if trial.state.is_finished():
             return trial
-        own = copy.copy(trial)
+        copied = copy.copy(trial)
         for name in _CHANGING:
-            setattr(own, name, dict(getattr(trial, name)))
-        return own
+            setattr(copied, name, dict(getattr(trial, name)))
+        return copied
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         if not 0 <= trial_number < len(self._trials):
@@ -150,13 +154,13 @@ class Mirror(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         if states is None:
-            found = list(self._trials)
+            trials = list(self._trials)
         elif not any(state in states for state in TrialState if state.is_finished()):
             unfinished = (self._trials[number] for number in sorted(self._unfinished))
-            found = [trial for trial in unfinished if trial.state in states]
+            trials = [trial for trial in unfinished if trial.state in states]
         else:
-            found = [trial for trial in self._trials if trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+            trials = [trial for trial in self._trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
 
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
@@ -167,11 +171,13 @@ class Mirror(BaseStorage):
         return len(self.get_all_trials(study_id, deepcopy=False, states=states))
 
     def _refresh(self, trial_id: int) -> None:
-        """Read one trial again: it is new, or its state has changed."""
-        trial = self.behind.get_trial(trial_id)
-        for missed in range(len(self._trials), trial.number):  # written, but not said to be
-            missed_id = self.behind.get_trial_id_from_study_id_trial_number(self.study_id, missed)
-            self._put(self.behind.get_trial(missed_id))
+        """Read a trial from the storage because it is new or its state has changed."""
+        trial = self._storage.get_trial(trial_id)
+        # A trial whose creation was committed, but whose answer was lost, leaves a gap in the
+        # numbers.
+        for missed in range(len(self._trials), trial.number):
+            missed_id = self._storage.get_trial_id_from_study_id_trial_number(self.study_id, missed)
+            self._put(self._storage.get_trial(missed_id))
         self._put(trial)
 
     def _put(self, trial: FrozenTrial) -> None:

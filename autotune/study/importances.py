@@ -1,4 +1,4 @@
-"""Which parameters of trials their values depend on."""
+"""Importance of the parameters of trials for their values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from autotune.study.reader import Records
 
 
 def importances(records: Records) -> dict[str, float]:
-    """Parameter → its share, the largest first, by PED-ANOVA (arXiv 2304.10255).
+    """Parameter → share of its importance by PED-ANOVA (arXiv 2304.10255), the largest first.
 
-    Empty where complete trials are fewer than two, or all have the same value.
+    Empty if there are fewer than two complete trials or all have the same value.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
@@ -22,5 +22,5 @@ def importances(records: Records) -> dict[str, float]:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        found = get_param_importances(records.study, evaluator=PedAnovaImportanceEvaluator())
-    return {name: share for name, share in found.items() if share > 0}
+        shares = get_param_importances(records.study, evaluator=PedAnovaImportanceEvaluator())
+    return {name: share for name, share in shares.items() if share > 0}

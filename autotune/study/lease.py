@@ -1,4 +1,4 @@
-"""One driver owns a study: a lease in the run folder and among the study's attributes."""
+"""Lease of a study: one driver owns it, by a file in the run folder and a study attribute."""
 
 from __future__ import annotations
 
@@ -18,20 +18,28 @@ from autotune.utils.events import warn
 from autotune.utils.files import write_whole
 
 RENEW, STALE, SETTLE = 10.0, 60.0, 1.0
-"""Seconds between renewals, until a lease is stale, and between writing and reading back."""
+"""Seconds between renewals, until a lease is stale, and between writing and reading it back.
+
+A driver may miss five renewals before another may take over. The settling second is long next to
+the write of a small file, so that of two drivers that start together, both read what the later
+wrote.
+"""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who drives a study."""
+    """Process that drives a study."""
 
     host: str
     pid: int
     start: float
-    """Seconds since the epoch when the lease was taken."""
+    """Time when the lease was taken, in seconds since 1970."""
 
     token: str
+    """Random identifier of this lease."""
+
     renewed: float
+    """Time of the last renewal, in seconds since 1970."""
 
     @classmethod
     def me(cls) -> Owner:
@@ -39,7 +47,7 @@ class Owner:
         return cls(socket.gethostname(), os.getpid(), now, uuid.uuid4().hex, now)
 
     def is_alive(self) -> bool:
-        """Whether the lease still holds: renewed lately, and its process not known to be dead."""
+        """Whether the lease is valid: not stale, and its process not known to be dead."""
         if time.time() - self.renewed > STALE:
             return False
         return self.host != socket.gethostname() or _runs(self.pid)
@@ -50,7 +58,7 @@ class Owner:
 
 
 class Lease:
-    """Held while a driver works; renewed by a thread; lost when another token stands in it."""
+    """Lease held while a driver works, renewed by a thread, lost once it contains another token."""
 
     def __init__(
         self, file: Path, read_attribute: Callable[[], Any], write_attribute: Callable[[Any], None]
@@ -62,7 +70,9 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if (owner := next((o for o in self._owners() if o.is_alive()), None)) is not None:
-            raise LeaseError(f"One driver owns a study; {self.file.parent} is owned by {owner}.")
+            raise LeaseError(
+                f"One driver owns a study; {self.file.parent} is owned by {owner}. Stop it first."
+            )
         self.me = Owner.me()
         self._write()
         time.sleep(SETTLE)
@@ -80,7 +90,7 @@ class Lease:
             self.file.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise `LeaseError` when another driver has taken over; to be called before writing."""
+        """Raise `LeaseError` if another driver has taken over; call it before every write."""
         if self._lost:
             raise LeaseError(f"This driver has lost its study to {self._lost} and stops.")
 
@@ -90,12 +100,12 @@ class Lease:
         return bool(self._lost)
 
     def owner(self) -> Owner | None:
-        """Who holds the lease, by the file or the attribute, alive or not."""
+        """Holder of the lease by the file or the attribute, alive or not; None if there is none."""
         return next(iter(self._owners()), None)
 
     def _owners(self) -> list[Owner]:
-        found = [_owner(_read(self.file)), _owner(self._read_attribute())]
-        return [owner for owner in found if owner is not None]
+        owners = [_owner(_read(self.file)), _owner(self._read_attribute())]
+        return [owner for owner in owners if owner is not None]
 
     def _foreign(self) -> str:
         return next((str(o) for o in self._owners() if o.token != self.me.token), "")
@@ -121,7 +131,7 @@ class Lease:
 
 
 def holder(file: Path, attribute: Any) -> Owner | None:
-    """The living owner of a study, by its lease file or attribute."""
+    """Living owner of a study by its lease file or attribute; None if there is none."""
     owners = [_owner(_read(file)), _owner(attribute)]
     return next((o for o in owners if o is not None and o.is_alive()), None)
 
@@ -151,6 +161,7 @@ def _runs(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended but was not yet waited for by its parent (Linux only)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (OSError, IndexError):

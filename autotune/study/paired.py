@@ -1,4 +1,4 @@
-"""Paired differences: whether two plans can be told apart by the seeds and folds they share."""
+"""Paired differences of two plans over the seeds and folds they have in common."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from scipy.special import stdtrit
 
 FEWEST_PAIRS = 3
-"""Pairs below which nothing is told apart: two that agree by chance would claim certainty."""
+"""Fewest pairs for a claim: two that agree by chance have an interval of nearly no width."""
 
 Values = Mapping[tuple[int, int], float]
-"""(seed, fold) → value; the fold is 0 where there are none."""
+"""(seed, fold) → value; the fold is 0 for trainings without folds."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one plan is better than another, trained alike."""
+    """Mean difference between two plans that were trained in the same way."""
 
     mean: float
     half: float
-    """Half of the 95 % interval of the mean (Student's t); infinite for a single pair."""
+    """Half width of the 95 % confidence interval of the mean (Student's t); inf for one pair."""
 
     pairs: int
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out, of at least three pairs."""
+        """Whether the interval excludes 0, from at least `FEWEST_PAIRS` pairs."""
         return self.pairs >= FEWEST_PAIRS and abs(self.mean) > self.half
 
     def to_json(self) -> dict[str, Any]:
@@ -37,15 +37,15 @@ class Difference:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Difference:
-        """The difference that `to_json` described."""
+        """Inverse of `to_json`."""
         half = float("inf") if data["half"] is None else data["half"]
         return cls(data["mean"], half, data["pairs"])
 
 
-def paired(ours: Values, theirs: Values) -> Difference:
-    """Ours less theirs over the pairs that both have; at least one is needed."""
-    common = sorted(ours.keys() & theirs.keys())
-    differences, n = [ours[key] - theirs[key] for key in common], len(common)
+def paired(values: Values, baseline: Values) -> Difference:
+    """Mean of `values` minus `baseline` over the (seed, fold) of both; at least one is required."""
+    common = sorted(values.keys() & baseline.keys())
+    differences, n = [values[key] - baseline[key] for key in common], len(common)
     if n < 2:
         return Difference(mean(differences), float("inf"), n)
     half = float(stdtrit(n - 1, 0.975)) * stdev(differences) / n**0.5
@@ -53,5 +53,5 @@ def paired(ours: Values, theirs: Values) -> Difference:
 
 
 def by_fold(seed: int, value: float, folds: tuple[float, ...]) -> dict[tuple[int, int], float]:
-    """The values of one training: of each fold, or its only one."""
-    return {(seed, fold): found for fold, found in enumerate(folds or (value,))}
+    """Values of one training by (seed, fold): one per fold, or `value` without folds."""
+    return {(seed, fold): of_fold for fold, of_fold in enumerate(folds or (value,))}

@@ -1,4 +1,4 @@
-"""The front of value and cost: what each further parameter buys."""
+"""Pareto front of value and cost: how much value each further parameter adds."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from autotune.study.strategies.base import plan_of
 from autotune.study.trial_record import TrialRecord
 
 BUDGET_FRACTIONS = (1.0, 0.5, 0.25, 0.125)
-"""Of the budget, in turn: what trials may spend where the front is asked for."""
+"""Fractions of the budget that successive trials may spend when the front is searched.
+
+Halving covers a range of costs with few trials each; the exact fractions are not critical.
+"""
 
 MEASURED = ("latency", "memory")
-"""Second objectives that no plan tells: found when its trial begins, among its metrics."""
+"""Second objectives that do not follow from the plan and are measured when its trial starts."""
 
 Price = Callable[[Cost, Mapping[str, float]], float]
-"""The second objective, minimised: from a plan's cost and its trial's metrics."""
+"""Second objective, to be minimised, as a function of the plan's cost and the trial's metrics."""
 
 
 def objective_price(objective: str, problem: Problem) -> Price | None:
-    """Of an objective like `accuracy,cost` or `accuracy,latency`; None for the value alone."""
+    """Price of an objective such as `accuracy,cost` or `accuracy,latency`; None without a price."""
     _, _, second = objective.partition(",")
     if not second:
         return None
@@ -35,30 +38,30 @@ def objective_price(objective: str, problem: Problem) -> Price | None:
 
 
 def measured_by(objective: str) -> str | None:
-    """`latency` or `memory` where that is the second objective."""
+    """`latency` or `memory` if that is the second objective, else None."""
     second = objective.partition(",")[2]
     return second if second in MEASURED else None
 
 
 def front(records: Iterable[TrialRecord], price: Price) -> list[TrialRecord]:
-    """The complete trials that no other beats in one objective and equals in the other.
+    """Complete trials that are Pareto optimal, the cheapest first.
 
-    The cheapest first; of equal ones the earliest.
+    Of trials with equal price and value, only the earliest is kept.
     """
     complete = [record for record in records if record.is_complete and record.repeat_of is None]
-    found: list[TrialRecord] = []
+    optimal: list[TrialRecord] = []
 
     def order(record: TrialRecord) -> tuple[float, float, int]:
         return price(record.cost, record.metrics), -(record.value or 0), record.number
 
     for record in sorted(complete, key=order):
-        if not found or (record.value or 0) > (found[-1].value or 0):
-            found.append(record)
-    return found
+        if not optimal or (record.value or 0) > (optimal[-1].value or 0):
+            optimal.append(record)
+    return optimal
 
 
 def part_of(problem: Problem, number: int) -> Problem:
-    """The same problem under a part of the budget, for trial `number`."""
+    """Problem of trial `number`, with a fraction of the budget."""
     part = BUDGET_FRACTIONS[number % len(BUDGET_FRACTIONS)]
     paid = problem.fixed[problem.budget.measure]
     limit = max(1, paid + int(part * max(problem.room, 0)))  # a budget of 0 cannot be written
@@ -66,7 +69,7 @@ def part_of(problem: Problem, number: int) -> Problem:
 
 
 def trial_price(problem: Problem, price: Price) -> Callable[[FrozenTrial], float]:
-    """The second objective of a stored trial that has reported at least once."""
+    """Function that computes the second objective of a stored trial with at least one report."""
     known: dict[int, float] = {}
 
     def of(trial: FrozenTrial) -> float:

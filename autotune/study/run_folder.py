@@ -1,4 +1,4 @@
-"""The run folder: where everything about one search lies."""
+"""Run folder: all files of one search."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from autotune.utils.files import write_whole
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run, and its small files. Only the driver writes."""
+    """Paths in a run folder, and access to its small files. Only the driver writes."""
 
     path: Path
 
     @classmethod
     def new(cls, out: str | None, task: str) -> RunFolder:
-        """A folder that is not there yet: the named one, or `runs/TASK`, `runs/TASK-2`, …
+        """Folder of a new search: `out`, or the first unused of `runs/TASK`, `runs/TASK-2`, …
 
-        Raises `RunError` when the named folder exists, but for an empty one, and for one whose
-        search was killed before it began: what that left is removed.
+        Raises `RunError` if `out` exists, unless it is empty or belongs to a search that was killed
+        before it began, whose files are removed.
         """
         if out is not None:
             if Path(out).exists() and not _is_aborted(Path(out)):
                 raise RunError(
-                    f"A search needs a new folder, {out!r} exists. Name another with --out, or "
-                    f"go on with: autotune resume {out}"
+                    f"A search needs a new folder, {out!r} exists. Choose another --out, or "
+                    f"continue it with: autotune resume {out}"
                 )
             for file in Path(out).iterdir() if Path(out).exists() else ():
                 file.unlink()
@@ -48,11 +48,11 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
-        """The folder of a run; `RunError` when there is none."""
+        """Folder of an existing run; raises `RunError` if there is none."""
         folder = cls(Path(path))
         if not folder.config.is_file():
             raise RunError(
-                f"A run folder has a config.yaml, {str(path)!r} has none. Check the path."
+                f"A run folder must contain config.yaml, {str(path)!r} does not. Check the path."
             )
         return folder
 
@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """Events, one a line."""
+        """Events as JSON, one per line."""
         return self.path / "log.jsonl"
 
     @property
@@ -87,37 +87,37 @@ class RunFolder:
 
     @property
     def supernet(self) -> Path:
-        """Where a supernet stands; gone when its stage ends."""
+        """Checkpoint of the supernet; removed when its stage ends."""
         return self.path / "supernet.safetensors"
 
     @property
     def origins(self) -> dict[str, str]:
-        """Setting → where it was given; empty for runs before there were origins."""
-        known: dict[str, str] = json.loads(self.read(self._origins) or "{}")
-        return known
+        """Setting → where its value came from; empty for runs that did not record it."""
+        origins: dict[str, str] = json.loads(self.read(self._origins) or "{}")
+        return origins
 
     def add_origins(self, origins: Mapping[str, str]) -> None:
-        """Those of a search that begins or goes on, over those that are known."""
+        """Record origins of settings when a search starts or resumes; they replace earlier ones."""
         write_whole(self._origins, json.dumps({**self.origins, **origins}, indent=2) + "\n")
 
     def checkpoint(self, number: int) -> Path:
         return self._trial(number) / "checkpoint.safetensors"
 
     def delta(self, number: int, seed: int | None = None) -> Path:
-        """A trial's delta file; with a seed, that of its repeat."""
+        """Delta file of a trial, or of its repeat with `seed`."""
         name = "delta" if seed is None else f"delta-seed-{seed}"
         return self._trial(number) / f"{name}.safetensors"
 
     def read(self, file: Path) -> bytes | None:
-        """A file's content, None when it is not there."""
+        """Content of a file; None if it does not exist."""
         return file.read_bytes() if file.is_file() else None
 
     def job_checkpoint(self, name: str) -> Path:
-        """Checkpoint of a job next to the trials, such as a baseline; gone when it is recorded."""
+        """Checkpoint of a job other than a trial, such as a baseline, until it is recorded."""
         return self.path / "jobs" / f"{name.replace(' ', '-')}.checkpoint"
 
     def drop_job_checkpoints(self, names: Iterable[str]) -> None:
-        """Remove checkpoints of jobs next to the trials, and their folder once it is empty."""
+        """Remove checkpoints of jobs other than trials, and their folder once it is empty."""
         for name in names:
             self.job_checkpoint(name).unlink(missing_ok=True)
         folder = self.path / "jobs"
@@ -125,21 +125,24 @@ class RunFolder:
             folder.rmdir()
 
     def drop_checkpoint(self, number: int) -> None:
-        """Remove a trial's checkpoint, and its folder when that is all it had."""
+        """Remove the checkpoint of a trial, and its folder if nothing else is in it."""
         self.checkpoint(number).unlink(missing_ok=True)
         folder = self._trial(number)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Remove the trial folders that are not among `numbers`."""
+        """Remove the folders of all trials but those in `numbers`."""
         root = self.path / "trials"
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.name.isdigit() and int(folder.name) not in numbers:
                 shutil.rmtree(folder)
 
     def within(self, ranked: Iterable[int], limit: int, besides: Iterable[int]) -> list[int]:
-        """The first of these trials whose files fit beside others; at least the very first."""
+        """First trials of `ranked` whose files fit into `limit` bytes; at least one.
+
+        Files of the trials in `besides` count towards the limit.
+        """
         room = limit - sum(_bytes(self._trial(number)) for number in besides)
         kept: list[int] = []
         for number in ranked:
@@ -150,7 +153,7 @@ class RunFolder:
         return kept
 
     def put_best(self, delta: bytes, plan: str) -> None:
-        """Write `best/`: the plan first, so that a delta file there is always complete."""
+        """Write `best/`, the plan first, so that a delta file is never there without its plan."""
         write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
         write_whole(self.best, delta)
 
@@ -166,19 +169,25 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
 
 
-_FIRST = {"study.db", "study.db-journal", "study.db-wal", "study.db-shm", "prepared.safetensors"}
-"""Files that are written before the configuration, with which a search has begun."""
+_BEFORE_CONFIG = {
+    "study.db",
+    "study.db-journal",
+    "study.db-wal",
+    "study.db-shm",
+    "prepared.safetensors",
+}
+"""Files that are written before config.yaml, which marks a search as begun."""
 
 
 def _is_aborted(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
-    return {n for n in names if not n.startswith((".config.yaml", ".prepared"))} <= _FIRST
+    return {n for n in names if not n.startswith((".config.yaml", ".prepared"))} <= _BEFORE_CONFIG
 
 
 class EventLog(logging.Handler):
-    """Appends what the package tells to `log.jsonl`, one event a line."""
+    """Logging handler that appends events of the package to `log.jsonl`, one per line."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a study is kept: an Optuna storage that waits for its database."""
+"""Storage of a study: an Optuna storage that waits for an unavailable database."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ from autotune.utils.filesystems import disk_is_full, is_full, network_kind
 from autotune.utils.timings import spent
 
 PATIENCE, PAUSE = 45.0, 0.5
-"""Seconds that a database may be away, less than a lease lasts, and between two tries."""
+"""Seconds to wait for an unavailable database, and between two attempts.
+
+The wait is shorter than `lease.STALE`, so that a driver that waits does not lose its study.
+"""
 
 
 def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
-    """The run folder's SQLite file, or the storage named by a URL; `RunError` if unreachable."""
+    """Open the SQLite file of the run folder, or the storage at `url`.
+
+    Raises `RunError` if it is unreachable, `DependencyError` if its driver is not installed.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -36,10 +42,10 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
     if is_sqlite:
         options = {"connect_args": {"timeout": 60}}
     try:
-        found = PatientStorage(named, engine_kwargs=options)
+        storage = PatientStorage(named, engine_kwargs=options)
         if url is None:
-            _choose_journal(found, folder.path)
-        return found
+            _choose_journal(storage, folder.path)
+        return storage
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or "its driver"
         raise DependencyError(
@@ -54,7 +60,7 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
 
 
 def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
-    """The storage for those who only look: a database that can will refuse their writes."""
+    """Open the storage for reading; SQLite and PostgreSQL then refuse writes."""
     storage = open_storage(folder, url)
 
     def connected(connection: Any, _: Any) -> None:
@@ -72,20 +78,22 @@ def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
 
 
 def _choose_journal(storage: RDBStorage, folder: Path) -> None:
-    """Write-ahead on a local disk; a rollback journal where several machines see the file.
+    """Use write-ahead logging on a local disk and a rollback journal on a network file system.
 
-    Both last through a power cut: SQLite waits for the disk at every commit.
+    Write-ahead logging needs memory shared by all processes, which several machines do not have.
+    Both survive a power cut, as SQLite waits for the disk at every commit.
     """
     mode = "DELETE" if network_kind(folder) else "WAL"
-    alone = storage.engine.execution_options(isolation_level="AUTOCOMMIT")  # no transaction
-    with alone.connect() as connection:
+    # SQLite refuses to change the journal mode inside a transaction.
+    engine = storage.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         (before,) = connection.exec_driver_sql("PRAGMA journal_mode").one()
         if before.upper() != mode:
             connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Whether a database did not answer, which may pass."""
+    """Whether an error means that the database is unavailable for the moment."""
     while error is not None:
         if isinstance(error, OperationalError | InterfaceError):
             return not (is_full(error) or "readonly" in str(error) or "read-only" in str(error))
@@ -94,10 +102,11 @@ def is_away(error: BaseException | None) -> bool:
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage, each call of which waits up to `PATIENCE` for a database that is away."""
+    """`RDBStorage` whose calls wait up to `PATIENCE` seconds for an unavailable database."""
 
 
 _inside = local()
+"""Marks, per thread, that a call is in progress: calls inside of it are not retried separately."""
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,7 +136,7 @@ def _waiting(call: Callable[[], Any]) -> Any:
             if time.monotonic() - began > PATIENCE:
                 raise RunError(
                     f"A storage must answer, this one has not for {PATIENCE:.0f} s. What was "
-                    "recorded is kept; go on with autotune resume."
+                    "recorded is kept; continue with autotune resume."
                 ) from error
             if not has_warned:
                 first = first_line(error.__cause__ or error)
@@ -137,7 +146,7 @@ def _waiting(call: Callable[[], Any]) -> Any:
 
 
 _PRIVATE = ("_create_new_trial", "_get_trials", "_check_and_set_param_distribution")
-"""What Optuna's cache, which is put around every such storage, calls beside the public names."""
+"""Private methods that Optuna's `_CachedStorage`, which wraps every `RDBStorage`, calls."""
 
 for _name in (*(n for n in vars(BaseStorage) if not n.startswith("_")), *_PRIVATE):
     if callable(_call := getattr(RDBStorage, _name, None)):

@@ -114,7 +114,7 @@ def test_ctrl_c_ends_it_quietly(finished):
     ("arguments", "said"),
     [
         ((), "A server needs a backbone"),
-        (("--delta", "a"), "A task is written NAME=RUN or NAME=DELTA"),
+        (("--delta", "a"), "A task must be written NAME=RUN or NAME=DELTA"),
         (("--delta", "a=nowhere"), "'nowhere'"),
         (("--backbone", "builtin:digits", "--folder", "nowhere"), "'nowhere' does not"),
         (("--backbone", "builtin:digits", "--host", "0.0.0.0"), "needs a token"),

@@ -319,7 +319,10 @@ def test_statistics_that_are_not_there_cannot_be_estimated(refused):
     ("options", "said"),
     [
         (("--format", "omnx"), "no format named 'omnx'. Did you mean 'onnx'?"),
-        (("--format", "merged", "--tensors", "mask.safetensors"), "--tensors goes with"),
+        (
+            ("--format", "merged", "--tensors", "mask.safetensors"),
+            "--tensors needs the format mask",
+        ),
         (("--trial", "99"), "trial 99 of"),
         (("--trial", "1", "--within", "1%"), "Leave one of them out"),
         (("--within", "lots"), "lots"),

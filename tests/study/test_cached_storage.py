@@ -1,4 +1,4 @@
-"""The owner's view of a storage tells what the storage would."""
+"""The in-memory mirror of a study agrees with its storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .table_engine import TableEngine
 SPACE = {"x": optuna.distributions.CategoricalDistribution(("a", "b", "c"))}
 
 
-def seen(trials: list[FrozenTrial]) -> list[Any]:
+def fields(trials: list[FrozenTrial]) -> list[Any]:
     return [
         [
             t.number,
@@ -42,10 +42,10 @@ def seen(trials: list[FrozenTrial]) -> list[Any]:
 def test_after_a_search_it_has_what_was_written(folder, driving):
     with driving(trials=8) as driver:
         InlineBackend(TableEngine(fails=("trial 3",))).run(driver)
-        mine = seen(driver.study.get_trials(deepcopy=False))
+        mirrored = fields(driver.study.get_trials(deepcopy=False))
         attributes = dict(driver.study.user_attrs)
     fresh = Records(folder, None).study
-    assert seen(fresh.get_trials()) == mine
+    assert fields(fresh.get_trials()) == mirrored
     assert fresh.user_attrs == attributes
 
 
@@ -59,11 +59,11 @@ DEED = st.sampled_from(["ask", "report", "attribute", "complete", "fail", "prune
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(deeds=st.lists(st.tuples(DEED, st.integers(0, 5)), max_size=20))
-def test_whatever_is_done_both_say_the_same(tmp_path_factory, deeds):
+def test_mirror_and_storage_agree_after_any_sequence_of_calls(tmp_path_factory, deeds):
     at = RunFolder(tmp_path_factory.mktemp("mirror"))
-    behind = open_storage(at, None)
-    optuna.create_study(study_name=STUDY_NAME, storage=behind)
-    mirror = Mirror(behind, STUDY_NAME)
+    storage = open_storage(at, None)
+    optuna.create_study(study_name=STUDY_NAME, storage=storage)
+    mirror = Mirror(storage, STUDY_NAME)
     study = optuna.load_study(study_name=STUDY_NAME, storage=mirror)
     live: list[optuna.Trial] = []
     for deed, n in deeds:
@@ -86,10 +86,10 @@ def test_whatever_is_done_both_say_the_same(tmp_path_factory, deeds):
             study.tell(trial.number, n if deed == "complete" else None, state=state)
         study.set_user_attr("last", [deed, n])
     for states in (None, (TrialState.RUNNING,), (TrialState.COMPLETE, TrialState.FAIL)):
-        theirs = behind.get_all_trials(mirror.study_id, states=states)
-        assert seen(study.get_trials(states=states)) == seen(theirs)
-    assert mirror.get_n_trials(mirror.study_id) == behind.get_n_trials(mirror.study_id)
-    assert study.user_attrs == behind.get_study_user_attrs(mirror.study_id)
+        stored = storage.get_all_trials(mirror.study_id, states=states)
+        assert fields(study.get_trials(states=states)) == fields(stored)
+    assert mirror.get_n_trials(mirror.study_id) == storage.get_n_trials(mirror.study_id)
+    assert study.user_attrs == storage.get_study_user_attrs(mirror.study_id)
 
 
 def test_a_trial_that_was_read_stays_as_it_was(folder):
@@ -102,17 +102,17 @@ def test_a_trial_that_was_read_stays_as_it_was(folder):
     assert mirror.get_trial(trial._trial_id).intermediate_values == {1: 0.5}
 
 
-def test_a_trial_that_was_written_but_not_said_to_be_is_taken_up(folder):
-    """A server that went away after its commit: the next one has a higher number."""
-    behind = open_storage(folder, None)
-    mirror = Mirror(behind, STUDY_NAME)
-    behind.create_new_trial(mirror.study_id)
+def test_a_trial_whose_creation_was_not_confirmed_is_read(folder):
+    """The server committed a trial but the answer was lost: the next one has a higher number."""
+    storage = open_storage(folder, None)
+    mirror = Mirror(storage, STUDY_NAME)
+    storage.create_new_trial(mirror.study_id)
     study = optuna.load_study(study_name=STUDY_NAME, storage=mirror)
     assert study.ask().number == 1
     assert [t.number for t in study.get_trials()] == [0, 1]
 
 
-def test_it_is_of_one_study(folder):
+def test_a_mirror_holds_one_study(folder):
     mirror = Mirror(open_storage(folder, None), STUDY_NAME)
     with pytest.raises(KeyError):
         optuna.load_study(study_name="another", storage=mirror)

@@ -1,4 +1,4 @@
-"""One driver owns a study: who is refused, who takes over, and who stops."""
+"""Lease of a study: which driver is refused, takes over or stops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .table_engine import TableEngine
 
 
 class Attribute:
-    """The study's attribute, between drivers."""
+    """Attribute of the study that several drivers share."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -60,7 +60,7 @@ def written(file: Path, owner: Owner) -> Owner:
 
 
 def dead_process() -> int:
-    """The number of a process that has ended."""
+    """Process ID of a process that has ended."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     return ended.pid
@@ -69,7 +69,7 @@ def dead_process() -> int:
 def wait_until(holds: Any, seconds: float = 5) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, f"this did not come about within {seconds} s"
+        assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
         time.sleep(0.01)
 
 
@@ -94,15 +94,15 @@ def test_a_second_driver_is_refused_naming_process_host_and_start(file, attribut
         with pytest.raises(LeaseError) as refused, lease(file, attribute):
             pass
         start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.me.start))
-        for said in (str(os.getpid()), socket.gethostname(), start):
-            assert said in str(refused.value)
+        for part in (str(os.getpid()), socket.gethostname(), start):
+            assert part in str(refused.value)
         held.check()
         assert json.loads(file.read_text())["token"] == held.me.token
 
 
 @pytest.mark.parametrize("place", ["file", "attribute"])
 def test_either_place_alone_keeps_others_out(file, attribute, place):
-    """The folder may be a copy, or the storage may have been changed."""
+    """The folder may be a copy, or the study may have moved to another storage."""
     living = replace(Owner.me(), host="elsewhere")
     written(file, living if place == "file" else replace(living, renewed=0.0))
     attribute.write(asdict(living) if place == "attribute" else None)
@@ -157,7 +157,7 @@ def test_a_driver_that_finds_another_token_stops(file, attribute, place, monkeyp
         with pytest.raises(LeaseError, match=f"lost its study to process {other.pid}"):
             held.check()
     left = json.loads(file.read_text()) if place == "file" else attribute.value
-    assert left == asdict(other), "what belongs to the other stays"
+    assert left == asdict(other), "the lease of the other driver must stay"
 
 
 def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeyp
 
     def engine(job):
         yield Progress(1, 0.5, {}, b"one")
-        # again and again, as a renewal at this very moment would write over it
+        # Written repeatedly, as a renewal at the same moment may overwrite it.
         wait_until(lambda: held.is_lost or not written(folder.lease, other))
         yield Progress(2, 0.6, {}, b"two")
 
@@ -179,13 +179,13 @@ def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeyp
     assert trial.curve == (0.5,)
     assert not trial.state.is_finished()
     assert folder.checkpoint(0).read_bytes() == b"one"
-    for write in (lambda: driver.record("stage:final", 1), driver.next_job):
+    for write in (lambda: driver.write("stage:final", 1), driver.next_job):
         with pytest.raises(LeaseError):
             write()
 
 
 def test_of_two_that_start_together_the_token_that_stands_wins(file, attribute, monkeypatch):
-    """Both look before either writes; the second to write is the one that stays."""
+    """Both read before either writes; the last to write keeps the lease."""
     monkeypatch.setattr(leases, "SETTLE", 0.2)
     first, refused = lease(file, attribute), []
 

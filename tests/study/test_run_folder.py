@@ -1,4 +1,4 @@
-"""The run folder: which one a search takes."""
+"""Choice of the run folder of a search."""
 
 from __future__ import annotations
 

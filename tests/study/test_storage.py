@@ -1,4 +1,4 @@
-"""Where a study is kept: SQLite on any disk, a real PostgreSQL, and what happens when one fails."""
+"""Storage of a study: SQLite on any disk, a real PostgreSQL server, and their failures."""
 
 from __future__ import annotations
 
@@ -49,15 +49,17 @@ def test_a_network_disk_has_a_rollback_journal_and_it_is_said(tmp_path, monkeypa
 
 
 def test_commits_wait_for_the_disk(tmp_path):
-    """2 is FULL: what was recorded lasts through a power cut. Asked in a process of its own,
-    since these tests make SQLite quick."""
-    asked = (
+    """`synchronous` is 2 (FULL), so records survive a power cut.
+
+    A separate process is used, since the fixtures of these tests disable synchronous writes.
+    """
+    program = (
         "import sys; from autotune.study.run_folder import RunFolder; from pathlib import Path;"
         "from autotune.study.storage import open_storage;"
         "c = open_storage(RunFolder(Path(sys.argv[1])), None).engine.connect();"
         "print(c.exec_driver_sql('PRAGMA synchronous').scalar())"
     )
-    done = subprocess.run([sys.executable, "-c", asked, tmp_path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
     assert done.stdout.strip() == "2"
 
 
@@ -78,7 +80,7 @@ def test_a_study_of_another_format_is_refused(folder):
         Records(folder, None)
 
 
-# a disk that is full
+# full disk
 
 
 def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(
@@ -103,7 +105,7 @@ def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(
     assert "Make room" in str(disk_is_full(at.path))
     before = [t for t in range(5) if ("trial " + str(t), 0, 1) in engine.calls]
     filler.unlink()
-    (at.path / "lease.json").unlink(missing_ok=True)  # as if its process were dead
+    (at.path / "lease.json").unlink(missing_ok=True)  # as if its process had died
     Records(at, None).study.set_user_attr("lease", None)
     with driver_at(at, None, grids, trials=5) as driver:
         InlineBackend(engine).run(driver)
@@ -173,9 +175,9 @@ class Server:
 
 
 def programs() -> Path | None:
-    """Folder of PostgreSQL's own programs."""
-    found = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    return next((Path(path).resolve().parent for path in found if path), None)
+    """Folder of the programs of PostgreSQL; None if it is not installed."""
+    candidates = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return next((Path(path).resolve().parent for path in candidates if path), None)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = programs()
     if folder is None:
         pytest.skip("PostgreSQL's programs (Debian's package postgresql) are not installed")
-    at = Path(f"/tmp/autotune-postgres-{os.getpid()}")  # its socket's name must be short
+    at = Path(f"/tmp/autotune-postgres-{os.getpid()}")  # a socket has a short path
     at.mkdir()
     if os.getuid() == 0:
         shutil.chown(at, "postgres", "postgres")
@@ -211,12 +213,12 @@ def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) ->
 
 
 @pytest.mark.server
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that a dead server has closed
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections closed by a server that died
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestServer:
     @pytest.fixture(autouse=True)
     def _collected(self) -> Iterator[None]:
-        """What is left of connections is warned of here, where that is expected."""
+        """Collect connections of a dead server here, where their warnings are expected."""
         yield
         gc.collect()
 
@@ -240,7 +242,7 @@ class TestServer:
     def test_a_server_that_goes_away_for_ten_seconds_is_waited_for(
         self, server, tmp_path, problem, grids, caplog
     ):
-        """It is gone in the middle of a trial; every trial is there once afterwards."""
+        """The server stops in the middle of a trial; afterwards every trial is recorded once."""
         url, at = server.new_database("away"), RunFolder(tmp_path / "server")
         self.begin(at, url, problem)
         engine = TableEngine()
@@ -280,8 +282,8 @@ class TestServer:
         self.begin(at, url, problem)
         with driver_at(at, url, grids, trials=2) as driver:
             me = driver.lease.me
-            said = rf"owned by process {os.getpid()} on {me.host} since \d+-"
-            with pytest.raises(LeaseError, match=said):
+            pattern = rf"owned by process {os.getpid()} on {me.host} since \d+-"
+            with pytest.raises(LeaseError, match=pattern):
                 require_free(RunFolder(tmp_path / "second"), url)
             other = RunFolder(tmp_path / "third")
             other.path.mkdir()

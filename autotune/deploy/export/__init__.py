@@ -1,4 +1,7 @@
-"""Exports: forms in which others read an answer. A form is its file and a line of this table."""
+"""Export formats for using a tuned network without autotune.
+
+A new format is a file in this folder and a line in this table.
+"""
 
 from __future__ import annotations
 

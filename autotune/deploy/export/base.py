@@ -1,4 +1,4 @@
-"""What every format of an export is given, promises, and is checked for."""
+"""Base class of export formats, and the check that an export reproduces the network."""
 
 from __future__ import annotations
 
@@ -30,61 +30,63 @@ from autotune.session.setup import find_choices, parse_budget
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is exported: a delta, and the bare backbone that it belongs to; neither is changed."""
+    """Delta to export and the bare backbone it belongs to. Exporting changes neither."""
 
     backbone: Backbone
     artifact: Artifact
     settings: Settings
-    """What the units follow from: search space and granularity."""
+    """Settings that determine the units: search space and granularity."""
 
     def provenance(self, form: str) -> dict[str, Any]:
-        """What is told in an export itself: where it comes from, and what it takes and gives."""
-        own = self.artifact
+        """Metadata embedded in an export: plan, fingerprint, task, cost, metrics and input."""
+        artifact = self.artifact
         return {
             "export": form,
             "format": ARTIFACT_FORMAT,
-            "plan": json.loads(own.plan.to_json()),
-            "fingerprint": own.fingerprint,
-            **own.header,
+            "plan": json.loads(artifact.plan.to_json()),
+            "fingerprint": artifact.fingerprint,
+            **artifact.header,
         }
 
     def units(self) -> Units:
-        """All that a plan could have chosen on this backbone."""
-        described = self.artifact.header.get("input")
-        input = read_input(described, source="the artifact") if described else None
+        """Units that the search space offers on this backbone.
+
+        If the plan names other units, returns those, and each remaining layer as one unit.
+        """
+        description = self.artifact.header.get("input")
+        input = read_input(description, source="the artifact") if description else None
         units = find_choices(self.settings, self.backbone, input)[1]
         if set(self.artifact.plan.choices) <= {unit.name for unit in units}:
             return units
         return Units(by_layer(self.backbone, self.artifact.units), ())
 
     def budget(self) -> dict[str, Any] | None:
-        """The limit of the search, what 100 % are, what is counted, and the budget's own text.
+        """Budget of the search: limit, total (the count that is 100 %), measure and original text.
 
-        None for a delta that no search found.
+        Returns None for a delta that does not come from a search.
         """
         if "budget" not in self.artifact.header.get("about", {}):
             return None
-        found = parse_budget(self.settings, self.backbone)
-        measure = found.measure.value
+        budget = parse_budget(self.settings, self.backbone)
         return {
-            "limit": found.limit,
-            "total": found.total,
-            "measure": measure,
-            "text": found.text,
+            "limit": budget.limit,
+            "total": budget.total,
+            "measure": budget.measure.value,
+            "text": budget.text,
         }
 
     def inputs(self) -> Tensor:
-        """Some noise that the network takes, (4, ...)."""
+        """Batch of noise with the shape and dtype the network expects, (4, ...)."""
         return some_inputs(input_of(self.artifact)).to(device_of(self.backbone.network))
 
     def outputs(self) -> Tensor:
-        """What the tuned network gives for it, (4, classes)."""
+        """Outputs of the tuned network for `inputs()`, (4, classes)."""
         with tuned(self.backbone, self.artifact) as network, evaluating(network):
             outputs: Tensor = network(self.inputs())
         return outputs
 
     def bare(self) -> nn.Module:
-        """A copy of the network as its architecture is, with a new head for the task's classes."""
+        """Copy of the unmodified network with a new head for the classes of the task."""
         network = copy.deepcopy(self.backbone.network).eval()
         path, _, name = self.backbone.head.rpartition(".")
         parent = network.get_submodule(path)
@@ -93,15 +95,15 @@ class Subject:
         return network
 
     def tuned(self) -> nn.Module:
-        """A tuned copy of the network: changed weights written into it, paths beside them."""
-        own = replace(self.backbone, network=copy.deepcopy(self.backbone.network))
-        put_on(own, self.artifact)
-        settle(own.network)
-        return own.network.requires_grad_(False)
+        """Tuned copy of the network; weight changes are folded in, added paths stay modules."""
+        backbone = replace(self.backbone, network=copy.deepcopy(self.backbone.network))
+        put_on(backbone, self.artifact)
+        settle(backbone.network)
+        return backbone.network.requires_grad_(False)
 
 
 def by_layer(backbone: Backbone, units: Sequence[Unit]) -> tuple[Unit, ...]:
-    """Some units, and each layer that is in none of them as one."""
+    """`units`, and one unit for each layer that none of them contains."""
     taken = {name for unit in units for name in unit.parameters}
     layers: dict[str, list[str]] = {}
     for name in backbone.parameters():
@@ -111,86 +113,97 @@ def by_layer(backbone: Backbone, units: Sequence[Unit]) -> tuple[Unit, ...]:
 
 
 class Format(ABC):
-    """A form in which a tuned network leaves autotune.
+    """Format in which a tuned network is exported.
 
-    Laws: what is written needs nothing of autotune to be read; `outputs`, by its own library and
-    from what was written alone, are those of the tuned network within `tolerance`.
+    Laws: reading an export requires no code of autotune; `outputs`, computed by the library of the
+    format from the written files alone, match the outputs of the tuned network within `tolerance`.
     """
 
     file: ClassVar[str]
-    """Its usual name."""
+    """Default name of the file or folder."""
 
     tolerance: ClassVar[float] = 1e-5
-    """Largest difference of outputs, relative to the largest of them."""
+    """Largest permitted difference of outputs, relative to the largest output.
+
+    1e-5 leaves room for float32 rounding when operations are fused or reordered.
+    """
 
     is_folder: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, subject: Subject, path: Path) -> None:
-        """Write `path`, which is not there yet; `ExportError` for a delta that has no such form."""
+        """Write `path`, which does not exist yet.
+
+        Raises `ExportError` if the format cannot represent the delta.
+        """
 
     @abstractmethod
     def outputs(self, subject: Subject, path: Path) -> Tensor | None:
-        """What the network in `path` gives for the subject's inputs; None where there is none."""
+        """Outputs of the network in `path` for `subject.inputs()`; None for formats without one."""
 
 
 def written(form: Format, subject: Subject, path: Path) -> float | None:
-    """Write a format beside `path`, check it, and rename it; the largest difference of outputs.
+    """Write an export to a temporary place next to `path`, verify it, and rename it.
 
-    None where it computes nothing.
-
-    Raises `ExportError`, and leaves `path` as it was, where it cannot be written or differs by
-    more than its tolerance.
+    Returns the largest difference of outputs, relative to the largest output, or None if the format
+    has no network. Raises `ExportError`, leaving `path` unchanged, if the export cannot be written
+    or its outputs differ by more than the tolerance of the format.
     """
     if path.is_dir() or (form.is_folder and path.exists()):
         what = "folder" if form.is_folder else "file"
-        raise ConfigError(f"An export needs a new {what}, {str(path)!r} exists. Name another -o.")
+        raise ConfigError(f"An export needs a new {what}, {str(path)!r} exists. Use another -o.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as beside:
-            form.write(subject, beside)
-            outputs = form.outputs(subject, beside)
-            found = None if outputs is None else checked(outputs, subject.outputs(), form.tolerance)
-            _sync(beside)
-            os.replace(beside, path)
+        with _temporary_path(path) as temporary:
+            form.write(subject, temporary)
+            outputs = form.outputs(subject, temporary)
+            deviation = (
+                None if outputs is None else checked(outputs, subject.outputs(), form.tolerance)
+            )
+            _sync(temporary)
+            os.replace(temporary, path)
     except OSError as error:
         raise ExportError(
-            f"An export must be written to {str(path)!r}, which failed ({error}). Name another -o."
+            f"The export could not be written to {str(path)!r} ({error}). Use another -o."
         ) from error
-    return found
+    return deviation
 
 
-def checked(ours: Tensor, theirs: Tensor, tolerance: float) -> float:
-    """The largest difference of outputs; `ExportError` where it is more than it may be."""
-    if ours.shape != theirs.shape:
+def checked(outputs: Tensor, expected: Tensor, tolerance: float) -> float:
+    """Largest difference of outputs, relative to the largest expected one.
+
+    Raises `ExportError` if it exceeds `tolerance` or the shapes differ.
+    """
+    if outputs.shape != expected.shape:
         raise ExportError(
-            f"What is exported must give {tuple(theirs.shape)}, it gives {tuple(ours.shape)}."
+            f"The outputs of an export must have the shape {tuple(expected.shape)}, these have "
+            f"{tuple(outputs.shape)}. Nothing was written; export the delta instead."
         )
-    found = difference(ours, theirs)
-    if not found <= tolerance:  # NaN is refused too
+    deviation = difference(outputs, expected)
+    if not deviation <= tolerance:  # not `>`: NaN must be refused too
         raise ExportError(
             f"An export may change outputs by {tolerance:g} of the largest, this one changes them "
-            f"by {found:.2g}. Nothing was written; export the delta instead."
+            f"by {deviation:.2g}. Nothing was written; export the delta instead."
         )
-    return found
+    return deviation
 
 
 @contextmanager
 def refused(what: str, hint: str) -> Iterator[None]:
-    """What a foreign exporter raises, in one line."""
+    """Convert any exception of a third-party exporter to an `ExportError` on one line."""
     try:
         yield
     except (AutotuneError, MemoryError, OSError):
         raise
-    except Exception as error:  # exporters of others raise anything
-        said = " ".join(str(error).split())[:200]
+    except Exception as error:  # third-party exporters raise arbitrary exceptions
+        message = " ".join(str(error).split())[:200]
         raise ExportError(
-            f"{what} cannot write this network ({type(error).__name__}: {said}). {hint}"
+            f"{what} cannot write this network ({type(error).__name__}: {message}). {hint}"
         ) from error
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_path(path: Path) -> Iterator[Path]:
     folder = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield folder / path.name

@@ -1,4 +1,4 @@
-"""The delta file alone."""
+"""Format `delta`: the delta file itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.deploy.export.base import Format, Subject
 
 
 class DeltaFile(Format):
-    """The artifact: deltas, prepared buffers and head, for the same backbone."""
+    """Deltas, prepared buffers and head, to be loaded onto the same backbone."""
 
     file = "delta.safetensors"
     tolerance = 0.0

@@ -1,4 +1,4 @@
-"""An adapter of PEFT as a delta file: the way back."""
+"""Import of a PEFT adapter as a delta."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from autotune.errors import ArtifactError
 from autotune.problem.plan import Choice, Plan
 
 ROOT = "base_model.model."
+"""Prefix that PEFT adds to the names of modules."""
+
 _FACTORS = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
 _PLAIN = {
     "use_dora": (False,),
@@ -32,18 +34,21 @@ _PLAIN = {
     "lora_bias": (False,),
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
 }
-"""What a plain LoRA has; others compute something else, or change the backbone, too."""
+"""Options and their values in plain LoRA.
+
+With any other value the adapter computes a different function or also changes the backbone.
+"""
 
 
 @dataclass
 class _Adapter:
-    """What is in an adapter's two files."""
+    """Tensors of an adapter, by layer."""
 
     factors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Layer → A (rank, columns) and B (rows, rank) as `a` and `b`, scaled."""
+    """Layer → factors `a` (rank, columns) and `b` (rows, rank); `b` includes the scaling."""
 
     whole: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Layer → its own tensors."""
+    """Layer → parameters and buffers of a module that is stored whole."""
 
 
 _MISFITS = (
@@ -54,14 +59,16 @@ _MISFITS = (
     TypeError,
     ValueError,
 )
+"""Errors that tensors of an unrelated or damaged adapter cause."""
 
 
 def import_peft(folder: Path | str, backbone: Backbone) -> Artifact:
-    """The delta of a LoRA adapter on a backbone: a unit a layer, `lowrank` or `subtune-all`.
+    """Convert a plain LoRA adapter to a delta on `backbone`.
 
-    Whole modules (`modules_to_save`) are sub-tuned, their normalisation statistics stored as
-    prepared ones, the backbone's head among them is the new head. Raises `ArtifactError` for
-    files that are damaged or do not fit the backbone, and for other methods than plain LoRA.
+    Every layer becomes one unit: LoRA layers use `lowrank`, modules of `modules_to_save` use
+    `subtune-all`. Normalisation statistics of saved modules become prepared buffers, and a saved
+    head becomes the head of the delta. Raises `ArtifactError` if the files are damaged, do not fit
+    the backbone, or use a method other than plain LoRA.
     """
     config, tensors = _read(Path(folder))
     network, prefix = backbone.network, backbone.head
@@ -74,7 +81,7 @@ def import_peft(folder: Path | str, backbone: Backbone) -> Artifact:
     except _MISFITS as error:
         raise ArtifactError(
             f"An adapter must fit its backbone, {folder} does not fit {backbone.source} "
-            f"({error}). Name the backbone that it was trained on."
+            f"({error}). Use the backbone it was trained on."
         ) from error
 
 
@@ -85,53 +92,55 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(
             "An adapter is a folder with adapter_config.json and adapter_model.safetensors, "
-            f"{folder} is not ({error})."
+            f"{folder} is not ({error}). Check the path."
         ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ArtifactError(f"Only LoRA adapters can be imported, {folder} is none.")
-    if strange := [k for k, plain in _PLAIN.items() if config.get(k, plain[0]) not in plain]:
+        raise ArtifactError(f"Only LoRA adapters can be imported, {folder} is not one.")
+    if unsupported := [k for k, plain in _PLAIN.items() if config.get(k, plain[0]) not in plain]:
         raise ArtifactError(
-            f"Only plain LoRA can be imported, {folder} has {strange[0]}={config[strange[0]]!r}. "
-            "Merge it with PEFT, and use the merged weights as the backbone's."
+            f"Only plain LoRA can be imported, {folder} has "
+            f"{unsupported[0]}={config[unsupported[0]]!r}. "
+            "Merge it with PEFT and load the merged weights into the backbone."
         )
     return config, tensors
 
 
 def _adapter(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> _Adapter:
-    found = _Adapter()
+    adapter = _Adapter()
     for key, tensor in tensors.items():
         name = key.removeprefix(ROOT)
         if match := _FACTORS.fullmatch(name):
             layer, embedding, which, _ = match.groups()
-            # of an embedding PEFT keeps A (rank, words) and B (width, rank): ours turned over
-            turned = {"A": "b", "B": "a"}[which] if embedding else which.lower()
+            # For embeddings PEFT stores A (rank, words) and B (width, rank), while the kernel is
+            # (words, width): the factors swap roles and are transposed.
+            factor = {"A": "b", "B": "a"}[which] if embedding else which.lower()
             value = tensor.T if embedding else tensor
-            found.factors.setdefault(layer, {})[turned] = value
+            adapter.factors.setdefault(layer, {})[factor] = value
         elif ".lora_" in name:
             raise ArtifactError(f"Only plain LoRA can be imported, {source} has {name!r}.")
         else:
-            layer, _, own = name.rpartition(".")
-            found.whole.setdefault(layer, {})[own] = tensor
-    for layer, pair in found.factors.items():
+            layer, _, attribute = name.rpartition(".")
+            adapter.whole.setdefault(layer, {})[attribute] = tensor
+    for layer, pair in adapter.factors.items():
         if set(pair) != {"a", "b"}:
-            raise ArtifactError(f"An adapter has two factors a layer, {source} lacks one: {layer}.")
+            raise ArtifactError(f"A LoRA layer has two factors, {layer} in {source} has one.")
         a, b = pair["a"].flatten(1), pair["b"].flatten(1)
-        found.factors[layer] = {"a": a, "b": b * _scaling(config, layer, len(a))}
-    return found
+        adapter.factors[layer] = {"a": a, "b": b * _scaling(config, layer, len(a))}
+    return adapter
 
 
 def _scaling(config: Mapping[str, Any], layer: str, rank: int) -> float:
     alphas = config.get("alpha_pattern") or {}
-    found = [alpha for key, alpha in alphas.items() if _matches(key, layer)]
-    alpha = float([*found, config.get("lora_alpha", rank)][0])
+    matching = [alpha for key, alpha in alphas.items() if _matches(key, layer)]
+    alpha = float([*matching, config.get("lora_alpha", rank)][0])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _matches(key: str, layer: str) -> bool:
-    """Whether a name of a pattern is a layer's, or the end of it; anchored, the whole."""
+    """Whether a key of `alpha_pattern` is the end of a layer's name, or all of it after `^`."""
     name = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"the pattern {key!r} is no layer's name")
+        raise ValueError(f"the pattern {key!r} is not the name of a layer")
     return layer == name or (not key.startswith("^") and layer.endswith(f".{name}"))
 
 
@@ -173,16 +182,16 @@ def _artifact(
 def _split(
     network: nn.Module, whole: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Buffers that differ from the backbone's, and the layers whose parameters do."""
+    """Buffers that differ from the backbone's, and parameters of layers in which any differs."""
     buffers, trained = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
     for layer, tensors in whole.items():
         module = network.get_submodule(layer)
-        own = dict(module.named_buffers(recurse=False))
+        bare_buffers = dict(module.named_buffers(recurse=False))
         parameters = dict(module.named_parameters(recurse=False))
-        if strange := sorted(set(tensors) ^ {*own, *parameters}):
-            raise ValueError(f"{layer}.{strange[0]} is missing or too much")
+        if mismatched := sorted(set(tensors) ^ {*bare_buffers, *parameters}):
+            raise ValueError(f"{layer}.{mismatched[0]} is missing or unexpected")
         for name, tensor in tensors.items():
-            if name in own and not torch.equal(own[name], tensor):
+            if name in bare_buffers and not torch.equal(bare_buffers[name], tensor):
                 buffers[f"{layer}.{name}"] = tensor
         if not all(torch.equal(p, tensors[name]) for name, p in parameters.items()):
             trained[layer] = {name: tensors[name] for name in parameters}
@@ -204,17 +213,17 @@ def _fill(
         for layer, pair in factors.items():
             parts: Any = deltas.by_place[layer, "lowrank"].parts
             product = parts[f"{layer}.weight".replace(".", "/")]
-            shapes = [(pair["a"], product.a), (pair["b"], product.b)]
-            if any(mine.shape != own.shape for mine, own in shapes):
-                raise ValueError(f"the factors of {layer} have other shapes than its kernel")
+            pairs = [(pair["a"], product.a), (pair["b"], product.b)]
+            if any(source.shape != target.shape for source, target in pairs):
+                raise ValueError(f"the shapes of the factors of {layer} do not match its kernel")
             if len(pair["a"]) != rank_of(pair["b"] @ pair["a"], len(pair["a"])):
-                raise ValueError(f"{layer} has a rank of {len(pair['a'])}, more than it can have")
+                raise ValueError(f"the rank {len(pair['a'])} of {layer} exceeds that of its kernel")
             product.a.copy_(pair["a"])
             product.b.copy_(pair["b"])
         for layer, tensors in trained.items():
             parts = deltas.by_place[layer, "subtune"].parts
             for name, tensor in tensors.items():
-                own = parts[f"{layer}.{name}".replace(".", "/")]
-                if own.shape != tensor.shape:
-                    raise ValueError(f"{layer}.{name} has another shape than the backbone's")
-                own.copy_(tensor)
+                target = parts[f"{layer}.{name}".replace(".", "/")]
+                if target.shape != tensor.shape:
+                    raise ValueError(f"the shape of {layer}.{name} differs from the backbone's")
+                target.copy_(tensor)

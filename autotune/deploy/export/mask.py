@@ -1,4 +1,4 @@
-"""The mask of a plan: which units were chosen, and what may differ, for people without autotune."""
+"""Format `mask`: the units that a plan selects and the parameters it may change, as JSON."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ MASK_FORMAT = 1
 
 @dataclass(frozen=True)
 class Mask(Format):
-    """JSON with every unit; with `tensors` also safetensors with a boolean tensor a parameter.
+    """JSON description of every unit, and optionally boolean masks of the parameters.
 
-    `parameters` of a unit are those whose tuned (merged) value may differ from the backbone's;
-    the tensors have the parameters' shapes and are true there.
+    `parameters` of a unit lists those whose tuned (merged) values may differ from the backbone's.
+    With `tensors`, a safetensors file is written as well: one boolean tensor per parameter, of the
+    parameter's shape, true for the listed ones.
     """
 
     file = "mask.json"
@@ -43,7 +44,7 @@ class Mask(Format):
             write_whole(self.tensors, _tensors(subject, changed))
 
     def outputs(self, subject: Subject, path: Path) -> None:
-        """A mask computes nothing."""
+        """Return None: a mask contains no network."""
 
 
 def _changed(site: Site, plan: Plan) -> list[str]:
@@ -82,5 +83,5 @@ def _tensors(subject: Subject, changed: dict[str, list[str]]) -> bytes:
         name: torch.full(parameter.shape, name in chosen)
         for name, parameter in subject.backbone.parameters().items()
     }
-    told = subject.provenance("mask").items()
-    return save(tensors, {key: json.dumps(value) for key, value in told})
+    metadata = {key: json.dumps(value) for key, value in subject.provenance("mask").items()}
+    return save(tensors, metadata)

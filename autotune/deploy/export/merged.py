@@ -1,4 +1,4 @@
-"""A plain state dict: the changes written into the backbone's own weights."""
+"""Format `merged`: a plain state dict with the changes folded into the backbone's weights."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from autotune.deploy.export.base import Format, Subject
 
 
 class Merged(Format):
-    """Safetensors that load into the untouched architecture, with `strict=True`.
+    """Safetensors file that loads into the unmodified architecture with `strict=True`.
 
-    Names, shapes and dtypes are the backbone's; its head has the task's classes. Raises
-    `MergeError` for deltas that add a path.
+    Names, shapes and dtypes are those of the backbone, except that its head has the classes of the
+    task. Raises `MergeError` for deltas that add a path.
     """
 
     file = "merged.safetensors"
 
     def write(self, subject: Subject, path: Path) -> None:
-        own = replace(subject.backbone, network=copy.deepcopy(subject.backbone.network))
-        merge_into(own, subject.artifact, subject.inputs())
-        state = own.network.state_dict()
+        backbone = replace(subject.backbone, network=copy.deepcopy(subject.backbone.network))
+        merge_into(backbone, subject.artifact, subject.inputs())
+        state = backbone.network.state_dict()
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
         save_file(
             tensors, path, {k: json.dumps(v) for k, v in subject.provenance("merged").items()}

@@ -1,4 +1,4 @@
-"""A program of torch: the tuned network with its paths, without its code."""
+"""Format `module`: the tuned network, added paths included, as a `torch.export` program."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from torch import Tensor
 
 from autotune.deploy.export.base import Format, Subject, refused
 
-TOLD = "autotune.json"
+PROVENANCE_FILE = "autotune.json"
+"""Name of the metadata file inside the archive."""
+
 HINT = "Export the delta, or merged, instead."
 
 
 class Module(Format):
-    """`torch.export.save` of the tuned network, for batches of any size."""
+    """File written by `torch.export.save`, with a dynamic batch size."""
 
     file = "tuned.pt2"
 
     def write(self, subject: Subject, path: Path) -> None:
         with refused("torch.export", HINT):
-            told = {TOLD: json.dumps(subject.provenance("module"))}
-            torch.export.save(exported(subject.tuned(), subject.inputs()), path, extra_files=told)
+            program = exported(subject.tuned(), subject.inputs())
+            metadata = {PROVENANCE_FILE: json.dumps(subject.provenance("module"))}
+            torch.export.save(program, path, extra_files=metadata)
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         with refused("torch.export", HINT), torch.no_grad():
@@ -31,7 +34,7 @@ class Module(Format):
 
 
 def exported(network: torch.nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
-    """The network's operators, the batch of any size."""
+    """Export `network` with a dynamic batch size; `inputs` is an example batch (n, ...)."""
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         return torch.export.export(network, (inputs,), dynamic_shapes=({0: batch},))

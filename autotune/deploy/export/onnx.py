@@ -1,4 +1,4 @@
-"""ONNX, by torch's own exporter."""
+"""Format `onnx`: an ONNX model written by the exporter of PyTorch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from autotune.utils.distribution import install_command
 
 
 class Onnx(Format):
-    """An ONNX model with the input `input` and the output `logits`, for batches of any size."""
+    """ONNX model with input `input`, output `logits` and a dynamic batch size."""
 
     file = "tuned.onnx"
     tolerance = 1e-4
+    """Larger than for other formats, as ONNX Runtime has kernels and fusions of its own."""
 
     def write(self, subject: Subject, path: Path) -> None:
         _require()
@@ -39,20 +40,20 @@ class Onnx(Format):
                 verbose=False,
             )
 
-        _tell(path, subject.provenance("onnx"))
+        _embed(path, subject.provenance("onnx"))
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         import onnxruntime
 
         with refused("onnxruntime", HINT):
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            (found,) = session.run(["logits"], {"input": subject.inputs().numpy()})
-        return torch.from_numpy(found)
+            (logits,) = session.run(["logits"], {"input": subject.inputs().numpy()})
+        return torch.from_numpy(logits)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own messages on what it did not optimise."""
+    """Silence the exporter's messages about skipped optimisations."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     try:
@@ -64,7 +65,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _tell(path: Path, provenance: dict[str, Any]) -> None:
+def _embed(path: Path, provenance: dict[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
@@ -72,22 +73,26 @@ def _tell(path: Path, provenance: dict[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def told(path: Path) -> dict[str, Any]:
-    """What a model tells of where it comes from."""
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Metadata that autotune embedded in an ONNX model.
+
+    Raises `ValueError` if the file is not an ONNX model, `KeyError` if it has no such metadata.
+    """
     try:
         import onnx
     except ImportError as error:
         raise DependencyError(
-            "To inspect an ONNX model needs onnx, which is not installed: pip install onnx."
+            "Inspecting an ONNX model needs onnx, which is not installed: pip install onnx."
         ) from error
     from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
-        raise ValueError(f"it is no ONNX model: {error}") from error
-    found: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}["autotune"])
-    return found
+        raise ValueError(f"it is not an ONNX model: {error}") from error
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    provenance: dict[str, Any] = json.loads(properties["autotune"])
+    return provenance
 
 
 def _require() -> None:

@@ -1,4 +1,4 @@
-"""An adapter of PEFT: low rank, and whole layers."""
+"""Format `peft`: a PEFT adapter with LoRA layers and whole layers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from autotune.utils.distribution import install_command
 
 ADAPTER = "default"
 ROOT = "base_model.model."
-"""Before the names of modules in PEFT."""
+"""Prefix that PEFT adds to the names of modules."""
 
 
 class Peft(Format):
-    """`adapter_config.json`, `adapter_model.safetensors` and a model card, as PEFT loads them.
+    """Folder that PEFT loads: `adapter_config.json`, `adapter_model.safetensors` and a model card.
 
-    Low rank is LoRA with a rank a layer and alpha = rank, so that nothing is scaled; all other
-    layers that change, prepared normalisation and the head are `modules_to_save`, as they are when
-    tuned. Raises `ExportError`, naming the units, for paths and for parameters outside of layers.
+    `lowrank` becomes LoRA with one rank per layer and alpha = rank, so the scaling is 1. All other
+    changed layers, prepared normalisation layers and the head are stored whole in
+    `modules_to_save`. Raises `ExportError`, naming the units, for deltas that add a path and for
+    parameters that PEFT can store with no module.
     """
 
     file = "adapter"
@@ -58,7 +59,7 @@ class Peft(Format):
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """The low-rank change of a layer's kernel: A (rank, columns) and B (rows, rank)."""
+    """Low-rank change of the kernel of one layer: A (rank, columns) and B (rows, rank)."""
 
     layer: str
     a: Tensor
@@ -67,11 +68,11 @@ class _Product:
 
 @dataclass
 class _Content:
-    """What goes into an adapter, and what cannot."""
+    """Contents of an adapter, and what cannot be expressed in one."""
 
     products: list[_Product] = field(default_factory=list)
     whole: dict[str, None] = field(default_factory=dict)
-    """Modules that are stored as they are when tuned."""
+    """Modules whose tuned state is stored whole; a dict used as an ordered set."""
 
     refused: list[str] = field(default_factory=list)
 
@@ -81,28 +82,32 @@ class _Content:
         return {p.layer: len(p.a) for p in self.products}
 
     def close(self, modules: Iterable[str], names: list[str]) -> None:
-        """More whole modules; and all whose names end like theirs, as PEFT takes these, too."""
+        """Add whole modules, and all modules that PEFT selects with them.
+
+        PEFT matches `modules_to_save` by the end of a name, so `conv1` selects `layer1.conv1` too.
+        """
         ends = (*self.whole, *modules)
-        found = [name for name in names if name.endswith(ends)]
-        inside = tuple(f"{name}." for name in found)
-        self.whole = dict.fromkeys(name for name in found if not name.startswith(inside))
+        matching = [name for name in names if name.endswith(ends)]
+        inside = tuple(f"{name}." for name in matching)
+        self.whole = dict.fromkeys(name for name in matching if not name.startswith(inside))
         kept = [p for p in self.products if not p.layer.startswith(inside)]
         self.products = [p for p in kept if p.layer not in self.whole]
 
     def add_whole(self, unit: str, slot: Slot, path: str) -> None:
-        """The module of a parameter, whose layer is at `path`."""
+        """Store the module of a parameter whole, or refuse it; `path` is that of its layer."""
         module = _saved_of(slot, path)
         if module is None:
-            self.refused.append(f"{slot.name} in {unit} (in no layer of its own)")
+            self.refused.append(f"{slot.name} in {unit} (not in a layer of its own)")
         else:
             self.whole[module] = None
 
 
 def _takes_lora(slot: Slot) -> bool:
-    """Whether PEFT computes low rank of this kernel as it is meant.
+    """Whether LoRA in PEFT computes the same function as `lowrank` for this kernel.
 
-    Not in attentions of torch, where releases up to 0.21 count that of the projection out twice;
-    nor in convolutions with groups or gaps.
+    It does not in `nn.MultiheadAttention`, where PEFT up to 0.21 applies the change of the output
+    projection twice, nor in convolutions that are grouped, dilated or padded with
+    values other than zero.
     """
     layer = slot.layer
     if len(slot.owners) > 1 or slot.attribute != "weight" or isinstance(layer, _UNCALLED):
@@ -113,7 +118,7 @@ def _takes_lora(slot: Slot) -> bool:
 
 
 def _saved_of(slot: Slot, path: str) -> str | None:
-    """The module that PEFT can store whole for a parameter."""
+    """Path of the module that PEFT can store whole for a parameter, if there is one."""
     if isinstance(slot.layer, _UNCALLED):
         return path.rpartition(".")[0]
     is_layer = isinstance(slot.layer, nn.MultiheadAttention) or not any(slot.layer.children())
@@ -121,33 +126,33 @@ def _saved_of(slot: Slot, path: str) -> str | None:
 
 
 _UNCALLED = nn.modules.linear.NonDynamicallyQuantizableLinear
-"""The projection out of an attention of torch, which reads its weights without calling it."""
+"""Output projection of `nn.MultiheadAttention`, which reads its weights and never calls it."""
 
 
 def _content(subject: Subject) -> _Content:
     network, artifact = subject.backbone.network, subject.artifact
     paths = {module: path for path, module in network.named_modules()}
-    stored, found = artifact.part("delta"), _Content()
+    stored, content = artifact.part("delta"), _Content()
     for site in sites(network, artifact.units).values():
         for method in artifact.plan[site.name].methods:
             delta = new_delta(method)
             if not delta.mergeable:
-                found.refused.append(f"{site.name} ({method.label})")
+                content.refused.append(f"{site.name} ({method.label})")
             for slot in delta.changes(site):
                 path, prefix = paths[slot.layer], f"{site.name}/{method.name}/parts.{slot.name}"
                 if method.name == "lowrank" and _takes_lora(slot):
                     a, b = stored[f"{prefix}.a"], stored[f"{prefix}.b"]
-                    found.products.append(_Product(path, a, b))
+                    content.products.append(_Product(path, a, b))
                 else:
-                    found.add_whole(site.name, slot, path)
-    if found.refused:
+                    content.add_whole(site.name, slot, path)
+    if content.refused:
         raise ExportError(
-            f"PEFT takes low rank and whole layers, not {', '.join(found.refused)}. "
+            f"PEFT supports low rank and whole layers, not {', '.join(content.refused)}. "
             "Export the delta, or merged, instead."
         )
     normalised = (name.rpartition(".")[0] for name in artifact.part("buffer"))
-    found.close([*normalised, subject.backbone.head], [path for path in paths.values() if path])
-    return found
+    content.close([*normalised, subject.backbone.head], [path for path in paths.values() if path])
+    return content
 
 
 def _with_adapter(subject: Subject, content: _Content) -> Any:
@@ -156,8 +161,8 @@ def _with_adapter(subject: Subject, content: _Content) -> Any:
     network, ranks = subject.bare(), content.ranks
     names = [name for name, _ in network.named_modules() if name]
     usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-    is_even = set(ranks.values()) <= {usual}
-    patterns = {} if is_even else {_anchored(path, names): r for path, r in ranks.items()}
+    is_uniform = set(ranks.values()) <= {usual}
+    patterns = {} if is_uniform else {_anchored(path, names): r for path, r in ranks.items()}
     config = LoraConfig(
         r=usual,
         lora_alpha=usual,
@@ -171,14 +176,18 @@ def _with_adapter(subject: Subject, content: _Content) -> Any:
 
 
 def _exactly(targets: list[str], names: list[str]) -> list[str] | str:
-    """These modules by name; by a pattern where a name is also the end of others."""
+    """`target_modules` that selects exactly these modules.
+
+    PEFT compares a list with the ends of names, and a string, as a pattern, with whole names.
+    A string is used if a name is also the end of others; "(?!)" matches nothing.
+    """
     if targets and not any(_is_end(path, names) for path in targets):
         return targets
     return "|".join(map(re.escape, targets)) or "(?!)"
 
 
 def _anchored(path: str, names: list[str]) -> str:
-    """A pattern of PEFT for one module: its name, with a mark where other names end like it."""
+    """Key of `rank_pattern` for one module: its name, anchored if other names end with it."""
     return f"^{path}" if _is_end(path, names) else path
 
 
@@ -221,21 +230,21 @@ tags:
 
 # {header.get("task", {}).get("source", "task")} on {backbone.source}
 
-A delta that autotune chose and trained: {subject.artifact.plan}.
+Delta selected and trained by autotune: {subject.artifact.plan}.
 
 ```python
 from peft import PeftModel
 
-# `network`: {backbone.source}, its head `{backbone.head}` a new {type(head).__name__} for \
-{classes} classes
-model = PeftModel.from_pretrained(network, "PATH OF THIS FOLDER").eval()
+# `network` is {backbone.source} with a new {type(head).__name__} for {classes} classes as \
+`{backbone.head}`
+model = PeftModel.from_pretrained(network, "PATH_OF_THIS_FOLDER").eval()
 ```
 
 - classes: {", ".join(map(str, header.get("task", {}).get("classes", [])))}
-- trainable parameters, the head not counted: {header.get("cost", {}).get("parameters")}
+- trainable parameters without the head: {header.get("cost", {}).get("parameters")}
 - metrics: {json.dumps(header.get("metrics", {}))}
 - input: {json.dumps(header.get("input"))}
-- stored whole (`modules_to_save`): {", ".join(whole)}
+- modules stored whole (`modules_to_save`): {", ".join(whole)}
 """
 
 

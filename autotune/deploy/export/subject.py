@@ -1,4 +1,4 @@
-"""Which delta is exported: of a run the winner, a trial, or the best below a smaller budget."""
+"""Selection of the delta to export: the winner of a run, a trial, or the best within a budget."""
 
 from __future__ import annotations
 
@@ -33,66 +33,71 @@ def subject_of(
     within: str | None = None,
     retrain: bool = False,
 ) -> Subject:
-    """The delta of a run folder or a delta file, with its backbone.
+    """Load a delta from a run folder or delta file, together with its backbone.
 
-    Of a run the winner; or a `trial` by its number; or the best completed one that fits a budget
-    `within`. A trial whose delta was not kept is trained once more with `retrain`. Runs and delta
-    files name their `backbone` (and `task`, to retrain) themselves; only objects and `python:`
-    sources must be given. Raises `RunError`, `ConfigError` or `ArtifactError`.
+    For a run, selects the winner by default, the trial with the number `trial`, or the best
+    complete trial that fits the budget `within`. With `retrain`, a trial whose delta was not kept
+    is trained again. `backbone` (and `task`, for `retrain`) are read from the run or the file
+    unless they were Python objects or `python:` sources. Raises `RunError`, `ConfigError` or
+    `ArtifactError`.
     """
     if Path(path).is_dir():
         study = Study(path)
-        settings = study.settings.model_copy(update=_given(weights=weights, head=head))
-        found = find_backbone(settings, named(study, "backbone", backbone))
-        record = _record(study, settings, found, trial, within)
-        artifact = _artifact(study, record, retrain, found, task)
+        settings = study.settings.model_copy(update=_present(weights=weights, head=head))
+        loaded = find_backbone(settings, named(study, "backbone", backbone))
+        record = _record(study, settings, loaded, trial, within)
+        artifact = _artifact(study, record, retrain, loaded, task)
     else:
         if trial is not None or within is not None or retrain:
             raise ConfigError(f"--trial, --within and --retrain need a run folder, not {path}.")
         artifact = read_artifact(path)
         settings = _settings(artifact, weights=weights, head=head)
-        found = find_backbone(settings, _own_source(artifact, backbone, str(path)))
-    require_fits(found, artifact, str(path))
-    return Subject(found, artifact, settings)
+        loaded = find_backbone(settings, _backbone_source(artifact, backbone, str(path)))
+    require_fits(loaded, artifact, str(path))
+    return Subject(loaded, artifact, settings)
 
 
-def _given(**values: str | None) -> dict[str, str]:
+def _present(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _own_source(artifact: Artifact, given: Any, path: str) -> Any:
-    """What is given, or the backbone that a file names; no code runs because a file names it."""
+def _backbone_source(artifact: Artifact, backbone: Any, path: str) -> Any:
+    """`backbone`, or else the source that the delta file names.
+
+    A `python:` source in a file is refused, because loading it would execute code.
+    """
+    if backbone is not None:
+        return backbone
     source = artifact.header.get("about", {}).get("backbone")
-    if given is not None:
-        return given
     if not isinstance(source, str) or source == OBJECT or source.startswith("python:"):
         raise ArtifactError(
-            f"The backbone of {path} must be named, the file has {source!r}: add --backbone."
+            f"The backbone of {path} must be given, the file names {source!r}. Add --backbone."
         )
     return source
 
 
-def _settings(artifact: Artifact, **given: str | None) -> Settings:
-    """Those of a search that a delta file tells of."""
+def _settings(artifact: Artifact, **overrides: str | None) -> Settings:
+    """Settings of the search recorded in a delta file, with `overrides` that are not None."""
     about = artifact.header.get("about", {})
-    if str(about.get("weights") or "").endswith((".pth", ".pt")) and given.get("weights") is None:
+    is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt"))
+    if is_pickle and overrides.get("weights") is None:
         raise ArtifactError(
-            f"The weights of the backbone must be named: add --weights {about['weights']}"
+            f"The weights of the backbone must be given: add --weights {about['weights']}"
         )
     names = ("backbone", "budget", "space", "granularity", "weights", "head")
-    told = {name: about[name] for name in names if about.get(name) is not None}
-    return read_settings({**told, **_given(**given)})
+    recorded = {name: about[name] for name in names if about.get(name) is not None}
+    return read_settings({**recorded, **_present(**overrides)})
 
 
-# of a run
+# selection from a run
 
 
 def _record(
     study: Study, settings: Settings, backbone: Backbone, trial: int | None, within: str | None
 ) -> TrialRecord | None:
-    """The trial that is asked for; None for the winner."""
+    """Record of the requested trial; None for the winner."""
     if trial is not None and within is not None:
-        raise ConfigError("--trial names one, --within chooses one. Leave one of them out.")
+        raise ConfigError("--trial and --within exclude each other. Leave one of them out.")
     if trial is not None:
         return _numbered(study, trial)
     if within is None:
@@ -107,14 +112,14 @@ def _record(
 
 
 def _numbered(study: Study, number: int) -> TrialRecord:
-    found = [record for record in study.trials if record.number == number]
-    if not found or not found[0].is_complete:
-        state = found[0].state_name if found else "not there"
+    record = next((record for record in study.trials if record.number == number), None)
+    if record is None or not record.is_complete:
+        state = record.state_name if record else "missing"
         raise RunError(
             f"A trial must be complete to be exported, trial {number} of {study.folder.path} is "
             f"{state}. See autotune status --json."
         )
-    return found[0]
+    return record
 
 
 def _artifact(
@@ -128,13 +133,13 @@ def _artifact(
             return read_artifact(file)
     if not retrain:
         raise RunError(
-            f"The delta of trial {record.number} was not kept. Give --retrain to train it again."
+            f"The delta of trial {record.number} was not kept. Use --retrain to train it again."
         )
     return _retrained(study, record, backbone, task)
 
 
 def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any) -> Artifact:
-    """Its delta from the same training once more, with the study's seed and preparation."""
+    """Delta of a trial, trained again with the seed and the preparation of the study."""
     rates = used(record.plan, record.hyperparameters)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
     with released(reopened(study, backbone, task)) as setup:
@@ -146,21 +151,21 @@ def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any)
     assert last.artifact is not None
     if record.value is not None and not study.settings.folds and last.value != record.value:
         warn(
-            f"Trial {record.number} had {record.value:.4f} on validation, trained again "
-            f"{last.value:.4f}: another machine, device or number of threads."
+            f"Trial {record.number} had the validation score {record.value:.4f}; trained again, it "
+            f"has {last.value:.4f}. The machine, the device or the number of threads may differ."
         )
     return from_bytes(last.artifact, f"trial {record.number}")
 
 
 def _require_same(study: Study, setup: Setup) -> None:
-    """What trained the trial, data and weights, is what trains it again."""
-    found = {
+    """Raise `RunError` if the data or the weights differ from those the trial was trained with."""
+    digests = {
         "data": setup.task.digest(),
         "backbone's fingerprint": setup.backbone.fingerprint,
     }
-    for what, digest in found.items():
+    for what, digest in digests.items():
         if study.identity[what] != digest:
             raise RunError(
-                f"A trial is trained again on the same data and weights, its {what} was "
-                f"{study.identity[what][:12]}, is {digest[:12]}. Bring them back."
+                f"Retraining needs the data and weights of the trial; the {what} was "
+                f"{study.identity[what][:12]} and is now {digest[:12]}. Restore the original."
             )

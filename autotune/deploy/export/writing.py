@@ -1,4 +1,4 @@
-"""Export in one call."""
+"""Export of a run or a delta file in one call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from autotune.errors import ConfigError
 
 @dataclass(frozen=True)
 class Export:
-    """What was written."""
+    """Result of an export."""
 
     path: Path
     format: str
 
     difference: float | None
-    """Largest of the outputs on a batch of noise, relative to the largest output; None where the
-    format computes nothing."""
+    """Largest difference of outputs on a batch of noise, relative to the largest output.
+
+    None if the format contains no network.
+    """
 
 
 def export_model(
@@ -39,18 +41,19 @@ def export_model(
     weights: str | None = None,
     head: str | None = None,
 ) -> Export:
-    """Write what is at `path`, a run folder or a delta file, in a form that others read.
+    """Export the run folder or delta file at `path` for use without autotune.
 
-    `format` is one of `autotune list formats`, `out` a file (for `peft` a new folder), `tensors`
-    beside a mask a file with a boolean tensor a parameter. Which delta, and on which backbone:
-    `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` as in `autotune export`.
-    What is written is read again by its own library and compared on a batch first. Raises
-    `ExportError` where it cannot be written or differs, with nothing left behind, `ConfigError`
-    for `tensors` without a mask.
+    `format` is one of `autotune list formats`; `out` is a file, or a new folder for `peft`;
+    `tensors` is an additional file with one boolean tensor per parameter, for the format `mask`
+    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights` and `head` select the delta
+    and its backbone, as in `autotune export`. Before `out` is written, the export is read with the
+    library of its format and its outputs are compared on a batch of noise. Raises `ExportError`,
+    leaving nothing behind, if the export cannot be written or its outputs differ, and `ConfigError`
+    for `tensors` with another format.
     """
     kind = FORMATS.load(format)
     if tensors is not None and kind is not Mask:
-        raise ConfigError(f"--tensors goes with the format mask, not with {format}.")
+        raise ConfigError(f"--tensors needs the format mask, not {format}. Leave --tensors out.")
     form = Mask(Path(tensors)) if tensors is not None else kind()
     target = Path(out) if out is not None else Path(kind.file)
     subject = subject_of(

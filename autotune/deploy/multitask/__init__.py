@@ -1,1 +1,1 @@
-"""Many tasks on one backbone: what their networks have in common is computed once."""
+"""Several tasks on one backbone, with the computation they have in common done once."""

@@ -1,4 +1,4 @@
-"""Several deltas on one backbone at once."""
+"""Several deltas on one backbone at the same time."""
 
 from __future__ import annotations
 
@@ -26,23 +26,27 @@ from autotune.utils.events import warn
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """One task: a network of its own, whose frozen tensors are the backbone's."""
+    """One task: a copy of the network that shares its frozen tensors with the backbone."""
 
     artifact: Artifact
     network: nn.Module
     graph: Graph | None
-    """None where it runs as a whole, as it has no graph."""
+    """None if the network could not be traced; it then runs as a whole."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of its logits, in their order."""
-        named = self.artifact.header.get("task", {}).get("classes", [])
-        return tuple(map(str, named))
+        """Class names in the order of the logits."""
+        names = self.artifact.header.get("task", {}).get("classes", [])
+        return tuple(map(str, names))
 
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """The tasks at one moment, and what their networks compute together."""
+    """Immutable snapshot of the tasks and their joint computation.
+
+    `add` and `remove` replace it, so that calls in other threads finish on the one they started
+    with.
+    """
 
     tasks: Mapping[str, _Task]
     joint: Joint
@@ -53,23 +57,24 @@ class _Joined:
 
     @property
     def names(self) -> list[str]:
-        """Those with a graph, in the order of the joint's tasks."""
+        """Tasks with a graph, in the order of the tasks in `joint`."""
         return [name for name, task in self.tasks.items() if task.graph]
 
 
 class MultiTask:
-    """Answers for several tasks of one backbone; what their networks have in common runs once.
+    """Inference for several tasks on one backbone, in which common computation runs once.
 
-    `deltas` are delta files by name. Equal calls on equal values are one call: the frozen part up
-    to the first layer that differs between tasks, prepared statistics of normalisation included
-    (tasks that were tuned with `--bnstats off` share all of it); then each task its own rest. For
-    one batch with all tasks (`multi(x)`) outputs are bit for bit those of each task's own network.
-    With a task for each example (`by_row`) each task's examples are a batch of their own from where
-    it differs, so that last bits may differ as they do between sizes of batches.
+    `deltas` maps the name of each task to its delta file. Equal operations on equal values run only
+    once: everything up to the first layer that differs between tasks, including prepared
+    normalisation statistics (tasks tuned with `--bnstats off` all share the original ones). The
+    remaining layers run per task. `multi(x)` evaluates all tasks on one batch; the outputs are
+    bit-identical to those of each tuned network alone. `by_row` takes one task per example; beyond
+    the shared part, the examples of each task form a batch, so the last bits may differ, as they do
+    between batch sizes.
 
-    The backbone is never changed, nor is any task when another is added or removed. The idea is
-    SubTuning's (arXiv 2302.06354). Raises `ArtifactError` for a file of another backbone or a
-    damaged one.
+    The backbone is never modified, and adding or removing a task does not affect others. The idea
+    comes from SubTuning (arXiv 2302.06354). Raises `ArtifactError` for files that are damaged or
+    belong to another backbone.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class MultiTask:
         deltas: Mapping[str, Path | str | Artifact] | None = None,
     ) -> None:
         self._backbone = backbone
-        self._looked_at: Backbone | None = None
+        self._described: Backbone | None = None
         self._graph: Graph | None = None
         self._shared: dict[int, Tensor] = {}
         self._known: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
@@ -88,19 +93,19 @@ class MultiTask:
 
     @property
     def tasks(self) -> dict[str, tuple[str, ...]]:
-        """Name → classes."""
+        """Task name → class names, in the order of the logits."""
         return {name: task.classes for name, task in self._joined.tasks.items()}
 
     def add(self, name: str, delta: Path | str | Artifact) -> None:
-        """One more task by its delta file; `ArtifactError` for a name that is taken."""
+        """Add a task from its delta file; raise `ArtifactError` if the name is taken."""
         if name in self._joined.tasks:
             raise ArtifactError(
-                f"A task needs a name of its own, {name!r} is taken. Remove that one first."
+                f"A task needs a unique name, {name!r} is taken. Remove that task first."
             )
         self._joined = _Joined.of({**self._joined.tasks, name: self._task(delta)})
 
     def remove(self, name: str) -> None:
-        """Forget the task of a name; `ArtifactError` for one that is not there."""
+        """Remove a task; raise `ArtifactError` if there is none of that name."""
         tasks = dict(self._joined.tasks)
         _require(tasks, [name])
         del tasks[name]
@@ -108,85 +113,85 @@ class MultiTask:
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Inputs (n, ...) → logits (n, classes) of every task."""
+        """Task name → logits (n, classes) for inputs (n, ...)."""
         joined = self._joined
-        found = dict(zip(joined.names, joined.joint.all(inputs), strict=True))
+        shared = dict(zip(joined.names, joined.joint.all(inputs), strict=True))
         return {
-            name: found[name] if name in found else task.network(inputs)
+            name: shared[name] if name in shared else task.network(inputs)
             for name, task in joined.tasks.items()
         }
 
     @torch.inference_mode()
     def by_row(self, inputs: Tensor, tasks: Sequence[str]) -> list[Tensor]:
-        """Inputs (n, ...) and a task for each → n times logits (classes of its task).
+        """Logits (classes,) of each example for its task, for inputs (n, ...) and n task names.
 
-        `ArtifactError` for an unknown task, and for fewer or more tasks than inputs.
+        Raises `ArtifactError` for an unknown task and if there are not as many tasks as inputs.
         """
         if len(tasks) != len(inputs):
             raise ArtifactError(
-                f"Each input has a task, got {len(inputs)} inputs and {len(tasks)} tasks."
+                f"Every input needs one task, got {len(inputs)} inputs and {len(tasks)} tasks."
             )
         joined = self._joined
         _require(joined.tasks, tasks)
         numbers = {name: at for at, name in enumerate(joined.names)}
-        found: list[Tensor | None] = [None] * len(tasks)
-        rows = [at for at, name in enumerate(tasks) if name in numbers]
-        if rows:
-            asked = torch.tensor([numbers[tasks[at]] for at in rows])
-            given = inputs if len(rows) == len(tasks) else inputs[rows]
-            for number, logits in joined.joint.by_row(given, asked).items():
-                mine = [at for at in rows if numbers[tasks[at]] == number]
-                for at, row in zip(mine, logits, strict=True):
-                    found[at] = row
-        for name in {tasks[at] for at in range(len(tasks)) if tasks[at] not in numbers}:
-            mine = [at for at, asked_for in enumerate(tasks) if asked_for == name]
-            for at, row in zip(mine, joined.tasks[name].network(inputs[mine]), strict=True):
-                found[at] = row
-        return [row for row in found if row is not None]
+        answers: list[Tensor | None] = [None] * len(tasks)
+        traced = [at for at, name in enumerate(tasks) if name in numbers]
+        if traced:
+            number_by_row = torch.tensor([numbers[tasks[at]] for at in traced])
+            batch = inputs if len(traced) == len(tasks) else inputs[traced]
+            for number, logits in joined.joint.by_row(batch, number_by_row).items():
+                rows = [at for at in traced if numbers[tasks[at]] == number]
+                for at, row in zip(rows, logits, strict=True):
+                    answers[at] = row
+        for name in {task for task in tasks if task not in numbers}:
+            rows = [at for at, task in enumerate(tasks) if task == name]
+            for at, row in zip(rows, joined.tasks[name].network(inputs[rows]), strict=True):
+                answers[at] = row
+        return [row for row in answers if row is not None]
 
-    # a task's own network
+    # networks of the tasks
 
     def _task(self, delta: Path | str | Artifact) -> _Task:
         artifact = delta if isinstance(delta, Artifact) else read_artifact(delta)
         source = "the artifact" if isinstance(delta, Artifact) else str(delta)
-        backbone = self._looked_at or described(self._backbone, artifact)
+        backbone = self._described or described(self._backbone, artifact)
         require_fits(backbone, artifact, source)
         shared, graph = self._shared or self._frozen(backbone), self._graph
-        twin = copy.deepcopy(backbone.network, dict(shared))
+        network = copy.deepcopy(backbone.network, dict(shared))
         graph = graph or self._traced(backbone, artifact)
-        own = graph.on(twin) if graph else None
-        put_on(replace(backbone, network=twin), artifact, source)
-        settle(twin)
-        self._looked_at, self._shared, self._graph = backbone, shared, graph
-        self._share(twin)
-        return _Task(artifact, twin, _cuttable(own))
+        task_graph = graph.on(network) if graph else None
+        put_on(replace(backbone, network=network), artifact, source)
+        settle(network)
+        self._described, self._shared, self._graph = backbone, shared, graph
+        self._share(network)
+        return _Task(artifact, network, _cuttable(task_graph))
 
     def _frozen(self, backbone: Backbone) -> dict[int, Tensor]:
-        """The tensors that all tasks have, by the identity of the backbone's own."""
-        found: dict[int, Tensor] = {}
+        """Memo with which `copy.deepcopy` shares tensors: id of a tensor → its frozen version."""
+        memo: dict[int, Tensor] = {}
         for parameter in backbone.network.parameters():
-            found[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
         for buffer in backbone.network.buffers():
-            found[id(buffer)] = self._known.setdefault(_digest(buffer), buffer)
-        return found
+            memo[id(buffer)] = self._known.setdefault(_digest(buffer), buffer)
+        return memo
 
     def _traced(self, backbone: Backbone, artifact: Artifact) -> Graph | None:
-        """The backbone's graph, on inputs that it is known to take."""
+        """Graph of the backbone, traced on noise; None, with a warning, if it has none."""
         try:
             input = backbone.input or input_of(artifact)
         except ArtifactError as error:
-            found, why = list[Graph](), str(error)
+            graphs, reason = list[Graph](), str(error)
         else:
             inputs = some_inputs(input).to(device_of(backbone.network))
-            found, why = graphs_of(backbone.network, inputs)
-        if not found:
-            warn(f"A task runs as a whole and shares nothing with others: {why}.")
-        return found[0] if found else None
+            graphs, reason = graphs_of(backbone.network, inputs)
+        if not graphs:
+            warn(f"A task runs as a whole and shares nothing with others: {reason}.")
+        return graphs[0] if graphs else None
 
-    def _share(self, twin: nn.Module) -> None:
-        """Tensors with the same values as those of another task are the same."""
+    def _share(self, network: nn.Module) -> None:
+        """Replace tensors by those of other tasks with equal values, which makes calls shared."""
         shared = {id(tensor) for tensor in self._shared.values()}
-        for module in twin.modules():
+        for module in network.modules():
             for tensors in (module._parameters, module._buffers):
                 for name, tensor in tensors.items():
                     if tensor is not None and id(tensor) not in shared:
@@ -194,7 +199,7 @@ class MultiTask:
 
 
 def _cuttable(graph: Graph | None) -> Graph | None:
-    """A graph that has a place for all that is on its network."""
+    """The graph, or None, with a warning, if a delta cannot be located in it."""
     if graph is None:
         return None
     try:

@@ -1,4 +1,8 @@
-"""What several networks compute in common: equal calls on equal values are one call."""
+"""Joint computation of several networks, in which equal calls on equal values run once.
+
+Every call of a traced network gets a *slot* for its value. Calls of different tasks share a slot if
+they apply the same function with the same tensors to the values of the same slots.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +21,32 @@ from autotune.training.prefix.nodes import is_boundary, read_by
 from autotune.training.prefix.program import Function, function_of
 
 Tasks = frozenset[int]
+"""Numbers of tasks."""
 
 
 @dataclass(eq=False)
 class SharedCall:
-    """One call, for all tasks whose networks make it with the same weights on the same values."""
+    """One call, shared by all tasks that make it with the same weights on the same values."""
 
     node: fx.Node
     function: Function
     args: Any
-    """Its arguments, the values among them as nodes."""
+    """Positional and keyword arguments, in which values are nodes."""
 
     slots: Mapping[fx.Node, int]
-    """Node → where its value is, in the networks of these tasks."""
+    """Node → slot of its value, in the networks of these tasks."""
 
     has_rows: bool
-    """Whether row i of what it gives belongs to example i alone."""
+    """Whether row i of the result depends on example i only."""
 
     tasks: set[int] = field(default_factory=set)
 
     @property
     def reads(self) -> list[int]:
-        found: dict[int, None] = {}
-        fx.node.map_arg(self.args, lambda node: found.setdefault(self.slots[node]))
-        return list(found)
+        """Slots of the arguments, without duplicates."""
+        slots: dict[int, None] = {}
+        fx.node.map_arg(self.args, lambda node: slots.setdefault(self.slots[node]))
+        return list(slots)
 
     def __call__(self, value: Callable[[int], Any]) -> Any:
         args, kwargs = fx.node.map_arg(self.args, lambda node: value(self.slots[node]))
@@ -48,35 +54,36 @@ class SharedCall:
 
 
 class Joint:
-    """The calls of all tasks, in an order in which each finds what it reads."""
+    """Calls of all tasks in an order in which every call follows those it reads."""
 
     def __init__(self, graphs: Sequence[Graph]) -> None:
         self.calls: dict[int, SharedCall] = {}
-        """Slot → what fills it; slot 0 holds the input."""
+        """Slot → call that fills it; slot 0 holds the input."""
 
         self.ends: list[int] = []
-        """Task → the slot of its logits."""
+        """Slot of the logits, by task."""
 
         self._known: dict[object, int] = {}
         for task, graph in enumerate(graphs):
             network = _Network(self, task, graph)
             self.ends.append(network.number())
-            for slot in (self.ends[task], *network.looks):
+            for slot in (self.ends[task], *network.observers):
                 self._mark(task, slot)
         places = graphs[0].places if graphs else {}
-        asked = [slot for slot, call in self.calls.items() if call.tasks]
-        self.order = sorted(asked, key=lambda slot: (places[self.calls[slot].node], slot))
+        needed = [slot for slot, call in self.calls.items() if call.tasks]
+        self.order = sorted(needed, key=lambda slot: (places[self.calls[slot].node], slot))
         self._copied = self._overwritten(graphs[0]) if graphs else frozenset()
         self._lasts: dict[Tasks, dict[int, list[int]]] = {}
 
     def slot(self, key: object, call: SharedCall) -> int:
-        """Where the value of a call is; the call is new where no other has this key."""
+        """Slot of a call; a new one unless another call has the same key."""
         if key not in self._known:
             self._known[key] = len(self._known) + 1
             self.calls[self._known[key]] = call
         return self._known[key]
 
     def _mark(self, task: int, end: int) -> None:
+        """Record that `task` needs the value in slot `end`, and everything it is computed from."""
         waiting = [end]
         while waiting:
             slot = waiting.pop()
@@ -85,73 +92,74 @@ class Joint:
                 waiting += self.calls[slot].reads
 
     def _overwritten(self, graph: Graph) -> frozenset[int]:
-        """Slots that a call may change in place, and that others read, too."""
+        """Slots whose value has several readers, one of which may modify it in place."""
         readers = Counter(read for slot in self.order for read in self.calls[slot].reads)
         nodes = {0: graph.input, **{slot: call.node for slot, call in self.calls.items()}}
         return frozenset(s for s, n in readers.items() if n > 1 and nodes[s] in graph.overwritten)
 
-    def given(self, slot: int, value: Any) -> Any:
-        """A value for one of its readers."""
+    def for_reader(self, slot: int, value: Any) -> Any:
+        """Value of a slot for one reader; a copy if a reader may modify it in place."""
         return value.clone() if slot in self._copied else value
 
-    def let_go(self, tasks: Tasks) -> dict[int, list[int]]:
-        """Slot → the values that nobody reads any more after its call, where these tasks ask."""
+    def released_after(self, tasks: Tasks) -> dict[int, list[int]]:
+        """Slot → slots whose values are not needed after its call when `tasks` are computed."""
         if tasks not in self._lasts:
             last: dict[int, int] = {}
             for slot in self.order:
                 if self.calls[slot].tasks & tasks:
                     last |= dict.fromkeys(self._deep(slot), slot)
-            found: dict[int, list[int]] = {}
+            released: dict[int, list[int]] = {}
             for read, slot in last.items():
                 if read not in self.ends:
-                    found.setdefault(slot, []).append(read)
-            self._lasts[tasks] = found
+                    released.setdefault(slot, []).append(read)
+            self._lasts[tasks] = released
         return self._lasts[tasks]
 
     def _deep(self, slot: int) -> Iterator[int]:
-        """What a call reads, and what that is computed anew from where it has no rows."""
+        """Slots that a call reads, and those from which values without rows are recomputed."""
         for read in self.calls[slot].reads:
             yield read
             if read and not self.calls[read].has_rows:
                 yield from self._deep(read)
 
     def all(self, inputs: Tensor) -> list[Tensor]:
-        """Logits of every task for every example."""
+        """Logits (n, classes) of every task for inputs (n, ...)."""
         values: dict[int, Any] = {0: inputs}
-        ends = self.let_go(frozenset(range(len(self.ends))))
+        ends = self.released_after(frozenset(range(len(self.ends))))
         for slot in self.order:
-            values[slot] = self.calls[slot](lambda read: self.given(read, values[read]))
+            values[slot] = self.calls[slot](lambda read: self.for_reader(read, values[read]))
             for read in ends.get(slot, ()):
                 del values[read]
         return [values[end] for end in self.ends]
 
     def by_row(self, inputs: Tensor, tasks: Tensor) -> dict[int, Tensor]:
-        """Task → logits of the examples that ask for it, in their order.
+        """Task → logits of the examples with this task, in their order.
 
-        `tasks` (n) has one task for each example.
+        `tasks` (n,) int64 holds the task of each example.
         """
         present = frozenset(tasks.unique().tolist())
-        values, ends = _Values(self, inputs, tasks, present), self.let_go(present)
+        values, ends = _Values(self, inputs, tasks, present), self.released_after(present)
         for slot in self.order:
-            mine = present & self.calls[slot].tasks
-            if mine:
-                values.compute(slot, mine)
+            computing = present & self.calls[slot].tasks
+            if computing:
+                values.compute(slot, computing)
             for read in ends.get(slot, ()):
                 del values.values[read]
         return {task: values.take(self.ends[task], frozenset([task])) for task in present}
 
 
 class _Network:
-    """One task's network, its calls given their slots."""
+    """Network of one task; `number` assigns its calls to slots of the joint computation."""
 
     def __init__(self, joint: Joint, task: int, graph: Graph) -> None:
         self.joint, self.task, self.graph = joint, task, graph
         self.attached = Attached(graph)
         self.slots: dict[fx.Node, int] = {}
-        self.looks: list[int] = []
-        """Slots of calls that only look at a value, for a later one."""
+        self.observers: list[int] = []
+        """Slots of calls that only record a value for a later call of a delta."""
 
     def number(self) -> int:
+        """Assign every node to a slot and return the slot of the output."""
         for node in self.graph.nodes:
             self.slots[node] = self._slot(node)
         return self.slots[self.graph.output]
@@ -161,31 +169,31 @@ class _Network:
             return 0
         if is_boundary(node):
             return self._boundary(node)
-        function, own = self._function(node)
+        function, identity = self._function(node)
         args = node.args, dict(node.kwargs)
         call = SharedCall(node, function, args, self.slots, node in self.graph.seen)
         read = repr(fx.node.map_arg(args, lambda n: f"slot {self.slots[n]}"))
-        return self.joint.slot((node.name, own, read), call)
+        return self.joint.slot((node.name, identity, read), call)
 
     def _boundary(self, node: fx.Node) -> int:
-        """Where deltas change what passes, a value of this task's own; else the same."""
+        """Slot of a value between modules; a separate one if deltas of this task change it."""
         read = read_by(node)
         touches = self.attached.touches.get((node.target, str(node.args[1])), [])
         if not touches:
             return self.slots[read]
         call = SharedCall(node, _all(touches), ((read,), {}), self.slots, node in self.graph.seen)
-        mine = self.joint.slot((self.task, node.name), call)
+        changed = self.joint.slot((self.task, node.name), call)
         if all(touch.only_looks for touch in touches):
-            self.looks.append(mine)
+            self.observers.append(changed)
             return self.slots[read]
-        return mine
+        return changed
 
     def _is_hooked_inside(self, path: str) -> bool:
-        """Whether a delta changes what passes inside of a layer that is a single node."""
+        """Whether a delta changes values inside of a layer that is a single node of the graph."""
         return any(hooked.startswith(f"{path}.") for hooked in self.attached.hooks)
 
     def _function(self, node: fx.Node) -> tuple[Function, object]:
-        """What a node calls, and what other tasks must have for the same: its very tensors."""
+        """Function of a node, and the identity of its tensors, by which tasks share the call."""
         root, path = self.graph.root, str(node.target)
         if node.op == "get_attr":
             owner, _, name = path.rpartition(".")
@@ -201,7 +209,10 @@ class _Network:
 
 
 class _Values:
-    """Values of one batch in which each example asks for one task."""
+    """Values during one call of `Joint.by_row`.
+
+    Every value is stored with the tasks whose examples it covers.
+    """
 
     def __init__(self, joint: Joint, inputs: Tensor, tasks: Tensor, present: Tasks) -> None:
         self.joint, self.tasks = joint, tasks
@@ -212,19 +223,22 @@ class _Values:
         self.values[slot] = tasks, self.joint.calls[slot](lambda read: self.take(read, tasks))
 
     def take(self, slot: int, tasks: Tasks) -> Any:
-        """A value for the examples of some of its tasks; what has no rows is computed anew."""
+        """Value of a slot for the examples of `tasks`, selected by row.
+
+        A value without one row per example cannot be selected from and is recomputed.
+        """
         known, value = self.values[slot]
         if known == tasks:
-            return self.joint.given(slot, value)
+            return self.joint.for_reader(slot, value)
         if slot == 0 or self.joint.calls[slot].has_rows:
             return value[self._among(known, tasks)]
         return self.joint.calls[slot](lambda read: self.take(read, tasks))
 
     def _among(self, known: Tasks, tasks: Tasks) -> Tensor:
-        """Which rows of a value of some tasks belong to fewer of them."""
+        """Positions of the rows of `tasks` among the rows of `known`."""
         if (known, tasks) not in self._rows:
-            among, wanted = (torch.isin(self.tasks, torch.tensor([*ts])) for ts in (known, tasks))
-            self._rows[known, tasks] = wanted[among].nonzero().flatten()
+            covered, wanted = (torch.isin(self.tasks, torch.tensor([*ts])) for ts in (known, tasks))
+            self._rows[known, tasks] = wanted[covered].nonzero().flatten()
         return self._rows[known, tasks]
 
 

@@ -1,4 +1,4 @@
-"""The web application: predictions, tasks, health and metrics."""
+"""Web application of the server: predictions, tasks, health and metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from autotune.errors import (
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
-    """The application of a service; with a `token` every path but /health asks for it."""
+    """Create the application of a service; with `token`, all paths but /health require it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,9 +35,9 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
         await service.batches.stop()
 
     def allowed(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "A token must be given: Authorization: Bearer TOKEN.")
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token is not None and not hmac.compare_digest(sent.encode(), token.encode()):
+            raise HTTPException(401, "A token is required. Send Authorization: Bearer TOKEN.")
 
     app = FastAPI(
         title="autotune", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -60,8 +60,8 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.put("/tasks/{name}", status_code=201, dependencies=guarded)
     async def add(name: str, request: Request) -> dict[str, Any]:
-        given = await _json(request, service)
-        await service.add(name, str(given.get("path", "")))
+        content = await _json(request, service)
+        await service.add(name, str(content.get("path", "")))
         return service.tasks[name].to_json(name)
 
     @app.delete("/tasks/{name}", dependencies=guarded)
@@ -85,10 +85,11 @@ async def _predicted(service: Service, request: Request, name: str, top: int) ->
     known = name if name in service.tasks or name == ALL else "unknown"
     try:
         with service.place():
-            found = await _answered(service, request, name, top)
+            predictions = await _answered(service, request, name, top)
         status = "200"
-        told = {"task": name, "predictions": found[name]} if name != ALL else {"predictions": found}
-        return JSONResponse(told)
+        if name == ALL:
+            return JSONResponse({"predictions": predictions})
+        return JSONResponse({"task": name, "predictions": predictions[name]})
     except AutotuneError as error:
         status = str(_status(error))
         raise
@@ -109,8 +110,10 @@ async def _answered(service: Service, request: Request, name: str, top: int) -> 
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The whole body; 413 as soon as it is too long."""
-    too_long = HTTPException(413, f"A request has at most {most:,} bytes.")
+    """Whole body of a request; status 413 as soon as it is longer than `most` bytes."""
+    too_long = HTTPException(
+        413, f"A request has at most {most:,} bytes. Send fewer examples at once."
+    )
     length = request.headers.get("content-length") or "0"
     if not length.isdecimal() or int(length) > most:
         raise too_long
@@ -124,12 +127,14 @@ async def _body(request: Request, most: int) -> bytes:
 
 async def _json(request: Request, service: Service) -> dict[str, Any]:
     try:
-        given = json.loads(await _body(request, service.limits.bytes))
+        content = json.loads(await _body(request, service.limits.bytes))
     except (ValueError, RecursionError) as error:
-        raise HTTPException(422, f'JSON as {{"path": "FILE"}} is asked for ({error}).') from error
-    if not isinstance(given, dict):
-        raise HTTPException(422, 'JSON as {"path": "FILE"} is asked for.')
-    return given
+        raise HTTPException(
+            422, f'The body must be JSON like {{"path": "FILE"}} ({error}).'
+        ) from error
+    if not isinstance(content, dict):
+        raise HTTPException(422, 'The body must be JSON like {"path": "FILE"}.')
+    return content
 
 
 def _status(error: AutotuneError) -> int:

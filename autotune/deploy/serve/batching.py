@@ -1,4 +1,4 @@
-"""Micro-batches: what waits while the network computes is its next batch."""
+"""Micro-batching: requests that arrive while the network computes form its next batch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import torch
 from torch import Tensor
 
 ALL = "*"
-"""Asks for all tasks."""
+"""Task name that requests all tasks."""
 
 Answer = Tensor | dict[str, Tensor]
 
 
 @dataclass(eq=False)
 class Ask:
-    """Examples of one request, and the task that they are for."""
+    """Examples of one request and the task they are for."""
 
     inputs: Tensor
-    """(n, ...)"""
+    """Examples of shape (n, ...)."""
 
     task: str
     answer: asyncio.Future[Answer] = field(default_factory=asyncio.Future)
 
 
 Compute = Callable[[list[Ask]], list[Answer]]
-"""Answers of some asks, in their order."""
+"""Function from requests to their answers, in the same order."""
 
 
 class Batches:
-    """Takes asks as they come, computes them together in a thread of its own, one batch at a time.
+    """Collects requests and computes them in batches, one at a time, in a separate thread.
 
-    A batch has at most `size` examples, but for a single ask with more.
+    A batch has at most `size` examples, unless a single request has more.
     """
 
     def __init__(self, compute: Compute, *, size: int) -> None:
@@ -46,18 +46,18 @@ class Batches:
         self._left: Ask | None = None
 
     def start(self) -> None:
-        """In the loop that runs."""
+        """Start in the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """When all that waits is answered."""
+        """Stop after every waiting request has been answered."""
         await self.waiting.join()
         if self._task is not None:
             self._task.cancel()
         self._thread.shutdown()
 
     async def answer(self, inputs: Tensor, task: str) -> Answer:
-        """Logits of a task, or of each; raises what the network raises."""
+        """Logits of a task, or by name for `ALL`; raises whatever the network raises."""
         ask = Ask(inputs, task)
         self.waiting.put_nowait(ask)
         return await ask.answer
@@ -70,14 +70,14 @@ class Batches:
                 answers: Sequence[Any] = await loop.run_in_executor(
                     self._thread, self.compute, asks
                 )
-            except Exception as error:  # whatever a network raises is the answer of its requests
+            except Exception as error:  # networks raise anything; it is the answer
                 answers = [error] * len(asks)
             for ask, answer in zip(asks, answers, strict=True):
-                _tell(ask, answer)
+                _resolve(ask, answer)
                 self.waiting.task_done()
 
     async def _next(self) -> list[Ask]:
-        """The first that waits and all others that fit beside it."""
+        """First waiting request and all following ones that fit into the same batch."""
         asks = [self._left or await self.waiting.get()]
         self._left, n = None, len(asks[0].inputs)
         while not self.waiting.empty():
@@ -90,8 +90,8 @@ class Batches:
         return asks
 
 
-def _tell(ask: Ask, answer: Any) -> None:
-    if ask.answer.done():  # its client has gone
+def _resolve(ask: Ask, answer: Any) -> None:
+    if ask.answer.done():  # the client has disconnected
         return
     if isinstance(answer, Exception):
         ask.answer.set_exception(answer)
@@ -102,21 +102,21 @@ def _tell(ask: Ask, answer: Any) -> None:
 def together(
     asks: list[Ask], of_task: Callable[..., Any], of_all: Callable[..., Any]
 ) -> list[Answer]:
-    """Answers by one call for those that ask for a task, and one for those that ask for all."""
-    found: dict[int, Answer] = {}
+    """Compute requests in two calls: one for those with a single task, one for those with `ALL`."""
+    answers: dict[int, Answer] = {}
     for is_all in (False, True):
-        mine = [at for at, ask in enumerate(asks) if (ask.task == ALL) == is_all]
-        if not mine:
+        group = [at for at, ask in enumerate(asks) if (ask.task == ALL) == is_all]
+        if not group:
             continue
-        inputs = torch.cat([asks[at].inputs for at in mine])
-        sizes = [len(asks[at].inputs) for at in mine]
+        inputs = torch.cat([asks[at].inputs for at in group])
+        sizes = [len(asks[at].inputs) for at in group]
         if is_all:
             parts = {name: logits.split(sizes) for name, logits in of_all(inputs).items()}
-            for place, at in enumerate(mine):
-                found[at] = {name: logits[place] for name, logits in parts.items()}
+            for place, at in enumerate(group):
+                answers[at] = {name: logits[place] for name, logits in parts.items()}
         else:
-            names = [asks[at].task for at in mine for _ in range(len(asks[at].inputs))]
+            names = [asks[at].task for at in group for _ in range(len(asks[at].inputs))]
             rows = iter(of_task(inputs, names))
-            for at, size in zip(mine, sizes, strict=True):
-                found[at] = torch.stack([next(rows) for _ in range(size)])
-    return [found[at] for at in range(len(asks))]
+            for at, size in zip(group, sizes, strict=True):
+                answers[at] = torch.stack([next(rows) for _ in range(size)])
+    return [answers[at] for at in range(len(asks))]

@@ -1,4 +1,4 @@
-"""Limits on requests of the server: bytes, examples, waiting requests."""
+"""Limits of the server: bytes and examples per request, and waiting requests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all that wait, may ask for."""
+    """Limits on one request and on all requests that wait."""
 
     bytes: int = 10_000_000
-    """Of a request's body."""
+    """Largest body of a request in bytes; a large photograph fits."""
 
     examples: int = 64
-    """Of a request, and of a batch."""
+    """Most examples per request and per batch of the network."""
 
     waiting: int = 1000
-    """Requests."""
+    """Most requests in progress; further ones are refused with status 503."""

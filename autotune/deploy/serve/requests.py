@@ -1,4 +1,4 @@
-"""What a request holds: a picture, or JSON with numbers; within limits."""
+"""Decoding of request bodies: an image, or JSON with numbers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from autotune.tasks.npz import as_inputs
 
 
 def read_inputs(body: bytes, kind: str, input: InputDescription, most: int) -> Tensor:
-    """Examples (n, ...) as the network takes them, from a body of a content type.
+    """Decode the body of a request with content type `kind` to a batch of inputs (n, ...).
 
-    `image/*` is one picture of any size. JSON is `{"inputs": …, "dtype": …}`, an example or a list
-    of them: `uint8` pictures are scaled and normalised, other dtypes are taken as they are. When
-    nothing is said, whole numbers are `uint8` pictures where the network takes pictures, and
-    others of the network's own dtype. Raises `TaskError` for anything else, and for more than
+    `image/*` is one image of any size. JSON is `{"inputs": …, "dtype": …}` with one example or a
+    list of examples: `uint8` images are scaled and normalised, other dtypes are used unchanged.
+    Without `dtype`, integers are `uint8` images if the network takes images, and everything else
+    has the dtype of the network's input. Raises `TaskError` for any other body and for more than
     `most` examples.
     """
     if kind.startswith("image/"):
         if not input.is_picture:
-            raise TaskError("This network takes no pictures. Send JSON with its inputs.")
+            raise TaskError("This network takes no images. Send JSON with its inputs.")
         return input.normalise(decode_picture(BytesIO(body), input)[None])
     return _numbers(body, input, most)
 
 
-_NO_NUMBERS = (
+_INVALID_JSON = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -41,39 +41,40 @@ _NO_NUMBERS = (
     TypeError,
     ValueError,
 )
+"""Errors of `json.loads` and numpy for bodies that are not numbers in lists."""
 
 
 def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
     try:
-        given = json.loads(body)
-        array = np.asarray(given["inputs"])
-        dtype = np.dtype(given.get("dtype", _own_dtype(array, input)))
-    except _NO_NUMBERS as error:
+        content = json.loads(body)
+        array = np.asarray(content["inputs"])
+        dtype = np.dtype(content.get("dtype", _default_dtype(array, input)))
+    except _INVALID_JSON as error:
         raise TaskError(
-            'A request is a picture (Content-Type: image/…) or JSON as {"inputs": [...]}, this is '
-            f"not ({type(error).__name__}: {error})."
+            'A request must be an image (Content-Type: image/…) or JSON like {"inputs": [...]}, '
+            f"this one is neither ({type(error).__name__}: {error})."
         ) from error
     if array.dtype.kind not in "iuf" or not array.size:
-        raise TaskError("Inputs must be numbers in lists of equal lengths, at least one.")
+        raise TaskError("Inputs must be nested lists of numbers, of equal lengths and not empty.")
     _check_range(array, dtype)
     return _batch(array.astype(dtype), input, most)
 
 
-def _own_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
-    """What numbers without a dtype are: whole ones are a picture's, where pictures are taken."""
+def _default_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
+    """Dtype of numbers sent without one: integers are pixels if the network takes images."""
     return "uint8" if input.is_picture and array.dtype.kind in "iu" else input.dtype
 
 
 def _check_range(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
     if dtype.kind in "iu" and (array.dtype.kind == "f" or not _fits(array, dtype)):
-        raise TaskError(f"Inputs of {dtype} must be whole numbers that it can hold.")
+        raise TaskError(f"Inputs of dtype {dtype} must be whole numbers within its range.")
     if dtype.kind not in "iuf":
-        raise TaskError(f"Inputs must be numbers, got the dtype {dtype}.")
+        raise TaskError(f"Inputs must have a numeric dtype, got {dtype}.")
 
 
 def _fits(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
-    known = np.iinfo(dtype)
-    return array.size == 0 or bool(array.min() >= known.min and array.max() <= known.max)
+    limits = np.iinfo(dtype)
+    return array.size == 0 or bool(array.min() >= limits.min and array.max() <= limits.max)
 
 
 def _batch(array: np.ndarray[Any, Any], input: InputDescription, most: int) -> Tensor:
@@ -84,9 +85,9 @@ def _batch(array: np.ndarray[Any, Any], input: InputDescription, most: int) -> T
     else:
         inputs = as_inputs(array[None] if array.shape == shape else array, None, "the request")
     if tuple(inputs.shape[1:]) != shape or not len(inputs):
-        raise TaskError(f"Examples must be {shape}, the request has {tuple(inputs.shape[1:])}.")
+        raise TaskError(f"Examples must have the shape {shape}, got {tuple(inputs.shape[1:])}.")
     if len(inputs) > most:
-        raise TaskError(f"At most {most} examples a request, got {len(inputs)}.")
+        raise TaskError(f"A request has at most {most} examples, got {len(inputs)}.")
     if inputs.dtype == torch.uint8 and input.is_picture:
         return input.normalise(inputs)
     return inputs.to(getattr(torch, input.dtype))

@@ -1,4 +1,4 @@
-"""Tasks that are served: their deltas, what they take, and what was counted of them."""
+"""Tasks of a server: their deltas, inputs and metrics."""
 
 from __future__ import annotations
 
@@ -25,24 +25,28 @@ from autotune.deploy.serve.requests import read_inputs
 from autotune.errors import ArtifactError, Busy, NoTask, ServeError, TaskError, unknown
 
 READERS = 2
-"""Threads that decode pictures: more of them at once would only fill memory."""
+"""Threads that decode request bodies.
+
+Not critical for speed; every further thread can hold one more decoded image in memory.
+"""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One task."""
+    """One task that is served."""
 
     path: str
     artifact: Artifact
     input: InputDescription
 
     key: str
-    """Its own among all that were ever served, also under the same name."""
+    """Unique name in `MultiTask`, never reused, even if a task of the same name is added again."""
 
     @property
     def classes(self) -> list[Any]:
-        found: list[Any] = self.artifact.header.get("task", {}).get("classes", [])
-        return found
+        """Class names in the order of the logits; empty if the delta names none."""
+        classes: list[Any] = self.artifact.header.get("task", {}).get("classes", [])
+        return classes
 
     def to_json(self, name: str) -> dict[str, Any]:
         header = self.artifact.header
@@ -59,12 +63,12 @@ class Served:
 
 @dataclass(eq=False)
 class Service:
-    """Answers requests for the tasks of one backbone; tasks come and go meanwhile."""
+    """Answers requests for tasks on one backbone; tasks can be added and removed meanwhile."""
 
     backbone: Backbone
     limits: Limits = field(default_factory=Limits)
     folder: Path | None = None
-    """Where deltas may be added from while it runs; none from nowhere."""
+    """Folder from which deltas may be added while the server runs; None: adding is disabled."""
 
     device: str = "cpu"
     tasks: dict[str, Served] = field(default_factory=dict)
@@ -85,67 +89,74 @@ class Service:
             registry=self.registry,
         )
         self.seconds = Histogram(
-            "autotune_request_seconds", "Seconds of a request", ["task"], registry=self.registry
+            "autotune_request_seconds",
+            "Duration of a request in seconds",
+            ["task"],
+            registry=self.registry,
         )
         self.sizes = Histogram(
             "autotune_batch_examples",
-            "Examples of a batch",
+            "Examples per batch",
             registry=self.registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
         )
-        Gauge("autotune_tasks", "Tasks", registry=self.registry).set_function(
+        Gauge("autotune_tasks", "Tasks that are served", registry=self.registry).set_function(
             lambda: len(self.tasks)
         )
-        Gauge("autotune_waiting", "Requests at hand", registry=self.registry).set_function(
+        Gauge("autotune_waiting", "Requests in progress", registry=self.registry).set_function(
             lambda: self._taken
         )
 
     def put(self, name: str, path: str, artifact: Artifact) -> None:
-        """One more task, before the server runs or in a thread of its own."""
+        """Add a task. Blocks; call it before the server runs, or in a thread."""
         _check_name(name)
         if name in self.tasks:
-            raise ServeError(f"A task needs a name of its own, {name!r} is taken. Remove it first.")
+            raise ServeError(f"A task needs a unique name, {name!r} is taken. Remove it first.")
         served = Served(path, artifact, input_of(artifact), f"{name} {next(self._keys)}")
         _check_classes(served)
         self.multi.add(served.key, artifact)
         self.tasks = {**self.tasks, name: served}
 
     async def add(self, name: str, path: str) -> None:
-        """A delta file of the allowed folder as a task; others are answered meanwhile."""
+        """Add a delta file from the allowed folder as a task, without blocking other requests."""
         file = self._allowed(path)
         async with self._changing:
             artifact = await asyncio.to_thread(read_artifact, file)
             await asyncio.to_thread(self.put, name, path, artifact)
 
     async def remove(self, name: str) -> None:
-        """Forget a task; what waits for it is answered with an error."""
+        """Remove a task; requests that wait for it are answered with an error."""
         async with self._changing:
             key = self.require(name).key
             self.tasks = {n: task for n, task in self.tasks.items() if n != name}
             await asyncio.to_thread(self.multi.remove, key)
 
     def require(self, name: str) -> Served:
+        """Task of that name; raises `NoTask` if it is not served."""
         if name not in self.tasks:
             raise NoTask(unknown("task", name, self.tasks))
         return self.tasks[name]
 
     def asked(self, name: str) -> dict[str, Served]:
-        """The task of that name, or all; `ServeError` where they do not take the same inputs."""
+        """Task of that name, or all tasks for `ALL`.
+
+        Raises `ServeError` if all are requested and their inputs differ.
+        """
         if name != ALL:
             return {name: self.require(name)}
-        found = self.tasks
-        if (kinds := len({str(task.input) for task in found.values()})) != 1:
+        tasks = self.tasks
+        if (kinds := len({str(task.input) for task in tasks.values()})) != 1:
             raise ServeError(
-                f"All tasks at once must take the same inputs, these take {kinds} kinds. "
-                "Ask for one."
+                f"Predicting all tasks at once needs one kind of input, the tasks have {kinds}. "
+                "Request a single task."
             )
-        return found
+        return tasks
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """For one request, from before it is read until it is answered; `Busy` where none is."""
+        """Count a request until it has been answered; raise `Busy` if the limit is reached."""
         if self._taken >= self.limits.waiting:
-            raise Busy(f"At most {self.limits.waiting} requests may wait, so many do. Try later.")
+            raise Busy(f"All {self.limits.waiting} places for requests are taken. Try again later.")
         self._taken += 1
         try:
             yield
@@ -153,71 +164,85 @@ class Service:
             self._taken -= 1
 
     async def read(self, body: bytes, kind: str, input: InputDescription) -> Tensor:
-        """The examples of a request, decoded by few threads."""
+        """Decode the examples of a request in a reader thread."""
         loop, most = asyncio.get_running_loop(), self.limits.examples
         return await loop.run_in_executor(self.reading, read_inputs, body, kind, input, most)
 
     async def answer(self, inputs: Tensor, tasks: dict[str, Served]) -> dict[str, Tensor]:
-        """Logits (n, classes) of each of these tasks."""
+        """Task name → logits (n, classes)."""
         inputs, (first, *others) = inputs.to(self.device), tasks.values()
         if others:
             answer = await self.batches.answer(inputs, ALL)
             assert isinstance(answer, dict)
-            found = {name: answer.get(task.key) for name, task in tasks.items()}
-            return {name: logits for name, logits in found.items() if logits is not None}
+            by_name = {name: answer.get(task.key) for name, task in tasks.items()}
+            return {name: logits for name, logits in by_name.items() if logits is not None}
         logits = await self.batches.answer(inputs, first.key)
         assert isinstance(logits, Tensor)
         return dict.fromkeys(tasks, logits)
 
     def _compute(self, asks: list[Ask]) -> list[Answer]:
-        """In the network's own thread. A task that was removed meanwhile fails alone."""
+        """Compute a batch, in the thread of the network.
+
+        If it fails, each request is computed alone, so that one bad request or a task that was
+        removed meanwhile affects no other.
+        """
         self.sizes.observe(sum(len(ask.inputs) for ask in asks))
         try:
             return together(asks, self.multi.by_row, self.multi)
-        except Exception:  # of one of them: the others are answered
+        except Exception:
             return [self._alone(ask) for ask in asks]
 
     def _alone(self, ask: Ask) -> Any:
         try:
             return together([ask], self.multi.by_row, self.multi)[0]
         except ArtifactError:
-            return NoTask("The task was removed meanwhile.")
-        except Exception as error:  # whatever a network raises for inputs that it cannot take
-            said = " ".join(str(error).split())[:200]
-            return TaskError(f"The network cannot take these inputs ({said}).")
+            return NoTask("The task was removed while the request waited.")
+        except Exception as error:  # a network may raise anything for inputs it cannot process
+            message = " ".join(str(error).split())[:200]
+            return TaskError(f"The network cannot process these inputs ({message}).")
 
     def _allowed(self, path: str) -> Path:
         if self.folder is None:
-            raise ServeError("Tasks are added from a folder, none is allowed. Start with --folder.")
+            raise ServeError(
+                "Adding tasks needs an allowed folder. Start the server with --folder."
+            )
         root = self.folder.resolve()
         try:
             file = (root / path).resolve()
         except (OSError, ValueError) as error:
-            raise ServeError(f"A delta file needs a path, {path!r} is none ({error}).") from error
+            raise ServeError(
+                f"A delta file needs a valid path, {path!r} is not one ({error})."
+            ) from error
         if not file.is_relative_to(root) or not file.is_file():
-            raise ServeError(f"A delta file must be inside of the allowed folder, {path!r} is not.")
+            raise ServeError(f"A delta file must be inside the allowed folder, {path!r} is not.")
         return file
 
 
 def _check_name(name: str) -> None:
     if not name or name == ALL or len(name) > 100 or not name.replace("-", "_").isidentifier():
         raise ServeError(
-            f"A task's name is letters, digits, - and _, beginning with a letter, got {name!r}."
+            "A task name has up to 100 letters, digits, - or _ and begins with a letter, "
+            f"got {name!r}."
         )
 
 
 def _check_classes(served: Served) -> None:
     n, classes = len(served.artifact.tensors["head/weight"]), served.classes
     if not isinstance(classes, list) or len(classes) not in (0, n):
-        raise ArtifactError(f"A delta names the classes of its {n} outputs, or none: {classes!r}.")
+        raise ArtifactError(
+            f"A delta must name the classes of all its {n} outputs or none, got {classes!r}."
+        )
 
 
 def probabilities(logits: Tensor, classes: list[Any], top: int) -> list[list[dict[str, Any]]]:
-    """For each example the most probable classes, the first the most."""
-    found = logits.float().softmax(1).topk(min(top, logits.shape[1]))
-    named = classes or list(range(logits.shape[1]))
-    pairs = zip(found.values.tolist(), found.indices.tolist(), strict=True)
+    """The `top` most probable classes of each example, the most probable first.
+
+    Logits have the shape (n, classes); without `classes`, a class is its index.
+    """
+    best = logits.float().softmax(1).topk(min(top, logits.shape[1]))
+    names = classes or list(range(logits.shape[1]))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [
-        [{"class": named[at], "probability": p} for p, at in zip(ps, places, strict=True)]
+        [{"class": names[at], "probability": p} for p, at in zip(ps, places, strict=True)]
         for ps, places in pairs
     ]

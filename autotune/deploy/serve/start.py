@@ -1,4 +1,4 @@
-"""From the command line to a service."""
+"""Creation of a service from the options of the command line."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ def make_service(
     limits: Limits,
     device: str = "cpu",
 ) -> Service:
-    """The service of `NAME=RUN|DELTA`, on the backbone that is given or that the first names.
+    """Create the service for deltas written `NAME=RUN` or `NAME=DELTA`.
 
-    Raises `ConfigError` for what is not written so, and what reading a delta raises.
+    The backbone is `backbone`, or else the one that the first delta names. Raises `ConfigError` for
+    malformed options and any error of reading a delta.
     """
     named = [_named(delta) for delta in deltas]
-    if twice := [name for name, n in Counter(name for name, _ in named).items() if n > 1]:
-        raise ConfigError(f"A task's name is its own, {twice[0]!r} is given twice. Name another.")
+    if duplicates := [name for name, n in Counter(name for name, _ in named).items() if n > 1]:
+        raise ConfigError(
+            f"A task needs a unique name, {duplicates[0]!r} is used twice. Rename one."
+        )
     if folder is not None and not Path(folder).is_dir():
-        raise ConfigError(f"A folder to add deltas from must exist, {folder!r} does not.")
+        raise ConfigError(f"The folder to add deltas from must exist, {folder!r} does not.")
     if backbone is None and not named:
-        raise ConfigError("A server needs a backbone: give --backbone, or a --delta that names it.")
-    found, artifacts = None, dict[str, tuple[str, Artifact]]()
+        raise ConfigError("A server needs a backbone. Add --backbone, or a --delta that names one.")
+    loaded, artifacts = None, dict[str, tuple[str, Artifact]]()
     for name, path in named:
-        source = found or backbone
+        source = loaded or backbone
         subject = subject_of(path, backbone=source, weights=weights, head=head)
-        found, artifacts[name] = subject.backbone, (path, subject.artifact)
-    if found is None:
-        found = load_backbone(str(backbone), weights=weights, head=head)
-    service = Service(found, limits, Path(folder) if folder else None, device)
+        loaded, artifacts[name] = subject.backbone, (path, subject.artifact)
+    if loaded is None:
+        loaded = load_backbone(str(backbone), weights=weights, head=head)
+    service = Service(loaded, limits, Path(folder) if folder else None, device)
     for name, (path, artifact) in artifacts.items():
         service.put(name, path, artifact)
     return service
@@ -51,5 +54,5 @@ def make_service(
 def _named(delta: str) -> tuple[str, str]:
     name, equals, path = delta.partition("=")
     if not equals or not name or not path:
-        raise ConfigError(f"A task is written NAME=RUN or NAME=DELTA, got {delta!r}.")
+        raise ConfigError(f"A task must be written NAME=RUN or NAME=DELTA, got {delta!r}.")
     return name, path

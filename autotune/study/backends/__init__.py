@@ -1,4 +1,4 @@
-"""Backends: where jobs run. Each owns the loop and asks a source for jobs."""
+"""Backends run jobs: each owns the loop and requests jobs from a source."""
 
 from __future__ import annotations
 

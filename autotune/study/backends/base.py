@@ -1,4 +1,4 @@
-"""What a backend is, and whom it asks for jobs."""
+"""Base class of backends, and the sources that supply them with jobs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress, Run
 
 
 class Source(Protocol):
-    """Gives jobs and takes what becomes of them: a study's driver, or a list."""
+    """Supplies jobs and receives their progress: the driver of a study, or a list."""
 
-    def next_job(self) -> Job | None: ...
+    def next_job(self) -> Job | None:
+        """Next job to run; None if there is none at present."""
 
-    def report(self, job: Job, progress: Progress) -> Decision: ...
+    def report(self, job: Job, progress: Progress) -> Decision:
+        """Record the progress of an epoch and decide whether the job continues."""
 
-    def finish(self, job: Job) -> None: ...
+    def finish(self, job: Job) -> None:
+        """Record that a job completed or was stopped."""
 
-    def fail(self, job: Job, failure: Failure) -> None: ...
+    def fail(self, job: Job, failure: Failure) -> None:
+        """Record that a job raised an error."""
 
-    def lost(self, job: Job) -> None: ...
+    def lost(self, job: Job) -> None:
+        """Take a job back whose worker died."""
 
 
 class Backend(ABC):
-    """Runs a source's jobs until it has none and all have ended.
+    """Runs the jobs of a source until it supplies no more and all have ended.
 
-    Law: every job is finished, failed or lost exactly once; after `Decision.STOP` it runs no
-    further epoch.
+    Law: every job is reported as finished, failed or lost exactly once; after `Decision.STOP` it
+    runs no further epoch.
     """
 
     @abstractmethod
     def run(self, source: Source) -> None:
-        """Run every job of the source."""
+        """Run all jobs of a source."""
 
     def close(self) -> None:
-        """End what the backend keeps between runs."""
+        """Release workers and other resources that the backend keeps between runs."""
 
     def __enter__(self) -> Backend:
         return self
@@ -47,10 +52,11 @@ class Backend(ABC):
 
 
 class JobList:
-    """Some jobs next to the study's trials; one whose worker dies is started `attempts` times.
+    """Source of a fixed list of jobs, such as baselines.
 
-    `results` has the last progress or the failure of each, `curves` its value after each epoch
-    (fold), `seconds` how long it ran.
+    A job whose worker dies is started again, up to `attempts` times in total. `results` maps the
+    name of each job to its last progress or its failure, `curves` to its values by epoch (or fold),
+    and `seconds` to its run time.
     """
 
     def __init__(self, jobs: Sequence[Job], *, attempts: int = ATTEMPTS) -> None:
@@ -95,8 +101,8 @@ class JobList:
         self.seconds[job.name] += time.monotonic() - self._began.pop(job.name)
 
 
-def told(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, None]:
-    """The engine's progress and, when it raises, the failure as the last."""
+def messages(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, None]:
+    """Progress of a job as the engine yields it; an exception becomes a final `Failure`."""
     try:
         yield from engine(job)
     except Exception as error:
@@ -104,7 +110,10 @@ def told(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, None]
 
 
 def pass_on(source: Source, job: Job, message: Progress | Failure | None) -> Decision | None:
-    """Tell the source what became of its job; the decision, or None when the job has ended."""
+    """Pass a message of a job to its source; None means that the job has ended.
+
+    Returns the decision of the source, or None if the job has ended.
+    """
     if isinstance(message, Progress):
         return source.report(job, message)
     if isinstance(message, Failure):
@@ -115,7 +124,7 @@ def pass_on(source: Source, job: Job, message: Progress | Failure | None) -> Dec
 
 
 def deliver(source: Source, job: Job, progresses: Iterator[Progress | Failure]) -> None:
-    """Pass a job's progress to its source until it ends or is stopped."""
+    """Pass messages of a job to its source until the job ends or is stopped."""
     for progress in progresses:
         decision = pass_on(source, job, progress)
         if decision is None:

@@ -1,4 +1,4 @@
-"""How an engine travels to its workers: pickled, large arrays beside it so that they are shared."""
+"""Pickling of an engine for its workers, with large arrays out of band for sharing."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from numpy.typing import NDArray
 from autotune.errors import WorkerError
 from autotune.problem.job import RunsJob
 
-WAY_OUT = "Networks and data given as objects must come from a module; or use --workers 1."
+WAY_OUT = "Networks and data passed as objects must come from a module; or use --workers 1."
 
 Packed = tuple[bytes, list[NDArray[np.uint8]]]
-"""The engine, and the arrays inside it: where these lie in shared memory, nothing is copied."""
+"""Pickled engine, and the buffers of its arrays, which need no copy in shared memory."""
 
 
 def packed(engine: RunsJob) -> Packed:
-    """Raises `WorkerError` for an engine that cannot travel."""
+    """Pickle an engine; raises `WorkerError` if it cannot be pickled."""
     arrays: list[NDArray[np.uint8]] = []
 
-    def beside(buffer: pickle.PickleBuffer) -> None:
+    def keep(buffer: pickle.PickleBuffer) -> None:
         arrays.append(np.frombuffer(buffer.raw(), np.uint8))
 
     try:
-        return pickle.dumps(engine, protocol=5, buffer_callback=beside), arrays
+        return pickle.dumps(engine, protocol=5, buffer_callback=keep), arrays
     except Exception as error:
         raise WorkerError(
-            f"An engine must travel to its workers, which failed ({type(error).__name__}: {error})"
-            f". {WAY_OUT}"
+            "An engine must be picklable for its workers, this one is not "
+            f"({type(error).__name__}: {error}). {WAY_OUT}"
         ) from error
 
 
 def unpacked(content: Packed) -> RunsJob:
-    """The engine in this process. Raises whatever its parts raise."""
+    """Unpickle an engine in this process; raises whatever its parts raise."""
     code, arrays = content
     engine: RunsJob = pickle.loads(code, buffers=arrays)
     return engine
 
 
 def refusal(error: Exception) -> WorkerError:
-    """What a worker says that cannot load the engine."""
+    """Error of a worker that cannot load the engine."""
     return WorkerError(
-        f"A worker must load the engine, which failed ({type(error).__name__}: {error}). {WAY_OUT}"
+        f"A worker could not load the engine ({type(error).__name__}: {error}). {WAY_OUT}"
     )

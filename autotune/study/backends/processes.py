@@ -1,4 +1,4 @@
-"""`processes`: jobs run in worker processes of this machine, which keep the engine."""
+"""Backend `processes`: jobs run in worker processes on this machine, which keep the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from autotune.errors import WorkerError
 from autotune.problem.job import Decision, Failure, Job, Progress, RunsJob
-from autotune.study.backends.base import Backend, Source, pass_on, told
+from autotune.study.backends.base import Backend, Source, messages, pass_on
 from autotune.study.backends.pickling import Packed, packed, refusal, unpacked
 from autotune.utils.timings import spent
 
@@ -33,11 +33,11 @@ class _Worker:
 
 
 class ProcessBackend(Backend):
-    """`workers` processes, each with its own copy of the engine, unpickled once.
+    """Runs jobs in `workers` processes, each of which unpickles its copy of the engine once.
 
-    `ready` is called in a worker, with its place among the workers, before the engine is loaded:
-    it imports the user's sources, sets the number of threads and chooses a device. A worker that
-    dies gives its job back and is replaced.
+    `ready` is called in each worker with its index, before the engine is loaded: it imports the
+    user's sources, sets the number of threads and chooses a device. If a worker dies, its job is
+    reported as lost and the worker is replaced.
     """
 
     def __init__(self, engine: RunsJob, workers: int, ready: Callable[[int], None]) -> None:
@@ -96,15 +96,17 @@ class ProcessBackend(Backend):
 
     def _start(self, at: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        mine, theirs = context.Pipe()
-        arguments = (theirs, partial(self.ready, at), self.content)
+        driver_end, worker_end = context.Pipe()
+        arguments = (worker_end, partial(self.ready, at), self.content)
         process = context.Process(target=_work, args=arguments)
         process.start()
-        theirs.close()
-        return _Worker(process, mine)
+        # Only the worker may hold its end: otherwise its death would not close the pipe.
+        worker_end.close()
+        return _Worker(process, driver_end)
 
 
 def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
+    # Ctrl-C reaches the whole process group; the driver alone decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
@@ -121,7 +123,7 @@ def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
 
 
 def _run(pipe: Connection, engine: RunsJob, job: Job) -> None:
-    with closing(told(engine, job)) as progresses:
+    with closing(messages(engine, job)) as progresses:
         for progress in progresses:
             pipe.send(progress)
             if isinstance(progress, Failure):
@@ -132,6 +134,7 @@ def _run(pipe: Connection, engine: RunsJob, job: Job) -> None:
 
 
 def _end_with_driver() -> None:
+    """Exit once the driver has died, even in the middle of an epoch; runs in a thread."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

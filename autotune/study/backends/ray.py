@@ -1,8 +1,9 @@
-"""`ray`: jobs run in actors of a Ray cluster, which keep the engine.
+"""Backend `ray`: jobs run in actors of a Ray cluster, which keep the engine.
 
-Not in Ray Tune's trials: with `reuse_actors` Ray Tune keeps one idle worker and gives a worker that
-has become free to a trial whose own is still starting, which it then ends; so short trials ran one
-after the other, and every stage of a search started its workers anew.
+Ray Tune is not used, since it ties workers to trials. Even with `reuse_actors` it keeps a single
+idle worker, and gives a worker that becomes free to a trial whose own worker is still starting,
+which it then ends. Short trials ran one after another, and every stage of a search started new
+workers (measurements in docs/design.md).
 """
 
 from __future__ import annotations
@@ -28,47 +29,51 @@ from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 
 PATIENCE = 30.0
-"""Seconds without any worker until it is said what is waited for."""
+"""Seconds without any worker until a warning. Workers that import torch start within that time."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a Ray backend runs and what a worker gets there."""
+    """Ray cluster to run on, and resources of a worker."""
 
     address: str = "auto"
-    """`auto`: the cluster that runs here, else a local one; `local`; `HOST:PORT`; `ray://…`."""
+    """`auto` (the cluster of this machine, or a local one), `local`, `HOST:PORT` or `ray://…`."""
 
     workers: int | None = None
-    """Trials at once; None: as many as the cluster has resources for."""
+    """Concurrent trials; None: as many as the cluster has resources for."""
 
     cpus: float = 1
+    """CPUs per worker."""
+
     gpus: float | None = None
-    """Of one worker; None: one GPU where the cluster has any."""
+    """GPUs per worker; None: one if the cluster has any, else none."""
 
     environment: Mapping[str, Any] | None = None
-    """Ray's `runtime_env`, with which a user's `python:` file travels."""
+    """`runtime_env` of Ray, which ships the user's `python:` file to the workers."""
 
 
 @dataclass(eq=False)
 class _Seat:
-    """Place of one worker: when its actor dies, another takes it."""
+    """Place of one worker; if its actor dies, a new one takes it."""
 
     actor: Any
     waited: Any
-    """What the actor was asked last; None while it is idle."""
+    """Reference to the pending call of the actor; None while it is idle."""
 
     job: Job | None = None
-    is_there: bool = False
+    is_ready: bool = False
+    """Whether the engine is loaded."""
+
     deaths: int = 0
-    """How often an actor died here before it was there."""
+    """Number of actors of this place that died in succession before they were ready."""
 
 
 class RayBackend(Backend):
-    """`cluster.workers` actors, each with the engine made once in its process.
+    """Runs jobs in `cluster.workers` actors, each of which loads the engine once.
 
-    `ready` runs in a worker before the engine is loaded, `arrived` on it, `visit` once on every
-    node before the first job: what it gives is a complaint, or empty. The engine's data lies once
-    in the object store of every node.
+    `ready` runs in every worker before the engine is loaded, and `arrived` on the loaded engine.
+    `visit` runs once on every node before the first job and returns a complaint, or "" if the node
+    is fit. The object store of each node holds the data of the engine once for all its workers.
     """
 
     def __init__(
@@ -81,13 +86,13 @@ class RayBackend(Backend):
     ) -> None:
         content = packed(engine)
         self.seats: list[_Seat] = []
-        self._is_mine = not ray.is_initialized()
+        self._owns_ray = not ray.is_initialized()
         try:
-            if self._is_mine:
+            if self._owns_ray:
                 _connect(cluster)
             share = _share(cluster)
             _visit(visit)
-            self._given = ray.put(content), ready, arrived
+            self._arguments = ray.put(content), ready, arrived
             self._class = ray.remote(num_cpus=share["CPU"], num_gpus=share["GPU"])(Resident)
             self.seats = [self._seated() for _ in range(cluster.workers or _room(share))]
         except BaseException:
@@ -104,31 +109,31 @@ class RayBackend(Backend):
     def close(self) -> None:
         for seat in self.seats:
             ray.kill(seat.actor)
-        if self._is_mine:
+        if self._owns_ray:
             ray.shutdown()
 
     def _seated(self) -> _Seat:
-        actor: Any = self._class.remote(*self._given)
+        actor: Any = self._class.remote(*self._arguments)
         return _Seat(actor, actor.where.remote())
 
     @property
     def _is_starting(self) -> bool:
-        """Whether nobody is there yet who could be asked."""
-        return not any(seat.is_there for seat in self.seats)
+        """Whether no worker is ready yet."""
+        return not any(seat.is_ready for seat in self.seats)
 
     def _answering(self) -> list[_Seat]:
         waited = {seat.waited: seat for seat in self.seats if seat.waited is not None}
         while True:
-            patience = None if any(seat.is_there for seat in self.seats) else PATIENCE
+            patience = None if any(seat.is_ready for seat in self.seats) else PATIENCE
             with spent("workers"):
                 answered, _ = ray.wait(list(waited), timeout=patience)
             if answered:
                 return [waited[reference] for reference in answered]
-            warn("No worker could start so far: waiting for resources of the cluster.")
+            warn("No worker has started yet; waiting for resources of the cluster.")
 
     def _hand_out(self, source: Source) -> None:
         for seat in self.seats:
-            idle = seat.is_there and seat.job is None
+            idle = seat.is_ready and seat.job is None
             if idle and (job := source.next_job()) is not None:
                 seat.job, seat.waited = job, seat.actor.begin.remote(job)
 
@@ -136,7 +141,7 @@ class RayBackend(Backend):
         reference, seat.waited = seat.waited, None
         try:
             message = ray.get(reference)
-        except RayTaskError as error:  # the actor's own code raised: nothing that a job did
+        except RayTaskError as error:  # raised by the actor itself, not by a job
             raise WorkerError(f"A worker failed: {last_line(error)}") from error
         except RayError as error:
             self._replace(seat, source, error)
@@ -146,11 +151,11 @@ class RayBackend(Backend):
         else:
             self._pass_on(seat, seat.job, message, source)
 
-    def _welcome(self, seat: _Seat, found: str | WorkerError) -> None:
-        if isinstance(found, WorkerError):
-            raise found
-        seat.is_there, seat.deaths = True, 0
-        tell("worker", f"A worker is {found}.")
+    def _welcome(self, seat: _Seat, place: str | WorkerError) -> None:
+        if isinstance(place, WorkerError):
+            raise place
+        seat.is_ready, seat.deaths = True, 0
+        tell("worker", f"A worker is {place}.")
 
     def _pass_on(self, seat: _Seat, job: Job, message: Message, source: Source) -> None:
         if not isinstance(message, Progress):
@@ -159,46 +164,47 @@ class RayBackend(Backend):
             seat.waited = seat.actor.go_on.remote(decision)
 
     def _replace(self, seat: _Seat, source: Source, error: RayError) -> None:
-        """Another actor takes the seat, on whatever node has room, and the job is given back."""
-        job, deaths = seat.job, seat.deaths + (not seat.is_there)
+        """Start another actor, on any node with room, and report the job as lost."""
+        job, deaths = seat.job, seat.deaths + (not seat.is_ready)
         if deaths >= ATTEMPTS:
             first = first_line(error)
             raise WorkerError(f"A worker must start, {deaths} died before they had ({first}).")
         other = self._seated()
         seat.actor, seat.waited, seat.deaths = other.actor, other.waited, deaths
-        seat.job, seat.is_there = None, False
+        seat.job, seat.is_ready = None, False
         if job is not None:
             source.lost(job)
 
 
 def _connect(cluster: Cluster) -> None:
-    """To a running cluster, or a local one on loopback without a dashboard, and say to which."""
-    given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    """Connect to a running cluster or start a local one without a dashboard, and report which."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.environment:
-        given["runtime_env"] = dict(cluster.environment)
+        options["runtime_env"] = dict(cluster.environment)
     with _devices_left_alone():
         if cluster.address == "auto":
             try:
-                ray.init(address="auto", **given)
+                ray.init(address="auto", **options)
             except ConnectionError:
-                ray.init(address="local", include_dashboard=False, **given)
+                ray.init(address="local", include_dashboard=False, **options)
         elif cluster.address == "local":
-            ray.init(address="local", include_dashboard=False, **given)
+            ray.init(address="local", include_dashboard=False, **options)
         else:
-            _connect_to(cluster.address, given)
-    found, nodes = ray.cluster_resources(), len(_nodes())
+            _connect_to(cluster.address, options)
+    resources, nodes = ray.cluster_resources(), len(_nodes())
     tell(
         "cluster",
-        f"Ray: {nodes} node{'s' * (nodes != 1)}, {found.get('CPU', 0):g} CPUs, "
-        f"{found.get('GPU', 0):g} GPUs.",
+        f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+        f"{resources.get('GPU', 0):g} GPUs.",
     )
 
 
-def _connect_to(address: str, given: dict[str, Any]) -> None:
+def _connect_to(address: str, options: dict[str, Any]) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
-        ray.init(address=address, **given)
+        # Ray would try for minutes to reach a host that does not answer.
+        socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, **options)
     except Exception as error:
         first = first_line(error)
         raise WorkerError(
@@ -210,7 +216,10 @@ def _connect_to(address: str, given: dict[str, Any]) -> None:
 
 @contextmanager
 def _devices_left_alone() -> Iterator[None]:
-    """Ray does not hide a machine's GPUs from workers that asked for none, and says so no more."""
+    """Keep Ray from hiding the GPUs of a machine from workers that request none.
+
+    It also silences the warning of Ray that this default will change.
+    """
     name = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
     before = os.environ.get(name)
     os.environ.setdefault(name, "0")
@@ -226,7 +235,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _share(cluster: Cluster) -> dict[str, float]:
-    """What one worker takes of the cluster; `WorkerError` where no node has that."""
+    """Resources of one worker; raises `WorkerError` if no single node has them."""
     gpus = cluster.gpus
     if gpus is None:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -235,33 +244,33 @@ def _share(cluster: Cluster) -> dict[str, float]:
     if not any(all(node.get(k, 0) >= amount for k, amount in share.items()) for node in nodes):
         most = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
         raise WorkerError(
-            f"One node must have room for a trial, {cluster.cpus:g} CPUs and {gpus:g} GPUs; "
-            f"there are {most}. Use a smaller --cpus-per-trial or --gpus-per-trial."
+            f"A trial must fit on one node and needs {cluster.cpus:g} CPUs and {gpus:g} GPUs; "
+            f"the nodes have {most}. Use a smaller --cpus-per-trial or --gpus-per-trial."
         )
     return share
 
 
 def _room(share: Mapping[str, float]) -> int:
-    """Workers that the whole cluster has resources for, node by node."""
-    asked = [(name, amount) for name, amount in share.items() if amount]
-    found = [node["Resources"] for node in _nodes()]
-    return sum(min(int(node.get(name, 0) / amount) for name, amount in asked) for node in found)
+    """Number of workers for which the nodes of the cluster have resources."""
+    needed = [(name, amount) for name, amount in share.items() if amount]
+    nodes = [node["Resources"] for node in _nodes()]
+    return sum(min(int(node.get(name, 0) / amount) for name, amount in needed) for node in nodes)
 
 
 def _visit(visit: Callable[[], str]) -> None:
-    """Ask every node; raise `WorkerError` with all complaints."""
+    """Run `visit` on every node; raise `WorkerError` with all complaints."""
     nodes, task = _nodes(), ray.remote(num_cpus=0)(_visited)
-    asked = [
+    references = [
         task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(visit)
         for node in nodes
     ]
-    answers = zip(nodes, map(_answer, asked), strict=True)
+    answers = zip(nodes, map(_answer, references), strict=True)
     complaints = [f"{node['NodeManagerHostname']} {answer}" for node, answer in answers if answer]
     if complaints:
         raise WorkerError(
-            f"All nodes must be able to run the trials: {'; '.join(complaints)}. Make them alike."
+            f"All nodes must be able to run the trials: {'; '.join(complaints)}. Set them up alike."
         )
 
 

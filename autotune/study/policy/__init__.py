@@ -1,1 +1,1 @@
-"""The learned policy: where, and with which choice, deltas pay."""
+"""Learned policy: scores that predict which choices of which units are worth their cost."""

@@ -1,4 +1,4 @@
-"""Probabilities under a budget: a softmax over each unit's choices, and one multiplier on cost."""
+"""Softmax over the choices of each unit whose expected cost is within the budget."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor
 from autotune.problem.problem import Problem
 
 _STEEPEST = 2.0**60
-"""A multiplier above which nothing but free choices is left."""
+"""Bound on the multiplier; above it only choices without cost have a probability."""
 
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """All choices of a problem in one row, *frozen* first in every unit."""
+    """All choices of a problem as one list of entries, *frozen* first in every unit."""
 
     problem: Problem
     places: tuple[tuple[str, str], ...]
-    """(unit, label) of every entry."""
+    """(unit, label) of each entry."""
 
     unit: Tensor
-    """(entries,) int64: position of the entry's unit."""
+    """(entries,) int64: index of the unit of each entry."""
 
     price: Tensor
-    """(entries,) float64: cost in the budget's measure, as a part of the room."""
+    """(entries,) float64: cost in the measure of the budget, as a fraction of the budget left."""
 
     @classmethod
     def of(cls, problem: Problem) -> Menu:
+        """List the choices of a problem."""
         offers = [(u, c) for u in problem.units for c in problem.choices[u]]
         position = {unit: i for i, unit in enumerate(problem.units)}
         prices = [problem.price(u, c) / max(problem.room, 1) for u, c in offers]
@@ -42,18 +43,19 @@ class Menu:
         )
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(entries,) float64 that sum to 1 in every unit, of logits (entries,).
+        """Probabilities for logits (entries,), as float64 (entries,) that sum to 1 in every unit.
 
-        softmax(logits - λ·price) with the λ ≥ 0 at which the expected cost is the room, or less
-        where it is less at λ = 0. Gradients go through λ, so that what one choice gains others
-        lose. (After S3Delta, NeurIPS 2022, whose shift is on sigmoids.)
+        Computes softmax(logits - λ·price) per unit. λ is 0 if the expected cost then fits the
+        budget; otherwise it is the positive value at which the expected cost equals the budget.
+        Gradients include λ, so that raising one probability lowers others. After S3Delta (NeurIPS
+        2022), which shifts sigmoids.
         """
         logits = logits.to(torch.float64)
         multiplier = self.multiplier(logits)
         return self._softmax(logits - multiplier * self.price)
 
     def multiplier(self, logits: Tensor) -> Tensor:
-        """λ, with its gradient by the implicit function theorem."""
+        """λ for logits (entries,), a scalar, with its gradient by the implicit function theorem."""
         fixed = logits.detach().to(torch.float64)
         solved = torch.tensor(self._solve(fixed), dtype=torch.float64)
         if solved == 0:
@@ -67,24 +69,28 @@ class Menu:
         return solved + (cost - cost.detach()) / slope
 
     def _solve(self, logits: Tensor) -> float:
-        def over(multiplier: float) -> float:
+        """λ by bracketing and Brent's method on the expected cost, which falls with λ."""
+
+        def excess(multiplier: float) -> float:
             p = self._softmax(logits - multiplier * self.price)
             return float((p * self.price).sum()) - 1.0
 
-        if over(0.0) <= 0:
+        if excess(0.0) <= 0:
             return 0.0
         high = 1.0
-        while over(high) > 0:
+        while excess(high) > 0:
             if high >= _STEEPEST:
                 return high
             high *= 2
-        return float(brentq(over, 0.0, high, xtol=1e-15, rtol=4 * np.finfo(float).eps))
+        return float(brentq(excess, 0.0, high, xtol=1e-15, rtol=4 * np.finfo(float).eps))
 
     def _softmax(self, logits: Tensor) -> Tensor:
+        """Softmax over the entries of each unit."""
         n = len(self.problem.units)
         largest = logits.new_full((n,), -torch.inf).scatter_reduce(0, self.unit, logits, "amax")
         e = (logits - largest.detach()[self.unit]).exp()
         return e / self._per_unit(e)[self.unit]
 
     def _per_unit(self, values: Tensor) -> Tensor:
+        """Sums of values (entries,) over each unit, (units,)."""
         return values.new_zeros(len(self.problem.units)).index_add(0, self.unit, values)

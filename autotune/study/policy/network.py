@@ -1,4 +1,4 @@
-"""The policy network: a score for every choice, from its features alone."""
+"""Policy network: scores of choices from their features."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from autotune.errors import PolicyError, first_line
 from autotune.study.policy.features import PRIOR
 
 POLICY_FORMAT = 1
+"""Version of policy files."""
+
 HIDDEN = 16
+"""Hidden units. Few, as a search trains the network on the scores of a single problem."""
 
 
 class PolicyNetwork(nn.Module):
-    """log score = prior feature + w₂·tanh(W₁·features + b), w₂ zero at start.
+    """Two-layer network: log score = prior feature + w₂·tanh(W₁·features + b), w₂ initially 0.
 
-    Inputs are known by name, so that a network that learned on one problem reads another: a
-    feature that it has never seen counts nothing until it learns again.
+    Features are identified by name, so a network trained on one problem can score another. A
+    feature that it was not trained on has no effect until it is trained again.
     """
 
     def __init__(self, names: Sequence[str], *, seed: int = 0) -> None:
@@ -35,33 +38,36 @@ class PolicyNetwork(nn.Module):
         self.out = nn.Parameter(torch.zeros(HIDDEN))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(entries, names) float32 → (entries,) scores above 0, with 1 as their mean square."""
+        """Positive scores (entries,) with mean square 1, for float32 features (entries, names)."""
         logs = torch.tanh(features @ self.inside.t() + self.bias) @ self.out
         logs = logs + features[:, self.names.index(PRIOR)]
         scores = (logs - logs.detach().max()).exp()
         return scores / scores.square().mean().sqrt()
 
     def reading(self, names: Sequence[str], *, seed: int = 0) -> PolicyNetwork:
-        """The same network for features of these names."""
-        grown = PolicyNetwork(names, seed=seed)
+        """Copy of the network that reads features with these names.
+
+        Weights of new features are 0, those of missing ones are dropped.
+        """
+        copied = PolicyNetwork(names, seed=seed)
         with torch.no_grad():
-            grown.inside.zero_()
+            copied.inside.zero_()
             for column, name in enumerate(names):
                 if name in self.names:
-                    grown.inside[:, column] = self.inside[:, self.names.index(name)]
-            grown.bias.copy_(self.bias)
-            grown.out.copy_(self.out)
-        return grown
+                    copied.inside[:, column] = self.inside[:, self.names.index(name)]
+            copied.bias.copy_(self.bias)
+            copied.out.copy_(self.out)
+        return copied
 
     def to_bytes(self, about: dict[str, object]) -> bytes:
-        """What `read_policy` reads."""
+        """Content of a policy file, with `about` in its header; inverse of `read_policy`."""
         header = {"format": POLICY_FORMAT, "features": self.names, "about": about}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         return save(tensors, {"policy": json.dumps(header)})
 
 
 def read_policy(path: str | Path) -> PolicyNetwork:
-    """The network in a policy file; `PolicyError` for any other file. Nothing of it is executed."""
+    """Read a policy file without executing any of it; raises `PolicyError` for any other file."""
     try:
         with safe_open(path, "pt") as stored:
             header = json.loads((stored.metadata() or {})["policy"])

@@ -1,4 +1,4 @@
-"""The policy of one search: what it knows of every choice, what it would do, what it learned."""
+"""Policy of one search: scores of choices from measurements and credits, plans and training."""
 
 from __future__ import annotations
 
@@ -16,22 +16,32 @@ from autotune.study.policy.features import Measured, features
 from autotune.study.policy.network import PolicyNetwork
 
 SHARPNESS = 3.0
-"""Logits are so many times the scores."""
+"""Factor between scores and logits.
+
+Scores have mean square 1, so a choice one above another is e³ ≈ 20 times as probable. It affects
+probabilities, and with them training, but not the best plan.
+"""
 
 LEAST = 0.05
-"""Of what choices earn in the mean of squares: what each is believed to earn at least."""
+"""Lower bound of believed credits, in units of their spread.
+
+Credits enter scores by their logarithm and must be positive; 0.05 is far below their spread of 1.
+"""
 
 ROUNDING = 1e-6
-"""Credits of no more than so many nats are none."""
+"""Credits up to this many nats count as zero, as float32 rounding causes them."""
 
 STEPS, RATE = 100, 0.02
-"""Of the network's learning."""
+"""Steps of Adam and learning rate when the network is trained on the result of a search.
+
+The network has few hundred weights and reads one batch, so both are not critical.
+"""
 
 
 class Policy:
-    """Scores of all choices by a network that reads their features, what they earn among these.
+    """Scores of all choices by a network whose features include the credits that they earned.
 
-    Methods that are offered only in company have features and credits of their own.
+    Methods that are only offered together with others have separate features and credits.
     """
 
     def __init__(
@@ -53,39 +63,39 @@ class Policy:
         self.first_scores = self.scores()
 
     def observe(self, credits: Mapping[Entry, Sequence[float]]) -> None:
-        """Take in what methods earned in a round."""
+        """Add the credits of methods from one round: (unit, label) → one value per batch."""
         for entry, shares in credits.items():
             self.earned.setdefault(entry, []).extend(shares)
         self.believed = self._earned()
 
     def scores(self) -> Scores:
-        """(unit, label) → score, of those that can be trained; *frozen* has 0."""
-        network, read = self._network()
+        """(unit, label) → score of each choice that can be trained; *frozen* has score 0."""
+        network, inputs = self._network()
         with torch.no_grad():
-            scores = dict(zip(self.entries, network(read).tolist(), strict=True))
+            scores = dict(zip(self.entries, network(inputs).tolist(), strict=True))
         return {entry: s for entry, s in scores.items() if entry not in self._unreached}
 
     def plan(self) -> Plan:
-        """The best plan that fits."""
+        """Plan with the largest sum of scores within the budget."""
         return best_plan(self.problem, self.scores())
 
     def first_plan(self) -> Plan:
-        """What it was before anything was earned."""
+        """Best plan by the scores before any credit was observed."""
         return best_plan(self.problem, self.first_scores)
 
     def probabilities(self, scores: Scores | None = None) -> dict[Entry, float]:
-        """(unit, label), *frozen* too → how likely it is taken; the budget holds."""
-        given = torch.from_numpy(as_array(self.menu.places, scores or self.scores()))
-        found = self.menu.probabilities(SHARPNESS * given)
-        return dict(zip(self.menu.places, found.tolist(), strict=True))
+        """(unit, label) → probability, *frozen* included; the expected cost fits the budget."""
+        by_place = torch.from_numpy(as_array(self.menu.places, scores or self.scores()))
+        probabilities = self.menu.probabilities(SHARPNESS * by_place)
+        return dict(zip(self.menu.places, probabilities.tolist(), strict=True))
 
     def moved(self) -> float:
-        """Largest change of a probability since the beginning."""
+        """Largest absolute change of a probability since the policy was created."""
         before, now = self.probabilities(self.first_scores), self.probabilities()
         return max(abs(now[place] - before[place]) for place in before)
 
     def unreached(self) -> list[Entry]:
-        """Choices with a method that no gradient reaches, so that it cannot be trained."""
+        """Choices with a method that receives no gradient and so cannot be trained."""
         return [
             (unit, choice.label)
             for unit, choice in self.offers
@@ -96,7 +106,7 @@ class Policy:
         return self.measured.get((unit, method.label), {}).get("mass", 1.0)
 
     def unseen(self) -> list[Entry]:
-        """Choices with a method that no supernet had."""
+        """Choices with a method that was not measured in the supernet."""
         return [
             (unit, choice.label)
             for unit, choice in self.offers
@@ -104,38 +114,39 @@ class Policy:
         ]
 
     def learned(self, scores: Scores) -> PolicyNetwork:
-        """The network, taught to do what these scores say.
+        """Network trained to reproduce these scores.
 
-        It maximises the expected score under the budget, plus the entropy of its probabilities
-        over the sharpness; at the maximum logits are scores times the sharpness.
+        Maximises the expected score under the budget plus the entropy of the probabilities divided
+        by `SHARPNESS`, whose maximum is at logits of `SHARPNESS` times the scores.
         """
-        network, read = self._network()
+        network, inputs = self._network()
         target = torch.from_numpy(as_array(self.menu.places, scores))
         target = target / target.square().mean().sqrt().clamp_min(1e-12)
         at = _positions(self.entries, self.menu.places)
         optimizer = torch.optim.Adam(network.parameters(), RATE)
         for _ in range(STEPS):
-            own = torch.cat([network(read).double(), torch.zeros(1, dtype=torch.float64)])[at]
-            chances = self.menu.probabilities(SHARPNESS * own)
-            entropy = -(chances * chances.clamp_min(1e-30).log()).sum()
-            loss = -(chances * target).sum() - entropy / SHARPNESS
+            # The appended 0 is the score of *frozen*, which has the position -1 in `at`.
+            predicted = torch.cat([network(inputs).double(), torch.zeros(1, dtype=torch.float64)])
+            p = self.menu.probabilities(SHARPNESS * predicted[at])
+            entropy = -(p * p.clamp_min(1e-30).log()).sum()
+            loss = -(p * target).sum() - entropy / SHARPNESS
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return network
 
     def _network(self) -> tuple[PolicyNetwork, torch.Tensor]:
-        """For the features of this problem, and these."""
+        """Network for the features of this problem, and these features (entries, names)."""
         names, values = features(self.problem, self.offers, self._known())
         network = self.network or PolicyNetwork(names, seed=self.seed)
         return network.reading(names, seed=self.seed), torch.tensor(values, dtype=torch.float32)
 
     def _known(self) -> dict[Entry, dict[str, float]]:
-        """What was measured and earned, of choices of several methods together."""
+        """Measurements and believed credits of each entry, combined over its methods."""
         single = {
-            entry: dict(found)
+            entry: dict(measured)
             | ({"earned": self.believed[entry]} if entry in self.believed else {})
-            for entry, found in self.measured.items()
+            for entry, measured in self.measured.items()
         }
         return {
             (unit, choice.label): _together(
@@ -145,7 +156,7 @@ class Policy:
         }
 
     def _earned(self) -> dict[Entry, float]:
-        """What each entry is believed to earn, in units of their spread."""
+        """Posterior mean of the credits of each entry, in units of their spread."""
         seen = _credited(self.entries, self.earned)
         if seen is None:
             return {}
@@ -155,30 +166,32 @@ class Policy:
 
 
 def _offers(problem: Problem) -> list[tuple[str, Choice]]:
-    """(unit, choice), and (unit, method) of methods that choices have in company only."""
-    found: dict[Entry, tuple[str, Choice]] = {}
+    """(unit, choice) pairs, and those of single methods that are only offered in combinations."""
+    offers: dict[Entry, tuple[str, Choice]] = {}
     for unit in problem.units:
         chosen = [choice for choice in problem.choices[unit] if not choice.is_frozen()]
         alone = [Choice((method,)) for choice in chosen for method in choice.methods]
         for choice in (*chosen, *alone):
-            found.setdefault((unit, choice.label), (unit, choice))
-    return [*found.values()]
+            offers.setdefault((unit, choice.label), (unit, choice))
+    return [*offers.values()]
 
 
 _ADDED = ("mass", "chance", "earned")
+"""Measurements that add up over the methods of a choice."""
 
 
-def _together(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of methods in company what adds up, and of the first what they have in common."""
-    if not all(found):
+def _together(methods: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Measurements of a choice from those of its methods; empty if one of them has none."""
+    if not all(methods):
         return {}
-    return {k: sum(f[k] for f in found) if k in _ADDED else found[0][k] for k in found[0]}
+    first = methods[0]
+    return {k: sum(m[k] for m in methods) if k in _ADDED else first[k] for k in first}
 
 
 def _credited(
     entries: Sequence[Entry], earned: Mapping[Entry, Sequence[float]]
 ) -> Observation | None:
-    """Mean credits in units of their spread, which the noise is taken off; None without any."""
+    """Mean credits in units of their spread without noise; None if all of them are zero."""
     shares = {entry: np.array(earned[entry]) for entry in entries if earned.get(entry)}
     means = np.array([s.mean() for s in shares.values()])
     if not np.abs(means).max(initial=0.0) > ROUNDING:
@@ -193,6 +206,6 @@ def _credited(
 
 
 def _positions(entries: Sequence[Entry], places: Sequence[Entry]) -> list[int]:
-    """Where each place is among the entries; -1 for *frozen*."""
+    """Index of each place among the entries; -1 for *frozen*."""
     at = {entry: i for i, entry in enumerate(entries)}
     return [at.get(place, -1) for place in places]

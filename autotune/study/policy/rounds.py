@@ -1,4 +1,4 @@
-"""Rounds of a supernet: it trains, choices earn, the policy looks; until its plan is stable."""
+"""Rounds of supernet training and credits, repeated until the plan of the policy is stable."""
 
 from __future__ import annotations
 
@@ -11,58 +11,65 @@ from autotune.study.policy.belief import Entry
 from autotune.study.policy.policy import Policy
 
 ALIKE = 0.85
-"""Plans that share so much of their choices are the same plan (BIPEFT, arXiv 2410.09079)."""
+"""Fraction of equal choices from which two plans count as the same (BIPEFT, arXiv 2410.09079)."""
 
 STABLE = 2
-"""Rounds in which the plan must have stayed the same."""
+"""Rounds during which the plan must stay the same to count as stable.
+
+One could agree by chance; each further one costs an epoch of the supernet.
+"""
 
 
 class Shot(Protocol):
-    """What the policy sees of a supernet."""
+    """Interface of a supernet for the policy."""
 
     def train(self) -> None:
-        """One epoch."""
+        """Train for one epoch."""
 
     def credits(self) -> Mapping[Entry, Sequence[float]]:
-        """(unit, label) → what it earned, once a batch."""
+        """(unit, label) → credits, one per batch."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a supernet trains."""
+    """Length of the training of a supernet, in rounds of one epoch."""
 
     warmup: int
-    """Rounds before the first in which choices earn."""
+    """Rounds before the first one with credits."""
 
     rounds: int
-    """At most, those of the warm-up included."""
+    """Maximum number of rounds, including the warm-up."""
 
     @classmethod
     def of(cls, epochs: int) -> Schedule:
-        """For trials of so many epochs: three tenths of them, then at most four more."""
+        """Schedule for trials of `epochs`: 30 % of them as warm-up, at most 40 % with credits.
+
+        At least two rounds have credits, and from 5 epochs on the supernet is shorter than a trial.
+        """
         warmup = max(1, round(0.3 * epochs))
         return cls(warmup, warmup + max(2, round(0.4 * epochs)))
 
 
 @dataclass
 class Course:
-    """Where the rounds stand."""
+    """Progress of the rounds."""
 
     done: int = 0
     plans: tuple[Plan, ...] = ()
-    """The best plan after every round in which choices earned."""
+    """Best plan after each round with credits."""
 
     probabilities: tuple[Mapping[Entry, float], ...] = ()
+    """(unit, label) → probability, after each round with credits."""
 
     @property
     def is_stable(self) -> bool:
-        """Whether the plan has stayed the same for some rounds."""
+        """Whether the plan has stayed the same for `STABLE` rounds."""
         last = self.plans[-STABLE - 1 :]
         return len(last) > STABLE and all(alike(last[-1], plan) >= ALIKE for plan in last)
 
 
 def run_rounds(policy: Policy, shot: Shot, schedule: Schedule, course: Course) -> Iterator[Course]:
-    """Go on until the plan is stable or the rounds are over; the course after every round."""
+    """Run rounds until the plan is stable or the schedule ends; yield the course after each."""
     while course.done < schedule.rounds and not course.is_stable:
         shot.train()
         if course.done >= schedule.warmup:
@@ -74,6 +81,6 @@ def run_rounds(policy: Policy, shot: Shot, schedule: Schedule, course: Course) -
 
 
 def alike(first: Plan, second: Plan) -> float:
-    """Share of the units that either changes in which both make the same choice; 1 for none."""
+    """Fraction of the units changed by either plan in which both choose the same; 1 if none is."""
     either = {*first, *second}
     return sum(first[u] == second[u] for u in either) / len(either) if either else 1.0

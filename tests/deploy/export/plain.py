@@ -1,4 +1,4 @@
-"""Three architectures in plain torch and torchvision, as somebody has them who has no autotune."""
+"""Three architectures in plain torch and torchvision, independent of autotune."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class Digits(nn.Module):
-    """As `builtin:digits`."""
+    """Same architecture as `builtin:digits`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ SHAPES = {"digits": (1, 8, 8), "resnet18": (3, 32, 32), "vit": (3, 16, 16)}
 
 
 def network(name: str, classes: int = 7) -> nn.Module:
-    """With values of its own, those of normalisation and of the head among them."""
+    """Network with random weights, including normalisation statistics and the head."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         made = NETS[name](classes)

@@ -1,7 +1,7 @@
-"""Reads exports as somebody who has only the library that they are for; prints differences.
+"""Read exports with the library of their format alone, without autotune, and print differences.
 
-`python stranger.py FORMAT FOLDER`: in each of its folders `case.json` (`net`, `classes`),
-`batches.safetensors` and the export itself.
+`python stranger.py FORMAT FOLDER`: each subfolder contains `case.json` (`net`, `classes`),
+`batches` (inputs and expected outputs) and the export itself.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def peft(file: Path, net: str, classes: int):
 
 
 def differences(form: str, folder: Path) -> dict[str, list[float]]:
-    found = {}
+    by_case = {}
     for case in sorted(folder.iterdir()):
-        given, batches = json.loads((case / "case.json").read_text()), load_file(case / "batches")
-        model = globals()[form](case / form, given["net"], given["classes"])
+        setup, batches = json.loads((case / "case.json").read_text()), load_file(case / "batches")
+        model = globals()[form](case / form, setup["net"], setup["classes"])
         with torch.no_grad():
             pairs = [(model(batches[f"x{n}"]), batches[f"y{n}"]) for n in (1, 4)]
-        found[case.name] = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
-    return found
+        by_case[case.name] = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+    return by_case
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Deltas with every method, on three networks: what is exported in the tests."""
+"""Deltas with every method on three networks, for tests of exports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CHOICES = {
     "bypass": Choice.of("bypass", width=2),
 }
 ATTENTION = ("res_prefix", "res_prompt")
-"""Methods that only the transformer has a place for."""
+"""Methods that need attention, so only the transformer can take them."""
 
 
 def backbone_of(name: str) -> Backbone:
@@ -52,7 +52,7 @@ def backbone_of(name: str) -> Backbone:
 
 
 class Net:
-    """A network with the plans that have each method at least once."""
+    """A network with plans that together contain each method at least once."""
 
     def __init__(self, name: str) -> None:
         self.name, self.backbone = name, backbone_of(name)
@@ -61,29 +61,29 @@ class Net:
         self.sites = sites(self.backbone.network, self.units, self.units.flow)
 
     def plans(self) -> list[Plan]:
-        """Those that merge first; then those that add paths; the last is for PEFT."""
+        """Plans that can be merged, then plans that add paths; the last one is for PEFT."""
         mergeable = [m for m in CHOICES if METHODS.load(m).mergeable]
         groups = mergeable, [m for m in CHOICES if m not in mergeable and m != "bypass"], ["bypass"]
         return [*(plan for group in groups for plan in self._spread(group)), self.for_peft()]
 
     def _spread(self, methods: list[str]) -> Iterator[Plan]:
-        """Each method at a unit of its own, in as many plans as that takes; paths in front."""
+        """Each method at a separate unit, in as few plans as possible; paths at the first units."""
         merge = all(METHODS.load(method).mergeable for method in methods)
-        found: dict[str, Choice] = {}
+        choices: dict[str, Choice] = {}
         for method in methods:
             units = [name for name, site in self.sites.items() if _has_place(CHOICES[method], site)]
             units = units[:: -1 if merge else 1]
-            free = [name for name in units if name not in found]
+            free = [name for name in units if name not in choices]
             if units and not free:
-                yield Plan(found)
-                found, free = {}, units
+                yield Plan(choices)
+                choices, free = {}, units
             if free:
-                found[free[0]] = CHOICES[method]
-        if found:
-            yield Plan(found)
+                choices[free[0]] = CHOICES[method]
+        if choices:
+            yield Plan(choices)
 
     def for_peft(self) -> Plan:
-        """Low rank of three ranks, norms beside it, and all of a unit."""
+        """Low rank with three ranks, once together with norms, and one unit that is sub-tuned."""
         lowrank = CHOICES["lowrank"]
         names = [name for name, site in self.sites.items() if _has_place(lowrank, site)]
         norms = Choice.of("subtune", what="norms")
@@ -110,7 +110,7 @@ def _has_place(choice: Choice, site: Site) -> bool:
 
 
 def random_artifact(backbone: Backbone, units: Units, plan: Plan, prepared: bool) -> Artifact:
-    """As after training: every tensor of the deltas, the head and the buffers moved a little."""
+    """Artifact as if trained: deltas, head and prepared buffers are perturbed."""
 
     def moved(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Every method in every format that claims it, read in a fresh process by its own library."""
+"""Every method in every format that supports it, read in a new process by the format's library."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def net(request) -> Net:
 
 
 def claimed(net: Net, form: str) -> list[Subject]:
-    """Subjects that a format has a form for; in one of them statistics were prepared."""
+    """Subjects that a format can represent; one of them has prepared statistics."""
     *plans, for_peft = net.plans()
     mergeable = [plan for plan in plans if is_mergeable(plan)]
-    if form == "peft":  # which has no place for the positions of the transformer
+    if form == "peft":  # PEFT cannot store the position embedding, which is in no layer
         all_ = [plan for plan in mergeable if "encoder.pos_embedding" not in plan.choices]
         return [*map(net.subject, all_), *(net.subject(for_peft, prepared=p) for p in (0, 1))]
     if form == "merged":
         return [*map(net.subject, mergeable), net.subject(for_peft, prepared=True)]
     others = [plan for plan in plans if plan not in mergeable]
-    if not set(mergeable[0].choices) & set(others[0].choices):  # both at once
+    if not set(mergeable[0].choices) & set(others[0].choices):  # both in one plan
         others[0] = Plan({**mergeable.pop(0).choices, **others[0].choices})
     return [net.subject(plan, prepared=at == 0) for at, plan in enumerate([*others, *mergeable])]
 
 
 def put_case(folder: Path, net: Net, subject: Subject, form: str) -> None:
     folder.mkdir(parents=True)
-    found = written(FORMATS.load(form)(), subject, folder / form)
-    assert found is not None
-    assert found <= TOLERANCE[form]
+    deviation = written(FORMATS.load(form)(), subject, folder / form)
+    assert deviation is not None
+    assert deviation <= TOLERANCE[form]
     generator, batches = torch.Generator().manual_seed(5), {}
     with tuned(subject.backbone, subject.artifact) as network, evaluating(network):
         for n in (1, 4):
@@ -75,20 +75,20 @@ def test_a_stranger_computes_the_same(net, form, tmp_path):
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout.splitlines()[-1])
     assert len(differences) == len(claimed(net, form))
-    for case, found in differences.items():
-        assert max(found) <= TOLERANCE[form], (case, found)
+    for case, by_batch in differences.items():
+        assert max(by_batch) <= TOLERANCE[form], (case, by_batch)
 
 
 @pytest.mark.parametrize("net", NETS, indirect=True)
 def test_a_merged_network_has_the_backbones_names_shapes_and_dtypes(net, tmp_path):
     subject = net.subject(net.plans()[0], prepared=True)
     written(FORMATS.load("merged")(), subject, tmp_path / "merged")
-    found, own = load_file(tmp_path / "merged"), net.backbone.network.state_dict()
-    assert set(found) == set(own)
-    for name, tensor in own.items():
+    merged, bare = load_file(tmp_path / "merged"), net.backbone.network.state_dict()
+    assert set(merged) == set(bare)
+    for name, tensor in bare.items():
         head = name.startswith(f"{net.backbone.head}.")
-        assert found[name].shape[head:] == tensor.shape[head:]
-        assert found[name].dtype == tensor.dtype
+        assert merged[name].shape[head:] == tensor.shape[head:]
+        assert merged[name].dtype == tensor.dtype
 
 
 @pytest.mark.parametrize("net", ["digits"], indirect=True)
@@ -154,12 +154,12 @@ def test_a_scaled_adapter_that_peft_made_is_imported(net, tmp_path):
             nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(str(tmp_path))
     artifact = import_peft(tmp_path, net.backbone)
-    own = net.backbone.network.get_submodule("fc").state_dict()
+    head = net.backbone.network.get_submodule("fc").state_dict()
     model.base_model.model.fc = net.backbone.network.fc
     subject = replace(net.subject(net.for_peft()), artifact=artifact)
     with evaluating(model):
         torch.testing.assert_close(subject.outputs(), model(subject.inputs()))
-    assert torch.equal(artifact.tensors["head/weight"], own["weight"])
+    assert torch.equal(artifact.tensors["head/weight"], head["weight"])
 
 
 @pytest.mark.parametrize("net", ["digits"], indirect=True)

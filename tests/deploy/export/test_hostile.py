@@ -1,4 +1,4 @@
-"""Files from others: damaged, oversized, with tricks in their names; refused in words, harmless."""
+"""Untrusted files that are damaged, oversized or have malicious names are refused safely."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VALUES = st.recursive(
 
 
 def read(content: bytes) -> None:
-    """Reads a file and puts it on; what it may raise is an error of autotune's."""
+    """Load a file onto the backbone; at most `AutotuneError` is raised, and nothing changes."""
     with (
         suppress(AutotuneError),
         tuned(NET.backbone, from_bytes(content, "the file")) as network,
@@ -51,13 +51,13 @@ def read(content: bytes) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in BEFORE.items())
 
 
-def with_header(told: dict[str, str]) -> bytes:
+def with_header(metadata: dict[str, str]) -> bytes:
     header = json.loads(CONTENT[8:END])
-    text = json.dumps({**header, "__metadata__": told}).encode()
+    text = json.dumps({**header, "__metadata__": metadata}).encode()
     return len(text).to_bytes(8, "little") + text + CONTENT[END:]
 
 
-TOLD: dict[str, str] = json.loads(CONTENT[8:END])["__metadata__"]
+METADATA: dict[str, str] = json.loads(CONTENT[8:END])["__metadata__"]
 
 
 @settings(max_examples=150, deadline=None)
@@ -70,16 +70,16 @@ def test_flipped_and_cut(at, mask, end):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(sorted(TOLD)), VALUES)
-def test_anything_in_the_place_of_what_a_header_tells(key, value):
-    read(with_header({**TOLD, key: json.dumps(value)}))
+@given(st.sampled_from(sorted(METADATA)), VALUES)
+def test_any_value_in_the_place_of_a_header_field(key, value):
+    read(with_header({**METADATA, key: json.dumps(value)}))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=12), st.lists(VALUES, max_size=2), max_size=3))
 def test_any_plan(units):
     plan = {"format": 1, "units": units}
-    read(with_header({**TOLD, "plan": json.dumps(plan)}))
+    read(with_header({**METADATA, "plan": json.dumps(plan)}))
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_any_plan(units):
 )
 def test_a_size_that_would_fill_memory_is_refused_before_it_is_made(options):
     plan = {"format": 1, "units": {"layer3.1": [{"name": "res_adapter", "options": options}]}}
-    with pytest.raises(AutotuneError), tuned(NET.backbone, from_bytes(told(plan), "the file")):
+    with pytest.raises(AutotuneError), tuned(NET.backbone, from_bytes(with_plan(plan), "the file")):
         pass
     methods = [{"name": "res_adapter", "options": {"width": 10**7}}]
-    wide = from_bytes(told({"format": 1, "units": {"layer3.1": methods}}), "the file")
+    wide = from_bytes(with_plan({"format": 1, "units": {"layer3.1": methods}}), "the file")
     stored = r"its plan stores [0-9,]+ values, the file has"
     with pytest.raises(ArtifactError, match=stored), tuned(NET.backbone, wide):
         pass
 
 
-def told(plan: dict) -> bytes:
-    return with_header({**TOLD, "plan": json.dumps(plan)})
+def with_plan(plan: dict) -> bytes:
+    return with_header({**METADATA, "plan": json.dumps(plan)})
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_tricks_in_names_name_nothing(name, tmp_path, monkeypatch):
     header[f"delta/{name}"] = header.pop(key)
     text = json.dumps(header).encode()
     read(len(text).to_bytes(8, "little") + text + CONTENT[END:])
-    parameters = next(iter(json.loads(TOLD["units"]).values()))
-    read(with_header({**TOLD, "units": json.dumps({name: parameters})}))
+    parameters = next(iter(json.loads(METADATA["units"]).values()))
+    read(with_header({**METADATA, "units": json.dumps({name: parameters})}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,9 +144,9 @@ def test_damaged_exports_are_inspected_in_words(form, tmp_path):
     kind = FORMATS.load(form)
     file = tmp_path / kind.file
     written(kind(), SUBJECT, file)
-    found = inspect_file(file)
-    assert found["fingerprint"] == NET.backbone.fingerprint
-    assert found["format"] == 1
+    header = inspect_file(file)
+    assert header["fingerprint"] == NET.backbone.fingerprint
+    assert header["format"] == 1
     content = file.read_bytes()
     draw = torch.Generator().manual_seed(0)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Many tasks on one backbone: each answers as it does alone, and what is common runs once."""
+"""Several tasks on one backbone: each gives its own outputs, and common computation runs once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def digits() -> Net:
 
 
 def subjects(net: Net) -> dict[str, Subject]:
-    """Every method, each plan with statistics as they were and prepared."""
+    """Plans that cover every method, each with original and with prepared statistics."""
     return {
         f"{at} {prepared}": net.subject(plan, prepared=prepared)
         for at, plan in enumerate(net.plans())
@@ -46,20 +46,20 @@ def subjects(net: Net) -> dict[str, Subject]:
 
 
 def test_each_task_answers_as_its_own_network_does(net):
-    found = subjects(net)
-    multi = MultiTask(net.backbone, {name: s.artifact for name, s in found.items()})
+    by_name = subjects(net)
+    multi = MultiTask(net.backbone, {name: s.artifact for name, s in by_name.items()})
     assert all(task.graph for task in multi._joined.tasks.values())
-    answers = multi(next(iter(found.values())).inputs())
-    for name, subject in found.items():
+    answers = multi(next(iter(by_name.values())).inputs())
+    for name, subject in by_name.items():
         assert torch.equal(answers[name], subject.outputs()), name
     assert multi.tasks[name] == tuple(map(str, range(CLASSES)))
 
 
 def test_a_task_for_each_example(net):
-    found = subjects(net)
-    names = list(found)
-    multi = MultiTask(net.backbone, {name: s.artifact for name, s in found.items()})
-    inputs = torch.cat([found[names[0]].inputs()] * 3)
+    by_name = subjects(net)
+    names = list(by_name)
+    multi = MultiTask(net.backbone, {name: s.artifact for name, s in by_name.items()})
+    inputs = torch.cat([by_name[names[0]].inputs()] * 3)
     asked = [names[at] for at in (3, 1, 0, 1, 5, 5, 5, 2, 3, 0, 4, 1)]
     answers, whole = multi.by_row(inputs, asked), multi(inputs)
     for at, (name, row) in enumerate(zip(asked, answers, strict=True)):
@@ -77,15 +77,15 @@ def test_every_example_needs_a_task_of_its_own(digits):
 
 
 def test_the_backbone_and_other_tasks_stay_as_they_are(net):
-    found = subjects(net)
-    network, names = net.backbone.network, list(found)
-    inputs = found[names[0]].inputs()
+    by_name = subjects(net)
+    network, names = net.backbone.network, list(by_name)
+    inputs = by_name[names[0]].inputs()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     flags, bare = [p.requires_grad for p in network.parameters()], network(inputs)
     multi = MultiTask(net.backbone)
     answers = dict[str, torch.Tensor]()
     for name in names:
-        multi.add(name, found[name].artifact)
+        multi.add(name, by_name[name].artifact)
         now = multi(inputs)
         assert all(torch.equal(now[other], answer) for other, answer in answers.items())
         answers[name] = now[name]
@@ -98,18 +98,18 @@ def test_the_backbone_and_other_tasks_stay_as_they_are(net):
 
 
 def test_what_is_in_common_runs_once(digits):
-    """Deltas in the last block: the stem and all other blocks once; tasks of equal weights, too."""
+    """With deltas in the last block, earlier layers run once; equal weights are shared, too."""
     last = Plan({"layer3.1": LAST})
     ones = [digits.subject(last).artifact for _ in range(2)]
     head = {**ones[0].tensors, "head/bias": ones[0].tensors["head/bias"] + 1}
     kernel = "delta/layer3.1/lowrank/parts.layer3.1.conv2.weight.b"
     other = {**ones[0].tensors, kernel: ones[0].tensors[kernel] + 1}
-    shared, own = count(digits, ones[:1]), len(count(digits, ones[:1]))
-    assert len(count(digits, ones)) == own
-    assert len(count(digits, [ones[0], replace(ones[0], tensors=head)])) == own + 1
-    behind = ["layer3.1.conv2", "layer3.1.bn2", "fc"]
-    found = count(digits, [ones[0], replace(ones[0], tensors=other)])
-    assert sorted(found) == sorted([*shared, *behind])
+    alone = count(digits, ones[:1])
+    assert len(count(digits, ones)) == len(alone)
+    assert len(count(digits, [ones[0], replace(ones[0], tensors=head)])) == len(alone) + 1
+    repeated = ["layer3.1.conv2", "layer3.1.bn2", "fc"]
+    layers = count(digits, [ones[0], replace(ones[0], tensors=other)])
+    assert sorted(layers) == sorted([*alone, *repeated])
 
 
 def test_prepared_statistics_are_shared_by_those_that_have_the_same(digits):
@@ -121,7 +121,7 @@ def test_prepared_statistics_are_shared_by_those_that_have_the_same(digits):
 
 
 def count(net: Net, artifacts: list) -> list[str]:
-    """Paths of the layers that run for one batch, once for each time."""
+    """Paths of the layers that run for one batch, repeated as often as they run."""
     multi = MultiTask(net.backbone, {str(at): a for at, a in enumerate(artifacts)})
     calls = multi._joined.joint.calls.values()
     layers = [str(c.node.target) for c in calls if c.tasks and c.node.op == "call_module"]
@@ -129,7 +129,7 @@ def count(net: Net, artifacts: list) -> list[str]:
 
 
 class Deciding(nn.Module):
-    """Its code looks at what it is given, so that only operators can be followed."""
+    """Control flow depends on the input, so only `torch.export` can trace the network."""
 
     def __init__(self, is_open: bool) -> None:
         super().__init__()
@@ -153,10 +153,10 @@ def test_a_network_without_a_graph_answers_as_a_whole(caplog):
         multi = MultiTask(backbone, {"a": artifact})
     assert "runs as a whole and shares nothing" in caplog.text
     inputs = torch.randn(5, 6)
-    own = Subject(backbone, artifact, None).tuned()(inputs)
-    assert torch.equal(multi(inputs)["a"], own)
+    alone = Subject(backbone, artifact, None).tuned()(inputs)
+    assert torch.equal(multi(inputs)["a"], alone)
     assert all(
-        torch.allclose(a, b) for a, b in zip(multi.by_row(inputs, ["a"] * 5), own, strict=True)
+        torch.allclose(a, b) for a, b in zip(multi.by_row(inputs, ["a"] * 5), alone, strict=True)
     )
 
 
@@ -171,12 +171,12 @@ def test_a_network_that_only_operators_can_follow_shares_too():
     assert [t.graph.is_exported for t in multi._joined.tasks.values() if t.graph] == [True] * 2
     inputs = torch.randn(5, 6)
     for name, artifact in zip("ab", artifacts, strict=True):
-        own = Subject(backbone, artifact, None).tuned()(inputs)
-        assert torch.equal(multi(inputs)[name], own)
+        alone = Subject(backbone, artifact, None).tuned()(inputs)
+        assert torch.equal(multi(inputs)[name], alone)
 
 
 class Encoding(nn.Module):
-    """A layer of torch that is a single node, with attention inside of it."""
+    """Network with a torch layer that is a single node of the graph and contains attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,14 +197,14 @@ def test_what_a_delta_does_inside_of_a_layer_stays_its_own():
     plans = [Plan({"layer": Choice.of("res_prefix", length=2)}), Plan()]
     artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
     inputs = torch.randn(4, 5, 8)
-    own = [Subject(backbone, artifact, None).tuned()(inputs) for artifact in artifacts]
+    alone = [Subject(backbone, artifact, None).tuned()(inputs) for artifact in artifacts]
     multi = MultiTask(backbone, dict(zip("ab", artifacts, strict=True)))
-    for name, expected in zip("ab", own, strict=True):
+    for name, expected in zip("ab", alone, strict=True):
         assert torch.equal(multi(inputs)[name], expected)
 
 
 class Adding(nn.Module):
-    """Changes a tensor in place that others read, too."""
+    """Modifies a tensor in place that has other readers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,23 +255,23 @@ def test_what_is_removed_is_forgotten(digits):
 
 def test_a_backbone_with_a_delta_on_is_no_backbone(digits):
     artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
-    own = replace(digits.backbone, network=copy.deepcopy(digits.backbone.network))
-    load_adapted(own, artifact)
+    occupied = replace(digits.backbone, network=copy.deepcopy(digits.backbone.network))
+    load_adapted(occupied, artifact)
     with pytest.raises(ArtifactError, match="goes onto the bare backbone"):
-        MultiTask(own, {"a": artifact})
+        MultiTask(occupied, {"a": artifact})
 
 
 def test_names_and_files_that_cannot_be(digits, tmp_path):
     artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
     multi = MultiTask(digits.backbone, {"a": artifact})
-    with pytest.raises(ArtifactError, match="needs a name of its own, 'a' is taken"):
+    with pytest.raises(ArtifactError, match="needs a unique name, 'a' is taken"):
         multi.add("a", artifact)
     for call in (multi.remove, lambda name: multi.by_row(torch.zeros(1, 1, 8, 8), [name])):
         with pytest.raises(ArtifactError, match="no task named 'b'"):
             call("b")
     other = copy.deepcopy(digits.backbone.network)
     with torch.no_grad():
-        other.fc.weight.zero_()  # another head is no other backbone
+        other.fc.weight.zero_()  # the head is not part of the fingerprint
         MultiTask(other, {"a": artifact})
         other.conv1.weight.zero_()
     with pytest.raises(ArtifactError, match="wants fingerprint"):

@@ -1,4 +1,4 @@
-"""The server: predictions, tasks that come and go, limits, and what it refuses."""
+"""Server: predictions, adding and removing tasks, limits, and refused requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autotune.deploy.serve.service import Service
 from autotune.problem.plan import Choice, Plan
 from deploy.export.subjects import Net
 
-PICTURE = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
+IMAGE = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
 PLANS = {
     "a": Plan({"layer3.1": Choice.of("lowrank", rank=2)}),
     "b": Plan({"layer3.1": Choice.of("scale"), "layer3.0": Choice.of("lowrank", rank=1)}),
@@ -37,11 +37,11 @@ def net() -> Net:
 
 @pytest.fixture(scope="module")
 def artifacts(net):
-    return {name: with_pictures(net.subject(plan).artifact) for name, plan in PLANS.items()}
+    return {name: with_images(net.subject(plan).artifact) for name, plan in PLANS.items()}
 
 
-def with_pictures(artifact):
-    artifact.header["input"] = PICTURE.to_json()
+def with_images(artifact):
+    artifact.header["input"] = IMAGE.to_json()
     return artifact
 
 
@@ -79,24 +79,24 @@ def png(size: int = 8) -> bytes:
 
 def test_numbers_are_answered_as_the_network_does(client, service):
     inputs = numbers(3)
-    said = client.post("/predict/a?top=5", json={"inputs": inputs}).json()
+    answer = client.post("/predict/a?top=5", json={"inputs": inputs}).json()
     logits = service.multi(torch.tensor(inputs))[service.tasks["a"].key].softmax(1)
-    for row, found in zip(logits, said["predictions"], strict=True):
-        assert [p["probability"] for p in found] == pytest.approx(sorted(row.tolist())[::-1])
-        assert found[0]["class"] == str(int(row.argmax()))
+    for row, best in zip(logits, answer["predictions"], strict=True):
+        assert [p["probability"] for p in best] == pytest.approx(sorted(row.tolist())[::-1])
+        assert best[0]["class"] == str(int(row.argmax()))
 
 
-def test_a_picture_is_what_its_pixels_are(client):
+def test_an_image_and_its_pixels_give_the_same_prediction(client):
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8).tolist()
-    as_picture = client.post("/predict/a", content=png(), headers={"content-type": "image/png"})
-    unsaid = client.post("/predict/a", json={"inputs": pixels})
+    as_image = client.post("/predict/a", content=png(), headers={"content-type": "image/png"})
+    without_dtype = client.post("/predict/a", json={"inputs": pixels})
     as_pixels = client.post("/predict/a", json={"inputs": pixels, "dtype": "uint8"})
     scaled = ((np.array(pixels) / 255 - 0.5) / 0.25)[None, None].tolist()
     as_floats = client.post("/predict/a", json={"inputs": scaled})
-    found = [r.json()["predictions"][0][0] for r in (as_picture, as_pixels, as_floats)]
-    assert len({p["class"] for p in found}) == 1
-    assert found[0]["probability"] == pytest.approx(found[2]["probability"], rel=1e-4)
-    assert found[0] == found[1] and unsaid.json() == as_pixels.json()
+    answers = [r.json()["predictions"][0][0] for r in (as_image, as_pixels, as_floats)]
+    assert len({p["class"] for p in answers}) == 1
+    assert answers[0]["probability"] == pytest.approx(answers[2]["probability"], rel=1e-4)
+    assert answers[0] == answers[1] and without_dtype.json() == as_pixels.json()
 
 
 def test_all_tasks_at_once(client):
@@ -130,33 +130,37 @@ def test_tasks_come_and_go_while_others_are_answered(client):
     stop.set()
     asking.join()
     assert set(statuses) == {200}
-    assert client.post("/predict/a", json=inputs).json() == first
+    again = client.post("/predict/a", json=inputs).json()
+    ((one,),), ((other,),) = first["predictions"], again["predictions"]
+    assert one["class"] == other["class"]
+    # Requests at the same moment form one batch, whose size changes the last bits.
+    assert one["probability"] == pytest.approx(other["probability"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
-        ("../secret.safetensors", "must be inside of the allowed folder"),
-        ("/etc/passwd", "must be inside of the allowed folder"),
-        ("none.safetensors", "must be inside of the allowed folder"),
-        ("", "must be inside of the allowed folder"),
-        ("a\0b", "needs a path"),
-        ("link.safetensors", "must be inside of the allowed folder"),
+        ("../secret.safetensors", "must be inside the allowed folder"),
+        ("/etc/passwd", "must be inside the allowed folder"),
+        ("none.safetensors", "must be inside the allowed folder"),
+        ("", "must be inside the allowed folder"),
+        ("a\0b", "needs a valid path"),
+        ("link.safetensors", "must be inside the allowed folder"),
         ("pickle.safetensors", "must be what autotune wrote"),
     ],
 )
-def test_a_file_that_may_not_be_added(client, folder, path, said):
+def test_a_file_that_may_not_be_added(client, folder, path, message):
     (folder / "link.safetensors").symlink_to(folder.parent / "secret.safetensors")
     (folder / "pickle.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     answer = client.put("/tasks/b", json={"path": path})
-    assert (answer.status_code, said in answer.json()["detail"]) == (422, True), answer.json()
+    assert (answer.status_code, message in answer.json()["detail"]) == (422, True), answer.json()
     assert [task["name"] for task in client.get("/tasks").json()] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["a b", "*", "1a", "x" * 101, "a.b"])
 def test_a_name_that_is_none(client, name):
     answer = client.put(f"/tasks/{name}", json={"path": "b.safetensors"})
-    assert (answer.status_code, "A task's name is" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "A task name has" in answer.json()["detail"]) == (422, True)
 
 
 def test_a_name_that_is_taken(client):
@@ -193,15 +197,15 @@ def test_a_request_that_cannot_be(client, content, kind, status):
 
 
 def strip() -> bytes:
-    """Small as a file; as long as a street when its short side is that of the network."""
+    """Image of few bytes that is huge once its short side has the size that the network takes."""
     file = BytesIO()
     Image.new("L", (1, 50_000)).save(file, "PNG")
     return file.getvalue()
 
 
-def test_a_picture_that_would_fill_memory(net, artifacts):
+def test_an_image_that_would_fill_memory_is_refused(net, artifacts):
     service, big = Service(net.backbone), net.subject(PLANS["a"]).artifact
-    big.header["input"] = {**PICTURE.to_json(), "resize": 256}  # type: ignore[index]
+    big.header["input"] = {**IMAGE.to_json(), "resize": 256}  # type: ignore[index]
     service.put("a", "a", big)
     with TestClient(make_app(service)) as client:
         answer = client.post("/predict/a", content=strip(), headers={"content-type": "image/png"})
@@ -222,11 +226,11 @@ def test_one_request_that_the_network_cannot_take_fails_alone(net, artifacts):
     asks = [Ask(torch.full((1, 1, 8, 8), value), service.tasks["a"].key) for value in (0.5, 1e3)]
     fine, refused = service._compute(asks)
     assert torch.equal(fine, by_row(asks[0].inputs, [asks[0].task])[0][None])
-    assert "cannot take these inputs (index out of range)" in str(refused)
+    assert "cannot process these inputs (index out of range)" in str(refused)
 
 
 def test_a_name_that_is_given_again_has_its_own_classes(client, service, net, folder):
-    other = with_pictures(net.subject(PLANS["a"]).artifact)
+    other = with_images(net.subject(PLANS["a"]).artifact)
     other.header["task"]["classes"] = list("vwxyz")  # type: ignore[index]
     (folder / "other.safetensors").write_bytes(to_bytes(other))
     first = client.post("/predict/a", json={"inputs": numbers(1)}).json()
@@ -239,19 +243,17 @@ def test_a_name_that_is_given_again_has_its_own_classes(client, service, net, fo
 
 @pytest.mark.parametrize("classes", [["a"], "abcde", [1, 2, 3, 4, 5, 6]])
 def test_classes_that_are_not_those_of_the_outputs(client, net, folder, classes):
-    odd = with_pictures(net.subject(PLANS["a"]).artifact)
+    odd = with_images(net.subject(PLANS["a"]).artifact)
     odd.header["task"]["classes"] = classes  # type: ignore[index]
     (folder / "odd.safetensors").write_bytes(to_bytes(odd))
     answer = client.put("/tasks/odd", json={"path": "odd.safetensors"})
-    assert (answer.status_code, "names the classes" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "must name the classes" in answer.json()["detail"]) == (422, True)
 
 
 def test_too_many_examples(client):
-    said = client.post("/predict/a", json={"inputs": numbers(9)})
-    assert (said.status_code, said.json()["detail"]) == (
-        422,
-        "At most 8 examples a request, got 9.",
-    )
+    answer = client.post("/predict/a", json={"inputs": numbers(9)})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "A request has at most 8 examples, got 9."
 
 
 def test_a_body_of_unknown_length_is_cut_off(client):
@@ -292,7 +294,7 @@ def test_no_folder_no_adding(net, artifacts):
     service = Service(net.backbone)
     with TestClient(make_app(service)) as client:
         answer = client.put("/tasks/b", json={"path": "b.safetensors"})
-        assert "Start with --folder" in answer.json()["detail"]
+        assert "Start the server with --folder" in answer.json()["detail"]
         assert client.get("/tasks").json() == []
         assert client.post("/predict", json={"inputs": numbers(1)}).status_code == 422
 
@@ -303,8 +305,8 @@ def test_tasks_with_other_inputs_are_asked_one_by_one(net, artifacts):
     plain = net.subject(PLANS["b"]).artifact
     service.put("b", "b", plain)
     with TestClient(make_app(service)) as client:
-        said = client.post("/predict", json={"inputs": numbers(1)}).json()["detail"]
-        assert "must take the same inputs, these take 2 kinds" in said
+        detail = client.post("/predict", json={"inputs": numbers(1)}).json()["detail"]
+        assert "needs one kind of input, the tasks have 2" in detail
         assert client.post("/predict/b", json={"inputs": numbers(1)}).status_code == 200
 
 
@@ -324,7 +326,7 @@ def test_more_than_may_wait_is_refused_and_all_others_are_answered(net, artifact
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while statuses.count(503) < 4:  # one computes, one is at hand, two wait
+        while statuses.count(503) < 4:  # two requests are in progress, the other six are refused
             gate.wait(0.01)
         gate.set()
         for thread in threads:
@@ -336,4 +338,4 @@ def test_json_says_what_a_task_is(client, artifacts):
     (task,) = client.get("/tasks").json()
     assert task["classes"] == list("01234")
     assert task["plan"] == "layer3.1=lowrank-2"
-    assert json.loads(json.dumps(task["input"])) == json.loads(json.dumps(PICTURE.to_json()))
+    assert json.loads(json.dumps(task["input"])) == json.loads(json.dumps(IMAGE.to_json()))

@@ -1,4 +1,4 @@
-"""The contract of every backend, and what worker processes do beside it."""
+"""Contract of every backend, and additional tests of worker processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def jobs(n: int = 7) -> list[Job]:
 
 
 class Noting(JobList):
-    """Counts what becomes of every job, and stops some of them."""
+    """Records every call of the backend, and stops some jobs."""
 
     def __init__(self, listed: list[Job], stop: dict[str, int] | None = None) -> None:
         super().__init__(listed)
@@ -62,7 +62,7 @@ class Noting(JobList):
 
 
 class BackendContract:
-    """What holds for every backend; each fills in how it is opened."""
+    """Tests that every backend must pass; subclasses open the backend."""
 
     def open(self, engine: RunsJob) -> Backend:
         raise NotImplementedError
@@ -75,7 +75,7 @@ class BackendContract:
         expected = {(j.name, "failed" if j.name in failed else "finished") for j in jobs()}
         assert sorted(listed.ended) == sorted(expected)
 
-    def test_progress_is_told_step_by_step(self):
+    def test_progress_is_reported_step_by_step(self):
         listed = Noting(jobs(3))
         with self.open(TableEngine()) as backend:
             backend.run(listed)
@@ -118,7 +118,7 @@ class BackendContract:
         assert states == ["complete"] * 2 + ["failed"] + ["complete"] * 3
 
     def test_results_are_those_of_inline(self, driving, new_run):
-        """`random` alone: with several workers `tpe` may know less when it proposes."""
+        """Only with `random`: with several workers `tpe` proposes before it knows all results."""
         values = []
         for at, open in ((new_run("inline"), InlineBackend), (new_run("own"), self.open)):
             with driving(at=at, trials=6) as driver, open(TableEngine()) as backend:
@@ -142,7 +142,7 @@ class TestInline(BackendContract):
         assert listed.ended == []
 
     def test_a_stopped_job_is_closed(self):
-        """What the engine opened is put back before the next job starts."""
+        """The engine releases what it opened before the next job starts."""
         order = []
 
         def engine(job: Job) -> Iterator[Progress]:
@@ -169,10 +169,10 @@ def is_alive(pid: int) -> bool:
 
 
 class WorkersContract(BackendContract):
-    """What holds where workers may die, and engines must travel."""
+    """Tests of backends whose workers may die and receive a pickled engine."""
 
     def test_a_killed_worker_gives_its_trial_back(self, driving, tmp_path):
-        """Killed at its third step, the trial goes on from there, and the run ends."""
+        """A trial whose worker is killed at the third step resumes there, and the run ends."""
         engine = OnceKilled(victim="trial 1", mark=tmp_path / "killed")
         with driving(trials=4) as driver, self.open(engine) as backend:
             backend.run(driver)
@@ -187,7 +187,7 @@ class WorkersContract(BackendContract):
             states = {trial.number: trial.state_name for trial in driver.trials}
         assert states == {0: "complete", 1: "failed", 2: "complete"}
 
-    def test_a_reference_whose_worker_dies_is_run_again(self, tmp_path):
+    def test_a_listed_job_whose_worker_dies_is_run_again(self, tmp_path):
         listed = JobList(jobs(3))
         with self.open(OnceKilled(victim="job 1", mark=tmp_path / "killed")) as backend:
             backend.run(listed)
@@ -200,7 +200,7 @@ class WorkersContract(BackendContract):
         assert "this network lives in one process only" in str(error.value)
         assert "--workers 1" in str(error.value)
 
-    def test_an_engine_that_cannot_travel_is_an_error(self):
+    def test_an_engine_that_cannot_be_pickled_is_an_error(self):
         with pytest.raises(WorkerError, match="--workers 1"):
             self.open(lambda job: iter(()))
 
@@ -232,7 +232,7 @@ class TestProcesses(WorkersContract):
         assert not any(is_alive(pid) for pid in pids)
 
     def test_what_makes_a_worker_ready_may_refuse(self):
-        ready = partial(int, "no number")  # and a place among the workers
+        ready = partial(int, "no number")  # its second argument is the index of the worker
         with ProcessBackend(TableEngine(), 1, ready) as backend, pytest.raises(WorkerError):
             backend.run(Noting(jobs(1)))
 
@@ -264,7 +264,7 @@ if __name__ == "__main__":
 
 
 def wait_for_workers(folder: Path, n: int) -> list[int]:
-    """The numbers that slow workers have written into `folder`."""
+    """Process IDs that slow workers have written into `folder`."""
     end = time.monotonic() + 30
     while len(pids := [int(file.name) for file in folder.iterdir()]) < n:
         assert time.monotonic() < end, "the workers did not start within 30 s"

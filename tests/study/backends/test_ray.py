@@ -1,4 +1,4 @@
-"""The contract of backends on a real Ray, and what only a cluster can do."""
+"""Contract of backends on a real Ray, and tests of clusters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TESTS = str(Path(__file__).parents[2])
 
 @pytest.fixture(scope="class")
 def started() -> Iterator[None]:
-    """A cluster on this machine that the backends of these tests find and leave alone."""
+    """Cluster on this machine that the backends of these tests use and do not shut down."""
     ray.init(
         num_cpus=2,
         num_gpus=2,
@@ -56,14 +56,14 @@ def started() -> Iterator[None]:
 
 
 def opened(engine: RunsJob, *, visit: Any = no_complaint, **cluster: Any) -> RayBackend:
-    given = {"workers": 2, "gpus": 0, **cluster}
-    return RayBackend(engine, Cluster(**given), nothing, nothing, visit)
+    options = {"workers": 2, "gpus": 0, **cluster}
+    return RayBackend(engine, Cluster(**options), nothing, nothing, visit)
 
 
 def wait_for_all(backend: RayBackend) -> None:
-    """Workers come one after another, and the first would run short jobs alone."""
+    """Wait for all workers, which start one after another: the first could run all short jobs."""
     end = time.monotonic() + 120
-    while not all(seat.is_there for seat in backend.seats):
+    while not all(seat.is_ready for seat in backend.seats):
         assert time.monotonic() < end, "the workers did not start within two minutes"
         backend.run(JobList(jobs(2)))
 
@@ -89,7 +89,9 @@ class TestRay(WorkersContract):
             opened(TableEngine(), visit=partial(str, "lacks the pictures"))
 
     def test_more_than_a_node_has_is_refused(self):
-        with pytest.raises(WorkerError, match=r"3 CPUs and 0 GPUs; there are 2 CPUs and 2 GPUs"):
+        with pytest.raises(
+            WorkerError, match=r"3 CPUs and 0 GPUs; the nodes have 2 CPUs and 2 GPUs"
+        ):
             opened(TableEngine(), cpus=3)
 
     def test_without_a_number_there_are_as_many_workers_as_fit(self):
@@ -102,7 +104,7 @@ class TestRay(WorkersContract):
             backend.run(listed)
         assert len(listed.results) == 9
 
-    def test_each_worker_has_the_gpu_that_is_told(self, caplog):
+    def test_each_worker_has_the_gpu_that_is_reported(self, caplog):
         caplog.set_level("INFO", "autotune")
         with opened(Seeing(), gpus=1) as backend:
             listed = JobList(jobs(8))
@@ -168,15 +170,15 @@ def test_workers_end_within_five_seconds_of_their_driver_s_death(tmp_path):
 
 
 class Noticing(JobList):
-    """Ends a node of the cluster when the fourth progress has come."""
+    """Stops a node of the cluster at the fourth report of progress."""
 
     def __init__(self, n: int, cluster: Any, node: Any) -> None:
         super().__init__(jobs(n))
-        self.cluster, self.node, self.told, self.was_lost = cluster, node, 0, 0
+        self.cluster, self.node, self.n_reports, self.was_lost = cluster, node, 0, 0
 
     def report(self, job: Any, progress: Progress) -> Any:
-        self.told += 1
-        if self.told == 4:
+        self.n_reports += 1
+        if self.n_reports == 4:
             self.cluster.remove_node(self.node, allow_graceful=False)
         return super().report(job, progress)
 
@@ -186,12 +188,12 @@ class Noticing(JobList):
 
 
 def test_a_node_that_dies_loses_nothing():
-    """Three nodes, each with room for one worker; one of them is killed in the middle."""
+    """One of three nodes with one worker each is killed while jobs run."""
     environment = {"env_vars": {"PYTHONPATH": TESTS}}
     try:
         head = {"num_cpus": 1, "include_dashboard": False}
         cluster = Nodes(initialize_head=True, head_node_args=head)
-    except Exception as error:  # Ray raises nothing more precise where a node is too slow
+    except Exception as error:  # Ray raises a bare Exception if a node is too slow
         pytest.skip(f"Ray's test cluster could not start here: {error}")
     try:
         second, third = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
@@ -204,7 +206,9 @@ def test_a_node_that_dies_loses_nothing():
             backend.run(warm)
             assert len({r.metrics["pid"] for r in warm.results.values()}) == 3
             listed, end = Noticing(40, cluster, second), time.monotonic() + 60
-            while not listed.was_lost and time.monotonic() < end:  # a death is not noticed at once
+            while (
+                not listed.was_lost and time.monotonic() < end
+            ):  # Ray notices a death with a delay
                 backend.run(listed)
                 listed.waiting += jobs(20)
         assert len(listed.results) == 40

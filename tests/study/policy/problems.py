@@ -1,4 +1,4 @@
-"""Problems of all kinds, for properties of the policy."""
+"""Random problems for property tests of the policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHOICES = [
 
 
 def problem_of(prices: list[list[int]], limit: int) -> Problem:
-    """Units with choices of these prices, under a limit in parameters."""
+    """Problem with a list of prices per unit and a limit in parameters."""
     candidates = {
         f"unit{i}": {c: Cost(k, k, 4 * k) for c, k in zip(CHOICES, offered, strict=False)}
         for i, offered in enumerate(prices)
@@ -27,7 +27,7 @@ def problem_of(prices: list[list[int]], limit: int) -> Problem:
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Up to eight units; prices equal or not, the limit from less than any to more than all."""
+    """Up to eight units, with equal or different prices and any limit from tight to slack."""
     equal = draw(st.booleans())
     price = st.just(draw(st.integers(1, 500))) if equal else st.integers(1, 500)
     offered = st.lists(price, min_size=1, max_size=len(CHOICES))

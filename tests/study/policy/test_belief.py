@@ -1,4 +1,4 @@
-"""Gaussian scores that add up."""
+"""Gaussian belief over scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seen():
 
 
 def test_after_is_the_conditional_mean_of_a_joint_gaussian(belief, seen):
-    """Of scores and sums together, written out as blocks of one covariance."""
+    """The expected mean is computed from blocks of the joint covariance of scores and sums."""
     both = np.vstack([np.eye(4), seen.rows])
     joint = both @ belief.covariance @ both.T
     joint[4:, 4:] += np.diag(seen.noise**2)
@@ -52,31 +52,31 @@ def test_before_anything_is_seen_it_is_the_prior(belief):
 
 
 def test_evidence_is_the_density_of_what_was_seen(belief, seen):
-    """In units of each scale, but for a constant."""
+    """Equality holds up to a constant, for each unit of the values."""
     scales = np.array([0.5, 1.0, 3.0])
     mean = seen.rows @ belief.mean
     inside = seen.rows @ belief.covariance @ seen.rows.T + np.diag(seen.noise**2)
     expected = np.array([normal(s * mean, s**2 * inside).logpdf(seen.values) for s in scales])
-    found = belief.evidence(seen, scales)
-    assert np.allclose(found - found[0], expected - expected[0])
+    evidence = belief.evidence(seen, scales)
+    assert np.allclose(evidence - evidence[0], expected - expected[0])
 
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems())
-def test_the_covariance_of_any_problem_is_one(problem):
-    found = covariance(problem, entries_of(problem))
-    assert np.allclose(found, found.T)
-    assert not len(found) or np.linalg.eigvalsh(found).min() > 0
+def test_the_covariance_of_any_problem_is_positive_definite(problem):
+    prior = covariance(problem, entries_of(problem))
+    assert np.allclose(prior, prior.T)
+    assert not len(prior) or np.linalg.eigvalsh(prior).min() > 0
 
 
 def test_the_more_choices_share_the_more_their_scores_go_together():
     problem = problem_of([[1, 1, 1, 1, 1, 1]] * 4, 100)
     entries = entries_of(problem)
-    found = covariance(problem, entries)
+    prior = covariance(problem, entries)
     at = {(unit, choice.label): i for i, (unit, choice) in enumerate(entries)}
 
     def shared(first, second):
-        return found[at[first], at[second]]
+        return prior[at[first], at[second]]
 
     rank = ("unit0", "lowrank-1")
     assert shared(rank, ("unit0", "lowrank-2")) > shared(rank, ("unit0", "scale")) > 0

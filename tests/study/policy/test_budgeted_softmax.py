@@ -1,4 +1,4 @@
-"""Probabilities under a budget."""
+"""Softmax under a budget."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def test_features_are_known_by_name(network, read):
 
 def test_a_feature_that_it_never_saw_counts_nothing(network, read):
     wider = network.reading(["new", *NAMES])
-    given = torch.cat([torch.randn(6, 1), read], 1)
-    assert torch.allclose(wider(given), network(read), atol=1e-6)
+    inputs = torch.cat([torch.randn(6, 1), read], 1)
+    assert torch.allclose(wider(inputs), network(read), atol=1e-6)
 
 
 def test_a_file_gives_the_same_scores(network, read, tmp_path):
@@ -72,9 +72,9 @@ WRONG = {
 def test_any_other_file_is_refused_on_one_line(network, kind, tmp_path):
     file = tmp_path / "policy.safetensors"
     file.write_bytes(WRONG[kind](network))
-    with pytest.raises(PolicyError, match=r"^A policy file must be .*policy.safetensors") as found:
+    with pytest.raises(PolicyError, match=r"^A policy file must be .*policy.safetensors") as error:
         read_policy(file)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What a policy makes of proxies and credits."""
+"""Scores, plans and training of the policy from proxies and credits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def policy(problem):
 
 
 def credits_of(policy, value):
-    """What `value` says of (unit, label), for all methods by themselves, three batches each."""
+    """Credits `value(unit, label)` of every single method, for three batches."""
     return {entry: [value(*entry)] * 3 for entry in policy.measured}
 
 
@@ -96,7 +96,7 @@ def test_what_earns_is_chosen(policy):
 
 
 def test_what_earns_in_some_units_is_expected_to_earn_in_others(policy):
-    """Only two of five units are looked at; the method that earned there is preferred elsewhere."""
+    """A method that earned in two observed units is preferred in the other three."""
     before = policy.scores()
     known = credits_of(policy, lambda unit, label: float("lowrank" in label))
     policy.observe({e: s for e, s in known.items() if e[0] in ("unit0", "unit2")})
@@ -115,7 +115,7 @@ def test_choices_without_strands_are_known_as_unseen(problem):
 
 
 def test_the_network_learns_what_paid_and_takes_it_along(policy):
-    """Taught that only scale pays, it prefers scale on a problem that it has never seen."""
+    """Trained that only `scale` is worth it, the network prefers `scale` on an unseen problem."""
     target = {entry: float(entry[1] == "scale") for entry in policy.entries}
     network = policy.learned(target)
     other = problem_of([[25, 70, 130, 250, 90, 35]] * 3, 150)
@@ -129,7 +129,7 @@ def test_the_network_learns_what_paid_and_takes_it_along(policy):
 
 
 class Fake:
-    """A shot in which the units earn what a function of the round says."""
+    """Supernet whose units earn a function of the round."""
 
     def __init__(self, policy, value):
         self.policy, self.value, self.round, self.looks = policy, value, 0, 0
