@@ -69,14 +69,14 @@ class InputDescription:
         assert self.shape is not None
         return self.shape
 
-    def normalise(self, pictures: Tensor) -> Tensor:
-        """uint8 images (n, channels, height, width) → float32 of the same shape and device."""
-        device = pictures.device
-        # a number instead of a tensor would be a multiplication by 1 / 255 on a GPU
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 `images` (n, channels, height, width) → float32 of the same shape and device."""
+        device = images.device
+        # A GPU multiplies by the rounded 1 / 255 where the divisor is a number, not a tensor.
         most = torch.tensor(255.0, device=device)
         mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=device).view(-1, 1, 1)
-        return pictures.float().div_(most).sub_(mean).div_(std)
+        return images.float().div_(most).sub_(mean).div_(std)
 
     def to_json(self) -> dict[str, Any]:
         """Only the keys that mean something for this kind of input."""

@@ -49,7 +49,8 @@ class Problem:
     ) -> Problem:
         """The problem of choosing among `candidates`; those that can never fit are left out.
 
-        `fixed` is charged to the budget whatever the plan.
+        `fixed` is charged to the budget whatever the plan. `methods` says which methods go alone
+        and which one the uniform baseline uses.
         """
         choices, costs = {}, {}
         for unit, cost_by_choice in candidates.items():

@@ -67,9 +67,9 @@ def search_budgets(
     origins: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> dict[str, Study]:
-    """How much is needed: one search for each budget, the largest first; their studies.
+    """Run one search for each budget, the largest first, and return the study of each.
 
-    All but `budgets` are the arguments of `search`. The studies lie in folders of `out`, named by
+    `backbone`, `task`, `callbacks`, `origins` and the settings are those of `search`. The studies lie in folders of `out`, named by
     their budgets. With the strategy `policy` all use one supernet: `supernet` where it is named,
     else that of the first. Raises `ConfigError` for several budgets with a `storage`.
     """

@@ -55,7 +55,7 @@ def test_a_trial_and_the_best_below_a_smaller_budget(here, finished):
     here("export", finished, "--format", "delta", "--trial", number)
     kept = finished / "trials" / f"{number:04}" / "delta.safetensors"
     assert equal(tensors(Path("delta.safetensors")), tensors(kept))
-    own = [t for t in Study(finished).trials if t.is_complete and not t.reference]
+    own = [t for t in Study(finished).trials if t.is_complete and not t.baseline]
     limit = min(t.cost.parameters for t in own)
     within = ("--within", limit, "--retrain")  # a reference that was admitted has no file
     here("export", finished, "--format", "delta", *within, "-o", "small.safetensors")

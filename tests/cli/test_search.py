@@ -229,7 +229,7 @@ def longer(finished: Path, tmp_path_factory) -> Path:
 
 def test_resume_adds_trials_and_keeps_those_that_ran(finished, longer):
     before, after = Study(finished), Study(longer)
-    assert len([t for t in after.trials if not t.reference]) == 5
+    assert len([t for t in after.trials if not t.baseline]) == 5
     assert after.trials[: len(before.trials)] == before.trials
     assert after.baselines == before.baselines
     assert after.state == "complete"
