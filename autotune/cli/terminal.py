@@ -47,6 +47,8 @@ def _print_section(out: Console, section: Section) -> None:
         out.print(Text(_wrapped(out, line)), soft_wrap=True)
     if section.table is not None and section.table.rows:
         out.print(Group("", rendered(section.table, out.width)))
+        if section.commands:
+            out.print()
     for line in _command_lines(section.commands, out.width):
         out.print(Text(line), soft_wrap=True)
 

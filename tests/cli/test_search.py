@@ -55,7 +55,7 @@ def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     kept = re.compile(r"trials/000[0-4]/delta(-seed-[12])?\.safetensors")
     assert all(kept.fullmatch(name) for name in trials)
     deltas = {name for name in trials if name.endswith("/delta.safetensors")}
-    admitted = any(trial.reference for trial in Study(finished).trials)  # has one where it won
+    admitted = any(trial.baseline for trial in Study(finished).trials)  # has one where it won
     assert 0 <= len(deltas) - status["trials"]["complete"] <= admitted
 
 
@@ -251,7 +251,7 @@ def longer(finished: Path, tmp_path_factory) -> Path:
 
 def test_resume_adds_trials_and_keeps_those_that_ran(finished, longer):
     before, after = Study(finished), Study(longer)
-    assert len([t for t in after.trials if not t.reference]) == 5
+    assert len([t for t in after.trials if not t.baseline]) == 5
     assert after.trials[: len(before.trials)] == before.trials
     assert after.baselines == before.baselines
     assert after.state == "complete"
