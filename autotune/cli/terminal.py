@@ -23,7 +23,7 @@ GAPS = (2, 1)
 WHOLE = 16
 """Characters of the longest text that is not broken into lines: names, means with their spread."""
 
-WORD = 24
+WORD = 36
 """Characters of the longest word that is not broken; plans contain longer ones."""
 
 
@@ -47,6 +47,8 @@ def _print_section(out: Console, section: Section) -> None:
         out.print(Text(_wrapped(out, line)), soft_wrap=True)
     if section.table is not None and section.table.rows:
         out.print(Group("", rendered(section.table, out.width)))
+        if section.commands:
+            out.print()
     for line in _command_lines(section.commands, out.width):
         out.print(Text(line), soft_wrap=True)
 
@@ -138,9 +140,9 @@ def _records(table: Table, width: int) -> Iterator[Text]:
         subject = f"{heading} {first}" if table.columns[0].form else first
         yield Text(subject, style="bold" if at == table.marked else "")
         cells = [(name, text) for name, text in zip(names, texts, strict=True) if text]
-        short = [f"{name} {text}" for name, text in cells if len(text) <= WORD]
+        short = [f"{name} {text}" for name, text in cells if len(text) <= WHOLE]
         together = " · ".join(item.replace(" ", NARROW) for item in short)
-        for line in (together, *(f"{name}: {text}" for name, text in cells if len(text) > WORD)):
+        for line in (together, *(f"{name}: {text}" for name, text in cells if len(text) > WHOLE)):
             yield Text(_lines(line, width, indent="  "))
 
 

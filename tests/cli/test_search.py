@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from autotune.backbones.digits_data import halves
 from autotune.problem.plan import Plan
 from autotune.run.notebook import Study
+from autotune.run.report import sections_of
 
 from .conftest import autotune, shown
 
@@ -89,7 +92,7 @@ def test_every_second_is_counted_once(status):
 def test_timings_are_shown_when_they_are_asked_for(finished, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
     said = autotune("resume", copied, "--timings").stdout
-    assert "Where the seconds went" in said and "the frozen part before a plan" in said
+    assert "What the search cost" in said and "the frozen part before a plan" in said
 
 
 def test_status_says_where_the_search_stands(status, finished):
@@ -135,6 +138,25 @@ def test_status_reports_the_preparation_with_both_probes(status):
     other = "off" if found["bnstats"] == "on" else "on"
     assert found["probe"][found["bnstats"]] == references["probe"]["value"]
     assert found["probe"][other] == references[f"probe (bnstats {other})"]["value"]
+
+
+def test_the_terminal_says_what_the_report_says(finished, call):
+    code, out, _ = call("status", finished)
+    study = Study(finished)
+    (answer,) = sections_of(study, ["answer"])
+    assert code == 0 and answer.table is not None
+    assert f"The search in {finished} is complete. Trials: " in out
+    for text in (*answer.text, *(text for row in answer.table.texts() for text in row)):
+        assert text in out
+
+
+def test_an_interrupted_search_is_shown_with_the_command_that_resumes_it(finished, call, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    with closing(sqlite3.connect(folder / "study.db")) as database, database:
+        database.execute("DELETE FROM study_user_attributes WHERE key = 'stage:final'")
+    code, out, _ = call("status", folder)
+    assert code == 0 and "There is no answer yet: the search is interrupted." in out
+    assert f"autotune resume {folder}" in out and "linear probe" in out
 
 
 # use

@@ -114,7 +114,7 @@ def test_random_search_has_the_compute_of_the_search(run, compared):
 
 
 def test_nothing_is_run_twice(run, given, compared):
-    with patch.object(rivals, "best_of", side_effect=AssertionError("trained again")):
+    with patch.object(rivals, "best_job", side_effect=AssertionError("trained again")):
         again = autotune.compare(run, **given)
     assert again.rows == compared.rows
 

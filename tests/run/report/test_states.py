@@ -7,9 +7,9 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -19,7 +19,8 @@ from autotune.problem.budget import Budget, Cost
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
 from autotune.run.notebook import Study
-from autotune.run.report import FORMS, write_report
+from autotune.run.report import FORMS, report_of, write_report
+from autotune.run.report.section import Report
 from autotune.run.settings import Settings, write_settings
 from autotune.study.driver import create
 from autotune.study.run_folder import RunFolder
@@ -119,6 +120,18 @@ def test_a_single_trial_is_the_best_so_far(made):
     assert "The best of 1 complete trial" in found["answer"]["text"][0]
     assert [row["unit"] for row in found["network"]["rows"]] == list(UNITS)
     assert found["importance"]["text"] == ["Importances need 10 complete trials, there are 1."]
+
+
+def test_only_the_page_draws_images(made):
+    def refuse() -> NoReturn:
+        raise AssertionError("drawn")
+
+    report = report_of([Study(made([trial(0)]))])
+    sections = [replace(s, draw=refuse if s.draw else None) for s in report.sections]
+    undrawn = Report(report.title, tuple(sections))
+    assert "The network" in FORMS.load("md")(undrawn) and FORMS.load("json")(undrawn)
+    with pytest.raises(AssertionError, match="drawn"):
+        FORMS.load("html")(undrawn)
 
 
 def test_states_stay_apart(made):
