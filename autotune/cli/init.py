@@ -83,7 +83,7 @@ def _takes(setting: SettingDescription) -> str:
     """Values of a flag or number; the description has those of a text."""
     takes = {
         "boolean": " True or false.",
-        "integer": f" A whole number {setting.range}.",
-        "number": f" A number {setting.range}.",
+        "integer": f" A whole number {setting.bounds}.",
+        "number": f" A number {setting.bounds}.",
     }
     return takes.get(setting.kind, "")

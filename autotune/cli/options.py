@@ -1,4 +1,4 @@
-"""Options made from settings: the fields of `Settings` say all that is shown of them."""
+"""Options of commands, made from the descriptions of settings."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class SettingOptions:
     """Whether the options are shown in the panels of their settings, or with the other options."""
 
     def parameters(self) -> Iterator[Parameter]:
-        """The options, those under former names hidden."""
+        """The options; those with a former name are hidden."""
         for name in self.names:
-            yield _parameter(name, _option(name, has_panel=self.has_panels))
+            yield _parameter(name, setting_option(name, has_panel=self.has_panels))
         for name in self._former_names():
             yield _parameter(name, _former_option(name))
 
@@ -62,21 +62,21 @@ def with_settings(command: Command) -> Command:
 
     The command gets the values of the options that are used as one `SettingValues`.
     """
-    own = signature(command, eval_str=True)
-    groups = {name: group for name, p in own.parameters.items() if (group := _group(p))}
+    stated = signature(command, eval_str=True)
+    groups = {name: group for name, p in stated.parameters.items() if (group := _group(p))}
 
     @wraps(command)
     def run(**arguments: Any) -> None:
         values = {name: group.values(arguments) for name, group in groups.items()}
-        rest = {name: arguments[name] for name in own.parameters if name not in groups}
+        rest = {name: arguments[name] for name in stated.parameters if name not in groups}
         command(**rest, **values)
 
     parameters = [
         parameter.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, stated in own.parameters.items()
-        for parameter in (groups[name].parameters() if name in groups else (stated,))
+        for name, original in stated.parameters.items()
+        for parameter in (groups[name].parameters() if name in groups else (original,))
     ]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__signature__ = stated.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
@@ -91,9 +91,16 @@ def movable_settings() -> SettingOptions:
     return SettingOptions(tuple(d.name for d in descriptions().values() if d.is_movable))
 
 
-def setting_option(name: str) -> Any:
+def setting_option(name: str, *, has_panel: bool = False) -> Any:
     """The option of one setting, for a parameter's annotation."""
-    return _option(name)
+    setting = _described(name)
+    return typer.Option(
+        _flag(setting),
+        help=_help(setting),
+        metavar=setting.metavar,
+        rich_help_panel=setting.panel.value if has_panel else None,
+        autocompletion=_completion(setting),
+    )
 
 
 def _group(parameter: Parameter) -> SettingOptions | None:
@@ -109,17 +116,6 @@ def _parameter(name: str, option: Any) -> Parameter:
     value = TYPES[_described(name).kind] | None
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value, option]
-    )
-
-
-def _option(name: str, *, has_panel: bool = False) -> Any:
-    setting = _described(name)
-    return typer.Option(
-        _flag(setting),
-        help=_help(setting),
-        metavar=setting.metavar,
-        rich_help_panel=setting.panel.value if has_panel else None,
-        autocompletion=_completion(setting),
     )
 
 

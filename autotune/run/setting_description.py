@@ -37,7 +37,7 @@ class SettingDescription:
     values: tuple[str, ...] = ()
     """All values, for a setting that takes a name."""
 
-    range: str = ""
+    bounds: str = ""
     """Values that a number may have, such as `from 1`."""
 
     is_movable: bool = False
@@ -56,7 +56,7 @@ class SettingDescription:
             default=schema["default"],
             metavar=schema["metavar"] or _metavar(kind["type"], values),
             values=values,
-            range=_range(kind),
+            bounds=_bounds(kind),
             is_movable=schema["is_movable"],
         )
 
@@ -96,7 +96,7 @@ def _metavar(kind: str, values: tuple[str, ...]) -> str:
     return "N" if kind in ("integer", "number") else ""
 
 
-def _range(kind: Mapping[str, Any]) -> str:
+def _bounds(kind: Mapping[str, Any]) -> str:
     if kind["type"] not in ("integer", "number"):
         return ""
     return f"from {kind['minimum']:g}" if "minimum" in kind else "above 0"

@@ -89,6 +89,8 @@ def pictures(root: str, classes: int, n: int = 10) -> str:
         (("--trials", "0"), "trials"),
         (("--folds", "1"), "one fold leaves nothing to train on"),
         (("--head", "nowhere"), "nowhere"),
+        (("--gpus-per-trial", "2"), "one GPU at most, got --gpus-per-trial 2"),
+        (("--gpus-per-trial", "2", "--dry-run"), "one GPU at most, got --gpus-per-trial 2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -304,6 +306,17 @@ def test_a_storage_that_has_a_study_already(refused, finished):
     said = refused("--storage", f"sqlite:///{finished / 'study.db'}")
     assert "holds one study" in said
     assert (finished / "study.db").read_bytes() == before
+
+
+def test_several_budgets_do_not_fit_into_one_storage(refused):
+    said = refused("--budget", "1%,0.5%", "--storage", "sqlite:///study.db")
+    assert "A storage holds one study, got --storage sqlite:///study.db with 2 budgets" in said
+
+
+def test_a_resumed_trial_takes_one_gpu_at_most(refused, finished):
+    before = (finished / "config.yaml").read_text()
+    assert "one GPU at most" in refused(finished, "--gpus-per-trial", "2", command="resume")
+    assert (finished / "config.yaml").read_text() == before
 
 
 def test_statistics_that_are_not_there_cannot_be_estimated(refused):

@@ -43,9 +43,9 @@ def test_all_but_flags_have_a_metavar(name):
     assert bool(setting.metavar) == (setting.kind != "boolean")
 
 
-def test_numbers_have_a_range():
-    ranges = {name: setting.range for name, setting in descriptions().items() if setting.range}
-    assert ranges["epochs"] == "from 1"
-    assert ranges["timeout"] == "above 0"
-    assert ranges["views"] == "from 0"
-    assert "budget" not in ranges
+def test_numbers_have_bounds():
+    bounds = {name: setting.bounds for name, setting in descriptions().items() if setting.bounds}
+    assert bounds["epochs"] == "from 1"
+    assert bounds["timeout"] == "above 0"
+    assert bounds["views"] == "from 0"
+    assert "budget" not in bounds

@@ -13,6 +13,7 @@ import torch
 import autotune
 from autotune.deltas.artifact import read_artifact
 from autotune.errors import BackboneError, ConfigError, RunError
+from autotune.study.reader import Records
 
 Search = Callable[..., autotune.Study]
 
@@ -92,6 +93,42 @@ def test_a_run_is_not_resumed_on_another_network(
         autotune.resume(folder, tiny_network, tiny_task, trials=4)
     with pytest.raises(ConfigError, match="may change"):
         autotune.resume(folder, tiny_network, tiny_task, epochs=4)
+
+
+def test_a_run_with_a_setting_under_its_former_name_is_resumed(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search(fuse_batchnorm=True).folder
+    config = folder.config.read_text().replace("fuse_batchnorm:", "fold:")
+    folder.config.write_text(config)
+    stored = Records(folder, None).study
+    identity = dict(stored.user_attrs["identity"])
+    fused = identity.pop("fuse_batchnorm")
+    stored.set_user_attr("identity", {**identity, "fold": fused})
+    study = autotune.resume(folder.path, tiny_network, tiny_task, trials=3)
+    assert study.state == "complete"
+    assert study.settings.fuse_batchnorm
+
+
+def test_a_run_is_not_resumed_with_another_value_of_a_renamed_setting(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder
+    config = folder.config.read_text().replace("fuse_batchnorm: false", "fold: true")
+    folder.config.write_text(config)
+    with pytest.raises(RunError, match="differs in fuse_batchnorm"):
+        autotune.resume(folder.path, tiny_network, tiny_task, trials=3)
+
+
+def test_the_configuration_is_written_where_it_changes_alone(
+    search: Search, tiny_network: Any, tiny_task: Any
+) -> None:
+    folder = search().folder
+    first = folder.config.stat().st_ino
+    autotune.resume(folder.path, tiny_network, tiny_task)
+    assert folder.config.stat().st_ino == first
+    autotune.resume(folder.path, tiny_network, tiny_task, trials=3)
+    assert autotune.Study(folder.path).settings.trials == 3
 
 
 def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: Search) -> None:

@@ -166,6 +166,26 @@ def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp
     assert limits == sorted(limits, reverse=True)
 
 
+def test_several_budgets_keep_a_supernet_that_is_named(search, tiny_network, tiny_task, tmp_path):
+    measured = search()
+    chosen = {**GIVEN, "space": str(tmp_path / "space.yaml"), "supernet": f"{tmp_path}/run"}
+    del chosen["budget"]
+    studies = autotune.search_budgets(
+        ["20%", "10%"], tiny_network, tiny_task, out=f"{tmp_path}/several", **chosen
+    )
+    for study in studies.values():
+        assert study.settings.supernet == f"{tmp_path}/run"
+        assert study.policy["earned"] == measured.policy["earned"]
+
+
+def test_several_budgets_with_one_storage_are_refused_before_any_runs(tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "several"
+    with pytest.raises(ConfigError, match=r"one study, got --storage .* with 2 budgets"):
+        autotune.search_budgets(["40%", "20%"], out=str(out), storage=storage)
+    assert not out.exists()
+    assert not (tmp_path / "study.db").exists()
+
+
 def test_a_supernet_of_another_training_is_refused(search, tmp_path):
     search()
     with pytest.raises(ConfigError, match="--supernet needs a run of the same training"):

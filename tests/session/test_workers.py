@@ -6,7 +6,7 @@ import pytest
 
 from autotune.errors import ConfigError
 from autotune.run.settings import read_settings
-from autotune.session.workers import complaint, gpus_in_turn, versions
+from autotune.session.workers import complaint, gpus_in_turn, require_one_gpu, versions
 from autotune.tasks.part import Part
 from autotune.utils.user_code import import_shipped, ship_sources
 
@@ -74,12 +74,20 @@ def test_what_only_some_backends_understand_is_checked():
         {"address": "auto"},
         {"ship_data": True},
         {"backend": "inline", "workers": 2},
-        {"gpus_per_trial": 1.5},
         {"disk": "0kB"},
         {"backend": "slurm"},
     ):
         with pytest.raises(ConfigError):
             read_settings(wrong)
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2])
+def test_more_than_one_gpu_per_trial_is_refused(gpus):
+    rule = f"one GPU at most, got --gpus-per-trial {gpus}. Leave it out"
+    with pytest.raises(ConfigError, match=rule):
+        require_one_gpu(read_settings({"gpus_per_trial": gpus, "backend": "ray"}))
+    require_one_gpu(read_settings({"gpus_per_trial": 1}))
+    require_one_gpu(read_settings({}))
 
 
 def test_a_part_travels_as_arrays_that_may_be_shared():
