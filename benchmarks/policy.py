@@ -141,20 +141,20 @@ def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
     with TemporaryDirectory() as folder, timed_by_processor():
         study = autotune.search(**given, seed=seed, device="cpu", out=f"{folder}/run", **settings)
         status, final = study.status(), study.final
-        beside = sum(r["seconds"] for n, r in study.baselines.items() if "probe" not in n)
-        tests = final.get("tests", {"seeds": {str(seed): final["test"]["accuracy"]}})
+        beside = sum(b.seconds for n, b in study.baselines.items() if "probe" not in n)
+        tests = final.tests.by_seed if final.tests else {seed: final.test["accuracy"]}
         return {
-            "test": final["test"]["accuracy"],
-            "tests": list(tests["seeds"].values()),
-            "value": final["value"],
-            "plan": final["label"],
-            "parameters": final["cost"]["parameters"],
+            "test": final.test["accuracy"],
+            "tests": list(tests.values()),
+            "value": final.value,
+            "plan": str(final.plan),
+            "parameters": final.cost.parameters,
             "limit": status["budget"]["limit"],
             "seconds": study.seconds - beside,
             "own seconds": study.own_seconds,
-            "stage": (study.policy or {}).get("seconds"),
-            "same as proxies": (study.policy or {}).get("same_as_proxies"),
-            "references": {n: r["test"]["accuracy"] for n, r in study.baselines.items()},
+            "stage": study.policy.seconds if study.policy else None,
+            "same as proxies": study.policy.same_as_proxies if study.policy else None,
+            "references": {n: b.test["accuracy"] for n, b in study.baselines.items()},
             "trials": [trial_seconds(trial) for trial in study.trials],
             "pruned share": pruned_share(study),
         }

@@ -67,14 +67,14 @@ def searched(shift: str, strategy: str, seed: int) -> dict[str, Any]:
         final = study.final
         assert final is not None
         return {
-            "test": final["test"]["accuracy"],
-            "tests": mean(final["tests"]["seeds"].values()) if "tests" in final else None,
-            "value": final["value"],
-            "plan": final["label"],
-            "parameters": final["cost"]["parameters"],
+            "test": final.test["accuracy"],
+            "tests": final.tests.mean if final.tests else None,
+            "value": final.value,
+            "plan": str(final.plan),
+            "parameters": final.cost.parameters,
             "trained": sum(trial.repeat_of is None for trial in study.trials),
             "seconds": study.training_seconds,
-            "references": {n: r["test"]["accuracy"] for n, r in study.baselines.items()},
+            "references": {n: b.test["accuracy"] for n, b in study.baselines.items()},
         }
 
 

@@ -44,8 +44,8 @@ def main(out: str | None = None, **settings: int) -> None:
     print(f"Plan: {study.best.plan}")
     print(f"{study.best.cost.parameters:,} of {study.problem.budget.total:,} parameters change.")
     print(f"Test accuracy under noise {study.best.test['accuracy']:.3f}")
-    for name, reference in study.baselines.items():
-        print(f"  {name}: {reference['test']['accuracy']:.3f}")
+    for name, baseline in study.baselines.items():
+        print(f"  {name}: {baseline.test['accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ def main(out: str | None = None, **settings: int) -> None:
     print(f"Plan: {study.best.plan}")
     print(f"It trains {study.best.cost.parameters:,} of {study.problem.budget.total:,} parameters.")
     print(f"Validation {study.best.value:.3f}, test {study.best.test['accuracy']:.3f}")
-    for name, reference in study.baselines.items():
-        print(f"  {name}: test {reference['test']['accuracy']:.3f}")
+    for name, baseline in study.baselines.items():
+        print(f"  {name}: test {baseline.test['accuracy']:.3f}")
 
     backbone = autotune.load_backbone("builtin:digits")
     tuned = autotune.load_adapted(backbone, study.best.artifact)

@@ -52,7 +52,7 @@ def main(out: str | None = None, *, trials: int = 10, epochs: int = 5, **setting
     backbone, task = (f"python:{__file__}:{name}" for name in ("res8", "digits"))
     study = autotune.search(backbone, task, "5%", trials=trials, epochs=epochs, out=out, **settings)
     print(f"Plan: {study.best.plan}, test {study.best.test['accuracy']:.3f}")
-    print(f"A linear probe: test {study.baselines['probe']['test']['accuracy']:.3f}")
+    print(f"A linear probe: test {study.baselines['probe'].test['accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def main(out: str | None = None, **settings: int) -> None:
     turned = pictures[900:].rot90(dims=(2, 3)), labels[900:]
     study = autotune.search(network, turned, "2%", space="vit", out=out, **settings)
     print(f"Plan: {study.best.plan}, test {study.best.test['accuracy']:.3f}")
-    for name, reference in study.baselines.items():
-        print(f"  {name}: test {reference['test']['accuracy']:.3f}")
+    for name, baseline in study.baselines.items():
+        print(f"  {name}: test {baseline.test['accuracy']:.3f}")
 
 
 if __name__ == "__main__":

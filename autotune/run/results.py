@@ -25,7 +25,15 @@ from autotune.study.selection.baselines import CONTROL
 from autotune.study.selection.comparison import ComparisonRow, comparison_rows
 from autotune.study.selection.extra_jobs import tested_as
 from autotune.study.selection.unit_profiles import ProfileRow, profile_rows
-from autotune.study.stages import ESTIMATE, SESSION, TIMINGS
+from autotune.study.stages import (
+    ESTIMATE,
+    SESSION,
+    TIMINGS,
+    Baseline,
+    Final,
+    PolicyStage,
+    Preparation,
+)
 from autotune.study.trial_record import TrialRecord
 
 
@@ -75,31 +83,28 @@ class BareStudy:
         return dict(self._records.identity)
 
     @property
-    def baselines(self) -> dict[str, Any]:
-        """Name → `value`, `test`, `cost` and more of every reference that has run."""
+    def baselines(self) -> dict[str, Baseline]:
+        """Name → baseline, with its value, test metrics and cost, as far as they have run."""
         baselines = self._records.baselines
-        return {name: baselines[name].to_json() for name in sorted(baselines, key=_place)}
+        return {name: baselines[name] for name in sorted(baselines, key=_place)}
 
     @property
-    def final(self) -> dict[str, Any] | None:
-        """The record of the end: the winner, its seeds and its test; None before it."""
-        final = self._records.final
-        return final.to_json() if final else None
+    def final(self) -> Final | None:
+        """Record of the end: the winner, its seeds and its test; None before it."""
+        return self._records.final
 
     @property
-    def preparation(self) -> dict[str, Any] | None:
+    def preparation(self) -> Preparation | None:
         """Whether normalisation statistics were re-estimated, and both probes' values."""
-        preparation = self._records.preparation
-        return preparation.to_json() if preparation else None
+        return self._records.preparation
 
     @property
-    def policy(self) -> dict[str, Any] | None:
-        """What came of learning a policy: its plan, how far it moved, whether it was stable.
+    def policy(self) -> PolicyStage | None:
+        """Outcome of learning a policy: its plan, how far it moved, whether it was stable.
 
         None for other strategies, and before it is learned.
         """
-        stage = self._records.policy_stage
-        return stage.to_json() if stage else None
+        return self._records.policy_stage
 
     @property
     def front(self) -> list[TrialRecord]:
@@ -220,10 +225,9 @@ def _place(baseline: str) -> tuple[int, str]:
 
 
 def _status(study: BareStudy) -> dict[str, Any]:
-    budget, final, ranked = study.problem.budget, study.final, study._records.ranked()
+    budget, final = study.problem.budget, study.final
     names = [study.state_of(record) for record in study.trials if not record.baseline]
     states = dict(Counter(names))
-    best = _best_of_final(final) if final else _best_so_far(ranked)
     return {
         "run": str(study.folder.path),
         "resume": study.resume_command,
@@ -231,7 +235,7 @@ def _status(study: BareStudy) -> dict[str, Any]:
         "trials": states,
         "asked": study.settings.most_trials,
         "repeats": sum(r.repeat_of is not None for r in study.trials),
-        "best": best,
+        "best": _best_to_json(final or study.leader),
         "budget": {
             "limit": budget.limit,
             "total": budget.total,
@@ -239,7 +243,7 @@ def _status(study: BareStudy) -> dict[str, Any]:
             "text": budget.text,
             "room": study.problem.room,
         },
-        "references": study.baselines,
+        "references": {name: one.to_json() for name, one in study.baselines.items()},
         "front": [
             {
                 "number": r.number,
@@ -250,10 +254,10 @@ def _status(study: BareStudy) -> dict[str, Any]:
             }
             for r in study.front
         ],
-        "preparation": study.preparation,
+        "preparation": study.preparation.to_json() if study.preparation else None,
         "policy": _policy_of(study.policy),
         "test": _test_of(final, study.settings.metric) if final else None,
-        "final": final,
+        "final": final.to_json() if final else None,
         "seconds": study.seconds,
         "own_seconds": study.own_seconds,
         "full_finetuning_seconds": study.full_finetuning,
@@ -261,32 +265,27 @@ def _status(study: BareStudy) -> dict[str, Any]:
     }
 
 
-def _best_of_final(final: Mapping[str, Any]) -> dict[str, Any]:
-    plan = json.loads(final["plan"])
-    keys = ("number", "value", "cost", "label")
-    return {**{key: final[key] for key in keys}, "plan": plan}
-
-
-def _best_so_far(ranked: list[TrialRecord]) -> dict[str, Any] | None:
-    if not ranked:
+def _best_to_json(best: Final | TrialRecord | None) -> dict[str, Any] | None:
+    if best is None:
         return None
-    top = ranked[0]
     return {
-        "number": top.number,
-        "value": top.value,
-        "cost": asdict(top.cost),
-        "label": str(top.plan),
-        "plan": json.loads(top.plan.to_json()),
+        "number": best.number,
+        "value": best.value,
+        "cost": asdict(best.cost),
+        "label": str(best.plan),
+        "plan": json.loads(best.plan.to_json()),
     }
 
 
-def _policy_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is told of a policy; its scores and credits stay in the study."""
+def _policy_of(stage: PolicyStage | None) -> dict[str, Any] | None:
+    """The stage without its scores and credits, which stay in the study."""
+    if stage is None:
+        return None
     left_out = ("scores", "earned", "probabilities")
-    return None if found is None else {k: v for k, v in found.items() if k not in left_out}
+    return {key: value for key, value in stage.to_json().items() if key not in left_out}
 
 
-def _test_of(final: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    test = final["test"]
+def _test_of(final: Final, metric: str) -> dict[str, Any]:
+    test = final.test
     metric = tested_as(test, metric)
     return {"metric": metric, "value": test[metric], "accuracy": test["accuracy"], "n": test["n"]}

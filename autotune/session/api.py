@@ -69,9 +69,11 @@ def search_budgets(
 ) -> dict[str, Study]:
     """Run one search for each budget, the largest first, and return the study of each.
 
-    `backbone`, `task`, `callbacks`, `origins` and the settings are those of `search`. The studies lie in folders of `out`, named by
-    their budgets. With the strategy `policy` all use one supernet: `supernet` where it is named,
-    else that of the first. Raises `ConfigError` for several budgets with a `storage`.
+    `backbone`, `task`, `callbacks`, `origins` and the settings are those of `search`. The run
+    folders lie in `out` and are named by their budgets. With the strategy `policy` all use one
+    supernet: `supernet` where it is named, else that of the first.
+
+    Raises `ConfigError` for several budgets with a `storage`.
     """
     first, *rest = largest_first(budgets)
     shared = read_settings({**settings, "task": _name(task), "budget": first})

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,9 @@ def seen(study: Study) -> list[tuple[Any, ...]]:
 def answer(study: Study) -> dict[str, Any]:
     """All of the end that is no time."""
     assert study.final is not None
-    keys = ("number", "plan", "value", "cost", "test", "values", "tests")
-    final = {key: study.final.get(key) for key in keys}
-    policy = {k: v for k, v in (study.policy or {}).items() if k != "seconds"}
-    return {**final, "preparation": study.preparation, "policy": policy}
+    final = replace(study.final, metrics={}, against=())
+    policy = study.policy and replace(study.policy, seconds=0.0)
+    return {"final": final, "preparation": study.preparation, "policy": policy}
 
 
 def learned(folder: Path) -> bytes | None:

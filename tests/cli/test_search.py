@@ -259,7 +259,7 @@ def test_resume_adds_trials_and_keeps_those_that_ran(finished, longer):
 
 
 def test_resume_chooses_again_among_all_trials(longer):
-    study, beaten = Study(longer), Study(longer).baselines["probe"]["value"]
+    study, beaten = Study(longer), Study(longer).baselines["probe"].value
     ranked = study._records.ranked()
     assert study.final is not None
     if study.best.number is None:

@@ -55,7 +55,7 @@ def test_statistics_are_in_the_file_when_they_were_estimated_and_only_then(
     buffers = read_artifact(study.best.artifact).part("buffer")
     assert bool(buffers) == (bnstats == "on")
     assert study.preparation is not None
-    assert study.preparation["bnstats"] == bnstats
+    assert study.preparation.bnstats == bnstats
 
 
 def test_the_network_is_given_back_as_it_was(search: Search, tiny_network: Any) -> None:

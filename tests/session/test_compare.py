@@ -77,15 +77,15 @@ def test_every_rival_has_every_seed(compared):
 def test_what_the_search_has_is_not_trained_again(run, compared):
     study = autotune.Study(run)
     answer = row_of(compared, "autotune")
-    found = {str(seed): value for (seed, _), value in answer.values.items()}
+    found = {seed: value for (seed, _), value in answer.values.items()}
     assert study.final is not None
-    if study.final["empty"]:
-        assert answer.values[0, 0] == study.baselines["probe"]["value"]
+    if study.final.is_empty:
+        assert answer.values[0, 0] == study.baselines["probe"].value
     else:
-        assert (found, answer.trainings) == (study.final["values"]["seeds"], 0)
+        assert (found, answer.trainings) == (study.final.values.by_seed, 0)
     for name in ("probe", "uniform", "random"):
         row = row_of(compared, name)
-        assert row.values[0, 0] == study.baselines[name]["value"]
+        assert row.values[0, 0] == study.baselines[name].value
         assert row.trainings == 2, "the two other seeds"
     assert row_of(compared, "norms only").trainings == 5, "three rates, two seeds"
 

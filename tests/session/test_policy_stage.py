@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,10 @@ def interrupted(search: Search, handler: Stopping) -> None:
 
 
 def outcome(study: autotune.Study) -> Any:
-    policy = {k: v for k, v in (study.policy or {}).items() if k != "seconds"}
+    policy = study.policy and replace(study.policy, seconds=0.0)
     trials = [(str(t.plan), dict(t.hyperparameters), t.value, t.curve) for t in study.trials]
     saved = (study.folder.path / "best" / "policy.safetensors").read_bytes()
-    return policy, trials, study.final["tests"] if study.final else None, saved
+    return policy, trials, study.final.tests if study.final else None, saved
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +102,7 @@ def test_what_came_of_it_is_told(search):
     assert "scores" not in told
     assert all(study.problem.fits(trial.plan) for trial in study.trials)
     assert str(study.trials[0].plan) == told["label"]
-    assert study.policy["probabilities"], "one table of probabilities for every round of credits"
+    assert study.policy.probabilities, "one table of probabilities for every round of credits"
 
 
 def test_a_policy_of_one_search_starts_another(search):
@@ -118,8 +119,8 @@ def test_it_takes_few_trials_unless_more_are_asked_for(search):
 def test_where_nothing_can_share_a_supernet_it_says_so(search, caplog):
     with caplog.at_level(logging.INFO):
         study = search(choices="{side: {width: [1, 2]}}", rates="side: [0.01]", budget="90%")
-    assert study.state == "complete" and study.policy["rounds"] == 0
-    assert set(study.policy["left_out"]) == {"side-1", "side-2"}
+    assert study.state == "complete" and study.policy.rounds == 0
+    assert set(study.policy.left_out) == {"side-1", "side-2"}
     assert "No choice earned anything" in caplog.text
 
 
@@ -160,7 +161,7 @@ def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp
     for budget, study in found.items():
         assert study.folder.path == tmp_path / "several" / budget
         assert study.best.cost.parameters <= study.problem.budget.limit
-    first, *others = (study.policy["earned"] for study in found.values())
+    first, *others = (study.policy.earned for study in found.values())
     assert all(earned == first for earned in others)
     limits = [study.problem.budget.limit for study in found.values()]
     assert limits == sorted(limits, reverse=True)
@@ -175,7 +176,7 @@ def test_several_budgets_keep_a_supernet_that_is_named(search, tiny_network, tin
     )
     for study in studies.values():
         assert study.settings.supernet == f"{tmp_path}/run"
-        assert study.policy["earned"] == measured.policy["earned"]
+        assert study.policy.earned == measured.policy.earned
 
 
 def test_several_budgets_with_one_storage_are_refused_before_any_runs(tmp_path):

@@ -49,8 +49,8 @@ def test_the_largest_size_fits_beside_re_estimated_statistics(sized_space: str, 
 
 def test_statistics_that_leave_no_room_are_not_re_estimated(tmp_path: Path):
     study = autotune.search(budget="8kB", out=str(tmp_path / "run"), **QUICK)
-    assert study.preparation["bnstats"] == "off"
-    assert "leave no room" in study.preparation["why"]
+    assert study.preparation.bnstats == "off"
+    assert "leave no room" in study.preparation.why
     assert study.problem.fixed.bytes == 0
 
 

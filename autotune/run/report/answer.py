@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.run.report.section import Section
 from autotune.run.report.wording import count, over_seeds, percent, shown, taken
+from autotune.study.paired import FEWEST_PAIRS
 from autotune.study.selection.extra_jobs import tested_as
+from autotune.study.stages import Against, Baseline, Final
 from autotune.utils.table import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -33,16 +35,16 @@ def _allowed(study: BareStudy) -> str:
 def _reached(study: BareStudy) -> str:
     final, budget = study.final, study.problem.budget
     assert final is not None
-    metric = tested_as(final["test"], study.settings.metric)
-    reached = f"{percent(final['test'][metric])} {metric} on "
-    reached += count(final["test"]["n"], "test example")
+    metric = tested_as(final.test, study.settings.metric)
+    reached = f"{percent(final.test[metric])} {metric} on "
+    reached += count(int(final.test["n"]), "test example")
     if metric == "accuracy":
-        low, high = interval(final["test"]["accuracy"], final["test"]["n"])
+        low, high = interval(final.test["accuracy"], int(final.test["n"]))
         reached += f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    if final["empty"]:
+    if final.is_empty:
         what = f"leaves the whole backbone frozen, as {_why_empty(study)},"
     else:
-        cost = final["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
+        cost = final.cost[budget.measure] + study.problem.fixed[budget.measure]
         share, whole = cost / budget.limit, cost / budget.total
         what = (
             f"changes {len(study.best.plan)} of {len(study.problem.units)} units and spans at "
@@ -54,7 +56,7 @@ def _reached(study: BareStudy) -> str:
 
 def _why_empty(study: BareStudy) -> str:
     assert study.final is not None
-    if study.final["number"] is not None:
+    if study.final.number is not None:
         return "the best trial changes nothing"
     if any(trial.is_complete for trial in study.trials):
         return "no plan beats a linear probe on validation"
@@ -66,7 +68,7 @@ def _beside(study: BareStudy, metric: str) -> str:
     probe = study.baselines.get("probe")
     if probe is None:
         return ""
-    reached = probe["test"][tested_as(probe["test"], metric)]
+    reached = probe.test[tested_as(probe.test, metric)]
     return f"; a linear probe reaches {percent(reached)}"
 
 
@@ -92,32 +94,33 @@ def _remarks(study: BareStudy) -> Iterator[str]:
     final = study.final
     if final is None:
         return
-    if not final["empty"]:
-        yield f"Plan: {final['label']}"
-    if "values" not in final:
+    if not final.is_empty:
+        yield f"Plan: {final.plan}"
+    if final.values is None or final.tests is None:
         return
     if remark := taken(final):
         yield remark
     yield (
-        f"Over {count(len(final['values']['seeds']), 'seed')}: {over_seeds(final['values'])} on "
-        f"validation, {over_seeds(final['tests'])} on test."
+        f"Over {count(len(final.values.by_seed), 'seed')}: {over_seeds(final.values)} on "
+        f"validation, {over_seeds(final.tests)} on test."
     )
-    for other in final.get("against", ()):
+    for other in final.against:
         yield _against(final, other)
 
 
-def _against(final: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _against(final: Final, other: Against) -> str:
     """The gain over another plan, paired, and what the additional parameters bought."""
-    name, half = shown(other["name"]), other["half"]
-    more = final["cost"]["parameters"] - other["cost"]["parameters"]
+    name, gain = shown(other.name), other.difference
+    more = final.cost.parameters - other.cost.parameters
     subject = f"{more:,} parameters more than {name} bought" if more > 0 else f"Against {name}:"
-    points = f"{100 * other['mean']:+.1f}{'' if half is None else f' ± {100 * half:.1f}'} points"
-    verdict = "distinguishable" if other["distinguishable"] else "not distinguishable"
-    if other["pairs"] < 3:
+    half = f" ± {100 * gain.half:.1f}" if gain.pairs > 1 else ""
+    points = f"{100 * gain.mean:+.1f}{half} points"
+    verdict = "distinguishable" if gain.is_distinguishable else "not distinguishable"
+    if gain.pairs < FEWEST_PAIRS:
         verdict = "too few to tell them apart"
-    elif not other["distinguishable"] and more > 0:
+    elif not gain.is_distinguishable and more > 0:
         verdict += f", and {name} is the cheaper"
-    evidence = f"(95 %, {count(other['pairs'], 'pair')})"
+    evidence = f"(95 %, {count(gain.pairs, 'pair')})"
     return f"{subject} {points} on validation {evidence}: {verdict}."
 
 
@@ -131,9 +134,9 @@ def interval(share: float, n: int) -> tuple[float, float]:
 
 def _table(study: BareStudy) -> Table | None:
     baselines = study.baselines.items()
-    rows = [_row(shown(name), run, study, run["seconds"]) for name, run in baselines]
+    rows = [_row(shown(name), run, study, run.seconds) for name, run in baselines]
     if study.final:
-        name = "empty plan" if study.final["empty"] else f"autotune (trial {study.final['number']})"
+        name = "empty plan" if study.final.is_empty else f"autotune (trial {study.final.number})"
         rows.append(_row(name, study.final, study, study.seconds))
     if not rows:
         return None
@@ -150,16 +153,16 @@ def _table(study: BareStudy) -> Table | None:
     return Table.of(columns, rows, marked=len(rows) - 1 if study.final else None)
 
 
-def _row(name: str, run: Mapping[str, Any], study: BareStudy, seconds: float) -> tuple[Cell, ...]:
-    budget, test = study.problem.budget, run["test"]
-    cost = run["cost"][budget.measure.value] + study.problem.fixed[budget.measure]
+def _row(name: str, run: Baseline | Final, study: BareStudy, seconds: float) -> tuple[Cell, ...]:
+    budget, test = study.problem.budget, run.test
+    cost = run.cost[budget.measure] + study.problem.fixed[budget.measure]
     return (
         name,
         cost,
         cost / budget.limit,
-        run["value"],
+        run.value,
         test[tested_as(test, study.settings.metric)],
-        over_seeds(run.get("tests")),
+        over_seeds(run.tests) if isinstance(run, Final) else "",
         seconds,
-        "yes" if run.get("fits", True) else "no",
+        "yes" if isinstance(run, Final) or run.fits else "no",
     )

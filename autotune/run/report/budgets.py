@@ -35,9 +35,9 @@ def section(studies: Mapping[str, BareStudy]) -> Section:
 def _row(budget: str, study: BareStudy) -> tuple[Cell, ...]:
     final = study.final
     assert final is not None
-    tested = final["test"][tested_as(final["test"], study.settings.metric)]
+    tested = final.test[tested_as(final.test, study.settings.metric)]
     value, test = (
-        Spread(final[key]["mean"], final[key]["std"]) if key in final else single
-        for key, single in (("values", final["value"]), ("tests", tested))
+        single if by_seed is None else Spread(by_seed.mean, by_seed.std)
+        for by_seed, single in ((final.values, final.value), (final.tests, tested))
     )
-    return budget, final["cost"]["parameters"], value, test, final["label"]
+    return budget, final.cost.parameters, value, test, str(final.plan)

@@ -71,7 +71,7 @@ def measured_cost(search: float, full: float) -> str:
 
 def _are_of_the_answer(rows: list[ComparisonRow], study: BareStudy) -> bool:
     """Whether they were compared with the plan that is the answer now."""
-    return bool(study.final and rows[0].name == WINNER and rows[0].label == study.final["label"])
+    return bool(study.final and rows[0].name == WINNER and rows[0].label == str(study.final.plan))
 
 
 def draw(rows: list[ComparisonRow]) -> go.Figure:

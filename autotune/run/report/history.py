@@ -108,7 +108,7 @@ def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
     for at, (name, baseline) in enumerate(found.items()):
         figure.add_scatter(
             x=[0, last],
-            y=[baseline["value"]] * 2,
+            y=[baseline.value] * 2,
             mode="lines",
             name=shown(name),
             line={"dash": "dot", "width": 2, "color": BASELINE_COLORS[at % len(BASELINE_COLORS)]},

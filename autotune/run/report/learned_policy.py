@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.problem.plan import FROZEN
 from autotune.run.report.section import Section
 from autotune.run.report.style import ROW, new_figure
 from autotune.run.report.wording import count, duration, percent
+from autotune.study.stages import PolicyStage
 from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:
@@ -23,18 +24,18 @@ Rounds = list[dict[str, dict[str, float]]]
 
 def section(study: BareStudy) -> Section | None:
     """None for strategies that learn no policy, and before it is learned."""
-    found = study.policy
-    if found is None:
+    stage = study.policy
+    if stage is None:
         return None
-    rounds = _rounds(found)
+    rounds = _rounds(stage)
     if not rounds:
-        return Section("policy", "The policy", _text(found))
+        return Section("policy", "The policy", _text(stage))
     last = rounds[-1]
     surest = min(last, key=lambda unit: last[unit].get(FROZEN.label, 0.0))
     return Section(
         "policy",
         "The policy",
-        _text(found),
+        _text(stage),
         _table(rounds),
         partial(draw, rounds),
         f"After {count(len(rounds), 'round')} {surest} is the surest to be tuned "
@@ -42,27 +43,28 @@ def section(study: BareStudy) -> Section | None:
     )
 
 
-def _text(policy: dict[str, Any]) -> tuple[str, ...]:
-    stable = "its plan had become stable" if policy["stable"] else "its plan was still changing"
-    same = ", the one that the proxies alone would have chosen" if policy["same_as_proxies"] else ""
+def _text(stage: PolicyStage) -> tuple[str, ...]:
+    stable = "its plan had become stable" if stage.stable else "its plan was still changing"
+    same = ", the one that the proxies alone would have chosen" if stage.same_as_proxies else ""
+    plan = str(stage.plan) or "everything frozen"
     text = [
-        f"Learned in {count(policy['rounds'], 'round')} and {duration(policy['seconds'])}; "
-        f"{stable}. The probabilities moved by up to {policy['moved']:.2f} from those of the "
+        f"Learned in {count(stage.rounds, 'round')} and {duration(stage.seconds)}; "
+        f"{stable}. The probabilities moved by up to {stage.moved:.2f} from those of the "
         "proxies.",
-        f"Its first plan: {policy['label'] or 'everything frozen'}{same}.",
+        f"Its first plan: {plan}{same}.",
     ]
-    if policy["agreement"] is not None:
-        text.append(f"The proxies of two halves of the data agree to {policy['agreement']:.2f}.")
-    if policy["left_out"]:
-        text.append(f"Left to the trials alone: {', '.join(policy['left_out'])}.")
+    if stage.agreement is not None:
+        text.append(f"The proxies of two halves of the data agree to {stage.agreement:.2f}.")
+    if stage.left_out:
+        text.append(f"Left to the trials alone: {', '.join(stage.left_out)}.")
     return tuple(text)
 
 
-def _rounds(found: dict[str, Any]) -> Rounds:
+def _rounds(stage: PolicyStage) -> Rounds:
     rounds: Rounds = []
-    for rows in found["probabilities"]:
+    for probabilities in stage.probabilities:
         by_unit: dict[str, dict[str, float]] = {}
-        for unit, label, probability in rows:
+        for (unit, label), probability in probabilities.items():
             by_unit.setdefault(unit, {})[label] = probability
         rounds.append(by_unit)
     return rounds

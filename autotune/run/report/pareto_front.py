@@ -90,7 +90,7 @@ def draw(study: BareStudy) -> go.Figure:
     _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN_COLOR, size=7)
     _add(figure, study, points, name="front", mode="lines+markers", colour=ACCENT, size=9)
     _add_baselines(figure, study)
-    own = next((t for t in complete if study.final and t.number == study.final["number"]), None)
+    own = next((t for t in complete if study.final and t.number == study.final.number), None)
     if own is not None:
         _add(figure, study, [own], name="the answer", mode="markers", colour=PALETTE[1], size=15)
         figure.data[-1].marker.symbol = "star"
@@ -135,11 +135,11 @@ def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
     """Only where the price is what the budget counts: baselines have no other."""
     if not _objective(study).endswith(",cost"):
         return
-    found = study.baselines
+    baselines = study.baselines
     figure.add_scatter(
-        x=[r["cost"][study.problem.budget.measure.value] for r in found.values()],
-        y=[r["value"] for r in found.values()],
-        text=[shown(name) for name in found],
+        x=[b.cost[study.problem.budget.measure] for b in baselines.values()],
+        y=[b.value for b in baselines.values()],
+        text=[shown(name) for name in baselines],
         mode="markers",
         cliponaxis=False,
         name="baselines",

@@ -23,11 +23,12 @@ def section(study: BareStudy) -> Section:
 
 def provenance(study: BareStudy) -> dict[str, Any]:
     """What the search began with, and what its delta file says of its making."""
-    prepared = study.preparation or {}
+    prepared = study.preparation
+    statistics = f"{prepared.bnstats} ({prepared.why})" if prepared else "not settled yet"
     return {
         "run folder": str(study.folder.path),
         **{k: v for k, v in study.identity.items() if v is not None and v is not False and v != {}},
-        "normalisation statistics": f"{prepared.get('bnstats')} ({prepared.get('why')})",
+        "normalisation statistics": statistics,
         **_made(study),
     }
 

@@ -63,18 +63,18 @@ def _row(study: BareStudy, name: str) -> tuple[Cell, ...]:
     return (
         name,
         study.state,
-        final["cost"]["parameters"],
-        final["cost"]["bytes"],
-        final["value"],
+        final.cost.parameters,
+        final.cost.bytes,
+        final.value,
         _test(study),
-        over_seeds(final.get("tests")),
+        over_seeds(final.tests),
         study.own_seconds / unit if unit else None,
     )
 
 
 def _test(study: BareStudy) -> float:
     assert study.final is not None
-    test = study.final["test"]
+    test = study.final.test
     return float(test[tested_as(test, study.settings.metric)])
 
 
@@ -84,9 +84,9 @@ def draw(studies: Sequence[BareStudy]) -> go.Figure:
     for at, study in enumerate(studies):
         assert study.final is not None
         figure.add_scatter(
-            x=[study.final["cost"]["parameters"]],
+            x=[study.final.cost.parameters],
             y=[_test(study)],
-            error_y={"array": [study.final.get("tests", {}).get("std", 0.0)]},
+            error_y={"array": [study.final.tests.std if study.final.tests else 0.0]},
             mode="markers",
             cliponaxis=False,
             name=escape(str(study.folder.path)),

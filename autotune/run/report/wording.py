@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from autotune.study.stages import Final, Spread
 
 NARROW = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, which stay on one line."""
@@ -24,12 +23,12 @@ def shown(name: str) -> str:
     return " ".join(filter(None, (SHOWN.get(first, first), rest)))
 
 
-def taken(final: Mapping[str, Any]) -> str:
+def taken(final: Final) -> str:
     """A sentence where the answer is a baseline; empty otherwise."""
-    if not final.get("reference"):
+    if not final.baseline:
         return ""
     return (
-        f"Trial {final['number']} is {shown(final['reference'])}, a baseline within the budget: "
+        f"Trial {final.number} is {shown(final.baseline)}, a baseline within the budget: "
         "no other trial is better on validation."
     )
 
@@ -39,11 +38,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{NARROW}%"
 
 
-def over_seeds(found: Mapping[str, Any] | None) -> str:
-    """Mean ± standard deviation in percent of what has several seeds; nothing otherwise."""
-    if not found or len(found["seeds"]) < 2:
+def over_seeds(spread: Spread | None) -> str:
+    """Mean ± standard deviation in percent where there are several seeds; empty otherwise."""
+    if spread is None or len(spread.by_seed) < 2:
         return ""
-    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}{NARROW}%"
+    return f"{100 * spread.mean:.1f} ± {100 * spread.std:.1f}{NARROW}%"
 
 
 def count(n: int, word: str, plural: str = "") -> str:
