@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autotune.run.notebook import Study as Study
     from autotune.run.preview import Preview as Preview
     from autotune.run.results import Best as Best
+    from autotune.session.api import prepare as prepare
     from autotune.session.api import resume as resume
     from autotune.session.api import search as search
     from autotune.session.api import search_budgets as search_budgets
@@ -68,6 +69,7 @@ _HOME = {
     "load_task": "tasks",
     "merge": "deltas.loading",
     "preview": "session.preview",
+    "prepare": "session.api",
     "resume": "session.api",
     "search": "session.api",
     "search_budgets": "session.api",

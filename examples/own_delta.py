@@ -7,7 +7,7 @@ input_scale = "own_delta:InputScale"
 from torch import Tensor, nn
 
 from autotune import Cost, Site, Slot, WeightDelta
-from autotune.deltas.base import cost_of
+from autotune.deltas import cost_of
 
 
 class InputScale(WeightDelta):

@@ -9,10 +9,9 @@ from typing import Any
 
 import optuna
 
-from autotune.problem.job import Job
-from autotune.run.settings import read_settings
-from autotune.session.setup import prepare_search
-from autotune.study.strategies.base import (
+import autotune
+from autotune.problem import Job
+from autotune.study.strategies import (
     BudgetedSampler,
     hyperparameters_of,
     plan_of,
@@ -37,8 +36,7 @@ class Mutate(optuna.samplers.RandomSampler):
 
 def main(trials: int = 6, epochs: int = 5) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings = read_settings({"budget": "1%", "epochs": epochs})
-    setup = prepare_search(settings, "builtin:digits", "builtin:digits-rotated")
+    setup = autotune.prepare("builtin:digits", "builtin:digits-rotated", "1%", epochs=epochs)
     problem = setup.problem
     sampler = BudgetedSampler(Mutate, problem, setup.grids, seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)

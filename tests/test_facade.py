@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from importlib import import_module
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -44,6 +46,7 @@ NAMES = [
     "load_backbone",
     "load_task",
     "merge",
+    "prepare",
     "preview",
     "resume",
     "search",
@@ -138,3 +141,38 @@ def test_importing_the_package_imports_no_module_of_it():
     code = "import autotune, sys; print([m for m in sys.modules if m.startswith('autotune.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PLUG_INS = (
+    "autotune.problem",
+    "autotune.deltas",
+    "autotune.backbones",
+    "autotune.study.strategies",
+)
+"""Packages that people who write plug-ins import from."""
+
+
+@pytest.mark.parametrize("package", PLUG_INS)
+def test_a_package_for_plug_ins_offers_what_it_lists(package):
+    offered = import_module(package)
+    for name in offered.__all__:
+        thing = getattr(offered, name)
+        home = getattr(thing, "__module__", package)
+        assert home.startswith("autotune.") or name == "Grids"
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        offered.nothing  # noqa: B018
+
+
+def test_documents_import_from_few_places():
+    root = Path(__file__).parent.parent
+    pages = [
+        root / "README.md",
+        *(root / "docs" / "howto").glob("*.md"),
+        *(root / "docs").glob("*.md"),
+    ]
+    imports = {
+        m
+        for page in pages
+        for m in re.findall(r"^from (autotune\S*) import", page.read_text(), re.M)
+    }
+    assert imports <= {"autotune", *PLUG_INS}

@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.errors import UnknownName, unknown
+from autotune.utils.lazy_names import lazy_names
 from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
-    from autotune.backbones.base import Backbone
-    from autotune.backbones.inputs import InputDescription
+    from autotune.backbones.base import Backbone as Backbone
+    from autotune.backbones.base import describe as describe
+    from autotune.backbones.inputs import InputDescription as InputDescription
+    from autotune.backbones.units import Unit as Unit
+    from autotune.backbones.units import find_units as find_units
+
+_HOMES = {
+    "Backbone": "base",
+    "InputDescription": "inputs",
+    "Unit": "units",
+    "describe": "base",
+    "find_units": "units",
+}
+
+__all__ = ["SOURCES", "load_backbone", *sorted(_HOMES)]
+__getattr__ = lazy_names(__name__, _HOMES)
 
 SOURCES = Registry(
     "backbone source",

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from autotune.utils.lazy_names import lazy_names
 from autotune.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from autotune.deltas.base import Delta as Delta
+    from autotune.deltas.base import cost_of as cost_of
+    from autotune.deltas.base import cost_of_module as cost_of_module
+    from autotune.deltas.parametrized import WeightDelta as WeightDelta
+    from autotune.deltas.paths import PathDelta as PathDelta
+    from autotune.deltas.site import Site as Site
+    from autotune.deltas.site import Slot as Slot
 
 METHODS = Registry(
     "delta",
@@ -24,3 +36,16 @@ METHODS = Registry(
     base="autotune.deltas.base:Delta",
 )
 """In the order in which methods of one unit attach and stand in its label; then other packages'."""
+
+_HOMES = {
+    "Delta": "base",
+    "PathDelta": "paths",
+    "Site": "site",
+    "Slot": "site",
+    "WeightDelta": "parametrized",
+    "cost_of": "base",
+    "cost_of_module": "base",
+}
+
+__all__ = ["METHODS", *sorted(_HOMES)]
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -58,6 +58,23 @@ def search(
     return Study(folder.path)
 
 
+def prepare(
+    backbone: str | nn.Module | Backbone = "builtin:digits",
+    task: Any = "builtin:digits",
+    budget: str = "1%",
+    **settings: Any,
+) -> Setup:
+    """Resolve what `search` would begin with, for a study of your own; nothing is written.
+
+    `backbone`, `task`, `budget` and the other settings are those of `search`. The setup has the
+    `problem` (units, choices, costs, budget), the `grids` of hyperparameters, and the `engine`
+    that trains a job and reports its progress; `engine.close()` gives the network back unchanged.
+    Raises `AutotuneError`, one kind for each wrong input.
+    """
+    sources = {"backbone": _name(backbone), "task": _name(task), "budget": budget}
+    return prepare_search(read_settings({**sources, **settings}), backbone, task)
+
+
 def search_budgets(
     budgets: Sequence[str],
     backbone: str | nn.Module | Backbone = "builtin:digits",

@@ -8,10 +8,35 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import ConfigError, unknown
+from autotune.utils.lazy_names import lazy_names
 from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
-    from autotune.study.strategies.base import PlanSampler
+    from autotune.study.strategies.base import BudgetedSampler as BudgetedSampler
+    from autotune.study.strategies.base import DecodingSampler as DecodingSampler
+    from autotune.study.strategies.base import FixedSampler as FixedSampler
+    from autotune.study.strategies.base import ListingSampler as ListingSampler
+    from autotune.study.strategies.base import PlanSampler as PlanSampler
+    from autotune.study.strategies.base import hyperparameters_of as hyperparameters_of
+    from autotune.study.strategies.base import plan_of as plan_of
+    from autotune.study.strategies.base import search_space as search_space
+
+_HOMES = dict.fromkeys(
+    (
+        "BudgetedSampler",
+        "DecodingSampler",
+        "FixedSampler",
+        "ListingSampler",
+        "PlanSampler",
+        "hyperparameters_of",
+        "plan_of",
+        "search_space",
+    ),
+    "base",
+)
+
+__all__ = ["STRATEGIES", "check_options", "load_strategy", *_HOMES]
+__getattr__ = lazy_names(__name__, _HOMES)
 
 STRATEGIES = Registry(
     "strategy",
