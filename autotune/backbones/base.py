@@ -22,7 +22,7 @@ class Backbone:
     """Returns logits (n, classes), float."""
 
     source: str
-    """How it was named: `torchvision:resnet50`, `python:net.py:make`, `object`."""
+    """The name that it was loaded by: `torchvision:resnet50`, `python:net.py:make`, `object`."""
 
     family: str
     """Name of the search space that fits it when the user names none."""
@@ -64,9 +64,9 @@ def describe(
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise BackboneError(f"A backbone must be a torch.nn.Module, {source} gave a {kind}.")
-    found = _checked(network, head) if head else find_head(network)
-    backbone = Backbone(network, source, family, found, input)
-    return Backbone(network, source, family, found, input, fingerprint(backbone.tensors()))
+    path = _checked(network, head) if head else find_head(network)
+    backbone = Backbone(network, source, family, path, input)
+    return Backbone(network, source, family, path, input, fingerprint(backbone.tensors()))
 
 
 def find_head(network: nn.Module) -> str:

@@ -22,13 +22,13 @@ class Point:
     """A tensor that a module takes or gives."""
 
     path: str
-    """Of the module; empty for the network itself."""
+    """Path of the module; empty for the network itself."""
 
     is_input: bool
     """Whether the module takes it, as its first argument, or gives it."""
 
     shape: tuple[int, ...]
-    """Of one example, without the batch."""
+    """Shape of one example, without the batch dimension."""
 
     dtype: torch.dtype
 
@@ -93,7 +93,7 @@ class _Seen:
         self.network = network
         self.paths = {module: path for path, module in network.named_modules()}
         self.began: list[nn.Module] = []
-        self.given: dict[nn.Module, tuple[Any, Any]] = {}
+        self.passed: dict[nn.Module, tuple[Any, Any]] = {}
         self.handles = [
             handle
             for module in self.paths
@@ -107,7 +107,7 @@ class _Seen:
         self.began.append(module)
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.given[module] = (args[0] if args else next(iter(kwargs.values()), None), output)
+        self.passed[module] = (args[0] if args else next(iter(kwargs.values()), None), output)
 
     def close(self) -> None:
         for handle in self.handles:
@@ -115,12 +115,12 @@ class _Seen:
 
     def calls(self) -> dict[str, Call]:
         times = Counter(self.began)
-        once = [m for m, n in times.items() if n == 1 and m in self.given]
+        once = [m for m, n in times.items() if n == 1 and m in self.passed]
         return {self.paths[module]: self._call(module) for module in once}
 
     def _call(self, module: nn.Module) -> Call:
-        path, (taken, given) = self.paths[module], self.given[module]
-        return Call(path, _point(module, path, True, taken), _point(module, path, False, given))
+        path, (value, output) = self.paths[module], self.passed[module]
+        return Call(path, _point(module, path, True, value), _point(module, path, False, output))
 
 
 def first_tensor(output: Any) -> Any:
@@ -151,6 +151,6 @@ def _channel(module: nn.Module, tensor: Tensor, is_input: bool) -> int:
 def _widths(layer: nn.Module, is_input: bool) -> tuple[int, ...]:
     names = ("in_features", "in_channels") if is_input else ("out_features", "out_channels")
     norms = ("num_features", "embed_dim", "embedding_dim")
-    found = [getattr(layer, name, None) for name in (*names, *norms)]
-    found += list(getattr(layer, "normalized_shape", ())[-1:])
-    return tuple(width for width in found if isinstance(width, int))
+    sizes = [getattr(layer, name, None) for name in (*names, *norms)]
+    sizes += list(getattr(layer, "normalized_shape", ())[-1:])
+    return tuple(width for width in sizes if isinstance(width, int))

@@ -15,10 +15,10 @@ class Route:
     """From what the first of some modules takes to what the last one gives."""
 
     calls: tuple[Call, ...] = ()
-    """Of every module that holds nothing but the parameters, in the order in which they begin."""
+    """Calls of every module that holds nothing but the parameters, in the order of their begin."""
 
     outer: tuple[Call, ...] = ()
-    """Of those that are in no other of them."""
+    """Calls of those modules that lie in no other of them."""
 
     @property
     def entry(self) -> Point | None:

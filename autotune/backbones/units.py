@@ -23,7 +23,7 @@ class Unit:
     """Their names in the network, in the order of registration; tied ones once."""
 
     levels: tuple[tuple[str, ...], ...] = ()
-    """Of a span: the parameters that it runs over, a stage in one level, the network in several."""
+    """Parameters that a span runs over: a stage in one level, the network in several."""
 
     def is_span(self) -> bool:
         return bool(self.levels)
@@ -35,7 +35,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Match:
-    """How much of the network one pattern of a layer-group table matched."""
+    """Number of modules and parameters that one pattern of a layer-group table matched."""
 
     pattern: str
     expression: str
@@ -110,8 +110,8 @@ def _above(path: str) -> list[str]:
 
 def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
     for pattern, expression in patterns.items():
-        if found := re.match(expression, name):
-            return pattern, (found[1] if found.re.groups else pattern)
+        if match := re.match(expression, name):
+            return pattern, (match[1] if match.re.groups else pattern)
     return "", ""
 
 
@@ -147,10 +147,10 @@ def _match(
     pattern_of: Mapping[str, tuple[str, str]],
     sizes: Mapping[str, int],
 ) -> Match:
-    mine = {name: unit for name, (p, unit) in pattern_of.items() if p == pattern}
-    modules = {name.rpartition(".")[0] for name in mine}
-    total = sum(sizes[name] for name in mine)
-    return Match(pattern, expression, len(set(mine.values())), len(modules), total)
+    unit_by_name = {name: unit for name, (p, unit) in pattern_of.items() if p == pattern}
+    modules = {name.rpartition(".")[0] for name in unit_by_name}
+    total = sum(sizes[name] for name in unit_by_name)
+    return Match(pattern, expression, len(set(unit_by_name.values())), len(modules), total)
 
 
 def _from_tree(backbone: Backbone, *, by_layer: bool) -> Units:

@@ -52,29 +52,29 @@ def load_weights(
     Tensors in half precision are widened to the network's own dtype.
     Raises `BackboneError`, naming the first keys, when others are missing, extra or misshaped.
     """
-    own = network.state_dict()
-    state = _unwrapped(state, own)
+    expected = network.state_dict()
+    state = _unwrapped(state, expected)
     head = (head or find_head(network)) + "."
-    misshaped = {k for k in state if k in own and state[k].shape != own[k].shape}
+    misshaped = {k for k in state if k in expected and state[k].shape != expected[k].shape}
     foreign_head = {k for k in misshaped if k.startswith(head)}
-    missing = [k for k in own if k not in state and not _is_optional(k, head)]
-    extra = [k for k in state if k not in own and not k.startswith(head)]
+    missing = [k for k in expected if k not in state and not _is_optional(k, head)]
+    extra = [k for k in state if k not in expected and not k.startswith(head)]
     wrong = sorted(misshaped - foreign_head)
     faults = {"lacks": missing, "has beside them": extra, "has other shapes for": wrong}
-    for said, keys in faults.items():
+    for fault, keys in faults.items():
         if keys:
             raise BackboneError(
-                f"Weights must match the network; {source} {said} {len(keys)} of its tensors, "
+                f"Weights must match the network; {source} {fault} {len(keys)} of its tensors, "
                 f"first {', '.join(keys[:3])}. Check --backbone and --weights."
             )
-    kept = {k: t for k, t in state.items() if k in own and k not in foreign_head}
+    kept = {k: t for k, t in state.items() if k in expected and k not in foreign_head}
     network.load_state_dict(kept, strict=False)
     return network
 
 
-def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unwrapped(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the `module.` of data-parallel training, unless the network has such names."""
-    if any(name in own for name in state):
+    if any(name in expected for name in state):
         return state
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 

@@ -34,14 +34,14 @@ def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
 
 def input_of(artifact: Artifact) -> InputDescription:
     """What the tuned network takes; `ArtifactError` for a file that does not say it."""
-    told = artifact.header.get("input")
-    if told is None:
+    description = artifact.header.get("input")
+    if description is None:
         raise ArtifactError(
             "A check of outputs needs inputs, and the file does not describe them. Search again "
             "with --input FILE, or give inputs."
         )
     try:
-        return read_input(told, source="the artifact")
+        return read_input(description, source="the artifact")
     except AutotuneError as error:
         raise ArtifactError(f"{error} The file is damaged.") from error
 
@@ -98,13 +98,13 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
         inputs = some_inputs(input_of(artifact)).to(device_of(network))
     stack, deltas = put_on(backbone, artifact)
     with stack:
-        found = _merged(deltas, inputs)
+        difference = _merged(deltas, inputs)
         head = network.get_submodule(backbone.head)
         buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
     for buffer, value in buffers.items():
         network.get_buffer(buffer).copy_(value)
     setattr(network.get_submodule(path), name, head)
-    return found
+    return difference
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -153,8 +153,8 @@ def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> No
     """What the plan would store is what the file has, before anything of that size is made."""
     plan, stored = artifact.plan, artifact.part("delta").values()
     wanted = plan_cost(sites(network, artifact.units, flow), plan).stored
-    if (found := sum(tensor.numel() for tensor in stored)) != wanted:
-        raise ValueError(f"its plan stores {wanted:,} values, the file has {found:,}")
+    if (n_values := sum(tensor.numel() for tensor in stored)) != wanted:
+        raise ValueError(f"its plan stores {wanted:,} values, the file has {n_values:,}")
 
 
 def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:

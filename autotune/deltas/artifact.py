@@ -49,7 +49,7 @@ class Artifact:
     """The tuned ones."""
 
     fingerprint: str
-    """Of the backbone as it was loaded, before preparation."""
+    """Fingerprint of the backbone as it was loaded, before preparation."""
 
     tensors: Mapping[str, Tensor]
     """`delta/UNIT/METHOD/NAME`, `head/NAME` and `buffer/NAME`."""
@@ -88,16 +88,16 @@ def from_bytes(content: bytes, source: str) -> Artifact:
         _check_format(read.get("format"), source)
         if "plan" not in read or "units" not in read:
             raise ValueError("it is another kind of file: see autotune inspect")
-        told, tensors = _Header.model_validate(read), load_tensors(content)
-        if told.digest != fingerprint(tensors):
+        structure, tensors = _Header.model_validate(read), load_tensors(content)
+        if structure.digest != fingerprint(tensors):
             raise ValueError("its tensors are not the ones that were written")
         return Artifact(
-            plan=Plan.from_json(json.dumps(told.plan)),
+            plan=Plan.from_json(json.dumps(structure.plan)),
             units=(
-                *(Unit(name, parameters) for name, parameters in told.units.items()),
-                *(Unit(name, (), levels) for name, levels in told.spans.items()),
+                *(Unit(name, parameters) for name, parameters in structure.units.items()),
+                *(Unit(name, (), levels) for name, levels in structure.spans.items()),
             ),
-            fingerprint=told.fingerprint,
+            fingerprint=structure.fingerprint,
             tensors=tensors,
             header={key: value for key, value in read.items() if key not in _STRUCTURE},
         )
@@ -145,9 +145,9 @@ def read_header(path: Path | str) -> dict[str, Any]:
         ) from error
 
 
-def _check_format(found: object, source: str) -> None:
-    if found != ARTIFACT_FORMAT:
+def _check_format(version: object, source: str) -> None:
+    if version != ARTIFACT_FORMAT:
         raise ArtifactError(
-            f"A delta file must have format {ARTIFACT_FORMAT}, {source} has {found!r}. "
+            f"A delta file must have format {ARTIFACT_FORMAT}, {source} has {version!r}. "
             "Use the version of autotune that wrote it, or search again."
         )

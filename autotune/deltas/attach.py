@@ -98,8 +98,8 @@ class Deltas:
         """Take the values that `tensors` once gave."""
         for (unit, method), delta in self.by_place.items():
             prefix = f"{unit}/{method}/"
-            mine = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            delta.load(mine)
+            values = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            delta.load(values)
 
     def train(self) -> None:
         """Training mode for tuned units alone; normalisation stays frozen but where it adapts."""
@@ -133,14 +133,14 @@ class Deltas:
         self.detach()
         before = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
         _write(tuned)
-        found = difference(_output(self.network, inputs), together)
-        if not found <= TOLERANCE:  # NaN is refused too
+        change = difference(_output(self.network, inputs), together)
+        if not change <= TOLERANCE:  # NaN is refused too
             _write(before)
             raise MergeError(
                 f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
-                f"them by {found:.2g}. Keep the delta file, or use float32."
+                f"them by {change:.2g}. Keep the delta file, or use float32."
             )
-        return found
+        return change
 
     def _tensors_of_sites(self) -> list[tuple[nn.Module, str, Tensor]]:
         weights = [(*slot.owners[0], slot.tensor) for s in self.sites.values() for slot in s.slots]

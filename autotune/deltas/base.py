@@ -71,7 +71,7 @@ class Delta(nn.Module, ABC):
     """Option whose smaller values are the beginning of larger ones, for `narrow`; or empty."""
 
     gate: Gate = 1.0
-    """How much of the change is applied; 0 is exactly the backbone. Not trained, not stored."""
+    """Factor of the change that is applied; 0 is exactly the backbone. Not trained, not stored."""
 
     not_zero: ClassVar[str] = ""
     """Why it does not start as exactly the backbone; empty for all that do."""
@@ -133,11 +133,11 @@ class Delta(nn.Module, ABC):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the values of what `tensors` once gave; `KeyError` or shape errors otherwise."""
         with torch.no_grad():
-            for name, mine in self.tensors().items():
-                if tensors[name].shape != mine.shape:
-                    given, own = tuple(tensors[name].shape), tuple(mine.shape)
-                    raise ValueError(f"{name} must have the shape {own}, got {given}")
-                mine.copy_(tensors[name])
+            for name, tensor in self.tensors().items():
+                if tensors[name].shape != tensor.shape:
+                    shape, expected = tuple(tensors[name].shape), tuple(tensor.shape)
+                    raise ValueError(f"{name} must have the shape {expected}, got {shape}")
+                tensor.copy_(tensors[name])
 
 
 def check_method(name: str, options: dict[str, Option], delta: type[Delta]) -> Method:

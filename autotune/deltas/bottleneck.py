@@ -41,8 +41,8 @@ def as_places(x: Tensor, channel: int, places: tuple[int, ...]) -> Tensor:
     if len(places) == first.ndim - 2 == 2:
         return F.adaptive_avg_pool2d(first, (places[0], places[1])).movedim(1, -1)
     pooled = F.adaptive_avg_pool1d(first.flatten(2), torch.Size(places).numel())
-    given: Tensor = pooled.movedim(1, -1).unflatten(1, places)
-    return given
+    spread: Tensor = pooled.movedim(1, -1).unflatten(1, places)
+    return spread
 
 
 def as_channels(x: Tensor, width: int) -> Tensor:

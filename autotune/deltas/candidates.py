@@ -52,12 +52,14 @@ def find_candidates(
 
     def offered(site: Site) -> dict[Choice, Cost]:
         if (shape := site.shape()) not in by_shape:
-            fitted = [c for given in combinations for c in _sized(given, site, room, measure)]
+            sized = [_sized(combination, site, room, measure) for combination in combinations]
+            fitted = [choice for choices in sized for choice in choices]
             by_shape[shape] = {c: choice_cost(site, c) for c in fitted if has_place(c, site)}
         return by_shape[shape]
 
-    found = {unit.name: offered(places[unit.name]) for unit in units}
-    return {unit.name: found[unit.name] for unit in units if found[unit.name] or not unit.is_span()}
+    candidates = {unit.name: offered(places[unit.name]) for unit in units}
+    offering = [unit for unit in units if candidates[unit.name] or not unit.is_span()]
+    return {unit.name: candidates[unit.name] for unit in offering}
 
 
 def make_choice(combination: Combination) -> Choice:
@@ -122,18 +124,18 @@ def _check_company(choice: Choice) -> None:
 
 
 def _checked(space: SearchSpace) -> Iterator[tuple[Combination, Choice]]:
-    found, faults = [], []
+    checked, faults = [], []
     for combination in space.combinations():
         try:
-            found.append((combination, make_choice(_with_size(combination, 1))))
+            checked.append((combination, make_choice(_with_size(combination, 1))))
         except AutotuneError as error:
             faults.append(str(error))
-    names = {name for _, choice in found for name in (*choice.names, "head")}
+    names = {name for _, choice in checked for name in (*choice.names, "head")}
     missing = sorted(names - set(space.hyperparameters.lr))
     faults += [f"hyperparameters.lr has no rates for {name}" for name in missing]
     if faults:
         raise SpaceError(f"The space {space.family!r}: {'; '.join(dict.fromkeys(faults))}")
-    return iter(found)
+    return iter(checked)
 
 
 def _sized(combination: Combination, site: Site, room: int, measure: Measure) -> Iterator[Choice]:

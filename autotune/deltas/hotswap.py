@@ -18,13 +18,13 @@ _OWN = frozenset({"training"})
 
 
 def state_of(network: nn.Module) -> State:
-    """How every module is now: class, parameters, buffers, children and hooks."""
+    """Present state of every module: class, parameters, buffers, children and hooks."""
     return {module: (type(module), _tables(module)) for module in network.modules()}
 
 
 def _tables(module: nn.Module) -> list[tuple[SwapTable, SwapTable]]:
-    own = vars(module)
-    tables = [own, *(value for value in own.values() if isinstance(value, dict))]
+    attributes = vars(module)
+    tables = [attributes, *(value for value in attributes.values() if isinstance(value, dict))]
     return [(table, dict(table)) for table in tables]
 
 
@@ -52,9 +52,9 @@ class Swap:
                 classes.append((module, old, new))
             contents = {id(table): content for table, content in now}
             for table, content in was:
-                found = contents.get(id(table), {})
-                if _differs(content, found):
-                    tables.append((table, *_changes(content, found)))
+                changed = contents.get(id(table), {})
+                if _differs(content, changed):
+                    tables.append((table, *_changes(content, changed)))
         return cls(classes, tables)
 
     def put_on(self, device: torch.device) -> None:
@@ -82,9 +82,9 @@ def _differs(old: SwapTable, new: SwapTable) -> bool:
 
 
 def _changes(old: SwapTable, new: SwapTable) -> tuple[SwapTable, SwapTable]:
-    def marked(mine: SwapTable, other: SwapTable) -> SwapTable:
-        same = {key for key in mine if key in _OWN or (key in other and other[key] is mine[key])}
-        return {key: _SAME if key in same else value for key, value in mine.items()}
+    def marked(table: SwapTable, other: SwapTable) -> SwapTable:
+        same = {key for key in table if key in _OWN or (key in other and other[key] is table[key])}
+        return {key: _SAME if key in same else value for key, value in table.items()}
 
     return marked(old, new), marked(new, old)
 

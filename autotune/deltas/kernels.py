@@ -1,4 +1,4 @@
-"""How the kernels of layers are read: as a matrix, by output channel; and their free change."""
+"""Kernels of layers as matrices and by output channel, and their unconstrained change."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
 
 def top_singular_masses(kernels: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
     """For each rank the sum over kernels of the squares of so many largest singular values."""
-    found = [_squared_singular_values(kernel) for kernel in kernels]
-    return [float(sum(float(squares[:rank].sum()) for squares in found)) for rank in ranks]
+    spectra = [_squared_singular_values(kernel) for kernel in kernels]
+    return [float(sum(float(squares[:rank].sum()) for squares in spectra)) for rank in ranks]
 
 
 def _squared_singular_values(kernel: Tensor) -> Tensor:

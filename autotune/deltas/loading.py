@@ -152,8 +152,8 @@ def merge(model: nn.Module | Backbone, inputs: Tensor | None = None) -> float:
 
 def _mount_of(model: nn.Module | Backbone) -> _Mount | None:
     network = model.network if isinstance(model, Backbone) else model
-    found: _Mount | None = vars(network).get(TUNED)
-    return found
+    mount: _Mount | None = vars(network).get(TUNED)
+    return mount
 
 
 def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:

@@ -9,4 +9,4 @@ class Nested(nn.Module):
     """Computes with its first ranks or channels alone, where `size` says so."""
 
     size: int | None = None
-    """How many are computed with; None is all."""
+    """Number of leading entries that are used; None means all."""

@@ -66,11 +66,11 @@ class PathDelta(Delta):
     def _follow(self) -> Callable[..., None]:
         """Move to where the network now computes: the path is in none of its modules."""
 
-        def follow(_: nn.Module, given: tuple[Any, ...]) -> None:
+        def follow(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             assert self.path is not None
             at = next(self.path.parameters()).device
-            if given and isinstance(given[0], Tensor) and given[0].device != at:
-                self.path.to(given[0].device)
+            if arguments and isinstance(arguments[0], Tensor) and arguments[0].device != at:
+                self.path.to(arguments[0].device)
 
         return follow
 
@@ -116,8 +116,8 @@ IDLE = Touch(lambda x: None, is_input=True, only_looks=True)
 
 def touch_of(hook: Any) -> Touch | None:
     """What a hook carries; None for those that are not ours, or that do more than touch."""
-    found: Touch | None = getattr(hook, "touch", None)
-    return found
+    touch: Touch | None = getattr(hook, "touch", None)
+    return touch
 
 
 def _carrying(hook: Callable[..., Any], touch: Touch) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ class Site:
     slots: tuple[Slot, ...]
     network: nn.Module
     modules: tuple[nn.Module, ...] = ()
-    """Of a unit: the module that it is, dropout included; or its layers alone, where it is none."""
+    """The module that a unit is, dropout included; its layers alone where it is no module."""
 
     ways: tuple[Route, ...] = ()
     """Through a unit, or each level of a span; the last level of the network is its head."""
@@ -123,8 +123,8 @@ class Site:
     def parts(self, kind: type[nn.Module] | str) -> list[Call]:
         """Calls of the outermost modules of one kind: a class, or a word in their class's name."""
         calls = [call for way in self.ways for call in way.calls]
-        found = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
-        return [c for c in found if not any(c.path.startswith(f"{o.path}.") for o in found)]
+        parts = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
+        return [c for c in parts if not any(c.path.startswith(f"{o.path}.") for o in parts)]
 
 
 def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -> dict[str, Site]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
+def difference(outputs: Tensor, expected: Tensor) -> float:
     """The largest, relative to the largest of theirs."""
-    largest = theirs.abs().max().float()
-    return float((ours.float() - theirs.float()).abs().max() / largest.clamp_min(1e-12))
+    largest = expected.abs().max().float()
+    return float((outputs.float() - expected.float()).abs().max() / largest.clamp_min(1e-12))
 
 
 def settle(network: nn.Module) -> None:
@@ -56,12 +56,12 @@ def exchange(network: nn.Module, path: str, module: nn.Module) -> Undo:
 
 def exchange_buffer(network: nn.Module, name: str, value: Tensor) -> Undo:
     """A tensor with these values in the place of a buffer; a call that puts that back."""
-    path, _, own = name.rpartition(".")
+    path, _, last = name.rpartition(".")
     buffers, before = network.get_submodule(path)._buffers, network.get_buffer(name)
     if value.shape != before.shape:
         raise ValueError(f"{name} must have the shape {tuple(before.shape)}")
-    buffers[own] = torch.empty_like(before).copy_(value)
-    return partial(buffers.__setitem__, own, before)
+    buffers[last] = torch.empty_like(before).copy_(value)
+    return partial(buffers.__setitem__, last, before)
 
 
 @contextmanager

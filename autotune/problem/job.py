@@ -33,7 +33,7 @@ class Job:
     """The trial's number in the study; -1 for a job beside it."""
 
     attempt: int = 0
-    """How often it was started before; a report of an older attempt is not taken."""
+    """Number of earlier starts; a report of an older attempt is ignored."""
 
     whole: bool = False
     """Train on training and validation data together, for the delivered file under folds."""

@@ -126,14 +126,19 @@ class Problem:
         """A line of the table of what may be chosen."""
         offers = [c for c in self.choices[unit] if not c.is_frozen()]
         priced = sorted(offers, key=lambda choice: self.price(unit, choice))
-        said = [f"{choice.label}: {self.price(unit, choice):,}" for choice in priced]
-        return (unit, len(said), said[0], said[-1]) if said else (unit, 0, "", "")
+        if not priced:
+            return unit, 0, "", ""
+        cheapest, *_, most_expensive = [self._priced(unit, c) for c in (priced[0], priced[-1])]
+        return unit, len(priced), cheapest, most_expensive
+
+    def _priced(self, unit: str, choice: Choice) -> str:
+        return f"{choice.label}: {self.price(unit, choice):,}"
 
     def _repr_html_(self) -> str:
         """In a notebook: the budget, and what each unit may take."""
         budget = self.budget
-        said = f"Within {budget.limit:,} of {budget.total:,} {budget.measure.value}:"
-        return f"<p>{said}</p>{self.table().to_html()}"
+        summary = f"Within {budget.limit:,} of {budget.total:,} {budget.measure.value}:"
+        return f"<p>{summary}</p>{self.table().to_html()}"
 
     def is_empty(self) -> bool:
         """Whether no unit can take anything but *frozen*."""

@@ -57,11 +57,11 @@ def warn(text: str, **fields: Any) -> None:
 
 def event_of(record: logging.LogRecord) -> Event | None:
     """The event that `tell` put into a log record; None for what others log."""
-    told: dict[str, Any] | None = getattr(record, "event", None)
-    if told is None:
+    event: dict[str, Any] | None = getattr(record, "event", None)
+    if event is None:
         return None
-    fields = {k: v for k, v in told.items() if k != "kind"}
-    return Event(told["kind"], record.getMessage(), record.created, fields)
+    fields = {k: v for k, v in event.items() if k != "kind"}
+    return Event(event["kind"], record.getMessage(), record.created, fields)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Registry:
         base: str = "builtins:object",
     ) -> None:
         self.kind = kind
-        self.own = dict(entries)
+        self.entries = dict(entries)
         self.reserved = dict(reserved or {})
         self.group = group
         self.base = base
@@ -40,25 +40,26 @@ class Registry:
     def added(self) -> dict[str, EntryPoint]:
         """What installed packages add, by name; a name that is taken is left out with a warning."""
         points = entry_points(group=self.group) if self.group else ()
-        found: dict[str, EntryPoint] = {}
+        points_by_name: dict[str, EntryPoint] = {}
         for point in sorted(points, key=lambda point: point.name):
-            if point.name in self.own or point.name in found:
-                first = _package(found[point.name]) if point.name in found else OURS
+            if point.name in self.entries or point.name in points_by_name:
+                known = points_by_name.get(point.name)
+                first = OURS if known is None else _package(known)
                 warn(
                     f"The {self.kind} {point.name!r} of the package {_package(point)} is left out: "
                     f"{first} has that name already. Rename it there."
                 )
             else:
-                found[point.name] = point
-        return found
+                points_by_name[point.name] = point
+        return points_by_name
 
     def names(self) -> tuple[str, ...]:
         """Known names in the order of the table, then those of other packages by name."""
-        return (*self.own, *self.added)
+        return (*self.entries, *self.added)
 
     def package(self, name: str) -> str:
         """The installed package that a known name comes from."""
-        return OURS if name in self.own else _package(self.added[name])
+        return OURS if name in self.entries else _package(self.added[name])
 
     def check(self, name: str) -> None:
         """Raise `NotBuilt` for a reserved name and `UnknownName` for one that is in no table."""
@@ -72,20 +73,20 @@ class Registry:
     def load(self, name: str) -> Any:
         """The object behind `name`; `UnknownName` too for one of another package that is broken."""
         self.check(name)
-        return _attribute(self.own[name]) if name in self.own else self._foreign(name)
+        return _attribute(self.entries[name]) if name in self.entries else self._foreign(name)
 
     def _foreign(self, name: str) -> Any:
         point, base = self.added[name], _attribute(self.base)
         try:
-            found = point.load()
+            loaded = point.load()
         except Exception as error:  # importing it runs code of others, which may raise anything
             reason = f"does not ({type(error).__name__}: {error})"
             raise UnknownName(self._broken(point, "load", reason)) from error
-        if not isinstance(found, type) or not issubclass(found, base):
+        if not isinstance(loaded, type) or not issubclass(loaded, base):
             raise UnknownName(self._broken(point, f"be a subclass of {base.__name__}", "is none"))
-        if lacks := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        if lacks := ", ".join(sorted(getattr(loaded, "__abstractmethods__", ()))):
             raise UnknownName(self._broken(point, "be complete", f"lacks {lacks}"))
-        return found
+        return loaded
 
     def _broken(self, point: EntryPoint, rule: str, reason: str) -> str:
         return (

@@ -17,13 +17,13 @@ STAGES = {
     "storage": "the study's records and files",
     "workers": "waiting for workers",
 }
-"""Of a sitting, as `--timings` names them."""
+"""Stages of a session, as `--timings` names them."""
 
 T = TypeVar("T")
 
 
 class _Ledger:
-    """Of one thread; others count nothing."""
+    """Clock of one thread; other threads count nothing."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -71,12 +71,12 @@ def spent(stage: str) -> Iterator[None]:
         ledger.turn(None)
 
 
-def timed(stage: str, given: Iterator[T]) -> Iterator[T]:
+def timed(stage: str, values: Iterator[T]) -> Iterator[T]:
     """What an iterator gives; its own seconds count for a stage."""
     nothing = object()
     while True:
         with spent(stage):
-            found = next(given, nothing)
-        if found is nothing:
+            value = next(values, nothing)
+        if value is nothing:
             return
-        yield found  # type: ignore[misc]
+        yield value  # type: ignore[misc]

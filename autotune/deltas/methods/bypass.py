@@ -87,14 +87,14 @@ class _Ladder(nn.Module):
         """(x_l, d_l), channels last, from the level's features and what the level before gave."""
         point = self.points[level]
         x = x.movedim(point.channel, -1)
-        mine = self.lateral[level](_normalised(x))
+        features = self.lateral[level](_normalised(x))
         if before is None:
-            return x, mine
+            return x, features
         lower, deviation = (as_places(t, -1, point.places) for t in before)
         risen = self.vertical[level - 1](_normalised(lower + deviation))
         share = torch.sigmoid(self.share[level - 1])
         carried = as_channels(deviation, point.width)
-        return x, share * mine + (1 - share) * (carried + risen)
+        return x, share * features + (1 - share) * (carried + risen)
 
 
 def _normalised(x: Tensor) -> Tensor:

@@ -74,8 +74,8 @@ class ResPrompt(ResPrefix):
 
 def _attentions(site: Site) -> list[nn.MultiheadAttention]:
     """Those whose keys and values are projected from one width, with none added by the layer."""
-    found = [site.network.get_submodule(c.path) for c in site.parts(nn.MultiheadAttention)]
-    layers = [layer for layer in found if isinstance(layer, nn.MultiheadAttention)]
+    modules = [site.network.get_submodule(c.path) for c in site.parts(nn.MultiheadAttention)]
+    layers = [layer for layer in modules if isinstance(layer, nn.MultiheadAttention)]
     plain = [a for a in layers if a.bias_k is None and not a.add_zero_attn]
     return [a for a in plain if a.kdim == a.vdim]
 
@@ -91,12 +91,12 @@ class _Prefix(nn.Module):
         """Keys and values (length, width) to look at."""
         return self.key, self.value
 
-    def forward(self, layer: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
+    def forward(self, layer: nn.MultiheadAttention, arguments: dict[str, Any]) -> Tensor:
         """What the added tokens change in the layer's output, (n, tokens, width)."""
-        q, k, v = (_heads(x, layer) for x in _projected(layer, given))
+        q, k, v = (_heads(x, layer) for x in _projected(layer, arguments))
         k_pre, v_pre = (_heads(x[None], layer) for x in self.added(layer))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
-        mask = _mask(layer, given, scores)
+        mask = _mask(layer, arguments, scores)
         scores = scores if mask is None else scores + mask
         scores_pre = q @ k_pre.mT / math.sqrt(q.shape[-1])
         share = torch.sigmoid(scores_pre.logsumexp(-1) - scores.logsumexp(-1))[..., None]
@@ -142,9 +142,9 @@ def _weights(layer: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | None]]
     return list(zip(weights, biases, strict=True))
 
 
-def _projected(layer: nn.MultiheadAttention, given: dict[str, Any]) -> list[Tensor]:
+def _projected(layer: nn.MultiheadAttention, arguments: dict[str, Any]) -> list[Tensor]:
     """Queries, keys and values (n, tokens, width)."""
-    inputs = [given[name] for name in ("query", "key", "value")]
+    inputs = [arguments[name] for name in ("query", "key", "value")]
     if not layer.batch_first:
         inputs = [x.transpose(0, 1) for x in inputs]
     return [F.linear(x, *weights) for x, weights in zip(inputs, _weights(layer), strict=True)]
@@ -156,13 +156,13 @@ def _heads(x: Tensor, layer: nn.MultiheadAttention) -> Tensor:
     return by_head.transpose(1, 2)
 
 
-def _mask(layer: nn.MultiheadAttention, given: dict[str, Any], scores: Tensor) -> Tensor | None:
+def _mask(layer: nn.MultiheadAttention, arguments: dict[str, Any], scores: Tensor) -> Tensor | None:
     """What is added to the scores (n, heads, queries, keys) for masked pairs."""
     masks = []
-    if (attention := given.get("attn_mask")) is not None:
+    if (attention := arguments.get("attn_mask")) is not None:
         shaped = attention if attention.ndim == 2 else attention.view(-1, *scores.shape[1:])
         masks.append(_as_addend(shaped, scores))
-    if (padding := given.get("key_padding_mask")) is not None:
+    if (padding := arguments.get("key_padding_mask")) is not None:
         masks.append(_as_addend(padding[:, None, None, :], scores))
     return sum(masks[1:], masks[0]) if masks else None
 

@@ -16,7 +16,7 @@ from autotune.deltas.paths import PathDelta, change_at, look_at
 from autotune.deltas.site import Site
 
 STEPS, BATCH, RATE = 200, 32, 3e-3
-"""Of the distillation."""
+"""Training steps, batch size and learning rate of the distillation."""
 
 ALPHA = 1.39
 """Where α starts: the base counts 0.8 then, the second of two values in the authors' code."""
@@ -118,8 +118,8 @@ class _Blend(nn.Module):
             self.alpha = nn.Parameter(torch.full((1,), ALPHA))
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
-        given: Tensor = self.student(x)
-        return (1 - self.share()) * (given - base)
+        output: Tensor = self.student(x)
+        return (1 - self.share()) * (output - base)
 
     def share(self) -> Tensor:
         """a: how much the base counts; the curriculum counts training steps."""
@@ -145,8 +145,8 @@ class _Student(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x.movedim(self.entry.channel, 1))
-        given: Tensor = self.out(as_places(y, 1, self.exit.places))
-        return given.movedim(-1, self.exit.channel)
+        output: Tensor = self.out(as_places(y, 1, self.exit.places))
+        return output.movedim(-1, self.exit.channel)
 
 
 def _is_picture(entry: Point) -> bool:

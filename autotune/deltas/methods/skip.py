@@ -60,5 +60,5 @@ class _Light(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         x = h.movedim(self.channel, 1)
-        given: Tensor = self.up(F.gelu(self.depthwise(self.down(x))))
-        return given.movedim(1, self.channel)
+        output: Tensor = self.up(F.gelu(self.depthwise(self.down(x))))
+        return output.movedim(1, self.channel)

@@ -85,9 +85,9 @@ class _Scattered(nn.Module):
 
     def find(self) -> None:
         indices = self.held()[0].long() - self.first
-        mine = (indices >= 0) & (indices < self.numel)
-        self.register_buffer("rows", mine.nonzero().flatten(), persistent=False)
-        self.register_buffer("at", indices[mine], persistent=False)
+        is_in_slot = (indices >= 0) & (indices < self.numel)
+        self.register_buffer("rows", is_in_slot.nonzero().flatten(), persistent=False)
+        self.register_buffer("at", indices[is_in_slot], persistent=False)
 
     def forward(self, tensor: Tensor) -> Tensor:
         values = self.held()[1].to(tensor)[self.get_buffer("rows")]

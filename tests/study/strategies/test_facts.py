@@ -89,7 +89,7 @@ def search_by(tiny_network, tiny_task, tmp_path, monkeypatch):
     """A search by a strategy for which nothing but a line of the table is added."""
 
     def search(strategy: type[PlanSampler], **settings: Any) -> autotune.Study:
-        monkeypatch.setitem(STRATEGIES.own, "new", f"{__name__}:{strategy.__name__}")
+        monkeypatch.setitem(STRATEGIES.entries, "new", f"{__name__}:{strategy.__name__}")
         how = {"budget": "60%", "epochs": 1, "bnstats": "off", "strategy": "new", **settings}
         return autotune.search(tiny_network, tiny_task, out=f"{tmp_path}/run", **how)
 
