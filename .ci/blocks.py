@@ -32,7 +32,7 @@ class Block:
     language: str
     text: str
     line: int
-    """Of its first line in the page, from 1."""
+    """Number of its first line in the page, from 1."""
 
     title: str | None = None
     """The file that a reader saves it as."""

@@ -34,9 +34,9 @@ def _command(name: str, command: Any) -> str:
         lines += _table("argument", [(_metavar(p), p) for p in arguments])
     panels = dict.fromkeys(getattr(p, "rich_help_panel", None) or "" for p in options)
     for panel in panels:
-        own = [p for p in options if (getattr(p, "rich_help_panel", None) or "") == panel]
+        in_panel = [p for p in options if (getattr(p, "rich_help_panel", None) or "") == panel]
         lines += [f"**{panel}**", ""] if panel else []
-        lines += _table("option", [(_option(p), p) for p in own])
+        lines += _table("option", [(_option(p), p) for p in in_panel])
     return "\n".join(lines)
 
 
@@ -55,10 +55,11 @@ def _metavar(parameter: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
-    given = parameter.default
-    if given is None or given is False or callable(given) or parameter.param_type_name != "option":
+    default = parameter.default
+    is_option = parameter.param_type_name == "option"
+    if default is None or default is False or callable(default) or not is_option:
         return ""
-    return f" Default: `{given}`." if str(given) else ""
+    return f" Default: `{default}`." if str(default) else ""
 
 
 def _cell(text: str) -> str:

@@ -13,9 +13,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 def commands(kind: str) -> list[Block]:
     """The test command, or every other block that runs, in the README's order."""
-    found = [block for block in blocks_of(README) if block.is_command()]
-    assert found, "the README has blocks"
-    return [block for block in found if ("pytest" in block.text) == (kind == "tests")]
+    runnable = [block for block in blocks_of(README) if block.is_command()]
+    assert runnable, "the README has blocks"
+    return [block for block in runnable if ("pytest" in block.text) == (kind == "tests")]
 
 
 def main(kind: str) -> None:

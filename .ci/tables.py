@@ -22,8 +22,8 @@ def with_tables(text: str) -> str:
 
 
 def _methods() -> str:
-    own = [row for row in methods_to_json() if row["package"] == OURS]
-    cells = [method_cells({**row, "name": f"`{row['name']}`"}) for row in own]
+    builtin = [row for row in methods_to_json() if row["package"] == OURS]
+    cells = [method_cells({**row, "name": f"`{row['name']}`"}) for row in builtin]
     linked = [[_PAPER.sub(r"[\1](https://arxiv.org/abs/\1)", c) for c in line] for line in cells]
     head = [list(METHOD_COLUMNS.values()), ["---"] * len(METHOD_COLUMNS)]
     return "\n".join(f"| {' | '.join(line)} |" for line in head + linked)

@@ -31,8 +31,8 @@ def searched(shift: str, seed: int, folder: str) -> dict[str, Any]:
 
 
 def accuracies(status: dict[str, Any]) -> dict[str, float]:
-    found = {row: status["references"].get(name) for row, name in ROWS.items()}
-    tests = {row: one["test"]["accuracy"] for row, one in found.items() if one}
+    baselines = {row: status["references"].get(name) for row, name in ROWS.items()}
+    tests = {row: one["test"]["accuracy"] for row, one in baselines.items() if one}
     return {**tests, "autotune": status["test"]["accuracy"]}
 
 
@@ -57,11 +57,11 @@ def rows_of(shift: str, statuses: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def units_chosen(statuses: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """How often each unit was chosen, shift by shift."""
+    """Number of runs that chose each unit, shift by shift."""
     units = ["stem", *(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1))]
     return [
-        [shift, *(str(sum(u in s["best"]["plan"]["units"] for s in found)) for u in units)]
-        for shift, found in statuses.items()
+        [shift, *(str(sum(u in s["best"]["plan"]["units"] for s in runs)) for u in units)]
+        for shift, runs in statuses.items()
     ]
 
 
@@ -71,7 +71,7 @@ def draw(statuses: dict[str, list[dict[str, Any]]]) -> None:
     figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
     colours = ["#9aa5b1", "#6baed6", "#74c476", "#d94801"]
     for at, (row, colour) in enumerate(zip(ROWS, colours, strict=True)):
-        values = [[100 * accuracies(s)[row] for s in found] for found in statuses.values()]
+        values = [[100 * accuracies(s)[row] for s in runs] for runs in statuses.values()]
         places = [i + (at - 1.5) * 0.2 for i in range(len(values))]
         errors = [stdev(v) if len(v) > 1 else 0 for v in values]
         axis.bar(
@@ -89,25 +89,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shifts", nargs="+", default=SHIFTS)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     statuses: dict[str, list[dict[str, Any]]] = {}
     with TemporaryDirectory() as folder:
-        for shift in given.shifts:
-            statuses[shift] = [searched(shift, seed, folder) for seed in range(given.seeds)]
+        for shift in arguments.shifts:
+            statuses[shift] = [searched(shift, seed, folder) for seed in range(arguments.seeds)]
     header = [
         "task: method",
         "test accuracy, %",
         "parameters",
         "search with references ÷ one full fine-tuning",
     ]
-    rows = [row for shift, found in statuses.items() for row in rows_of(shift, found)]
+    rows = [row for shift, runs in statuses.items() for row in rows_of(shift, runs)]
     chosen = table(
         ["units chosen", "stem", *(f"{i}.{j}" for i in (1, 2, 3) for j in (0, 1))],
         units_chosen(statuses),
     )
-    write_section(
-        "First search", f"{table(header, rows)}\n\nOf {given.seeds} searches a shift:\n\n{chosen}"
-    )
+    seeds = f"Of {arguments.seeds} searches per shift:"
+    write_section("First search", f"{table(header, rows)}\n\n{seeds}\n\n{chosen}")
     draw(statuses)
 
 

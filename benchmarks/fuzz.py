@@ -71,9 +71,9 @@ class Watch:
 
 
 def delta_file(backbone: Backbone) -> bytes:
-    """Of one short training."""
-    given = {"backbone": "builtin:digits", "task": "builtin:digits", "epochs": 1}
-    settings = read_settings(given)
+    """The delta file of one short training."""
+    sources = {"backbone": "builtin:digits", "task": "builtin:digits"}
+    settings = read_settings({**sources, "epochs": 1})
     setup = prepare_search(settings, backbone, settings.task)
     setup.engine.prepare(setup.engine.statistics())
     rates = {f"lr:{method}": 0.01 for method in ("head", *PLAN.methods())}
@@ -130,12 +130,12 @@ def rewritten(content: bytes, draw: random.Random) -> bytes:
     if at != "__metadata__" or draw.random() < 0.1:
         header[at if draw.random() < 0.7 else str(draw.choice(VALUES))] = draw.choice(VALUES)
         return with_header(header, rest)
-    told: dict[str, str] = header["__metadata__"]  # type: ignore[assignment]
-    key = draw.choice(list(told))
+    metadata: dict[str, str] = header["__metadata__"]  # type: ignore[assignment]
+    key = draw.choice(list(metadata))
     try:
-        told[key] = json.dumps(_changed(json.loads(told[key]), draw))
+        metadata[key] = json.dumps(_changed(json.loads(metadata[key]), draw))
     except ValueError:  # plain text
-        told[key] = str(draw.choice(VALUES))
+        metadata[key] = str(draw.choice(VALUES))
     return with_header(header, rest)
 
 
@@ -192,22 +192,22 @@ def tried(
     """What came of each mutation, and what was seen that must not be."""
     run(content)  # what is imported on first use
     watch.seen.clear()
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     before = fingerprint(dict(backbone.network.state_dict()))
     draw = random.Random(0)
     for at in range(n):
         damaged = draw.choice(MUTATIONS)(content, draw)
         try:
             run(damaged)
-            found["no harm"] += 1
+            outcomes["no harm"] += 1
         except AutotuneError:
-            found["refused"] += 1
+            outcomes["refused"] += 1
         except Exception as error:
-            found[f"crashed: {type(error).__name__}: {str(error)[:80]}"] += 1
+            outcomes[f"crashed: {type(error).__name__}: {str(error)[:80]}"] += 1
         if at % 100 == 0 and fingerprint(dict(backbone.network.state_dict())) != before:
-            found["the backbone changed"] += 1
+            outcomes["the backbone changed"] += 1
             break
-    return found + Counter({f"forbidden: {event}": n for event, n in watch.seen.items()})
+    return outcomes + Counter({f"forbidden: {event}": n for event, n in watch.seen.items()})
 
 
 def main() -> None:

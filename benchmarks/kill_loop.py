@@ -27,23 +27,23 @@ def loops(kills: int, backends: list[str]) -> str:
     for backend in backends:
         seed = random.SystemRandom().randrange(10**6)
         with TemporaryDirectory() as at:
-            found = kill_loop(
+            kills = kill_loop(
                 Path(at) / "run", backend, workers=WORKERS, trials=TRIALS, kills=kills, seed=seed
             )
-        victims = Counter(found.kills)
-        faults += [f"{backend}, seed {seed}: {fault}" for fault in found.faults]
+        victims = Counter(kills.kills)
+        faults += [f"{backend}, seed {seed}: {fault}" for fault in kills.faults]
         rows.append(
             [
                 backend,
                 str(victims["driver"]),
                 str(victims["worker"]),
-                str(found.starts),
-                str(len(found.faults)),
-                f"{found.seconds:.0f}",
+                str(kills.starts),
+                str(len(kills.faults)),
+                f"{kills.seconds:.0f}",
                 str(seed),
             ]
         )
-        print(rows[-1], found.faults, flush=True)
+        print(rows[-1], kills.faults, flush=True)
     header = ["backend", "drivers killed", "workers killed", "starts", "faults", "seconds", "seed"]
     return (
         f"{TRIALS} trials on {WORKERS} workers, kill -9 at random moments. A fault: a number that "
@@ -58,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("backends", nargs="*", default=list(BACKENDS))
     parser.add_argument("--kills", type=int, default=20)
-    given = parser.parse_args()
-    write_section("Kill loop", loops(given.kills, given.backends))
+    arguments = parser.parse_args()
+    write_section("Kill loop", loops(arguments.kills, arguments.backends))
 
 
 if __name__ == "__main__":

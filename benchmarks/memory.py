@@ -96,30 +96,30 @@ def in_own_process(network: str, method: str, steps: int, batch: int) -> dict[st
     order = [sys.executable, __file__, "--one", network, method]
     order += ["--steps", str(steps), "--batch", str(batch)]
     done = subprocess.run(order, capture_output=True, text=True, check=True)
-    found: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
     with TABLE.open("a") as table:
-        row = {"network": network, "method": method, "batch": batch, "found": found}
+        row = {"network": network, "method": method, "batch": batch, "found": measured}
         table.write(json.dumps(row) + "\n")
-    return found
+    return measured
 
 
 def rows_of(network: str, steps: int, batch: int) -> list[list[str]]:
     full, rows = in_own_process(network, FULL, steps, batch), []
     assert full is not None
     for method in METHODS:
-        found = full if method == FULL else in_own_process(network, method, steps, batch)
-        if found is None:
+        measured = full if method == FULL else in_own_process(network, method, steps, batch)
+        if measured is None:
             rows.append([method, "no place", "", "", "", ""])
             continue
-        less = 100 * (1 - found["bytes"] / full["bytes"])
+        less = 100 * (1 - measured["bytes"] / full["bytes"])
         rows.append(
             [
                 method,
-                f"{found['parameters']:,}",
-                f"{found['bytes'] / 2**20:,.0f}",
+                f"{measured['parameters']:,}",
+                f"{measured['bytes'] / 2**20:,.0f}",
                 f"{less:.0f} %",
-                f"{found['seconds']:.2f}",
-                f"{found['seconds'] / full['seconds']:.2f}",
+                f"{measured['seconds']:.2f}",
+                f"{measured['seconds'] / full['seconds']:.2f}",
             ]
         )
         print(network, rows[-1], flush=True)
@@ -133,16 +133,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="the first is not timed")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "METHOD"), help="one, as JSON")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measured(*given.one, given.steps, given.batch)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measured(*arguments.one, arguments.steps, arguments.batch)))
         return
     header = ["method", "parameters", "peak, MiB", "less than full", "s a step", "of full"]
     parts = [
-        f"### {name}\n\n{table(header, rows_of(network, given.steps, given.batch))}"
+        f"### {name}\n\n{table(header, rows_of(network, arguments.steps, arguments.batch))}"
         for name, network in NETWORKS.items()
     ]
-    title = f"Memory and step time at batch {given.batch}, 224²"
+    title = f"Memory and step time at batch {arguments.batch}, 224²"
     write_section(title, "\n\n".join(parts))
 
 

@@ -208,9 +208,9 @@ class Bench:
         rates = sorted(self.rates[name])
         low, middle, high = rates[0], rates[len(rates) // 2], rates[-1]
         tried = [(self.value(p, self.at(name, middle)), p, middle) for p in plans.values()]
-        _, best, _ = max(tried, key=lambda found: found[0])
+        _, best, _ = max(tried, key=lambda one: one[0])
         tried += [(self.value(best, self.at(name, rate)), best, rate) for rate in (low, high)]
-        value, plan, rate = max(tried, key=lambda found: found[0])
+        value, plan, rate = max(tried, key=lambda one: one[0])
         return self.five(plan, self.at(name, rate), value)
 
     def at(self, method: str, rate: float) -> dict[str, float]:
@@ -315,9 +315,9 @@ def read_table() -> dict[tuple[str, str], Any]:
     return {(row["task"], row["method"]): row["found"] for row in rows}
 
 
-def keep(task: str, method: str, found: Any) -> None:
+def keep(task: str, method: str, result: Any) -> None:
     with TABLE.open("a") as lines:
-        lines.write(json.dumps({"task": task, "method": method, "found": found}) + "\n")
+        lines.write(json.dumps({"task": task, "method": method, "found": result}) + "\n")
 
 
 def measure(task: str, methods: list[str], folder: Path) -> None:
@@ -332,9 +332,9 @@ def measure(task: str, methods: list[str], folder: Path) -> None:
     bench.prepare_as(read_table()[task, "linear probe"])
     for method in missing:
         began = time.perf_counter()
-        found = bench.method(METHODS[method])
-        keep(task, method, found)
-        shown = f"{mean(found['tests']):.4f}  {found['plan']}" if found else "no place"
+        result = bench.method(METHODS[method])
+        keep(task, method, result)
+        shown = f"{mean(result['tests']):.4f}  {result['plan']}" if result else "no place"
         print(f"{task}, {method}: {shown}  ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
@@ -360,18 +360,18 @@ def read_times() -> dict[tuple[str, str], float]:
     return {(row["task"], row["method"]): row["share"] for row in rows}
 
 
-def difference(found: dict[str, Any], probe: dict[str, Any]) -> tuple[float, float]:
+def difference(result: dict[str, Any], probe: dict[str, Any]) -> tuple[float, float]:
     """Mean paired difference to the probe in points, and half of its 95 % interval."""
-    pairs = zip(found["tests"], probe["tests"], strict=True)
-    differences = [100 * (ours - theirs) for ours, theirs in pairs]
+    pairs = zip(result["tests"], probe["tests"], strict=True)
+    differences = [100 * (ours - b) for ours, b in pairs]
     return mean(differences), T_4 * stdev(differences) / len(differences) ** 0.5
 
 
-def written(task: str, found: dict[tuple[str, str], Any]) -> str:
-    probe, times = found[task, "linear probe"], read_times()
+def written(task: str, results: dict[tuple[str, str], Any]) -> str:
+    probe, times = results[task, "linear probe"], read_times()
     rows = []
     for method in ("linear probe", *METHODS):
-        row = found.get((task, method))
+        row = results.get((task, method))
         if row is None:
             continue
         gain, half = difference(row, probe)
@@ -382,7 +382,7 @@ def written(task: str, found: dict[tuple[str, str], Any]) -> str:
         rows.append([method, spread(row["tests"]), shown, *numbers, *used])
     header = ["method", "test, %", "gain over the probe", "parameters", "stored", "bytes"]
     header += ["step ÷ full fine-tuning's", "step's peak, MB"]
-    left_out = [m for m in METHODS if (task, m) in found and found[task, m] is None]
+    left_out = [m for m in METHODS if (task, m) in results and results[task, m] is None]
     notes = f"At most {probe['limit']:,} parameters, statistics re-estimated: {probe['bnstats']}."
     if left_out:
         notes += f" Without a place, or none that fits: {', '.join(left_out)}."
@@ -396,25 +396,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only-measure", action="store_true", help="fill the table, write nothing")
     parser.add_argument("--only-write", action="store_true", help="write the table as it is")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    tasks = [task for task in TASKS if any(task.startswith(start) for start in given.tasks)]
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tasks = [task for task in TASKS if any(task.startswith(start) for start in arguments.tasks)]
     if "AUTOTUNE_DATA" not in os.environ:
         left_out = [task for task in tasks if task.startswith(("ResNet", "MobileNet"))]
         tasks = [task for task in tasks if task not in left_out]
         print(f"AUTOTUNE_DATA names no folder, so these are left out: {', '.join(left_out)}")
     if not tasks:
         return
-    for task in tasks if not given.only_write else ():
+    for task in tasks if not arguments.only_write else ():
         with TemporaryDirectory() as folder:
-            measure(task, given.methods, Path(folder))
-    for task in tasks if not (given.only_write or given.only_measure) else ():
+            measure(task, arguments.methods, Path(folder))
+    for task in tasks if not (arguments.only_write or arguments.only_measure) else ():
         with TemporaryDirectory() as folder:
-            timed(task, given.methods, Path(folder))
-    if not given.only_measure:
-        found = read_table()
+            timed(task, arguments.methods, Path(folder))
+    if not arguments.only_measure:
+        results = read_table()
         text = "\n\n".join(
-            written(task, found) for task in tasks if (task, "linear probe") in found
+            written(task, results) for task in tasks if (task, "linear probe") in results
         )
         write_section("Every method alone at 1 %", text)
 

@@ -66,8 +66,8 @@ SPACE = {
 def enumerated(shift: str, folder: Path) -> Setup:
     """The small space on the digits network under a shift, its statistics re-estimated."""
     (folder / "space.yaml").write_text(json.dumps(SPACE))
-    given = {"budget": BUDGET, "space": str(folder / "space.yaml"), "device": "cpu"}
-    setup = prepare_search(read_settings(given), "builtin:digits", task_of(shift))
+    settings = {"budget": BUDGET, "space": str(folder / "space.yaml"), "device": "cpu"}
+    setup = prepare_search(read_settings(settings), "builtin:digits", task_of(shift))
     setup.engine.prepare(setup.engine.statistics())
     return setup
 
@@ -214,10 +214,10 @@ def written() -> str:
             "policy, proxies": lambda seed, t=table_of, s=proxies: t.by_sampler("policy", seed, s),
             "policy": lambda seed, t=table_of, s=scores: t.by_sampler("policy", seed, s),
         }
-        found = {name: np.array([one(seed) for seed in range(RUNS)]) for name, one in run.items()}
-        curves[shift] = found
+        curves = {name: np.array([one(seed) for seed in range(RUNS)]) for name, one in run.items()}
+        curves[shift] = curves
         rows = [
-            [name, *(_shown(regrets[:, n - 1]) for n in AFTER)] for name, regrets in found.items()
+            [name, *(_shown(regrets[:, n - 1]) for n in AFTER)] for name, regrets in curves.items()
         ]
         seeds = min(len(values) for values in table_of.seen.values())
         parts += [
@@ -247,8 +247,8 @@ def draw(curves: dict[str, dict[str, Any]]) -> None:
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.6), squeeze=False)
-    for panel, (shift, found) in zip(panels[0], curves.items(), strict=True):
-        for name, regrets in found.items():
+    for panel, (shift, by_strategy) in zip(panels[0], curves.items(), strict=True):
+        for name, regrets in by_strategy.items():
             style = {"color": "black", "linewidth": 2} if name == "policy" else {}
             panel.plot(np.arange(1, TRIALS + 1), regrets.mean(0), label=name, **style)
         panel.set(xscale="log", xlabel="trials", ylabel="regret, points", title=f"digits, {shift}")
@@ -262,9 +262,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shifts", nargs="*", default=list(SHIFTS))
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    for seed, shift in product(SEEDS, given.shifts):
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for seed, shift in product(SEEDS, arguments.shifts):
         fill(shift, seed)
 
 

@@ -129,22 +129,22 @@ def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
                 trial.set_user_attr("record", {"metrics": {"accuracy": 0.5}, "seconds": 0.1})
                 bare.tell(trial, 0.5 + n / 1e6)
                 times["bare"].append(time.perf_counter() - began)
-    ours, theirs = (1000 * median(times[kind]) for kind in ("ours", "bare"))
-    return f"{n_units} units, {name}|{ours:.1f}|{theirs:.1f}|{ours / theirs:.2f}"
+    driven, plain = (1000 * median(times[kind]) for kind in ("ours", "bare"))
+    return f"{n_units} units, {name}|{driven:.1f}|{plain:.1f}|{driven / plain:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--trials", type=int, default=100)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     import warnings
 
     warnings.simplefilter("ignore")
-    asked = proposals(200, 1000, given.repeats)
+    asked = proposals(200, 1000, arguments.repeats)
     rows = [
-        trial_seconds(n_units, given.trials, name).split("|")
+        trial_seconds(n_units, arguments.trials, name).split("|")
         for n_units in (20, 200)
         for name in ("random", "nsga2", "tpe")
     ]

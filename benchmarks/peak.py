@@ -11,9 +11,9 @@ def peak_of_step(step: Callable[[], None]) -> int:
     """Bytes of tensors that `step` adds at its peak to what was there before, on the CPU."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    found = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = peak = 0
-    for event in sorted(found, key=lambda event: event.start_ns()):
+    for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         peak = max(peak, now)
     return peak

@@ -50,19 +50,19 @@ Piece = Callable[[Tensor], Tensor]
 class Net:
     """One network in this comparison: its parts in a row, each needing only the one before it."""
 
-    given: Callable[[Path], dict[str, Any]]
+    task: Callable[[Path], dict[str, Any]]
     pieces: Callable[[Any], dict[str, Piece]]
     """Unit → the part that it is; the last is the head."""
 
     epochs: int = 5
     every: int = 1
-    """Of its parts, those that are trained; the head always."""
+    """Step between the parts that are trained; the head always is."""
 
     batch_size: int = 32
 
     def settings(self, folder: Path) -> Settings:
-        given = {**self.given(folder), "epochs": self.epochs, "batch_size": self.batch_size}
-        return read_settings(given)
+        settings = {**self.task(folder), "epochs": self.epochs, "batch_size": self.batch_size}
+        return read_settings(settings)
 
     def chosen(self, network: Any) -> list[str]:
         *units, head = self.pieces(network)
@@ -149,8 +149,8 @@ class Rig:
 
     def trained(self, network: Any, unit: str) -> list[nn.Parameter]:
         """What the unit trains, by the names that the plan has for it."""
-        found = [u for u in self.engine.units if u.name == unit]
-        names = {name for u in found for name in u.parameters}
+        units = [u for u in self.engine.units if u.name == unit]
+        names = {name for u in units for name in u.parameters}
         chosen = [p for name, p in network.named_parameters() if name in names]
         for parameter in chosen:
             parameter.requires_grad_(True)
@@ -231,13 +231,13 @@ def ours(rig: Rig, unit: str) -> float:
 
 def turns(rig: Rig, unit: str, making: float) -> tuple[list[float], list[float], list[float]]:
     """Seconds of the three ways, which take turns; short ones have more, as they are noisy."""
-    users, mine, least = list[float](), list[float](), list[float]()
+    users, autotune_times, least = list[float](), list[float](), list[float]()
     for _ in range(REPEATS):
         users.append(plain(rig, unit))
         for _ in range(max(2, min(SHORT, round(SHORT / 10 / making)))):
-            mine.append(ours(rig, unit))
+            autotune_times.append(ours(rig, unit))
             least.append(barest(rig, unit))  # at once, so that both have the same noise
-    return users, mine, least
+    return users, autotune_times, least
 
 
 def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]]]:
@@ -250,11 +250,11 @@ def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]
     for unit in net.chosen(setup.backbone.network):
         making = ours(rig, unit)
         times = turns(rig, unit, making)
-        user, mine, least = map(median, times)
+        user, autotune_time, least = map(median, times)
         share = median(b / a for a, b in zip(*times[1:], strict=True))
-        ratios.append((user / mine, share, user / making))
-        rows.append([unit, *(f"{1000 * s:.0f}" for s in (user, making, mine, least))])
-        rows[-1] += [f"{user / mine:.2f}", f"{share:.2f}"]
+        ratios.append((user / autotune_time, share, user / making))
+        rows.append([unit, *(f"{1000 * s:.0f}" for s in (user, making, autotune_time, least))])
+        rows[-1] += [f"{user / autotune_time:.2f}", f"{share:.2f}"]
         print(name, rows[-1], flush=True)
     setup.engine.close()
     return rows, ratios
@@ -279,7 +279,7 @@ def peak(name: str, unit: str, way: str) -> None:
 
 
 def peaks(names: list[str]) -> list[list[str]]:
-    """Of a unit in the middle, each way in a process of its own."""
+    """Times for a unit in the middle, each implementation in a process of its own."""
     rows = []
     for name in names:
         with TemporaryDirectory() as folder:
@@ -287,13 +287,13 @@ def peaks(names: list[str]) -> list[list[str]]:
             setup = prepare_search(settings, settings.backbone, settings.task)
         units = list(NETS[name].pieces(setup.backbone.network))
         unit = units[len(units) // 2]
-        found = {}
+        rows = {}
         for way in ("plain", "uncached", "kept"):
             command = [sys.executable, __file__, "--peak", name, unit, way]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1])
-        sizes = [f"{found[way][0]:.0f}" for way in ("plain", "uncached", "kept")]
-        rows.append([name, unit, *sizes, f"{found['kept'][1]:.0f}"])
+            rows[way] = json.loads(done.stdout.splitlines()[-1])
+        sizes = [f"{rows[way][0]:.0f}" for way in ("plain", "uncached", "kept")]
+        rows.append([name, unit, *sizes, f"{rows['kept'][1]:.0f}"])
         print(rows[-1], flush=True)
     return rows
 
@@ -316,15 +316,15 @@ def main() -> None:
     parser.add_argument("--nets", nargs="*", choices=NETS, default=list(NETS))
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.peak:
-        peak(*given.peak)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        peak(*arguments.peak)
         return
     if "AUTOTUNE_DATA" not in os.environ:
-        given.nets = ["digits"]
+        arguments.nets = ["digits"]
         print("AUTOTUNE_DATA names no folder: only the digits are compared.", file=sys.stderr)
-    for part in given.parts:
-        PARTS[part](given.nets)
+    for part in arguments.parts:
+        PARTS[part](arguments.nets)
 
 
 def write_trials(names: list[str]) -> None:

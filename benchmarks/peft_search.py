@@ -62,13 +62,13 @@ class User:
 
     def blocks(self) -> dict[str, list[str]]:
         """Block → names of the layers in it that LoRA can be put on."""
-        backbone, found = self.setup.backbone, dict[str, list[str]]()
+        backbone, layers = self.setup.backbone, dict[str, list[str]]()
         for name, module in backbone.network.named_modules():
             plain = isinstance(module, TARGETS) and getattr(module, "groups", 1) == 1
             if plain and name != backbone.head:
                 block = re.match(r"((layer|features)\w*\.\d+)", name)
-                found.setdefault(block[1] if block else "stem", []).append(name)
-        return found
+                layers.setdefault(block[1] if block else "stem", []).append(name)
+        return layers
 
     def model(self, targets: list[str], rank: int) -> Any:
         backbone = self.setup.backbone
@@ -123,8 +123,8 @@ class User:
         return {"test": test, "value": self.best, "seconds": seconds, "thrown away": self.thrown}
 
 
-def by_peft(given: dict[str, Any], seed: int) -> dict[str, Any]:
-    settings = read_settings({**given, "device": "cpu"})
+def by_peft(task: dict[str, Any], seed: int) -> dict[str, Any]:
+    settings = read_settings({**task, "device": "cpu"})
     setup = prepare_search(settings, settings.backbone, settings.task)
     try:
         return User(setup, seed).search()
@@ -132,9 +132,9 @@ def by_peft(given: dict[str, Any], seed: int) -> dict[str, Any]:
         setup.engine.close()
 
 
-def by_autotune(given: dict[str, Any], seed: int) -> dict[str, Any]:
-    found = search(given, seed)
-    return {**found, "seconds": found["own seconds"]}
+def by_autotune(task: dict[str, Any], seed: int) -> dict[str, Any]:
+    result = search(task, seed)
+    return {**result, "seconds": result["own seconds"]}
 
 
 WAYS = {"autotune": by_autotune, "Optuna and PEFT": by_peft}
@@ -162,13 +162,13 @@ def measure(tasks: list[str]) -> None:
 
 
 def written() -> str:
-    found, rows, pairs = read(), [], []
+    stored, rows, pairs = read(), [], []
     for task in TASKS:
-        ways = [[found.get((task, way, seed)) for seed in SEEDS] for way in WAYS]
+        ways = [[stored.get((task, way, seed)) for seed in SEEDS] for way in WAYS]
         if not all(row for of in ways for row in of):
             continue
-        ours, theirs = ways
-        gained = [100 * (a["test"] - b["test"]) for a, b in zip(ours, theirs, strict=True)]  # type: ignore[index]
+        ours, second = ways
+        gained = [100 * (a["test"] - b["test"]) for a, b in zip(ours, second, strict=True)]  # type: ignore[index]
         pairs += gained
         seconds = [mean(row["seconds"] for row in of) for of in ways]  # type: ignore[index]
         tests = [spread([row["test"] for row in of]) for of in ways]  # type: ignore[index]
@@ -188,13 +188,13 @@ def paired(gained: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if "AUTOTUNE_DATA" not in os.environ:
-        given.tasks = [task for task in given.tasks if task.startswith("digits")]
+        arguments.tasks = [task for task in arguments.tasks if task.startswith("digits")]
         print("AUTOTUNE_DATA names no folder: only the digits are compared.", file=sys.stderr)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    measure(given.tasks)
+    measure(arguments.tasks)
     write_section(
         "Searches against Optuna over PEFT",
         f"Budget 1 %, {TRIALS} trained trials of TPE, three seeds; mean ± standard deviation, "

@@ -51,8 +51,8 @@ class Placer:
         share = self.budget.limit // len(placed)
         plan = Plan({unit.name: self.largest(unit, entry, share) for unit in placed})
         for unit in placed:
-            mine = self.cost(Plan({unit.name: plan[unit.name]})).parameters
-            left = self.budget.limit - self.cost(plan).parameters + mine
+            cost = self.cost(Plan({unit.name: plan[unit.name]})).parameters
+            left = self.budget.limit - self.cost(plan).parameters + cost
             raised = self.largest(unit, entry, min(left, 2 * share))
             plan = Plan({**plan.choices, unit.name: raised})
         return plan

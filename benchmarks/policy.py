@@ -117,7 +117,7 @@ def without(piece: str) -> Iterator[dict[str, Any]]:
 
 
 CLOCK = SimpleNamespace(time=time.process_time, monotonic=time.process_time)
-"""Of this process's own work alone."""
+"""Processor time of this process alone."""
 
 
 @contextmanager
@@ -129,17 +129,17 @@ def timed_by_processor() -> Iterator[None]:
         yield
 
 
-def searched(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
+def searched(task: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
     """A search between two full fine-tunings, whose seconds are the unit of its own."""
-    before = unit_of_cost(given)
-    found = search(given, seed, **settings)
-    return {**found, "unit": mean([before, unit_of_cost(given)])}
+    before = unit_of_cost(task)
+    result = search(task, seed, **settings)
+    return {**result, "unit": mean([before, unit_of_cost(task)])}
 
 
-def search(given: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
+def search(task: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
     """One search in a folder of its own: what it reached, and its own seconds."""
     with TemporaryDirectory() as folder, timed_by_processor():
-        study = autotune.search(**given, seed=seed, device="cpu", out=f"{folder}/run", **settings)
+        study = autotune.search(**task, seed=seed, device="cpu", out=f"{folder}/run", **settings)
         status, final = study.status(), study.final
         beside = sum(b.seconds for n, b in study.baselines.items() if "probe" not in n)
         tests = final.tests.by_seed if final.tests else {seed: final.test["accuracy"]}
@@ -188,10 +188,10 @@ def pruned_share(study: autotune.Study) -> float:
 
 @contextmanager
 def everything(
-    given: dict[str, Any],
+    task: dict[str, Any],
 ) -> Iterator[tuple[Callable[..., dict[str, Any]], list[float]]]:
     """Trains every weight at a rate with a seed; and the rates to try."""
-    settings = read_settings({**given, "device": "cpu", "strategy": "random"})
+    settings = read_settings({**task, "device": "cpu", "strategy": "random"})
     setup = prepare_search(settings, settings.backbone, settings.task)
     units = [unit.name for unit in setup.units if not unit.is_span()]
     plan = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
@@ -215,9 +215,9 @@ def trained(engine: Engine, plan: Plan, head: float, rate: float, seed: int) -> 
     return {"value": last.value, "test": test, "seconds": seconds}
 
 
-def full_finetuning(given: dict[str, Any]) -> dict[str, Any]:
+def full_finetuning(task: dict[str, Any]) -> dict[str, Any]:
     """The best of three rates on validation, with three seeds."""
-    with everything(given) as (train, rates):
+    with everything(task) as (train, rates):
         tried = {rate: train(rate, 0) for rate in rates}
         best = max(tried, key=lambda rate: tried[rate]["value"])
         others = [train(best, seed) for seed in SEEDS[1:]]
@@ -225,39 +225,39 @@ def full_finetuning(given: dict[str, Any]) -> dict[str, Any]:
         return {"tests": tests, "rate": best}
 
 
-def unit_of_cost(given: dict[str, Any]) -> float:
+def unit_of_cost(task: dict[str, Any]) -> float:
     """Seconds of one full fine-tuning at the middle rate."""
-    with everything(given) as (train, rates):
+    with everything(task) as (train, rates):
         seconds: float = train(rates[len(rates) // 2], 0)["seconds"]
         return seconds
 
 
 def entries(ablate: bool) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
     """Name of a row → what measures it on a task with a budget."""
-    found: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+    variants: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
     if ablate:
         for piece in ("proxies", "warm-up", "supernet", "confirmation"):
             for seed in SEEDS:
-                found[f"without {piece} {seed}"] = lambda given, p=piece, s=seed: ablated(
-                    given, p, s
+                variants[f"without {piece} {seed}"] = lambda task, p=piece, s=seed: ablated(
+                    task, p, s
                 )
         for seed in SEEDS:
-            found[f"random search {seed}"] = lambda given, s=seed: searched(
-                given, s, strategy="random", trials=4, pruner="none", references=False
+            variants[f"random search {seed}"] = lambda task, s=seed: searched(
+                task, s, strategy="random", trials=4, pruner="none", references=False
             )
-        return found
-    found["full"] = full_finetuning
+        return variants
+    variants["full"] = full_finetuning
     for seed in SEEDS:
-        found[f"policy {seed}"] = lambda given, s=seed: searched(given, s)
-    found["tpe"] = lambda given: searched(
-        given, 0, strategy="tpe", trials=TRIALS, pruner="none", references=False
+        variants[f"policy {seed}"] = lambda task, s=seed: searched(task, s)
+    variants["tpe"] = lambda task: searched(
+        task, 0, strategy="tpe", trials=TRIALS, pruner="none", references=False
     )
-    return found
+    return variants
 
 
-def ablated(given: dict[str, Any], piece: str, seed: int) -> dict[str, Any]:
+def ablated(task: dict[str, Any], piece: str, seed: int) -> dict[str, Any]:
     with without(piece) as settings:
-        return searched(given, seed, references=False, **settings)
+        return searched(task, seed, references=False, **settings)
 
 
 def read_table() -> dict[tuple[str, str, str], Any]:
@@ -270,34 +270,34 @@ def measure(tasks: list[str], budgets: list[str], rows: list[str], *, ablate: bo
     """Whatever of the table's rows is not there yet."""
     for task in tasks:
         with TemporaryDirectory() as folder:
-            given = None
+            settings = None
             for budget in budgets:
                 for name, run in entries(ablate).items():
                     is_asked = any(name.startswith(row) for row in rows)
                     if not is_asked or (task, budget, name) in read_table():
                         continue
-                    given = given or TASKS[task](Path(folder))
-                    found = run({**given, "budget": budget})
+                    settings = settings or TASKS[task](Path(folder))
+                    result = run({**settings, "budget": budget})
                     with TABLE.open("a") as lines:
-                        row = {"task": task, "budget": budget, "row": name, "found": found}
+                        row = {"task": task, "budget": budget, "row": name, "found": result}
                         lines.write(json.dumps(row) + "\n")
-                    print(f"{task}, {budget}, {name}: {found}", flush=True)
+                    print(f"{task}, {budget}, {name}: {result}", flush=True)
 
 
 def tests_of(
-    found: dict[tuple[str, str, str], Any], cell: tuple[str, str], row: str
+    results: dict[tuple[str, str, str], Any], cell: tuple[str, str], row: str
 ) -> list[float]:
     """Three test accuracies: of three searches, or of one winner with three seeds."""
-    if (*cell, row) in found:
-        return found[(*cell, row)]["tests"][: len(SEEDS)]
+    if (*cell, row) in results:
+        return results[(*cell, row)]["tests"][: len(SEEDS)]
     if row in ("probe", "uniform", "random"):
-        return [found[(*cell, f"policy {seed}")]["references"][row] for seed in SEEDS]
-    return [found[(*cell, f"{row} {seed}")]["test"] for seed in SEEDS]
+        return [results[(*cell, f"policy {seed}")]["references"][row] for seed in SEEDS]
+    return [results[(*cell, f"{row} {seed}")]["test"] for seed in SEEDS]
 
 
-def cells_of(found: dict[tuple[str, str, str], Any], needed: list[str]) -> list[tuple[str, str]]:
+def cells_of(results: dict[tuple[str, str, str], Any], needed: list[str]) -> list[tuple[str, str]]:
     cells = [(task, budget) for task in TASKS for budget in BUDGETS]
-    return [cell for cell in cells if all((*cell, row) in found for row in needed)]
+    return [cell for cell in cells if all((*cell, row) in results for row in needed)]
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
@@ -307,21 +307,21 @@ def interval(differences: list[float]) -> tuple[float, float]:
     return mean(differences), t * stdev(differences) / n**0.5
 
 
-def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
+def written_cost(results: dict[tuple[str, str, str], Any]) -> str:
     needed = ["full", *(f"policy {seed}" for seed in SEEDS)]
-    cells, rows, differences, all_costs = cells_of(found, needed), [], [], []
+    cells, rows, differences, all_costs = cells_of(results, needed), [], [], []
     for cell in cells:
-        policies = [found[(*cell, f"policy {seed}")] for seed in SEEDS]
+        policies = [results[(*cell, f"policy {seed}")] for seed in SEEDS]
         costs = [p["seconds"] / p["unit"] for p in policies]
         all_costs += costs
-        ours = tests_of(found, cell, "policy")
+        ours = tests_of(results, cell, "policy")
         beside = ["", "", ""]
-        if (*cell, "tpe") in found:
-            tpe, theirs = found[(*cell, "tpe")], tests_of(found, cell, "tpe")
-            differences += [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
+        if (*cell, "tpe") in results:
+            tpe, tests = results[(*cell, "tpe")], tests_of(results, cell, "tpe")
+            differences += [100 * (a - b) for a, b in zip(ours, tests, strict=True)]
             cost = tpe["seconds"] / tpe["unit"]
             whole = f"{cost:.1f} ({tpe['pruned share'] * cost:.1f})"
-            beside = [whole, f"1/{cost / mean(costs):.1f}", spread(theirs)]
+            beside = [whole, f"1/{cost / mean(costs):.1f}", spread(tests)]
         others = ("uniform", "random", "probe", "full")
         stage = [p["stage"] / p["unit"] for p in policies]
         rows.append(
@@ -332,7 +332,7 @@ def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
                 *beside[:2],
                 spread(ours),
                 beside[2],
-                *(spread(tests_of(found, cell, row)) for row in others),
+                *(spread(tests_of(results, cell, row)) for row in others),
             ]
         )
     header = ["task, budget", "policy ÷ full", "of it proxies and supernet"]
@@ -353,15 +353,15 @@ def written_cost(found: dict[tuple[str, str, str], Any]) -> str:
     )
 
 
-def written_ablation(found: dict[tuple[str, str, str], Any]) -> str:
+def written_ablation(results: dict[tuple[str, str, str], Any]) -> str:
     pieces = ["proxies", "warm-up", "supernet", "confirmation"]
     needed = [f"{row} {seed}" for row in ("policy", "random search") for seed in SEEDS]
     needed += [f"without {piece} {seed}" for piece in pieces for seed in SEEDS]
     rows = []
     shown = ["policy", *(f"without {piece}" for piece in pieces), "random search"]
-    for cell in cells_of(found, needed):
+    for cell in cells_of(results, needed):
         for row in shown:
-            taken = [found[(*cell, f"{row} {seed}")] for seed in SEEDS]
+            taken = [results[(*cell, f"{row} {seed}")] for seed in SEEDS]
             rows.append(
                 [
                     f"{', '.join(cell)}: {row}",
@@ -380,21 +380,21 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", default=list(BUDGETS))
     parser.add_argument("--rows", nargs="*", default=[""], help="their names' beginnings")
     parser.add_argument("--only-write", action="store_true", help="write the tables as they are")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tasks = [task for task in TASKS if any(task.startswith(start) for start in given.tasks)]
+    tasks = [task for task in TASKS if any(task.startswith(start) for start in arguments.tasks)]
     if "AUTOTUNE_DATA" not in os.environ:
         left_out = [task for task in tasks if not task.startswith("digits")]
         tasks = [task for task in tasks if task not in left_out]
         print(f"AUTOTUNE_DATA names no folder, so these are left out: {', '.join(left_out)}")
-    if "oracle" in given.parts:
+    if "oracle" in arguments.parts:
         write_section("Regret on enumerated tables", oracle.written())
     for part in ("cost", "ablation"):
-        if part in given.parts and not given.only_write:
-            measure(tasks, given.budgets, given.rows, ablate=part == "ablation")
-    if "cost" in given.parts:
+        if part in arguments.parts and not arguments.only_write:
+            measure(tasks, arguments.budgets, arguments.rows, ablate=part == "ablation")
+    if "cost" in arguments.parts:
         write_section("Policy: cost and accuracy", written_cost(read_table()))
-    if "ablation" in given.parts:
+    if "ablation" in arguments.parts:
         write_section("Policy: pieces left out", written_ablation(read_table()))
 
 

@@ -53,23 +53,23 @@ def main() -> None:
     parser.add_argument("--corruption", default="gaussian_noise")
     parser.add_argument("--severity", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if "AUTOTUNE_DATA" not in os.environ:
         sys.exit("AUTOTUNE_DATA must name the folder with resnet20.safetensors and cifar10.npz.")
     with TemporaryDirectory() as folder:
         task = Path(folder) / "task.npz"
-        write_task(task, given.corruption, given.severity, 1000)
-        found = [searched(task, s, out=f"{folder}/run-{s}") for s in range(given.seeds)]
-    tests = [accuracies(status) for status in found]
+        write_task(task, arguments.corruption, arguments.severity, 1000)
+        runs = [searched(task, s, out=f"{folder}/run-{s}") for s in range(arguments.seeds)]
+    tests = [accuracies(status) for status in runs]
     rows = [[row, spread([test[row] for test in tests])] for row in ROWS]
-    plans = "\n".join(f"- seed {s}: {one['best']['label']}" for s, one in enumerate(found))
-    costs = ", ".join(f"{one['best']['cost']['parameters']:,}" for one in found)
-    share = spread([s["seconds"] / s["full_finetuning_seconds"] for s in found], scale=1)
-    title = f"ResNet-20, {given.corruption} {given.severity}, 1 %"
-    limit = found[0]["budget"]["limit"]
+    plans = "\n".join(f"- seed {s}: {one['best']['label']}" for s, one in enumerate(runs))
+    costs = ", ".join(f"{one['best']['cost']['parameters']:,}" for one in runs)
+    share = spread([s["seconds"] / s["full_finetuning_seconds"] for s in runs], scale=1)
+    title = f"ResNet-20, {arguments.corruption} {arguments.severity}, 1 %"
+    limit = runs[0]["budget"]["limit"]
     accuracy = table(["method", "test accuracy, %"], rows)
-    said = f"Plans ({costs} of {limit:,} parameters); search cost {share} × one full fine-tuning:"
-    write_section(title, f"{accuracy}\n\n{said}\n\n{plans}")
+    text = f"Plans ({costs} of {limit:,} parameters); search cost {share} × one full fine-tuning:"
+    write_section(title, f"{accuracy}\n\n{text}\n\n{plans}")
 
 
 if __name__ == "__main__":

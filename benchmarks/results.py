@@ -20,8 +20,9 @@ def write_section(title: str, text: str) -> None:
     """Put `text` under `## title`, in the place of what stood there before."""
     section = f"## {title}\n\n{_provenance()}\n\n{text.strip()}\n\n"
     old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n\n"
-    found = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
-    new = found.sub(lambda _: section, old) if found.search(old) else f"{old.rstrip()}\n\n{section}"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
+    appended = f"{old.rstrip()}\n\n{section}"
+    new = pattern.sub(lambda _: section, old) if pattern.search(old) else appended
     RESULTS.write_text(new.rstrip() + "\n")
     print(section)
 

@@ -35,20 +35,20 @@ from autotune.utils.peak_memory import peak_memory
 
 WORKERS, STEPS, TRIALS = 1000, 4, 1000
 FAILS, DIES = 0.01, 0.02
-"""How often a trial raises, and how often its worker dies, at an epoch."""
+"""Probability per epoch that a trial raises, and that its worker dies."""
 
 
 def drive(driver: Driver, seed: int) -> tuple[int, float]:
     """Run the driver's trials on simulated workers: (events, the driver's own seconds)."""
-    draw, events, own = random.Random(seed), 0, 0.0
+    draw, events, seconds = random.Random(seed), 0, 0.0
     waiting: list[tuple[float, int, Job, int]] = []
     now, order, idle = 0.0, 0, WORKERS
 
-    def timed(call: Any, *given: Any) -> Any:
-        nonlocal events, own
+    def timed(call: Any, *arguments: Any) -> Any:
+        nonlocal events, seconds
         began = time.perf_counter()
-        answer = call(*given)
-        own += time.perf_counter() - began
+        answer = call(*arguments)
+        seconds += time.perf_counter() - began
         events += 1
         return answer
 
@@ -58,7 +58,7 @@ def drive(driver: Driver, seed: int) -> tuple[int, float]:
             heapq.heappush(waiting, (now + draw.expovariate(1), order, job, first))
             order, idle = order + 1, idle - 1
         if not waiting:
-            return events, own
+            return events, seconds
         now, _, job, step = heapq.heappop(waiting)
         if (luck := draw.random()) < FAILS + DIES:
             ended = driver.fail if luck < FAILS else driver.lost
@@ -119,10 +119,10 @@ def measured(folder: RunFolder, total: int) -> dict[str, float]:
         driver = Driver(folder, None, setting, lease, trials=total + TRIALS)
         loading = time.perf_counter() - began
         loaded = peak_memory() / 1e9
-        events, own = drive(driver, total)
+        events, seconds = drive(driver, total)
         return {
             "events": events,
-            "ms": 1000 * own / events,
+            "ms": 1000 * seconds / events,
             "loading": loading,
             "GB": loaded,
             "GB in the end": peak_memory() / 1e9,
@@ -150,8 +150,8 @@ def bare(folder: RunFolder, total: int) -> dict[str, float]:
 def in_a_process(what: str, folder: RunFolder, total: int) -> dict[str, float]:
     command = [sys.executable, __file__, what, str(folder.path), str(total)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def scale(totals: list[int]) -> str:

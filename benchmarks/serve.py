@@ -82,14 +82,14 @@ def by_hand(networks: list[nn.Module], first: list[int]) -> Callable[[Tensor], l
             for block in range(max(first)):  # of a network whose first blocks are frozen
                 frozen: Any = networks[first.index(max(first))]
                 shared.append(frozen.layer4[block](shared[-1]))
-            found = []
+            times = []
             for network, begins in zip(networks, first, strict=True):
                 tuned: Any = network
                 y = shared[begins]
                 for block in tuned.layer4[begins:]:
                     y = block(y)
-                found.append(tuned.fc(tuned.avgpool(y).flatten(1)))
-            return found
+                times.append(tuned.fc(tuned.avgpool(y).flatten(1)))
+            return times
 
     return run
 
@@ -99,7 +99,7 @@ def rows(sizes: list[int]) -> list[list[str]]:
     network = resnet50().eval()
     backbone = describe(network, source="resnet50", family="resnet")
     units = find_units(backbone, load_space("resnet").units.block)
-    found = []
+    rows = []
     for kind, choice in KINDS.items():
         first = [at % len(SUFFIX) for at in range(TASKS)]
         artifacts = [
@@ -112,13 +112,13 @@ def rows(sizes: list[int]) -> list[list[str]]:
         ways = [lambda x, m=multi: list(m(x).values()), hand, partial(separate, networks)]
         for size in sizes:
             x = torch.randn(size, 3, 224, 224)
-            mine, least, many = map(median, turns(ways, x))
-            found.append(
-                [f"{kind}, batch {size}", *(f"{1000 * s:.0f}" for s in (mine, least, many))]
+            together, least, many = map(median, turns(ways, x))
+            rows.append(
+                [f"{kind}, batch {size}", *(f"{1000 * s:.0f}" for s in (together, least, many))]
             )
-            found[-1] += [f"{mine / least:.2f}", f"{many / mine:.2f}"]
-            print(found[-1], flush=True)
-    return found
+            rows[-1] += [f"{together / least:.2f}", f"{many / together:.2f}"]
+            print(rows[-1], flush=True)
+    return rows
 
 
 def separate(networks: list[nn.Module], x: Tensor) -> list[Tensor]:
@@ -135,11 +135,11 @@ def turns(
     for turn in range(TURNS + 1):
         for way, seconds in zip(ways, times, strict=True):
             began = time.perf_counter()
-            found = way(x)
+            output = way(x)
             if turn:
                 seconds.append(time.perf_counter() - began)
             same = torch.equal if exact else partial(torch.allclose, rtol=1e-3, atol=1e-2)
-            assert all(same(a, b) for a, b in zip(found, first, strict=True))
+            assert all(same(a, b) for a, b in zip(output, first, strict=True))
     return times
 
 
@@ -176,8 +176,8 @@ def layer(shape: tuple[int, int, int, int], n: int) -> list[float]:
         return [convolved(one, kernel) for one, kernel in zip(x, kernels, strict=True)]
 
     def in_groups(x: Tensor) -> list[Tensor]:
-        found = convolved(torch.cat(list(x), 1), grouped, TASKS)
-        return list(found.split(outputs, 1))
+        output = convolved(torch.cat(list(x), 1), grouped, TASKS)
+        return list(output.split(outputs, 1))
 
     def apart(x: Tensor) -> list[Tensor]:
         return [convolved(one, kernels[0]) for one in x]

@@ -45,15 +45,16 @@ def draw(profiles: dict[str, list[ProfileRow]]) -> None:
     plt.rcParams["svg.hashsalt"] = "autotune"
     figure, axes = plt.subplots(1, len(profiles), figsize=(11, 3), sharex=True)
     for axis, (shift, rows) in zip(axes, profiles.items(), strict=True):
-        own = [row for row in rows if row.unit]
+        tuned = [row for row in rows if row.unit]
         empty = next(row for row in rows if not row.unit)
-        means = [100 * row.mean for row in own]
-        axis.errorbar(range(len(own)), means, [100 * row.std for row in own], marker="o", capsize=2)
-        best = max(range(len(own)), key=lambda i, means=means: means[i])
+        means = [100 * row.mean for row in tuned]
+        deviations = [100 * row.std for row in tuned]
+        axis.errorbar(range(len(tuned)), means, deviations, marker="o", capsize=2)
+        best = max(range(len(tuned)), key=lambda i, means=means: means[i])
         axis.plot(best, means[best], "o", color="tab:red", zorder=3)
         axis.axhline(100 * empty.mean, color="gray", linestyle=":", linewidth=1)
         axis.set_title(shift)
-        axis.set_xticks(range(len(own)), [row.unit for row in own], rotation=90)
+        axis.set_xticks(range(len(tuned)), [row.unit for row in tuned], rotation=90)
     axes[0].set_ylabel("accuracy on validation, %")
     figure.tight_layout()
     figure.savefig(PICTURE, metadata={"Date": None})
@@ -63,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs") / "profiles")
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    profiles = {shift: profiled(shift, given.out, given.seeds) for shift in SHIFTS}
+    arguments = parser.parse_args()
+    profiles = {shift: profiled(shift, arguments.out, arguments.seeds) for shift in SHIFTS}
     draw(profiles)
     units = [row.unit for row in profiles[SHIFTS[0]]]
     rows = []
@@ -73,11 +74,12 @@ def main() -> None:
         name = unit or "the head alone"
         rows.append([name, *(f"{100 * r.mean:.1f} ± {100 * r.std:.1f}" for r in cells)])
     best = {
-        shift: max((r for r in found if r.unit), key=lambda r: r.mean).unit
-        for shift, found in profiles.items()
+        shift: max((r for r in rows if r.unit), key=lambda r: r.mean).unit
+        for shift, rows in profiles.items()
     }
     text = (
-        f"Accuracy on validation, %, of `{CHOICE}` in one unit alone, over {given.seeds} seeds. "
+        f"Accuracy on validation, %, of `{CHOICE}` in one unit alone, "
+        f"over {arguments.seeds} seeds. "
         f"Best units: {', '.join(f'{unit} ({shift})' for shift, unit in best.items())}.\n\n"
         "![Each unit alone](../docs/profile.svg)\n\n"
     )

@@ -36,8 +36,8 @@ class Behind(nn.Module):
         self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        given: Tensor = self.head(self.blocks(x).mean((2, 3)))
-        return given
+        output: Tensor = self.head(self.blocks(x).mean((2, 3)))
+        return output
 
 
 def loss_of(model: nn.Module, tensors: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def main() -> None:
         first = int(stage[-1]) - 1
         blocks = [*stages[first][at:], *(block for s in stages[first + 1 :] for block in s)]
         rows.append(row(name, blocks, "blocks.0.", channels, side))
-    for found in rows:
-        print(found, flush=True)
+    for line in rows:
+        print(line, flush=True)
     head = ["trains", f"{TOGETHER} one by one, ms", "stacked, ms", "faster"]
     write_section("Trainings stacked", table(head, rows))
 

@@ -1,4 +1,4 @@
-"""How long commands take before they do anything, beside the bare imports, in alternation."""
+"""Start-up time of commands against the bare imports, measured in alternation."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def main() -> None:
     for name, (command, bare, limit) in PAIRS.items():
         seconds(command), seconds(bare)
         pairs = [(seconds(command), seconds(bare)) for _ in range(repeats)]
-        ours, theirs = (median(column) for column in zip(*pairs, strict=True))
+        ours, bare = (median(column) for column in zip(*pairs, strict=True))
         above = median(a - b for a, b in pairs)
-        rows.append([f"`{name}`", f"{ours:.2f}", f"{theirs:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
+        rows.append([f"`{name}`", f"{ours:.2f}", f"{bare:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
     header = ["command", "seconds", "bare imports", "median difference", "at most"]
     write_section("Start", table(header, rows))
 

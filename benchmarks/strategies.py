@@ -98,9 +98,9 @@ def measure(tasks: Sequence[str], strategies: Sequence[str]) -> None:
 
 def written_shifts() -> str:
     """Test accuracy of each strategy and shift, mean over seeds; and the picture."""
-    found = rows_found()
+    rows = rows_found()
     cells: dict[tuple[str, str], list[float]] = {}
-    for row in found:
+    for row in rows:
         cells.setdefault((row["strategy"], row["task"]), []).append(row["found"]["test"])
         for name, test in row["found"]["references"].items():
             if name in ("probe", "uniform"):
@@ -109,7 +109,7 @@ def written_shifts() -> str:
     for name in (*STRATEGY_NAMES, "uniform", "probe"):
         tests = [cells.get((name, task), []) for task in TASKS]
         together = [mean(values) for values in tests if values]
-        of = [row["found"] for row in found if row["strategy"] == name]
+        of = [row["found"] for row in rows if row["strategy"] == name]
         trained = f"{mean(row['trained'] for row in of):.1f}" if of else ""
         shown = [spread(values) if values else "" for values in tests]
         rows.append([name, *shown, spread([mean(together)]) if together else "", trained])
@@ -202,7 +202,7 @@ class Curves:
         return [max(value - r, 0.0) for (_, value), r in zip(front, reached, strict=True)]
 
     def front(self, seed: int) -> Points:
-        """Of all plans of the table, by one seed."""
+        """The best of all plans of the table, by one seed."""
         cost = self.of.problem.cost
         plans = self.of.plans.items()
         return front_of([(cost(p).parameters, self.curves[n, seed % 3][-1]) for n, p in plans])
@@ -213,11 +213,11 @@ Points = Sequence[tuple[int, float]]
 
 
 def front_of(points: Points) -> Points:
-    found: list[tuple[int, float]] = []
+    curve: list[tuple[int, float]] = []
     for price, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not found or value > found[-1][1]:
-            found.append((price, value))
-    return found
+        if not curve or value > curve[-1][1]:
+            curve.append((price, value))
+    return curve
 
 
 def written_front() -> str:
@@ -290,14 +290,14 @@ def greedy() -> str:
             out=str(home / "run"),
         )
         best, references = study.best, study.baselines
-        found = [("greedy", str(best.plan), best.cost.parameters, best.value, best.test)]
-        found += [
+        answers = [("greedy", str(best.plan), best.cost.parameters, best.value, best.test)]
+        answers += [
             (name, one["label"], one["cost"]["parameters"], one["value"], one["test"])
             for name, one in references.items()
         ]
         rows = [
             [name, plan, f"{cost:,}", f"{100 * value:.1f}", f"{100 * test['accuracy']:.1f}"]
-            for name, plan, cost, value, test in found
+            for name, plan, cost, value, test in answers
         ]
         singles = [t for t in study.trials if len(t.plan) == 1 and t.value is not None]
         order = ", ".join(f"{t.plan} {100 * (t.value or 0):.1f}" for t in singles)
@@ -353,19 +353,19 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["shifts", "front", "proxies", "greedy"])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGY_NAMES))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if "shifts" in given.parts:
-        measure(given.tasks, given.strategies)
+    if "shifts" in arguments.parts:
+        measure(arguments.tasks, arguments.strategies)
         write_section("Strategies with equal training", written_shifts())
-    if "front" in given.parts:
+    if "front" in arguments.parts:
         write_section("The front on enumerated tables", written_front())
-    if "proxies" in given.parts:
+    if "proxies" in arguments.parts:
         torch.set_num_threads(threads)
         write_section("Proxies on ResNet-50", proxies())
         torch.set_num_threads(1)
-    if "greedy" in given.parts:
+    if "greedy" in arguments.parts:
         if "AUTOTUNE_DATA" not in os.environ:
             print("AUTOTUNE_DATA names no folder, so greedy on ResNet-20 is left out.")
         else:

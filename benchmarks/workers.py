@@ -47,12 +47,12 @@ def no_complaint() -> str:
 
 
 def opened(name: str) -> Backend:
-    given: dict[str, tuple[Any, ...]] = {
+    arguments: dict[str, tuple[Any, ...]] = {
         "inline": (),
         "processes": (1, nothing),
         "ray": (Cluster("local", 1), nothing, nothing, no_complaint),
     }
-    backend: Backend = BACKENDS.load(name)(Trivial(), *given[name])
+    backend: Backend = BACKENDS.load(name)(Trivial(), *arguments[name])
     return backend
 
 

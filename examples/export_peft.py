@@ -27,8 +27,8 @@ def main(out: str | None = None, **settings: int) -> None:
             ours = network(inputs)
         bare = autotune.load_backbone("builtin:digits").network
         with torch.no_grad():
-            theirs = PeftModel.from_pretrained(bare, str(adapter)).eval()(inputs)
-        print(f"By peft the outputs differ by {(ours - theirs).abs().max():.1g} at most.")
+            expected = PeftModel.from_pretrained(bare, str(adapter)).eval()(inputs)
+        print(f"By peft the outputs differ by {(ours - expected).abs().max():.1g} at most.")
 
 
 if __name__ == "__main__":
