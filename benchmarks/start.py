@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import time
@@ -25,12 +26,37 @@ PAIRS = {
         2.0,
     ),
 }
+SEARCH = [PYTHON, "-c", "import autotune.session.session"]
+LIBRARIES = [PYTHON, "-c", "import torch, optuna"]
+MOST = 1.3
+"""Processor time that importing a search may take, in that of torch and optuna."""
 
 
 def seconds(command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - began
+
+
+def processor_seconds(command: list[str]) -> float:
+    """User and system time, which other processes on the machine change little."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def import_row(repeats: int) -> list[str]:
+    """The fastest import of what a search needs, and of torch and optuna."""
+    pairs = [(processor_seconds(SEARCH), processor_seconds(LIBRARIES)) for _ in range(repeats)]
+    search, libraries = (min(column) for column in zip(*pairs, strict=True))
+    ratio = search / libraries
+    return [
+        "`import autotune.session.session`",
+        f"{search:.2f}",
+        f"{libraries:.2f}",
+        f"{ratio:.2f}",
+    ]
 
 
 def main() -> None:
@@ -46,6 +72,8 @@ def main() -> None:
         rows.append([f"`{name}`", f"{ours:.2f}", f"{bare:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
     header = ["command", "seconds", "bare imports", "median difference", "at most"]
     write_section("Start", table(header, rows))
+    header = ["import", "processor seconds", "torch and optuna", f"ratio, at most {MOST}"]
+    write_section("Imports of a search", table(header, [import_row(repeats)]))
 
 
 if __name__ == "__main__":

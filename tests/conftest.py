@@ -176,17 +176,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", at], check=True)
 
 
-OPT_IN = ("install", "pages", "accelerator", "downloads")
+OPT_IN = ("ray", "server", "browser", "install", "pages", "accelerator", "downloads")
 """Markers that are left out unless they are asked for."""
+
+ALL = OPT_IN[:-2]
+"""Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run by itself."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave opt-in tests out; `AUTOTUNE_TESTS=all` takes all but `accelerator` and `downloads`."""
+    """Skip tests with an opt-in marker that `AUTOTUNE_TESTS`, separated by commas, lacks."""
     wanted = os.environ.get("AUTOTUNE_TESTS", "").split(",")
     if "all" in wanted:
-        wanted = [*wanted, *(m for m in OPT_IN if m not in ("accelerator", "downloads"))]
+        wanted = [*wanted, *ALL]
     for item in items:
         for marker in OPT_IN:
             if item.get_closest_marker(marker) and marker not in wanted:
-                why = f"{marker} is opt-in: AUTOTUNE_TESTS={marker} (or all)"
+                also = " (or all)" if marker in ALL else ""
+                why = f"{marker} is opt-in: AUTOTUNE_TESTS={marker}{also}"
                 item.add_marker(pytest.mark.skip(reason=why))

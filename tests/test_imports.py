@@ -242,3 +242,18 @@ def test_help_imports_nothing_heavy():
     assert any("Usage" in line for line in shown)
     heavy = {"torch", "optuna", "ray", "torchvision", "sklearn"}
     assert not heavy & set(json.loads(last))
+
+
+SESSION = """
+import json, sys
+import autotune.session.session
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
+def test_a_search_imports_little_but_torch_and_optuna():
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION], capture_output=True, text=True, check=True
+    )
+    heavy = {"scipy", "sklearn", "sqlalchemy", "torchmetrics", "torchvision", "transformers"}
+    assert not heavy & set(json.loads(done.stdout))

@@ -10,7 +10,6 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from scipy.stats import spearmanr
 
 from autotune.errors import ConfigError
 from autotune.problem.grids import middles
@@ -21,6 +20,7 @@ from autotune.session.setup import Setup
 from autotune.study.driver import Driver
 from autotune.study.policy.network import read_policy
 from autotune.study.policy.policy import Policy
+from autotune.study.policy.rank_correlation import rank_correlation
 from autotune.study.policy.rounds import STABLE, Course, Schedule, run_rounds
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
@@ -255,7 +255,7 @@ def _agreement(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> float |
     first, second = ([found["mass"] for _, found in sorted(half.items())] for half in halves)
     if len({*first}) < 3 or len({*second}) < 3:
         return None
-    return float(spearmanr(first, second).statistic)
+    return rank_correlation(first, second)
 
 
 def _say_agreement(agreement: float | None) -> None:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from scipy.special import stdtrit
-
 FEWEST_PAIRS = 3
 """Fewest pairs for a claim: two that agree by chance have an interval of nearly no width."""
 
@@ -48,6 +46,8 @@ def paired(values: Values, baseline: Values) -> Difference:
     differences, n = [values[key] - baseline[key] for key in common], len(common)
     if n < 2:
         return Difference(mean(differences), float("inf"), n)
+    from scipy.special import stdtrit  # late: a tenth of a second
+
     half = float(stdtrit(n - 1, 0.975)) * stdev(differences) / n**0.5
     return Difference(mean(differences), half, n)
 

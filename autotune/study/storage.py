@@ -11,8 +11,6 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import event
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from autotune.errors import DependencyError, RunError, first_line
 from autotune.study.run_folder import RunFolder
@@ -61,6 +59,8 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
 
 def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
     """Open the storage for reading; SQLite and PostgreSQL then refuse writes."""
+    from sqlalchemy import event  # late: a fifth of a second
+
     storage = open_storage(folder, url)
 
     def connected(connection: Any, _: Any) -> None:
@@ -94,6 +94,8 @@ def _choose_journal(storage: RDBStorage, folder: Path) -> None:
 
 def is_away(error: BaseException | None) -> bool:
     """Whether an error means that the database is unavailable for the moment."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
     while error is not None:
         if isinstance(error, OperationalError | InterfaceError):
             return not (is_full(error) or "readonly" in str(error) or "read-only" in str(error))

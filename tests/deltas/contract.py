@@ -22,7 +22,10 @@ from .rig import Rig, bits, content, gradients, same, snapshot, stored
 
 
 class DeltaContract:
-    """Filled in by the choices of a method and the kinds that each of them leaves alone."""
+    """Filled in by the choices of a method and the kinds that each of them leaves alone.
+
+    Two laws are tried on all kinds, the others on a few typical ones.
+    """
 
     CHOICES: ClassVar[tuple[Choice, ...]] = ()
     KINDS: ClassVar[dict[str, Kind]] = LAYERS
@@ -32,18 +35,29 @@ class DeltaContract:
     TRIED_ON: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Label → the kinds that are enough, where another choice does the same on all others."""
 
+    TYPICAL: ClassVar[tuple[str, ...]] = ("linear", "grouped", "transformer")
+    """Kinds that together run all code of the method: enough for all laws but two."""
+
+    ON_ALL_KINDS: ClassVar[tuple[str, ...]] = (
+        "test_starts_as_exactly_the_backbone",
+        "test_detach_restores_everything_after_training",
+    )
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test a choice and kind: those where the method has a place, or those with none."""
-        wanted = "choice" in metafunc.fixturenames, "refused" in metafunc.fixturenames
-        if any(wanted):
-            pairs = [
-                (choice, kind)
-                for choice in self.CHOICES
-                for kind in self.TRIED_ON.get(choice.label, self.KINDS)
-                if (kind in self.LEFT_ALONE.get(choice.label, {})) == wanted[1]
-            ]
+        """One test per choice and kind in which the method has a place, or per refusing choice."""
+        if "refused" in metafunc.fixturenames:
+            refused = [choice for choice in self.CHOICES if self.LEFT_ALONE.get(choice.label)]
+            metafunc.parametrize("refused", refused, ids=[choice.label for choice in refused])
+        if "choice" in metafunc.fixturenames:
+            on_all = metafunc.function.__name__ in self.ON_ALL_KINDS
+            pairs = [(c, kind) for c in self.CHOICES for kind in self.kinds(c, on_all=on_all)]
             names = [f"{choice.label}-{kind}" for choice, kind in pairs]
-            metafunc.parametrize(("refused" if wanted[1] else "choice", "kind"), pairs, ids=names)
+            metafunc.parametrize(("choice", "kind"), pairs, ids=names)
+
+    def kinds(self, choice: Choice, *, on_all: bool) -> list[str]:
+        """Kinds that a law is tried on: where the method has a place, all or the typical ones."""
+        kinds = self.TRIED_ON.get(choice.label, self.KINDS if on_all else self.TYPICAL)
+        return [kind for kind in kinds if kind not in self.LEFT_ALONE.get(choice.label, {})]
 
     @pytest.fixture
     def rig(self, kind: str) -> Rig:
@@ -59,7 +73,8 @@ class DeltaContract:
     def test_what_is_left_out_is_named_as_it_is_called(self):
         listed = {**self.LEFT_ALONE, **self.TRIED_ON}
         assert set(listed) <= {choice.label for choice in self.CHOICES}
-        assert all(set(kinds) <= set(self.KINDS) for kinds in listed.values())
+        assert all(set(kinds) <= set(self.KINDS) for kinds in (*listed.values(), self.TYPICAL))
+        assert all(self.kinds(choice, on_all=False) for choice in self.CHOICES)
 
     def test_starts_as_exactly_the_backbone(self, rig, choice):
         before = rig.outputs()
@@ -81,14 +96,15 @@ class DeltaContract:
         network, flow = self.KINDS[kind].shapes
         assert plan_cost(sites(network, units, flow), plan) == before
 
-    def test_has_no_place_where_it_says_so(self, refused, kind):
-        rig = Rig(self.KINDS[kind])
-        before = snapshot(rig.network)
-        assert plan_cost({rig.unit.name: rig.site}, Plan({rig.unit.name: refused})) == Cost()
-        with pytest.raises(PlanError, match=f"{refused.label} has no place in '{rig.unit.name}'"):
-            self.attach(rig, refused)
-        assert snapshot(rig.network) == before
-        assert self.LEFT_ALONE[refused.label][kind]
+    def test_has_no_place_where_it_says_so(self, refused):
+        for kind, why in self.LEFT_ALONE[refused.label].items():
+            rig = Rig(self.KINDS[kind])
+            before = snapshot(rig.network)
+            assert plan_cost({rig.unit.name: rig.site}, Plan({rig.unit.name: refused})) == Cost()
+            with pytest.raises(PlanError, match=f"{refused.label} has no place in"):
+                self.attach(rig, refused)
+            assert snapshot(rig.network) == before
+            assert why
 
     def test_detach_restores_everything_after_training(self, rig, choice):
         rig.network.train()
@@ -229,3 +245,4 @@ class SpanContract(PathContract):
     """For paths beside a stage or the network."""
 
     KINDS = SPANS
+    TYPICAL = ("stage", "token-stage", "pictures", "tokens")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from autotune.problem.problem import Problem
@@ -70,6 +69,7 @@ class Menu:
 
     def _solve(self, logits: Tensor) -> float:
         """λ by bracketing and Brent's method on the expected cost, which falls with λ."""
+        from scipy.optimize import brentq  # late: a tenth of a second
 
         def excess(multiplier: float) -> float:
             p = self._softmax(logits - multiplier * self.price)

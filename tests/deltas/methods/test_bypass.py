@@ -20,6 +20,7 @@ BYPASS = Choice.of("bypass", width=2)
 
 class TestBypass(SpanContract):
     CHOICES = (BYPASS,)
+    TYPICAL = ("pictures", "words", "frames")
     LEFT_ALONE: ClassVar = {"bypass-2": left("it runs beside the whole network", *STAGES)}
 
 

@@ -20,6 +20,7 @@ class TestResAdapter(PathContract):
     CHOICES = tuple(
         Choice.of("res_adapter", width=2, at=at) for at in ("block", "attention", "mlp")
     )
+    TYPICAL = ("linear", "block", "attention-batch-second", "transformer")
     LEFT_ALONE: ClassVar = {
         "res_adapter-2-attention": WITHOUT_ATTENTION,
         "res_adapter-2-mlp": left(

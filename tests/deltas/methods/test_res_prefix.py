@@ -23,6 +23,7 @@ PREFIX, PROMPT = Choice.of("res_prefix", length=2), Choice.of("res_prompt", leng
 
 class TestResPrefix(PathContract):
     CHOICES = (PREFIX, PROMPT)
+    TYPICAL = ("attention-batch-second", "cross-attention", "transformer")
     LEFT_ALONE: ClassVar = {choice.label: WITHOUT_ATTENTION for choice in CHOICES}
 
 

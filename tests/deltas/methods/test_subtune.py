@@ -23,6 +23,7 @@ class TestSubtune(MergeContract):
         *(Choice.of("subtune", what=what) for what in ("all", "biases", "norms")),
         Choice.of("subtune", what="all", bn="adapt"),
     )
+    TYPICAL = ("linear", "block", "transformer")
     LEFT_ALONE: ClassVar = {
         "subtune-norms": WITHOUT_NORM,
         "subtune-biases": {
