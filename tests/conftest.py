@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from autotune.tasks.base import Task
     from autotune.training.engine import Engine
 
+os.environ.setdefault("AUTOTUNE_LEASE_SETTLE", "0.05")
+"""Two drivers never start together here, but where a test says so and waits itself."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before torch is imported: small networks gain nothing from threads that wait for each other."""
 

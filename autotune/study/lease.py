@@ -17,13 +17,29 @@ from autotune.errors import LeaseError
 from autotune.utils.events import warn
 from autotune.utils.files import write_whole
 
-RENEW, STALE, SETTLE = 10.0, 60.0, 1.0
-"""Seconds between renewals, until a lease is stale, and between writing and reading it back.
+RENEW, STALE = 10.0, 60.0
+"""Seconds between renewals, and until a lease is stale: a driver may miss five renewals."""
 
-A driver may miss five renewals before another may take over. The settling second is long next to
-the write of a small file, so that of two drivers that start together, both read what the later
-wrote.
+SETTLE = 1.0
+"""Seconds between writing a lease and reading it back, without `$AUTOTUNE_LEASE_SETTLE`.
+
+They are long next to the write of a small file, so that of two drivers that start together, both
+read what the later one wrote. A network file system that caches attributes may need more.
 """
+
+
+def settle_seconds() -> float:
+    """`$AUTOTUNE_LEASE_SETTLE` in seconds, or `SETTLE`; `LeaseError` for anything but a number."""
+    text = os.environ.get("AUTOTUNE_LEASE_SETTLE", "")
+    try:
+        seconds = float(text) if text else SETTLE
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < STALE:
+        raise LeaseError(
+            f"AUTOTUNE_LEASE_SETTLE must be seconds from 0 to {STALE:g}, got {text!r}. Unset it."
+        )
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -61,9 +77,16 @@ class Lease:
     """Lease held while a driver works, renewed by a thread, lost once it contains another token."""
 
     def __init__(
-        self, file: Path, read_attribute: Callable[[], Any], write_attribute: Callable[[Any], None]
+        self,
+        file: Path,
+        read_attribute: Callable[[], Any],
+        write_attribute: Callable[[Any], None],
+        *,
+        settle: float | None = None,
+        renew: float = RENEW,
     ) -> None:
-        self.file = file
+        self.file, self.renew = file, renew
+        self.settle = settle_seconds() if settle is None else settle
         self._read_attribute, self._write_attribute = read_attribute, write_attribute
         self._lost = ""
         self._ended = threading.Event()
@@ -75,7 +98,7 @@ class Lease:
             )
         self.me = Owner.me()
         self._write()
-        time.sleep(SETTLE)
+        time.sleep(self.settle)
         if foreign := self._foreign():
             raise LeaseError(f"One driver owns a study; {foreign} took {self.file.parent} first.")
         self._thread = threading.Thread(target=self._renew, daemon=True, name="autotune-lease")
@@ -117,7 +140,7 @@ class Lease:
         self.me = renewed
 
     def _renew(self) -> None:
-        while not self._ended.wait(RENEW):
+        while not self._ended.wait(self.renew):
             try:
                 if foreign := self._foreign():
                     self._lost = foreign

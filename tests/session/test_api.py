@@ -21,7 +21,6 @@ Search = Callable[..., autotune.Study]
 @pytest.fixture
 def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> Search:
     """A small search on the tiny network; settings can be given."""
-    monkeypatch.setattr("autotune.study.lease.SETTLE", 0.05)
 
     def run(name: str = "run", **settings: Any) -> autotune.Study:
         given = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off", **settings}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,12 +26,6 @@ from autotune.tasks.loading import PartFeed
 from autotune.training.loop import Recipe, evaluate
 
 QUICK = {"budget": "60%", "epochs": 2, "strategy": "random", "trials": 2, "bnstats": "off"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _settle() -> Iterator[None]:
-    with patch("autotune.study.lease.SETTLE", 0.05):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,6 @@ RATES = "lowrank: [0.01, 0.03], scale: [0.01], subtune: [0.01]"
 @pytest.fixture
 def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> Search:
     """A search by policy on the tiny network; choices, rates and settings can be given."""
-    monkeypatch.setattr("autotune.study.lease.SETTLE", 0.05)
 
     def run(
         name: str = "run", *, choices: str = MENU, rates: str = RATES, **settings: Any

@@ -24,7 +24,6 @@ hyperparameters: {lr: {head: [0.01, 0.03], lowrank: [0.01, 0.03], scale: [0.01]}
 
 @pytest.fixture
 def given(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
-    monkeypatch.setattr("autotune.study.lease.SETTLE", 0.05)
     (tmp_path / "space.yaml").write_text(SPACE)
     how = {"epochs": 2, "bnstats": "off", "references": False, "space": f"{tmp_path}/space.yaml"}
     return {"backbone": tiny_network, "task": tiny_task, **how}

@@ -16,7 +16,6 @@ from autotune.problem.grids import Grids
 from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice
 from autotune.problem.problem import Problem
-from autotune.study import lease as leases
 from autotune.study.driver import Driver, DriverOptions, create
 from autotune.study.lease import Lease
 from autotune.study.run_folder import RunFolder
@@ -61,12 +60,6 @@ def grids() -> Grids:
     }
 
 
-@pytest.fixture(autouse=True)
-def _short_settling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease settles in a moment, so that tests may take many."""
-    monkeypatch.setattr(leases, "SETTLE", 0.01)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _quick_sqlite() -> Iterator[None]:
     """SQLite that does not wait for the disk: these tests end drivers, never the machine."""
@@ -105,7 +98,7 @@ def folder(new_run: Callable[[str], RunFolder]) -> RunFolder:
 
 def lease_of(folder: RunFolder) -> Lease:
     """A lease by the file alone."""
-    return Lease(folder.lease, lambda: None, lambda owner: None)
+    return Lease(folder.lease, lambda: None, lambda owner: None, settle=0.01)
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ import pytest
 
 from autotune.errors import LeaseError
 from autotune.problem.job import Progress
-from autotune.study import lease as leases
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.driver import Driver, DriverOptions
-from autotune.study.lease import STALE, Lease, Owner, holder
+from autotune.study.lease import STALE, Lease, Owner, holder, settle_seconds
 from autotune.study.reader import Records
 
 from .table_engine import TableEngine
@@ -49,8 +48,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run" / "lease.json"
 
 
-def lease(file: Path, attribute: Attribute) -> Lease:
-    return Lease(file, attribute.read, attribute.write)
+def lease(file: Path, attribute: Attribute, **seconds: float) -> Lease:
+    return Lease(file, attribute.read, attribute.write, **{"settle": 0.01, **seconds})
 
 
 def written(file: Path, owner: Owner) -> Owner:
@@ -138,9 +137,8 @@ def test_a_damaged_lease_file_is_no_lease(file, attribute, content):
         assert holder(file, None) is not None
 
 
-def test_is_renewed_while_it_is_held(file, attribute, monkeypatch):
-    monkeypatch.setattr(leases, "RENEW", 0.02)
-    with lease(file, attribute) as held:
+def test_is_renewed_while_it_is_held(file, attribute):
+    with lease(file, attribute, renew=0.02) as held:
         first = attribute.value["renewed"]
         wait_until(lambda: attribute.value["renewed"] > first)
         assert attribute.value["start"] == held.me.start
@@ -148,10 +146,9 @@ def test_is_renewed_while_it_is_held(file, attribute, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["file", "attribute"])
-def test_a_driver_that_finds_another_token_stops(file, attribute, place, monkeypatch):
-    monkeypatch.setattr(leases, "RENEW", 0.02)
+def test_a_driver_that_finds_another_token_stops(file, attribute, place):
     other = replace(Owner.me(), pid=dead_process())
-    with lease(file, attribute) as held:
+    with lease(file, attribute, renew=0.02) as held:
         written(file, other) if place == "file" else attribute.write(asdict(other))
         wait_until(lambda: held.is_lost)
         with pytest.raises(LeaseError, match=f"lost its study to process {other.pid}"):
@@ -160,10 +157,9 @@ def test_a_driver_that_finds_another_token_stops(file, attribute, place, monkeyp
     assert left == asdict(other), "the lease of the other driver must stay"
 
 
-def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeypatch):
-    monkeypatch.setattr(leases, "RENEW", 0.02)
+def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids):
     other = replace(Owner.me(), host="elsewhere")
-    held = Lease(folder.lease, lambda: None, lambda owner: None)
+    held = Lease(folder.lease, lambda: None, lambda owner: None, settle=0.01, renew=0.02)
 
     def engine(job):
         yield Progress(1, 0.5, {}, b"one")
@@ -184,10 +180,9 @@ def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids, monkeyp
             write()
 
 
-def test_of_two_that_start_together_the_token_that_stands_wins(file, attribute, monkeypatch):
+def test_of_two_that_start_together_the_token_that_stands_wins(file, attribute):
     """Both read before either writes; the last to write keeps the lease."""
-    monkeypatch.setattr(leases, "SETTLE", 0.2)
-    first, refused = lease(file, attribute), []
+    first, refused = lease(file, attribute, settle=0.2), []
 
     def start() -> None:
         try:
@@ -204,21 +199,20 @@ def test_of_two_that_start_together_the_token_that_stands_wins(file, attribute, 
         return attribute.value
 
     thread = threading.Thread(target=start)
-    with Lease(file, read_before_the_first_writes, attribute.write) as second:
+    with Lease(file, read_before_the_first_writes, attribute.write, settle=0.2) as second:
         thread.join()
         assert refused == [f"One driver owns a study; {second.me} took {file.parent} first."]
         second.check()
         assert attribute.value["token"] == second.me.token
 
 
-def test_never_do_two_hold_it(file, attribute, monkeypatch):
-    monkeypatch.setattr(leases, "SETTLE", 0.1)
+def test_never_do_two_hold_it(file, attribute):
     together, won = threading.Barrier(4), []
 
     def start() -> None:
         together.wait()
         try:
-            with lease(file, attribute) as held:
+            with lease(file, attribute, settle=0.1) as held:
                 won.append(held.me.token)
                 time.sleep(0.3)
         except LeaseError:
@@ -246,3 +240,17 @@ def test_an_optuna_study_carries_the_lease(folder, grids):
             Driver(folder, None, DriverOptions("random", 0, 4, grids), held, trials=1)
         )
     assert Records(folder, None).attribute("lease") is None
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "60", "nan"])
+def test_a_settling_time_that_is_none_is_refused(file, attribute, text, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_LEASE_SETTLE", text)
+    with pytest.raises(LeaseError, match=f"seconds from 0 to 60, got '{text}'"):
+        Lease(file, attribute.read, attribute.write)
+
+
+def test_the_settling_time_is_a_second_unless_the_environment_says_so(monkeypatch):
+    monkeypatch.delenv("AUTOTUNE_LEASE_SETTLE", raising=False)
+    assert settle_seconds() == 1.0
+    monkeypatch.setenv("AUTOTUNE_LEASE_SETTLE", "5")
+    assert settle_seconds() == 5.0

@@ -32,7 +32,6 @@ HOW = {"folds": 3, "epochs": 1, "bnstats": "off", "references": False, "budget":
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
     """Four units of the digits network, each whole or frozen."""
-    monkeypatch.setattr("autotune.study.lease.SETTLE", 0.05)
     (tmp_path / "space.yaml").write_text(SPACE)
     part = load_task("builtin:digits-rotated", None).train
     train, test = part.take(np.arange(240)), part.take(np.arange(240, 300))
