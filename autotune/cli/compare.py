@@ -52,7 +52,7 @@ def compare(
         from autotune.session.compare import compare as run_comparison
 
         names = [name.strip() for name in only.split(",") if name.strip()]
-        found = run_comparison(
+        comparison = run_comparison(
             run,
             backbone,
             task,
@@ -62,7 +62,7 @@ def compare(
             workers=workers,
             device=device,
         )
-    show_json(found.to_json()) if as_json else _show(found)
+    show_json(comparison.to_json()) if as_json else _show(comparison)
 
 
 def _show(comparison: Comparison) -> None:

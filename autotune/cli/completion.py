@@ -23,8 +23,8 @@ def among(values: str) -> Completion:
 def runs(incomplete: str) -> list[str]:
     """Run folders that begin so, and those in folders that begin so, such as runs/."""
     begin = escape(incomplete)
-    found = (glob(f"{begin}*{deeper}/config.yaml") for deeper in ("", "/*"))
-    return sorted(path.removesuffix("/config.yaml") for paths in found for path in paths)
+    configurations = (glob(f"{begin}*{deeper}/config.yaml") for deeper in ("", "/*"))
+    return sorted(path.removesuffix("/config.yaml") for paths in configurations for path in paths)
 
 
 def spaces(incomplete: str) -> list[str]:

@@ -36,8 +36,8 @@ def config(
     from autotune.run.origins import tell_origins
     from autotune.run.settings import write_line
 
-    settings, given = _read(source)
-    origins, values = tell_origins(settings, given), settings.model_dump()
+    settings, chosen = _read(source)
+    origins, values = tell_origins(settings, chosen), settings.model_dump()
     if as_json:
         show_json({name: {"value": v, "from": origins[name]} for name, v in values.items()})
         return
@@ -54,7 +54,7 @@ def _read(source: str) -> tuple[Settings, dict[str, str]]:
     from autotune.study.run_folder import RunFolder
 
     if Path(source).is_file() or Path(source).suffix in (".yaml", ".yml"):
-        given = GivenSettings.in_file(source)
-        return read_settings(given.values), dict(given.origins)
+        chosen = GivenSettings.in_file(source)
+        return read_settings(chosen.values), dict(chosen.origins)
     folder = RunFolder.existing(source)
     return read_settings({}, file=str(folder.config)), folder.origins

@@ -17,11 +17,11 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from autotune.cli.installed import examine
 
-    found: dict[str, Any] = examine()
+    examined: dict[str, Any] = examine()
     if as_json:
-        show_json(found)
+        show_json(examined)
     else:
-        for name, value in found.items():
+        for name, value in examined.items():
             typer.echo(f"{name}: {value}")
-    if not found["healthy"]:
+    if not examined["healthy"]:
         raise typer.Exit(1)

@@ -31,9 +31,9 @@ def evaluate(
     """
     from autotune.deploy.predict import evaluate_run
 
-    found = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
+    metrics = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
     if as_json:
-        show_json(found)
+        show_json(metrics)
         return
-    for name, value in found.items():
+    for name, value in metrics.items():
         typer.echo(f"{name}: {value}")

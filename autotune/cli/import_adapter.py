@@ -42,8 +42,8 @@ def import_(
         raise ConfigError(unknown("format", format, ["peft"]))
     artifact = import_peft(folder, load_backbone(backbone, weights=weights, head=head))
     write_whole(Path(output), to_bytes(artifact))
-    found = {"path": output, "plan": str(artifact.plan), "cost": artifact.header["cost"]}
+    imported = {"path": output, "plan": str(artifact.plan), "cost": artifact.header["cost"]}
     if as_json:
-        show_json(found)
+        show_json(imported)
     else:
-        typer.echo(f"{found['plan']} written to {output}.")
+        typer.echo(f"{imported['plan']} written to {output}.")

@@ -39,8 +39,8 @@ def init(
     from autotune.run.settings import read_settings
     from autotune.utils.files import write_whole
 
-    given = {"backbone": backbone, "task": task, "budget": budget}
-    settings = read_settings(given)
+    values = {"backbone": backbone, "task": task, "budget": budget}
+    settings = read_settings(values)
     _check_kinds(settings)
     if Path(output).exists() and not force:
         raise ConfigError(
@@ -48,14 +48,14 @@ def init(
             "or write over it with --force."
         )
     try:
-        write_whole(Path(output), "\n".join(_lines(settings, given)) + "\n")
+        write_whole(Path(output), "\n".join(_lines(settings, values)) + "\n")
     except OSError as error:
         raise ConfigError(
             f"A configuration is written to a file, {output!r} cannot be ({error.strerror}). "
             "Name another with -o."
         ) from error
-    told = f"Written to {output}; begin with: autotune search --config {output}"
-    show_json({"path": output}) if as_json else typer.echo(told)
+    message = f"Written to {output}; begin with: autotune search --config {output}"
+    show_json({"path": output}) if as_json else typer.echo(message)
 
 
 def _check_kinds(settings: Settings) -> None:

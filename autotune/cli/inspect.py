@@ -20,17 +20,17 @@ def inspect(
     """
     from autotune.deploy.inspection import inspect_file
 
-    found = inspect_file(file)
+    contents = inspect_file(file)
     if as_json:
-        show_json(found)
+        show_json(contents)
         return
-    for key, value in found.items():
+    for key, value in contents.items():
         if key in ("tensors", "units") and isinstance(value, dict):
             typer.echo(f"{key}:")
-            for name, own in value.items():
-                typer.echo(f"  {name}: {own}")
+            for name, entry in value.items():
+                typer.echo(f"  {name}: {entry}")
         elif isinstance(value, dict):
-            for name, own in value.items():
-                typer.echo(f"{key} {name}: {own}")
+            for name, entry in value.items():
+                typer.echo(f"{key} {name}: {entry}")
         else:
             typer.echo(f"{key}: {value}")

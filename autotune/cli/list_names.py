@@ -32,8 +32,8 @@ def list_names(
 
     with warned():
         if kind == "methods":
-            found = methods_to_json()
-            show_json(found) if as_json else print_methods(found)
+            methods = methods_to_json()
+            show_json(methods) if as_json else print_methods(methods)
             return
         tables = _names()
     if kind is not None and kind not in tables:

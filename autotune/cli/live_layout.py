@@ -1,4 +1,4 @@
-"""How a search looks while it runs: a few lines, the same for one's own and another process's."""
+"""Layout of the live view: a few lines, the same for this process's search and another's."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def view(standing: Standing, now: float) -> RenderableType:
     rows = Table.grid(padding=(0, 2), expand=True)
     rows.add_column(no_wrap=True, style="dim")
     rows.add_column(ratio=1, overflow="ellipsis")
-    for name, told in (
+    for name, content in (
         ("now", _now(standing)),
         ("trials", _trials(standing)),
         ("best", _best(standing)),
         ("plan", _plan(standing)),
         ("beside", _beside(standing)),
     ):
-        if told:
-            rows.add_row(name, told)
+        if content:
+            rows.add_row(name, content)
     head = _line(Text.assemble(("autotune ", "bold"), _about(standing)))
     return Group(head, _stages(standing), _bar(standing, now), rows, *_latest(standing))
 
@@ -68,18 +68,18 @@ def _bar(standing: Standing, now: float) -> RenderableType:
         return _line(Text(f"{took} so far" if took else "Loading"))
     done, left = work
     share, remaining = done / (done + left), standing.left(now)
-    said = f"{percent(share, 0)} · {took}"
-    said += "" if remaining is None else f", about {duration(remaining)} left"
+    text = f"{percent(share, 0)} · {took}"
+    text += "" if remaining is None else f", about {duration(remaining)} left"
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True, overflow="ellipsis")
     bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
-    line.add_row(bar, said)
+    line.add_row(bar, text)
     return line
 
 
 def _now(standing: Standing) -> Text:
-    return _line(Text(standing.said))
+    return _line(Text(standing.message))
 
 
 def _trials(standing: Standing) -> Text | None:
@@ -87,23 +87,23 @@ def _trials(standing: Standing) -> Text | None:
         return None
     of = f" of {standing.total:,}" if standing.total else ""
     states = ", ".join(f"{n:,} {state}" for state, n in list(standing.states.items()))
-    told = f"{standing.ended:,}{of}{': ' if states else ''}{states}"
+    text = f"{standing.ended:,}{of}{': ' if states else ''}{states}"
     for number, (step, steps, value) in list(standing.running.items())[:RUNNING]:
         reached = f", {step} of {steps} done, {percent(value)}" if step else ""
-        told += f" · trial {number} runs{reached}"
+        text += f" · trial {number} runs{reached}"
     if more := max(len(standing.running) - RUNNING, 0):
-        told += f" · {more} more run"
-    return _line(Text(told))
+        text += f" · {more} more run"
+    return _line(Text(text))
 
 
 def _best(standing: Standing) -> Text | None:
     best = standing.best
     if not best:
         return None
-    told = f" on validation · trial {best['number']} · {best['cost']:,} parameters"
+    text = f" on validation · trial {best['number']} · {best['cost']:,} parameters"
     if standing.begun.get("measure") == "parameters":
-        told += f", {percent(best['cost'] / max(standing.begun['room'], 1), 0)} of the budget"
-    return _line(Text.assemble(Text(percent(best["value"]), style="bold"), told))
+        text += f", {percent(best['cost'] / max(standing.begun['room'], 1), 0)} of the budget"
+    return _line(Text.assemble(Text(percent(best["value"]), style="bold"), text))
 
 
 def _plan(standing: Standing) -> Text | None:
@@ -129,15 +129,16 @@ def last_method(label: str) -> str:
 
 
 def _beside(standing: Standing) -> Text | None:
-    told = [f"{shown(name)} {percent(value)}" for name, value in list(standing.baselines.items())]
-    return _line(Text(" · ".join(told))) if told else None
+    values = list(standing.baselines.items())
+    baselines = [f"{shown(name)} {percent(value)}" for name, value in values]
+    return _line(Text(" · ".join(baselines))) if baselines else None
 
 
 def _latest(standing: Standing) -> list[Text]:
     """The last events; warnings stand out."""
-    found: list[Text] = []
+    lines: list[Text] = []
     for event in list(standing.latest):
         clock = time.strftime("%H:%M:%S", time.localtime(event.time))
         style: Any = "yellow" if event.kind == "warning" else "dim"
-        found.append(_line(Text(f"{clock} {event.text}", style=style)))
-    return found
+        lines.append(_line(Text(f"{clock} {event.text}", style=style)))
+    return lines

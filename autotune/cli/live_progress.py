@@ -18,7 +18,7 @@ OFTEN = ("progress", "progress-of-trial", "start", "begin", "answer")
 """Kinds that would fill a log that people read."""
 
 A_SECOND = 4
-"""How often the view is drawn."""
+"""Redraws per second."""
 
 ASKED_EVERY = 3.0
 """Seconds after which it is asked again whether a search of another process still runs."""

@@ -24,9 +24,9 @@ def predict(
     """
     from autotune.deploy.predict import predict_path
 
-    found = predict_path(run, path, device=device, backbone=backbone)
+    predictions = predict_path(run, path, device=device, backbone=backbone)
     if as_json:
-        show_json(found)
+        show_json(predictions)
         return
-    for one in found:
+    for one in predictions:
         typer.echo(f"{one['input']}: {one['class']} ({one['probability']:.3f})")

@@ -67,13 +67,13 @@ def _show(study: Any, as_json: bool) -> None:
     from autotune.utils.files import write_whole
 
     rows, folder = study.profile, study.folder.path
-    found = {"run": str(folder), "rows": [row.to_json() for row in rows]}
-    write_whole(folder / "profile.json", json.dumps(found, indent=2) + "\n")
+    result = {"run": str(folder), "rows": [row.to_json() for row in rows]}
+    write_whole(folder / "profile.json", json.dumps(result, indent=2) + "\n")
     section = measured(study)
     page = Report(f"Each unit of {study.settings.backbone} alone", (section,))
     write_whole(folder / "profile.html", to_html(page))
     if as_json:
-        show_json(found)
+        show_json(result)
         return
     print_sections([section])
     typer.echo(f"The same with an image is in {folder / 'profile.html'}")

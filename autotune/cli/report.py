@@ -66,15 +66,16 @@ def _put(studies: list[Study], text: str, out: str | None) -> Path:
     """Write it where it belongs, or, where that cannot be written, here, and say so."""
     from autotune.utils.files import write_whole
 
-    own = studies[0].folder.path / "report.html"
-    file = Path(out) if out else own if len(studies) == 1 else Path("report.html")
+    default = studies[0].folder.path / "report.html"
+    file = Path(out) if out else default if len(studies) == 1 else Path("report.html")
     try:
         write_whole(file, text)
         return file
     except OSError as error:
-        if file != own:
+        if file != default:
             raise _not_written(file, error) from error
-        typer.echo(f"{own} cannot be written ({error.strerror}); it goes here instead.", err=True)
+        reason = error.strerror
+        typer.echo(f"{default} cannot be written ({reason}); it goes here instead.", err=True)
     beside = Path(f"report-{studies[0].folder.path.name}.html")
     try:
         write_whole(beside, text)

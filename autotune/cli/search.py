@@ -192,8 +192,9 @@ def _dry_run(settings: Any, following: AbstractContextManager[None], as_json: bo
         from autotune.session.preview import preview
 
         values = settings.model_dump()
-        found = preview(values.pop("backbone"), values.pop("task"), values.pop("budget"), **values)
-    show_json(found.to_json()) if as_json else print_sections(sections(found))
+        sources = [values.pop(name) for name in ("backbone", "task", "budget")]
+        planned = preview(*sources, **values)
+    show_json(planned.to_json()) if as_json else print_sections(sections(planned))
 
 
 def _show_result(study: Study, as_json: bool, timings: bool) -> None:

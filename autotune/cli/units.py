@@ -27,8 +27,8 @@ def units(
     from autotune.run.settings import read_settings
     from autotune.session.preview import preview_units
 
-    given = {"backbone": backbone, "budget": budget, "granularity": granularity}
-    settings = read_settings({**given, "space": space, "head": head})
+    values = {"backbone": backbone, "budget": budget, "granularity": granularity}
+    settings = read_settings({**values, "space": space, "head": head})
     with warned():
         units = preview_units(settings)
     show_json(units.to_json()) if as_json else print_sections(units_sections(units))

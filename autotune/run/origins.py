@@ -42,16 +42,16 @@ class GivenSettings:
     @property
     def values(self) -> dict[str, Any]:
         """What `read_settings` reads."""
-        own = {key: value for key, value in self.flat.items() if key.startswith(OWN)}
-        rest = {key: value for key, value in self.flat.items() if key not in own}
-        options = {key.removeprefix(OWN): value for key, value in own.items()}
+        prefixed = {key: value for key, value in self.flat.items() if key.startswith(OWN)}
+        rest = {key: value for key, value in self.flat.items() if key not in prefixed}
+        options = {key.removeprefix(OWN): value for key, value in prefixed.items()}
         return {**rest, "options": options} if options else rest
 
 
 def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in values.items():
         if key == "options" and isinstance(value, dict):
-            yield from ((f"{OWN}{name}", own) for name, own in value.items())
+            yield from ((f"{OWN}{name}", option) for name, option in value.items())
         else:
             yield str(key), value
 
@@ -75,10 +75,10 @@ def tell_origins(settings: Settings, origins: Mapping[str, str]) -> dict[str, st
 
 
 def _origin(settings: Settings, name: str, origins: Mapping[str, str]) -> str:
-    given = [place for key, place in origins.items() if key == name or key.startswith(f"{name}.")]
+    places = [place for key, place in origins.items() if key == name or key.startswith(f"{name}.")]
     value = getattr(settings, name)
-    if given:
-        return ", ".join(dict.fromkeys(given))
+    if places:
+        return ", ".join(dict.fromkeys(places))
     if name == "trials" and value == load_strategy(settings.strategy).default_trials:
         return "strategy default"
     return "default" if value == Settings.model_fields[name].default else "the run"

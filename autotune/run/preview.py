@@ -45,7 +45,7 @@ class UnitsPreview:
     budget: Budget
     units: tuple[PricedUnit, ...] = field(repr=False)
     matches: tuple[Match, ...] = field(repr=False)
-    """How much of the network each pattern of the space matched."""
+    """Number of modules and parameters that each pattern of the space matched."""
 
     def to_json(self) -> dict[str, Any]:
         """What `autotune units --json` prints."""

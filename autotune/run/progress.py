@@ -42,9 +42,9 @@ class Standing:
 
     stage: str = ""
     part: float = 0.0
-    """Of the stage, from 0 to 1."""
+    """Done share of the stage, from 0 to 1."""
 
-    said: str = "Loading"
+    message: str = "Loading"
     """What is done now, in words."""
 
     states: Counter[str] = field(default_factory=Counter)
@@ -83,9 +83,9 @@ class Standing:
 
     @property
     def total(self) -> int | None:
-        """How many trials there will be at most."""
-        found: int | None = self.begun.get("trials")
-        return found
+        """Largest number of trials; None where the strategy ends by itself."""
+        trials: int | None = self.begun.get("trials")
+        return trials
 
     @property
     def stages(self) -> list[str]:
@@ -109,12 +109,12 @@ class Standing:
     def left(self, now: float) -> float | None:
         """About how many seconds the whole search still takes; None while that is not known."""
         work = self.work()
-        if work is None or (own := work[0] - self.before) < 0.3:
+        if work is None or (done := work[0] - self.before) < 0.3:
             return None
-        return (now - self.since) / own * work[1]
+        return (now - self.since) / done * work[1]
 
     def _share(self, stage: str) -> float:
-        """How much of a stage is done."""
+        """Done share of a stage."""
         order = self.stages
         at = order.index(self.stage) if self.stage in order else -1
         if self.has_ended or order.index(stage) < at:
@@ -162,18 +162,18 @@ def _on_begin(standing: Standing, event: Event) -> None:
 
 
 def _on_stage(standing: Standing, event: Event) -> None:
-    standing.said = event.text
+    standing.message = event.text
     if event.fields["stage"] in STAGES:
         standing.stage, standing.part = event.fields["stage"], 0.0
 
 
 def _on_progress(standing: Standing, event: Event) -> None:
-    standing.said = event.text
+    standing.message = event.text
     standing.part = event.fields["done"] / event.fields["total"]
 
 
 def _take_baseline(standing: Standing, name: str, value: float) -> None:
-    """Of two linear probes the better one."""
+    """Keep the better one of two linear probes."""
     short = name.partition(" ")[0]
     standing.baselines[short] = max(value, standing.baselines.get(short, value))
 
@@ -192,8 +192,8 @@ def _on_start(standing: Standing, event: Event) -> None:
 
 
 def _on_epoch(standing: Standing, event: Event) -> None:
-    told = event.fields
-    standing.running[told["number"]] = told["step"], told["steps"], told["value"]
+    fields = event.fields
+    standing.running[fields["number"]] = fields["step"], fields["steps"], fields["value"]
 
 
 def _on_repeat(standing: Standing, event: Event) -> None:
@@ -209,7 +209,7 @@ def _on_end(standing: Standing, event: Event) -> None:
 
 
 def _on_answer(standing: Standing, event: Event) -> None:
-    standing.has_ended, standing.said = True, event.text
+    standing.has_ended, standing.message = True, event.text
 
 
 _ACTS: Mapping[str, Callable[[Standing, Event], None]] = {

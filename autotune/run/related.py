@@ -23,16 +23,16 @@ def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str
     `statistics` is `on` where the backbone's normalisation statistics were re-estimated.
     """
     folder = RunFolder.existing(run)
-    found = Records(folder, read_settings({}, file=str(folder.config)).storage)
-    theirs = {**found.identity, "statistics": _statistics(found)}
-    mine = {**identity, "statistics": statistics}
-    differs = [key for key in (*_OF_TRAINING, "statistics") if theirs.get(key) != mine.get(key)]
+    records = Records(folder, read_settings({}, file=str(folder.config)).storage)
+    stored = {**records.identity, "statistics": _statistics(records)}
+    current = {**identity, "statistics": statistics}
+    differs = [key for key in (*_OF_TRAINING, "statistics") if stored.get(key) != current.get(key)]
     if differs:
         raise ConfigError(
             f"{option} needs a run of the same training; {folder.path} differs in "
             f"{', '.join(differs)}. Make another one, or leave {option} out."
         )
-    return found
+    return records
 
 
 def _statistics(records: Records) -> str | None:

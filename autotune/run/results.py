@@ -149,7 +149,7 @@ class BareStudy:
         return next(iter(self._records.ranked()), None)
 
     def state_of(self, trial: TrialRecord) -> str:
-        """Of a trial: `complete`, `pruned`, `failed`, `out of memory`, `running`, `interrupted`."""
+        """Name of a trial's state; one that was left running is `interrupted`."""
         is_left = trial.state_name == "running" and self.state == "interrupted"
         return "interrupted" if is_left else trial.state_name
 
@@ -169,26 +169,26 @@ class BareStudy:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of all sittings so far."""
+        """Wall-clock seconds of all sessions so far."""
         return float(sum(self._records.attributes(SESSION).values()))
 
     @property
     def timings(self) -> dict[str, float]:
-        """Stage → seconds that all sittings spent on it, and `other`: on none of them."""
-        found: Counter[str] = Counter()
-        for sitting in self._records.attributes(TIMINGS).values():
-            found.update(sitting)
-        return {**found, "other": self.seconds - sum(found.values())}
+        """Stage → seconds that all sessions spent on it, and `other`: on none of them."""
+        seconds: Counter[str] = Counter()
+        for session in self._records.attributes(TIMINGS).values():
+            seconds.update(session)
+        return {**seconds, "other": self.seconds - sum(seconds.values())}
 
     @property
     def own_seconds(self) -> float:
-        """Of these, the search's own: random placement, which is a control, is left out."""
+        """Seconds of the search itself: random placement, which is a control, is left out."""
         control = self._records.baselines.get(CONTROL)
         return self.seconds - (control.seconds if control else 0.0)
 
     @property
     def training_seconds(self) -> float:
-        """Of all that was trained to choose: a policy's supernet, trials, repeats of finalists."""
+        """Seconds of all that was trained to choose: supernet, trials, repeats of finalists."""
         repeats = self._records.all_repeats.values()
         stage = self._records.policy_stage
         trained = [trial.seconds for trial in self.trials] + [one.seconds for one in repeats]
@@ -208,9 +208,9 @@ class BareStudy:
 
     @property
     def full_finetuning(self) -> float | None:
-        """Estimated seconds of one full fine-tuning on the machine of the first sitting."""
-        found = self._records.attribute(ESTIMATE)
-        return found["full"] if found else None
+        """Estimated seconds of one full fine-tuning on the machine of the first session."""
+        estimate = self._records.attribute(ESTIMATE)
+        return estimate["full"] if estimate else None
 
     def status(self) -> dict[str, Any]:
         """Everything that `autotune status --json` prints."""

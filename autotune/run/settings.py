@@ -222,12 +222,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _trials(cls, given: Any) -> Any:
+    def _trials(cls, values: Any) -> Any:
         """As many as suit the strategy, unless a number is asked for."""
-        if given.get("trials") is not None:
-            return given
-        values = {name: value for name, value in given.items() if name != "trials"}
-        strategy = given.get("strategy", cls.model_fields["strategy"].default)
+        if values.get("trials") is not None:
+            return values
+        values = {name: value for name, value in values.items() if name != "trials"}
+        strategy = values.get("strategy", cls.model_fields["strategy"].default)
         if not isinstance(strategy, str):
             return values  # refused with all else that is wrong
         usual = load_strategy(strategy).default_trials
@@ -286,7 +286,7 @@ class Settings(BaseModel):
 
     @property
     def most_trials(self) -> int | None:
-        """How many trials there will be at most; None where the strategy ends by itself."""
+        """Largest number of trials; None where the strategy ends by itself."""
         strategy = load_strategy(self.strategy)
         ends = strategy.ends_by_itself and self.trials == strategy.default_trials
         return None if ends else self.trials
@@ -308,8 +308,8 @@ class Settings(BaseModel):
 
     @field_validator("cache_memory", "cache_disk", mode="before")
     @classmethod
-    def _cache(cls, given: Any) -> str:
-        text = str(given)
+    def _cache(cls, size: Any) -> str:
+        text = str(size)
         if text != "0":
             parse_bytes(text)
         return text
@@ -352,10 +352,10 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {FORMER_NAMES.get(key, key): value for key, value in values.items()}
 
 
-def read_settings(given: dict[str, Any], *, file: str | None = None) -> Settings:
-    """Settings from a YAML file, overridden by `given`; `ConfigError` lists every problem."""
+def read_settings(values: dict[str, Any], *, file: str | None = None) -> Settings:
+    """Settings from a YAML file, overridden by `values`; `ConfigError` lists every problem."""
     stored = read_mapping(file, "configuration") if file else {}
-    values = {**current_names(stored), **current_names(given)}
+    values = {**current_names(stored), **current_names(values)}
     for key in values:
         if key not in Settings.model_fields:
             raise ConfigError(unknown("setting", str(key), Settings.model_fields))
@@ -376,10 +376,10 @@ def write_settings(settings: Settings) -> str:
 def write_line(name: str, value: Any) -> str:
     """A setting as YAML on one line."""
     flow = isinstance(value, dict)
-    told: str = yaml.safe_dump(
+    text: str = yaml.safe_dump(
         value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
     )
-    return f"{name}: {told.rstrip()}" if flow else told.rstrip()
+    return f"{name}: {text.rstrip()}" if flow else text.rstrip()
 
 
 def space_folder() -> Path:

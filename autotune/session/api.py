@@ -45,15 +45,15 @@ def search(
     were given, as `autotune config` shows it, if not here. Raises `AutotuneError`, one kind for
     each wrong input.
     """
-    given = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
-    resolved = read_settings(given)
+    values = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
+    resolved = read_settings(values)
     require_one_gpu(resolved)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
     timings.reset()
     require_free(folder, resolved.storage)
     with listening(callbacks), released(prepare_search(resolved, backbone, task)) as setup:
         resolved = resolved.model_copy(update={"out": str(folder.path)})
-        known = dict.fromkeys(given, CALL) if origins is None else origins
+        known = dict.fromkeys(values, CALL) if origins is None else origins
         begin_search(folder, replace(setup, settings=resolved), began, known)
     return Study(folder.path)
 
@@ -153,14 +153,14 @@ def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: An
     return prepare_search(settings, backbone, task)
 
 
-def named(study: Study, kind: str, given: Any = None) -> Any:
+def named(study: Study, kind: str, replacement: Any = None) -> Any:
     """The `backbone` or `task` of a run; `RunError` for one that must be given and is not.
 
     A run folder may come from others, so a `python:` source in it runs only when it is named here.
     """
     source: str = getattr(study.settings, kind)
-    if given is not None:
-        return given
+    if replacement is not None:
+        return replacement
     if source == OBJECT:
         raise RunError(
             f"{study.folder.path} began from Python objects, so its {kind} is not known here. "
@@ -182,5 +182,5 @@ def _kept(before: Settings, changed: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name not in WHERE - {"device"}}
 
 
-def _name(given: Any) -> str:
-    return given if isinstance(given, str) else OBJECT
+def _name(source: Any) -> str:
+    return source if isinstance(source, str) else OBJECT

@@ -61,7 +61,7 @@ class Comparison:
     """Seconds of one full fine-tuning as measured here; None where it did not run."""
 
     seconds: float
-    """Of the search, its references left out."""
+    """Duration of the search without its control baseline."""
 
     source: dict[str, Any] | None
     """Accuracy on the source task with the delta off and on, where one was named."""
@@ -69,9 +69,9 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """What `autotune compare --json` prints: each rival with what the answer gains over it."""
         ours, *others = self.rows
-        told = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
+        rows = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
         return {
-            "rows": told,
+            "rows": rows,
             "recommended": self.recommended,
             "full_finetuning_seconds": self.full,
             "search_seconds": self.seconds,
@@ -110,8 +110,8 @@ def compare(
         driving(study.folder, setup, command="compare") as (driver, backend),
     ):
         rivals = [rival for name in chosen if (rival := _rival(name, setup, driver, study))]
-        own = study.settings.seed
-        run_rivals(driver, backend, rivals, range(own, own + seeds), setup.engine.test)
+        first = study.settings.seed
+        run_rivals(driver, backend, rivals, range(first, first + seeds), setup.engine.test)
     rows = study.rivals
     full = next((row for row in rows if row.name == FULL), None)
     return Comparison(
@@ -123,8 +123,8 @@ def compare(
     )
 
 
-def _against(ours: ComparisonRow, theirs: ComparisonRow) -> dict[str, Any]:
-    return {"autotune_gains": against(ours, theirs).to_json()}
+def _against(answer: ComparisonRow, other: ComparisonRow) -> dict[str, Any]:
+    return {"autotune_gains": against(answer, other).to_json()}
 
 
 def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | None:
@@ -156,11 +156,11 @@ def _plan(name: str, setup: Setup, problem: Problem, seed: int) -> tuple[Plan, C
     parts = {"norms only": "norms", "biases only": "biases", "LP-FT": "all", FULL: "all"}
     if name in parts:
         return everywhere(network, units, Choice.of("subtune", what=parts[name]))
-    own = [unit.name for unit in units if not unit.is_span() and unit.name in problem.units]
+    names = [unit.name for unit in units if not unit.is_span() and unit.name in problem.units]
     plan = {
         PROBE: lambda: Plan(),
         "uniform": lambda: uniform_placement(problem),
-        "last-k": lambda: last_units(problem, own),
+        "last-k": lambda: last_units(problem, names),
         "random": lambda: random_placement(problem, seed),
         "random 2": lambda: random_placement(problem, seed + 1),
         "random 3": lambda: random_placement(problem, seed + 2),
@@ -169,7 +169,7 @@ def _plan(name: str, setup: Setup, problem: Problem, seed: int) -> tuple[Plan, C
 
 
 def _grids(setup: Setup) -> Grids:
-    """Of the study's own methods, and of `subtune` in any case."""
+    """Grids of the study's methods, and of `subtune` in any case."""
     spaces = setup.space, load_space(setup.backbone.family)
     rates = next(r for s in spaces if (r := s.hyperparameters.lr.get("subtune")))
     return {"lr:subtune": tuple(rates), **setup.grids}
@@ -188,16 +188,16 @@ def _equal_compute(study: Study) -> int:
 
 def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
     """Accuracy of the backbone's own head on its own task: delta off, and on."""
-    found = load_task(source, backbone.input).split(study.settings.seed)
-    part, head = found.test, backbone.network.get_submodule(backbone.head)
+    task = load_task(source, backbone.input).split(study.settings.seed)
+    part, head = task.test, backbone.network.get_submodule(backbone.head)
     assert part is not None
     own_classes = len(head.weight)  # type: ignore[arg-type]
-    if len(found.classes) != own_classes:
+    if len(task.classes) != own_classes:
         raise TaskError(
             f"A source task has the classes of the backbone's own head, {own_classes}; "
-            f"{source} has {len(found.classes)}. Name another --source."
+            f"{source} has {len(task.classes)}. Name another --source."
         )
-    input = infer_input(found.train, backbone.input)
+    input = infer_input(task.train, backbone.input)
     check_fits(part, input, source)
     device = str(next(backbone.network.parameters()).device)
     recipe = Recipe(batch_size=study.settings.batch_size, device=device)

@@ -73,8 +73,8 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, Cho
     name = driver.strategy.criterion
     if name in ("mass", "ratio"):
         with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
-            found = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
-            first, second = ({e: _mass(name, m) for e, m in half.items()} for half in found)
+            proxies = shot.proxies() if name == "ratio" else shot.proxies(draws=0)
+            first, second = ({e: _mass(name, m) for e, m in half.items()} for half in proxies)
             return first, second
     entries = {(u, m.label) for u, offers in choices.items() for c in offers for m in c.methods}
     halves = scores_by_half(setup.engine, name, head_rates)
@@ -85,10 +85,10 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, Cho
     return first, second
 
 
-def _mass(name: str, found: Mapping[str, float]) -> dict[str, float]:
+def _mass(name: str, proxies: Mapping[str, float]) -> dict[str, float]:
     """The gradient's mass, or its mass divided by what chance alone would give."""
-    by_chance = found["mass"] / found["chance"] if found["chance"] else 0.0
-    return {"mass": by_chance if name == "ratio" else found["mass"]}
+    by_chance = proxies["mass"] / proxies["chance"] if proxies["chance"] else 0.0
+    return {"mass": by_chance if name == "ratio" else proxies["mass"]}
 
 
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
@@ -178,26 +178,27 @@ def _scores(stage: PolicyStage) -> Scores:
 
 def _halves(driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
     """The proxies of two disjoint halves, as recorded."""
-    first, second = (
-        {(unit, label): found for unit, label, found in half} for half in driver.attribute(PROXIES)
-    )
+    first, second = map(from_rows, driver.attribute(PROXIES))
     return first, second
 
 
 def _mean(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> ChoiceMeasurements:
     first, second = halves
-    return {e: {k: (v + second[e][k]) / 2 for k, v in found.items()} for e, found in first.items()}
+    return {
+        entry: {name: (value + second[entry][name]) / 2 for name, value in measured.items()}
+        for entry, measured in first.items()
+    }
 
 
 def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
-    told = {
+    header = {
         "done": course.done,
         "earned": rows(policy.earned),
         "plans": [plan.to_json() for plan in course.plans],
         "probabilities": [rows(after) for after in course.probabilities],
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in shot.state().items()}
-    return save_tensors(tensors, {"course": json.dumps(told)})
+    return save_tensors(tensors, {"course": json.dumps(header)})
 
 
 def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
@@ -205,13 +206,13 @@ def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
     if not folder.supernet.is_file():
         return Course()
     with safe_open(folder.supernet, "pt") as stored:
-        told = json.loads(stored.metadata()["course"])
-    shot.restore(load_file(folder.supernet), told["done"])
-    policy.observe(from_rows(told["earned"]))
+        header = json.loads(stored.metadata()["course"])
+    shot.restore(load_file(folder.supernet), header["done"])
+    policy.observe(from_rows(header["earned"]))
     return Course(
-        told["done"],
-        tuple(map(Plan.from_json, told["plans"])),
-        tuple(map(from_rows, told["probabilities"])),
+        header["done"],
+        tuple(map(Plan.from_json, header["plans"])),
+        tuple(map(from_rows, header["probabilities"])),
     )
 
 
@@ -252,7 +253,7 @@ def _outcome(
 
 def _agreement(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> float | None:
     """Spearman's correlation of the masses of two disjoint halves; None for fewer than three."""
-    first, second = ([found["mass"] for _, found in sorted(half.items())] for half in halves)
+    first, second = ([measured["mass"] for _, measured in sorted(half.items())] for half in halves)
     if len({*first}) < 3 or len({*second}) < 3:
         return None
     return rank_correlation(first, second)

@@ -72,21 +72,21 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     _check_pruner(settings)
     _check_policy(settings)
     device = choose_device(settings.device)
-    found = find_backbone(settings, backbone)
-    given = _find_task(task, found)
-    data = (given.carried() if settings.ship_data else given).split(settings.seed)
-    source_input = infer_input(data.train, found.input)
+    loaded = find_backbone(settings, backbone)
+    whole_task = _find_task(task, loaded)
+    data = (whole_task.carried() if settings.ship_data else whole_task).split(settings.seed)
+    source_input = infer_input(data.train, loaded.input)
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)
-    _try_forward(found, data, source_input)
-    space, units = find_choices(settings, found, source_input)
+    _try_forward(loaded, data, source_input)
+    space, units = find_choices(settings, loaded, source_input)
     names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}
     recipe = Recipe(**settings.model_dump(include=names), device=device)
     if settings.augment != "none" and (source_input is None or not source_input.is_picture):
         raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")
     engine = Engine(
-        found,
+        loaded,
         units,
         data,
         recipe,
@@ -99,14 +99,14 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         about=_about(settings, data),
     )
     try:
-        candidates, problem = make_problem(settings, found, units, space, len(data.classes))
+        candidates, problem = make_problem(settings, loaded, units, space, len(data.classes))
         grids = _grids(space, candidates)
         options = check_options(settings.strategy, settings.options)
         load_strategy(settings.strategy)(problem, grids, seed=settings.seed, **options).check()
     except BaseException:
         engine.close()
         raise
-    return Setup(settings, found, data, space, units, engine, candidates, problem, grids)
+    return Setup(settings, loaded, data, space, units, engine, candidates, problem, grids)
 
 
 def _keeping(settings: Settings) -> Keeping:
@@ -122,8 +122,8 @@ def _keeping(settings: Settings) -> Keeping:
 
 def _check_policy(settings: Settings) -> None:
     source = load_strategy(settings.strategy).score_source
-    for name, given in (("policy", settings.policy), ("supernet", settings.supernet)):
-        if given is not None and source is not ScoreSource.POLICY:
+    for name, file in (("policy", settings.policy), ("supernet", settings.supernet)):
+        if file is not None and source is not ScoreSource.POLICY:
             raise ConfigError(
                 f"--{name} is for strategies that learn a policy, {settings.strategy} learns "
                 "none. Leave one of them out."

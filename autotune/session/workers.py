@@ -49,8 +49,8 @@ def open_backend(setup: Setup) -> Backend:
     return _ray(setup)
 
 
-def _made(name: str, *given: Any) -> Backend:
-    backend: Backend = BACKENDS.load(name)(*given)
+def _made(name: str, *arguments: Any) -> Backend:
+    backend: Backend = BACKENDS.load(name)(*arguments)
     return backend
 
 
@@ -126,13 +126,13 @@ def _arrived(device: str, engine: Any) -> None:
         engine.to(choose_device(device))
 
 
-def complaint(theirs: dict[str, str], files: Sequence[Path]) -> str:
+def complaint(expected_versions: dict[str, str], files: Sequence[Path]) -> str:
     """Why trials cannot run on this node; empty when they can."""
-    mine = versions()
+    present = versions()
     differing = [
-        f"{name} {mine.get(name, 'is not there')} instead of {expected}"
-        for name, expected in theirs.items()
-        if mine.get(name) != expected
+        f"{name} {present.get(name, 'is not there')} instead of {expected}"
+        for name, expected in expected_versions.items()
+        if present.get(name) != expected
     ]
     complaints = [f"has {', '.join(differing)}"] if differing else []
     if lost := next((file for file in files if not file.exists()), None):

@@ -62,7 +62,7 @@ class DriverOptions:
     folds: int = 0
     pruner: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the strategy."""
+    """Options of the strategy."""
 
     objective: str = ""
     """Two of them with a comma between, where the front is asked for."""
@@ -475,10 +475,10 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
     """
     if storage is None:
         return
-    found = open_storage(folder, storage)
-    if STUDY_NAME not in optuna.get_all_study_names(found):
+    opened = open_storage(folder, storage)
+    if STUDY_NAME not in optuna.get_all_study_names(opened):
         return
-    owner = holder(folder.lease, _load(found, storage).user_attrs.get("lease"))
+    owner = holder(folder.lease, _load(opened, storage).user_attrs.get("lease"))
     if owner is not None:
         raise LeaseError(f"One driver owns a study; {storage} is owned by {owner}.")
     raise RunError(_TAKEN.format(storage))

@@ -24,17 +24,21 @@ FEWEST_TRIALS = 5
 """Trials that must have come so far before one of them may end."""
 
 BRACKETS = 3
-"""Of Hyperband: a trial in three begins to be compared late, one in three in the middle."""
+"""Hyperband brackets: a third of the trials are first compared after 1/8 of their steps, a third
+after 1/4, a third after 1/2."""
 
 KNOWN = 8
-"""Of `forecast`: complete trials that say how trials go on."""
+"""Complete trials that `forecast` needs before it predicts final values."""
 
 LUCK = 2.5
-"""Of `forecast`: standard deviations. By the enumerated tables a third of the epochs of random
-plans is saved so, and the front is lower by less than a tenth of one training's error."""
+"""Standard deviations by which `forecast` lets a trial exceed its prediction.
+
+On the enumerated tables this saves a third of the epochs of random plans, and the front is lower
+by less than a tenth of the error of one training.
+"""
 
 CHANCE = 0.1
-"""Of a trial that is as good as the best on every fold to be ended by `wilcoxon`."""
+"""Probability that `wilcoxon` ends a trial that is as good as the best on every fold."""
 
 PRUNERS = Registry(
     "pruner",
@@ -87,7 +91,7 @@ class Priced(BasePruner):
         ]
 
     def no_dearer(self, trial: FrozenTrial, others: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Of them those that it is compared with."""
+        """The trials among them that a trial is compared with."""
         price = self.price
         return [o for o in others if price is None or price(o) <= price(trial)]
 
@@ -143,23 +147,23 @@ class Halving(Priced):
         step = trial.last_step
         if step is None or not self._is_rung(trial.number, step):
             return False
-        mine = trial.intermediate_values[step]
-        if math.isnan(mine):
+        value = trial.intermediate_values[step]
+        if math.isnan(value):
             return True
         n, better = self._others(study, trial, step)
         return 1 + n >= self.fewest and better > max((1 + n) // 2 - 1, 0)
 
     def _others(self, study: Study, trial: FrozenTrial, step: int) -> tuple[int, int]:
         """Trials that it is compared with at a step, and those of them that are better."""
-        mine = trial.intermediate_values[step]
+        value = trial.intermediate_values[step]
         if self.price is not None:
             others = self.no_dearer(trial, self.rivals(study, trial, step, None))
-            return len(others), sum(o.intermediate_values[step] > mine for o in others)
+            return len(others), sum(o.intermediate_values[step] > value for o in others)
         running = [t for t in self._ended.look(study) if t.number != trial.number]
         values = [t.intermediate_values[step] for t in running if step in t.intermediate_values]
         ended = self._ended.at(step)
-        above = len(ended) - bisect_right(ended, mine)
-        return len(ended) + len(values), above + sum(value > mine for value in values)
+        above = len(ended) - bisect_right(ended, value)
+        return len(ended) + len(values), above + sum(other > value for other in values)
 
     def _is_rung(self, number: int, step: int) -> bool:
         times, rest = divmod(step, self.first_of(number))
@@ -192,15 +196,15 @@ class Forecast(Priced):
         step = trial.last_step
         if step is None or step < self.first:
             return False
-        mine = trial.intermediate_values[step]
+        value = trial.intermediate_values[step]
         complete = self.rivals(study, trial, step, (TrialState.COMPLETE,))
         cheaper = self.no_dearer(trial, complete)
-        if len(complete) < KNOWN or not cheaper or math.isnan(mine):
-            return math.isnan(mine)
+        if len(complete) < KNOWN or not cheaper or math.isnan(value):
+            return math.isnan(value)
         reached = max(other.values[0] for other in cheaper)
         then = np.array([other.intermediate_values[step] for other in complete])
         ended = np.array([other.values[0] for other in complete])
-        return bool(_with_luck(mine, then, ended) <= reached)
+        return bool(_with_luck(value, then, ended) <= reached)
 
 
 class Wilcoxon(BasePruner):
@@ -216,7 +220,7 @@ class Wilcoxon(BasePruner):
             return False
         best = max(ended, key=lambda t: t.intermediate_values[max(t.intermediate_values)])
         pairs = zip(_by_fold(trial), _by_fold(best), strict=False)
-        differences = [mine - theirs for mine, theirs in pairs]
+        differences = [value - leading for value, leading in pairs]
         if not any(differences):
             return False
         from scipy.stats import wilcoxon  # a second to import
@@ -224,12 +228,12 @@ class Wilcoxon(BasePruner):
         return bool(wilcoxon(differences, alternative="less").pvalue < CHANCE)
 
 
-def _with_luck(mine: float, then: Floats, ended: Floats) -> float:
-    """Where a trial will end that is at `mine` now, if it is a lucky one."""
+def _with_luck(value: float, then: Floats, ended: Floats) -> float:
+    """Final value of a trial that is at `value` now, if it is a lucky one."""
     off = then - then.mean()
     slope = float(off @ ended / (off @ off)) if off.any() else 0.0
     left = ended - ended.mean() - slope * off
-    return float(ended.mean() + slope * (mine - then.mean()) + LUCK * left.std())
+    return float(ended.mean() + slope * (value - then.mean()) + LUCK * left.std())
 
 
 def _by_fold(trial: FrozenTrial) -> Sequence[float]:

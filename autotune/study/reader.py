@@ -39,7 +39,7 @@ from autotune.study.trial_record import (
 T = TypeVar("T")
 
 STUDY_NAME, STUDY_FORMAT = "autotune", 1
-"""Of the stored study; another format is refused."""
+"""Name and format of the stored study; another format is refused."""
 
 
 class Records:
@@ -138,8 +138,8 @@ class Records:
 
     def _written(self) -> Mapping[str, Any]:
         """All attributes of the study."""
-        found: Mapping[str, Any] = self.study.user_attrs
-        return found
+        attributes: Mapping[str, Any] = self.study.user_attrs
+        return attributes
 
     @property
     def trials(self) -> list[TrialRecord]:
@@ -182,12 +182,12 @@ class Snapshot(Records):
             return super().trials
 
 
-def _check_format(found: Any, folder: RunFolder) -> None:
+def _check_format(version: Any, folder: RunFolder) -> None:
     """Before there was a number the format was the first."""
-    if found not in (None, STUDY_FORMAT):
+    if version not in (None, STUDY_FORMAT):
         raise RunError(
             f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format "
-            f"{found}. "
+            f"{version}. "
             "Use the version of autotune that began it; config.yaml starts it anew."
         )
 

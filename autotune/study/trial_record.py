@@ -18,7 +18,7 @@ from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
 
 BASELINE_ORIGIN = "reference "
-"""How the origin of a trial begins that was a baseline before."""
+"""Prefix of the origin of a trial that was a baseline before."""
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def section(study: BareStudy) -> Section | None:
     if not trials:
         return None
     states = Counter(study.state_of(trial) for trial in trials)
-    told = ", ".join(f"{n:,} {state}" for state, n in states.items())
-    text = [f"{count(len(trials), 'trial')}: {told}.", *answered_from_record(trials)]
+    counts = ", ".join(f"{n:,} {state}" for state, n in states.items())
+    text = [f"{count(len(trials), 'trial')}: {counts}.", *answered_from_record(trials)]
     if len(trials) > MOST:
         text.append(f"The table has the best {MOST} and up to {MOST} that failed.")
     return Section(
@@ -54,7 +54,7 @@ def section(study: BareStudy) -> Section | None:
         tuple(text),
         table(study, trials),
         partial(draw, study),
-        f"Value on validation by trial: {told}.",
+        f"Value on validation by trial: {counts}.",
     )
 
 
@@ -80,13 +80,13 @@ def draw(study: BareStudy) -> go.Figure:
     reached = [v for t in trials if (v := last_value(t)) is not None]
     floor = min(reached, default=0.0)
     for state, (symbol, colour) in MARKS.items():
-        own = [trial for trial in trials if study.state_of(trial) == state]
-        if own:
+        chosen = [trial for trial in trials if study.state_of(trial) == state]
+        if chosen:
             figure.add_scatter(
-                x=[t.number for t in own],
-                y=[floor if (v := last_value(t)) is None else v for t in own],
-                customdata=[_reached(t) for t in own],
-                text=[escape(t.error) for t in own],
+                x=[t.number for t in chosen],
+                y=[floor if (v := last_value(t)) is None else v for t in chosen],
+                customdata=[_reached(t) for t in chosen],
+                text=[escape(t.error) for t in chosen],
                 mode="markers",
                 cliponaxis=False,
                 name=state,
@@ -104,8 +104,8 @@ def draw(study: BareStudy) -> go.Figure:
 def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
     """As dotted lines across all trials."""
     last = max(len(study.trials) - 1, 1)
-    found = {name: r for name, r in study.baselines.items() if "(" not in name}
-    for at, (name, baseline) in enumerate(found.items()):
+    baselines = {name: r for name, r in study.baselines.items() if "(" not in name}
+    for at, (name, baseline) in enumerate(baselines.items()):
         figure.add_scatter(
             x=[0, last],
             y=[baseline.value] * 2,
@@ -148,8 +148,8 @@ def table(study: BareStudy, trials: list[TrialRecord]) -> Table:
 
 
 def _row(study: BareStudy, trial: TrialRecord) -> tuple[Cell, ...]:
-    told = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
-    return *told, trial.seconds, str(trial.plan), _said(trial)
+    cells = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
+    return *cells, trial.seconds, str(trial.plan), _said(trial)
 
 
 def _said(trial: TrialRecord) -> str:

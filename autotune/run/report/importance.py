@@ -29,11 +29,11 @@ def section(study: BareStudy) -> Section:
     if complete < LEAST:
         text = f"Importances need {LEAST} complete trials, there are {complete}."
         return Section("importance", title, (text,))
-    found = study.importances()
-    if not found:
+    shares = study.importances()
+    if not shares:
         text = "All complete trials have the same value, so nothing can be told apart."
         return Section("importance", title, (text,))
-    first = next(iter(found))
+    first = next(iter(shares))
     return Section(
         "importance",
         title,
@@ -41,15 +41,15 @@ def section(study: BareStudy) -> Section:
             "How much of what distinguishes the best trials goes back to each parameter "
             f"(PED-ANOVA over {complete:,} trials): a hint, no law.",
         ),
-        Table.of(("parameter", Column("importance", ".1%")), list(found.items())),
-        partial(draw, found),
-        f"The most important parameter is {first} ({percent(found[first], 0)}).",
+        Table.of(("parameter", Column("importance", ".1%")), list(shares.items())),
+        partial(draw, shares),
+        f"The most important parameter is {first} ({percent(shares[first], 0)}).",
     )
 
 
-def draw(found: dict[str, float]) -> go.Figure:
+def draw(shares: dict[str, float]) -> go.Figure:
     """Bars, the most important first."""
-    shown = dict(list(found.items())[:MOST])
+    shown = dict(list(shares.items())[:MOST])
     figure = new_figure(height=90 + ROW * len(shown), showlegend=False)
     names = [escape(name) for name in shown]
     figure.add_bar(x=list(shown.values()), y=names, orientation="h", marker_color=ACCENT)

@@ -1,4 +1,4 @@
-"""How the policy's probabilities developed, and what it made of them."""
+"""The policy: its probabilities round by round, and its plan."""
 
 from __future__ import annotations
 

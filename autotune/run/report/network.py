@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section | None:
-    """Of the answer, or of the best plan so far."""
+    """The network with the answer, or with the best plan so far."""
     plan = best_plan_of(study)
     if plan is None:
         return None
@@ -74,10 +74,10 @@ def draw(problem: Problem, plan: Plan) -> go.Figure:
 
 def _by_kind(problem: Problem, plan: Plan) -> Mapping[str, list[str]]:
     """The methods of a choice → its units: one trace each."""
-    found: dict[str, list[str]] = {}
+    units: dict[str, list[str]] = {}
     for unit in problem.units:
-        found.setdefault("+".join(plan[unit].names) or "frozen", []).append(unit)
-    return found
+        units.setdefault("+".join(plan[unit].names) or "frozen", []).append(unit)
+    return units
 
 
 def _said(choice: Choice, price: int) -> str:

@@ -1,4 +1,4 @@
-"""How to use the result: lines to copy."""
+"""Commands and code that use the result, to copy."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def price_name(study: BareStudy) -> str:
 
 
 def _form(study: BareStudy) -> str:
-    """How a price is written: only relative ones have decimals."""
+    """Number format of a price: only relative ones have decimals."""
     return ",.2f" if _objective(study).endswith(",latency") else ",.0f"
 
 
@@ -90,9 +90,9 @@ def draw(study: BareStudy) -> go.Figure:
     _add(figure, study, complete, name="trials", mode="markers", colour=FROZEN_COLOR, size=7)
     _add(figure, study, points, name="front", mode="lines+markers", colour=ACCENT, size=9)
     _add_baselines(figure, study)
-    own = next((t for t in complete if study.final and t.number == study.final.number), None)
-    if own is not None:
-        _add(figure, study, [own], name="the answer", mode="markers", colour=PALETTE[1], size=15)
+    answer = next((t for t in complete if study.final and t.number == study.final.number), None)
+    if answer is not None:
+        _add(figure, study, [answer], name="the answer", mode="markers", colour=PALETTE[1], size=15)
         figure.data[-1].marker.symbol = "star"
     if _objective(study).endswith(",cost"):
         limit = study.problem.room

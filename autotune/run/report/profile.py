@@ -59,11 +59,11 @@ def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
     units = list(dict.fromkeys(row.unit for row in rows if row.unit))
     figure = new_figure(height=420)
     for at, choice in enumerate(dict.fromkeys(row.choice for row in rows if row.unit)):
-        own = [row for row in rows if row.unit and row.choice == choice]
+        chosen = [row for row in rows if row.unit and row.choice == choice]
         figure.add_scatter(
-            x=[escape(row.unit) for row in own],
-            y=[row.mean for row in own],
-            error_y={"array": [row.std for row in own]},
+            x=[escape(row.unit) for row in chosen],
+            y=[row.mean for row in chosen],
+            error_y={"array": [row.std for row in chosen]},
             mode="lines+markers",
             cliponaxis=False,
             name=choice,

@@ -105,17 +105,18 @@ def _plans(studies: Sequence[BareStudy], names: list[str]) -> Section:
     for unit in units:
         has = [unit in study.problem.units for study in studies]
         pairs = zip(plans, has, strict=True)
-        rows.append((unit, *(plan[unit].label if plan and own else "" for plan, own in pairs)))
+        labels = [plan[unit].label if plan and has_unit else "" for plan, has_unit in pairs]
+        rows.append((unit, *labels))
     text = "Empty where a run has no such unit, or no plan yet."
     return Section("plans", "Plans", (text,), Table.of(("unit", *names), rows))
 
 
 def _differences(studies: Sequence[BareStudy], names: list[str]) -> Section:
-    found = [{k: str(v) for k, v in provenance(study).items()} for study in studies]
-    keys = dict.fromkeys(key for one in found for key in one if key != "run folder")
+    records = [{k: str(v) for k, v in provenance(study).items()} for study in studies]
+    keys = dict.fromkeys(key for one in records for key in one if key != "run folder")
     rows = [
-        (key, *(one.get(key, "") for one in found))
+        (key, *(one.get(key, "") for one in records))
         for key in keys
-        if len({one.get(key, "") for one in found}) > 1
+        if len({one.get(key, "") for one in records}) > 1
     ]
     return Section("differences", "In what they differ", table=Table.of(("what", *names), rows))

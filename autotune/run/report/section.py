@@ -61,5 +61,5 @@ class Report:
 
 def to_json(report: Report) -> str:
     """One JSON document: every section's sentences, rows and commands."""
-    told = {section.name: section.to_json() for section in report.sections}
-    return json.dumps({"format": 1, "title": report.title, "sections": told}, indent=2) + "\n"
+    sections = {section.name: section.to_json() for section in report.sections}
+    return json.dumps({"format": 1, "title": report.title, "sections": sections}, indent=2) + "\n"

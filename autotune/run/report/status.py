@@ -16,8 +16,8 @@ def section(study: BareStudy) -> Section:
     """State and trials; the baselines that were admitted as trials are not counted."""
     trials = [trial for trial in study.trials if not trial.baseline]
     states = Counter(study.state_of(trial) for trial in trials)
-    told = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none yet"
+    counts = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none yet"
     most = study.settings.most_trials
     limit = "" if most is None else f" of at most {most:,}"
-    text = f"The search in {study.folder.path} is {study.state}. Trials: {told}{limit}."
+    text = f"The search in {study.folder.path} is {study.state}. Trials: {counts}{limit}."
     return Section("status", "Status", (text, *answered_from_record(study.trials)))

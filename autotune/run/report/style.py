@@ -1,4 +1,4 @@
-"""How pictures look: one colour a method, everywhere; the rest is the page's."""
+"""Style of figures: one colour for each method everywhere; the page sets the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = 26
 
 
 def colour_of(choice: Choice) -> str:
-    """Of a choice: that of its last method in the method table's order; grey for *frozen*."""
+    """Colour of a choice: that of its last method in the table's order; grey for *frozen*."""
     return FROZEN_COLOR if choice.is_frozen() else colour_of_method(choice.names[-1])
 
 

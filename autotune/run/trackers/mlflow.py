@@ -23,20 +23,21 @@ def mlflow(uri: str) -> Iterator[Callback]:
 
 
 def _log(library: Any, event: Event) -> None:
-    told = event.fields
+    fields = event.fields
     if event.kind == "begin":
         library.end_run()
         library.start_run()
         names = ("task", "budget", "limit", "metric", "trials", "run")
-        library.log_params({name: told[name] for name in names})
+        library.log_params({name: fields[name] for name in names})
     elif event.kind == "progress-of-trial":
-        library.log_metric(f"trial-{told['number']}", told["value"], step=told["step"])
-    elif event.kind == "end" and told["value"] is not None:
-        found = {"value": told["value"], "parameters": told["cost"], "seconds": told["seconds"]}
-        library.log_metrics(found, step=told["number"])
+        library.log_metric(f"trial-{fields['number']}", fields["value"], step=fields["step"])
+    elif event.kind == "end" and fields["value"] is not None:
+        field_of = {"value": "value", "parameters": "cost", "seconds": "seconds"}
+        metrics = {name: fields[field] for name, field in field_of.items()}
+        library.log_metrics(metrics, step=fields["number"])
     elif event.kind == "reference":
         library.log_metric(
-            f"reference {told['name'].replace('(', '').replace(')', '')}", told["value"]
+            f"reference {fields['name'].replace('(', '').replace(')', '')}", fields["value"]
         )
     elif event.kind == "answer":
         library.set_tag("answer", event.text)

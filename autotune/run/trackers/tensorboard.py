@@ -19,14 +19,14 @@ def tensorboard(folder: str) -> Iterator[Callback]:
 
 
 def _write(writer: Any, event: Event) -> None:
-    told = event.fields
+    fields = event.fields
     if event.kind == "progress-of-trial":
-        writer.add_scalar(f"trial/{told['number']}", told["value"], told["step"])
-    elif event.kind == "end" and told["value"] is not None:
-        writer.add_scalar("value", told["value"], told["number"])
-        writer.add_scalar("parameters", told["cost"], told["number"])
-        writer.add_text("plan", told["plan"], told["number"])
+        writer.add_scalar(f"trial/{fields['number']}", fields["value"], fields["step"])
+    elif event.kind == "end" and fields["value"] is not None:
+        writer.add_scalar("value", fields["value"], fields["number"])
+        writer.add_scalar("parameters", fields["cost"], fields["number"])
+        writer.add_text("plan", fields["plan"], fields["number"])
     elif event.kind == "reference":
-        writer.add_scalar(f"reference/{told['name']}", told["value"], 0)
+        writer.add_scalar(f"reference/{fields['name']}", fields["value"], 0)
     if event.kind in ("warning", "answer"):
         writer.add_text(event.kind, event.text)

@@ -19,16 +19,16 @@ def wandb(project: str) -> Iterator[Callback]:
 
 
 def _log(run: Any, event: Event) -> None:
-    told = event.fields
+    fields = event.fields
     if event.kind == "begin":
-        run.config.update(dict(told), allow_val_change=True)
+        run.config.update(dict(fields), allow_val_change=True)
     elif event.kind == "progress-of-trial":
-        run.log({f"trial/{told['number']}": told["value"], "epoch": told["step"]})
-    elif event.kind == "end" and told["value"] is not None:
-        numbers = {"value": told["value"], "parameters": told["cost"], "trial": told["number"]}
-        run.log(numbers)
-        run.summary["best"] = max(told["value"], run.summary.get("best", told["value"]))
+        run.log({f"trial/{fields['number']}": fields["value"], "epoch": fields["step"]})
+    elif event.kind == "end" and fields["value"] is not None:
+        names = {"value": "value", "parameters": "cost", "trial": "number"}
+        run.log({name: fields[field] for name, field in names.items()})
+        run.summary["best"] = max(fields["value"], run.summary.get("best", fields["value"]))
     elif event.kind == "reference":
-        run.summary[f"reference {told['name']}"] = told["value"]
+        run.summary[f"reference {fields['name']}"] = fields["value"]
     elif event.kind == "answer":
         run.summary["answer"] = event.text

@@ -84,7 +84,7 @@ class ComparisonRow:
 
     trainings: int
     seconds: float
-    """Of all its trainings, those that chose its rates too; nothing where the search has them."""
+    """Duration of all its trainings, those that chose its rates included."""
 
     @property
     def validation(self) -> tuple[float, float]:
@@ -168,9 +168,9 @@ def recommended(rows: Sequence[ComparisonRow]) -> ComparisonRow:
     return min(equal, key=lambda row: (row.cost.parameters, -row.validation[0]))
 
 
-def against(ours: ComparisonRow, theirs: ComparisonRow) -> Difference:
-    """By how much we are better on validation, pair by pair."""
-    return paired(ours.values, theirs.values)
+def against(first: ComparisonRow, second: ComparisonRow) -> Difference:
+    """Gain of the first over the second on validation, pair by pair."""
+    return paired(first.values, second.values)
 
 
 def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], test: Test) -> None:

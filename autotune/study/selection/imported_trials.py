@@ -45,10 +45,10 @@ def _rates(
     plan: Plan, hyperparameters: Mapping[str, float], grids: Grids
 ) -> dict[str, float] | None:
     """The hyperparameters that were used, others in the middle; None where one is not offered."""
-    own = used(plan, hyperparameters)
-    if any(value not in grids.get(name, ()) for name, value in own.items()):
+    known = used(plan, hyperparameters)
+    if any(value not in grids.get(name, ()) for name, value in known.items()):
         return None
-    return {name: own.get(name, middle(grid)) for name, grid in grids.items()}
+    return {name: known.get(name, middle(grid)) for name, grid in grids.items()}
 
 
 def _labels(plan: Plan, problem: Problem) -> dict[str, str] | None:

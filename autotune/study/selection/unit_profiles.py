@@ -57,12 +57,12 @@ def profile_rows(records: Records) -> list[ProfileRow]:
     complete = best_plans([r for r in records.ranked() if len(r.plan) <= 1], len(records.trials))
     by_seed = [seed_values(records, record) for record in complete]
     common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-    found = []
+    rows = []
     for record, values in zip(complete, by_seed, strict=True):
         unit, choice = next(iter(record.plan.choices.items()), ("", FROZEN))
         seen = tuple(values[seed] for seed in common)
-        found.append(ProfileRow(unit, choice.label, record.cost.parameters, seen))
-    return sorted(found, key=lambda row: place.get(row.unit, -1))
+        rows.append(ProfileRow(unit, choice.label, record.cost.parameters, seen))
+    return sorted(rows, key=lambda row: place.get(row.unit, -1))
 
 
 def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
@@ -107,7 +107,7 @@ class _Repeats(StoredJobs):
 
 def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:
     """The complete trials of a profile as those of another problem, as far as they fit there."""
-    found = [
+    trials = [
         adopted(
             problem,
             grids,
@@ -121,4 +121,4 @@ def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTr
         for record in profile.trials
         if record.is_complete and record.value is not None
     ]
-    return [trial for trial in found if trial is not None]
+    return [trial for trial in trials if trial is not None]

@@ -151,13 +151,13 @@ class ListingSampler(PlanSampler):
 
     def begun(self, study: Study, *, before: int | None = None) -> Begun:
         """Digest → the first trial with this plan and the middle of every grid, and the plan."""
-        found: dict[str, tuple[Plan, FrozenTrial]] = {}
+        first: dict[str, tuple[Plan, FrozenTrial]] = {}
         for trial in study.get_trials(deepcopy=False)[:before]:
             rates = hyperparameters_of(trial.params)
             plan = self._plan(trial)
             if all(rates.get(name) == value for name, value in self._middle.items()):
-                found.setdefault(plan.digest, (plan, trial))
-        return found
+                first.setdefault(plan.digest, (plan, trial))
+        return first
 
     def is_idle(self, study: Study) -> bool:
         return self.next_plan(self.begun(study), study) is None
@@ -218,7 +218,7 @@ def best_plan(begun: Begun, study: Study) -> Plan:
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]
     values = [(sign * value, plan) for plan, value in ended if value is not None]
-    return max(values, key=lambda found: found[0])[1] if values else Plan()
+    return max(values, key=lambda pair: pair[0])[1] if values else Plan()
 
 
 class DecodingSampler(PlanSampler):

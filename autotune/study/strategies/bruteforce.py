@@ -21,15 +21,15 @@ class BruteForceSampler(FixedSampler):
     @cached_property
     def plans(self) -> list[Plan]:
         """Every plan that fits; raises `PlanError` where there are too many."""
-        found = []
+        plans = []
         for plan in all_plans(self.problem):
-            found.append(plan)
-            if len(found) > MOST:
+            plans.append(plan)
+            if len(plans) > MOST:
                 raise PlanError(
                     f"bruteforce lists at most {MOST:,} plans, this space has more. "
                     "Lower the budget, offer fewer choices, or use another strategy."
                 )
-        return sorted(found, key=lambda plan: plan.digest)
+        return sorted(plans, key=lambda plan: plan.digest)
 
 
 def all_plans(problem: Problem) -> Iterator[Plan]:

@@ -64,8 +64,9 @@ class FrontSampler(DecodingSampler):
 
     def _add(self, copy: Study, trial: FrozenTrial, price: float) -> None:
         params = {name: value for name, value in trial.params.items() if name in self._open}
-        own: Space = {name: self._open[name] for name in params}
-        copy.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=own))
+        distributions: Space = {name: self._open[name] for name in params}
+        running = TrialState.RUNNING
+        copy.add_trial(create_trial(state=running, params=params, distributions=distributions))
         added = copy.get_trials(deepcopy=False)[-1]
         self.make(self.seed).get_trial_generation(copy, added)  # which it writes to the copy
         copy.tell(added.number, [trial.values[0], price])

@@ -14,7 +14,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.problem.grids import Grids
+from autotune.problem.grids import Grids, middle
 from autotune.problem.job import used
 from autotune.problem.knapsack import Scores, best_plan
 from autotune.problem.plan import Choice, Plan
@@ -45,31 +45,31 @@ VALUE = 0.02
 """Spread of values over random plans, as it is believed to be before any are known."""
 
 SHARE = 0.75
-"""Of `VALUE`: the prior standard deviation of a choice's score beside what its prior says."""
+"""Prior standard deviation of a choice's score around its prior mean, in units of `VALUE`."""
 
 STEP = 0.75
-"""Of `VALUE`: what one step on a hyperparameter's grid may change."""
+"""Standard deviation of one step on a hyperparameter's grid, in units of `VALUE`."""
 
 IN_COMMON = 0.9
-"""Of these walks: a task that wants one method's rate higher wants all of them higher."""
+"""Correlation of these walks: a task that wants one method's rate higher wants all higher."""
 
 KNOWN = 0.2
-"""The same where `scores` say where the grid begins."""
+"""Standard deviation of a step where `scores` say where the grid begins."""
 
 LESS = 0.1
-"""Of `VALUE`: what a step away from where a grid begins is believed to cost."""
+"""Expected loss per step away from where a grid begins, in units of `VALUE`."""
 
 NOISE = 0.5
-"""Of `VALUE`: of a trial that ran to its end."""
+"""Noise of a trial that ran to its end, in units of `VALUE`."""
 
 PRUNED = 2.0
-"""Of `VALUE`: of a trial that ended early."""
+"""Noise of a trial that was ended early, in units of `VALUE`."""
 
 LEVEL = 10.0
-"""Of `VALUE`: of what all plans have in common."""
+"""Prior standard deviation of what all plans have in common, in units of `VALUE`."""
 
 DRAWS = 20
-"""How often a plan is drawn until it is one that was not tried."""
+"""Draws of a plan before one that was tried already is accepted."""
 
 BASE: Entry = ("", "base")
 
@@ -131,7 +131,7 @@ class PolicySampler(PlanSampler):
 
     @cached_property
     def _prior(self) -> Belief:
-        """Of choices, rates and the base, in units of `VALUE`."""
+        """Belief about choices, rates and the base, in units of `VALUE`."""
         parts = [self._prior_of_choices(), self._prior_of_rates()]
         base = Belief(np.zeros(1), np.full((1, 1), LEVEL**2))
         return _independent([*parts, base])
@@ -140,9 +140,9 @@ class PolicySampler(PlanSampler):
         """Around their scores, whose unit is believed to be known to a half."""
         n = len(self._offers)
         mean = self._scaled(as_array(self._entries[:n], self._prior_scores()))
-        own = covariance(self.problem, self._offers)
-        own = SHARE**2 * own / np.mean(np.diag(own)) if n else own
-        return Belief(mean, own + np.outer(mean, mean) / 4)
+        shape = covariance(self.problem, self._offers)
+        shape = SHARE**2 * shape / np.mean(np.diag(shape)) if n else shape
+        return Belief(mean, shape + np.outer(mean, mean) / 4)
 
     def _prior_of_rates(self) -> Belief:
         """A little worse with every step from where each grid begins, maybe better."""
@@ -161,10 +161,11 @@ class PolicySampler(PlanSampler):
         return {(unit, c.label): sqrt(self.problem.price(unit, c)) for unit, c in offers}
 
     def _step(self, name: str, value: str) -> int:
-        """How far a value is from where its grid begins: where `scores` say so, or its middle."""
+        """Steps of a value from where its grid begins: where `scores` say so, or at its middle."""
         grid = [str(v) for v in sorted(self.grids[name])]
-        given = [v for v in grid if (self.scores or {}).get((name, v))]
-        return grid.index(value) - grid.index(given[0] if given else grid[(len(grid) - 1) // 2])
+        preferred = [v for v in grid if (self.scores or {}).get((name, v))]
+        first = preferred[0] if preferred else str(middle(self.grids[name]))
+        return grid.index(value) - grid.index(first)
 
     def _scaled(self, scores: Floats) -> Floats:
         """Scores with a spread of 1 over random plans."""
@@ -204,8 +205,8 @@ class _Tried:
     is_pruned: bool
 
     def terms(self, grids: Grids) -> list[Entry]:
-        mine = used(self.plan, self.hyperparameters)
-        rates = [(name, str(mine[name])) for name in grids if name in mine]
+        settings = used(self.plan, self.hyperparameters)
+        rates = [(name, str(settings[name])) for name in grids if name in settings]
         return [*_terms(self.plan), *rates, BASE]
 
 
@@ -215,15 +216,15 @@ def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     ended = study.get_trials(deepcopy=False, states=states)
     ended = [t for t in ended if before is None or t.number < before]
-    found: dict[tuple[str, str], _Tried] = {}
+    tried: dict[tuple[str, str], _Tried] = {}
     for trial in ended:
         value = _value(trial, ended)
         if value is None or not np.isfinite(value):
             continue
         plan, rates = plan_of(problem, trial.params), hyperparameters_of(trial.params)
         one = _Tried(plan, rates, sign * value, trial.state is TrialState.PRUNED)
-        found.setdefault(_key(plan, rates), one)
-    return [*found.values()]
+        tried.setdefault(_key(plan, rates), one)
+    return [*tried.values()]
 
 
 def _known(problem: Problem, study: Study, *, before: int) -> set[tuple[str, str]]:
