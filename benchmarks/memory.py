@@ -47,7 +47,8 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
     from autotune.deltas.attach import attached
     from autotune.problem.plan import Choice, Plan
     from autotune.run.settings import read_settings
-    from autotune.session.setup import find_backbone, find_choices, parse_budget
+    from autotune.session.costing import parse_budget
+    from autotune.session.sources import find_backbone, find_choices
     from autotune.utils.peak_memory import peak_memory
 
     before = peak_memory()

@@ -37,7 +37,8 @@ from autotune.errors import AutotuneError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import read_settings
-from autotune.session.setup import Setup, parse_budget, prepare_search
+from autotune.session.costing import parse_budget
+from autotune.session.setup import Setup, prepare_search
 from autotune.tasks.loading import batches
 
 ROOT = Path(__file__).parent.parent

@@ -72,7 +72,7 @@ def serve(
     from autotune.cli.live_progress import warned
     from autotune.deploy.serve.limits import Limits
     from autotune.deploy.serve.start import make_service
-    from autotune.session.setup import choose_device
+    from autotune.session.sources import choose_device
 
     token = token or os.environ.get("AUTOTUNE_TOKEN")
     if host not in ("127.0.0.1", "::1", "localhost") and not token:

@@ -18,7 +18,8 @@ from autotune.errors import ConfigError, RunError, TaskError, first_line, unknow
 from autotune.run.notebook import Study
 from autotune.run.settings import OBJECT
 from autotune.session.api import named
-from autotune.session.setup import find_backbone, prepare_search
+from autotune.session.setup import prepare_search
+from autotune.session.sources import find_backbone
 from autotune.tasks.imagefolder import SUFFIXES, decode_picture
 from autotune.tasks.loading import PartFeed
 from autotune.tasks.npz import as_inputs
@@ -82,7 +83,7 @@ def predict_path(
 def _tuned_network(
     run: str, device: str, named_backbone: str | None
 ) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
-    from autotune.session.setup import choose_device
+    from autotune.session.sources import choose_device
 
     study = _ended(run)
     backbone = find_backbone(study.settings, named(study, "backbone", named_backbone))

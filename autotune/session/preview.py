@@ -11,14 +11,9 @@ from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
 from autotune.run.preview import PlannedBaseline, Preview, PricedChoice, PricedUnit, UnitsPreview
 from autotune.run.settings import OBJECT, Settings, read_settings
-from autotune.session.setup import (
-    candidates_within,
-    find_backbone,
-    find_choices,
-    parse_budget,
-    prepare_search,
-    released,
-)
+from autotune.session.costing import candidates_within, parse_budget
+from autotune.session.setup import prepare_search, released
+from autotune.session.sources import find_backbone, find_choices
 from autotune.session.workers import require_one_gpu
 from autotune.study.selection.baselines import baseline_plans
 from autotune.study.strategies import load_strategy

@@ -14,7 +14,8 @@ import torch
 
 from autotune.errors import ConfigError
 from autotune.run.settings import Settings, descriptions
-from autotune.session.setup import Setup, choose_device
+from autotune.session.setup import Setup
+from autotune.session.sources import choose_device
 from autotune.study.backends import BACKENDS
 from autotune.study.backends.base import Backend
 from autotune.utils.distribution import installed_version

@@ -25,7 +25,8 @@ from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
 from autotune.deltas.surgery import difference, settle
 from autotune.errors import AutotuneError, ConfigError, ExportError
 from autotune.run.settings import Settings
-from autotune.session.setup import find_choices, parse_budget
+from autotune.session.costing import parse_budget
+from autotune.session.sources import find_choices
 
 
 @dataclass(frozen=True, eq=False)

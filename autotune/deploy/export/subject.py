@@ -17,7 +17,9 @@ from autotune.problem.job import Job, used
 from autotune.run.notebook import Study
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.api import named, reopened
-from autotune.session.setup import Setup, find_backbone, parse_budget, released
+from autotune.session.costing import parse_budget
+from autotune.session.setup import Setup, released
+from autotune.session.sources import find_backbone
 from autotune.study.trial_record import TrialRecord
 from autotune.utils.events import warn
 

@@ -22,7 +22,7 @@ from autotune.deploy.export.base import Subject
 from autotune.errors import PlanError
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import read_settings
-from autotune.session.setup import find_choices
+from autotune.session.sources import find_choices
 
 from .plain import SHAPES, network
 

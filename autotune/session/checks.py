@@ -1,0 +1,92 @@
+"""Checks that refuse a search before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.inputs import InputDescription
+from autotune.deltas.surgery import exchanged
+from autotune.errors import BackboneError, ConfigError, TaskError, first_line
+from autotune.run.settings import Settings
+from autotune.study.policy.network import read_policy
+from autotune.study.pruners import PRUNERS
+from autotune.study.strategies import load_strategy
+from autotune.study.strategies.score_source import ScoreSource
+from autotune.tasks.base import Task
+from autotune.tasks.loading import batches
+
+
+def check_policy(settings: Settings) -> None:
+    """Refuse `--policy` and `--supernet` for other strategies, and a file that is no policy."""
+    source = load_strategy(settings.strategy).score_source
+    for name, file in (("policy", settings.policy), ("supernet", settings.supernet)):
+        if file is not None and source is not ScoreSource.POLICY:
+            raise ConfigError(
+                f"--{name} is for strategies that learn a policy, {settings.strategy} learns "
+                "none. Leave one of them out."
+            )
+    if settings.policy is not None:
+        read_policy(settings.policy)
+
+
+def check_pruner(settings: Settings) -> None:
+    """Refuse a pruner that is unknown, or that does not go with the folds or the objective."""
+    PRUNERS.check(settings.pruner)
+    if settings.pruner == "wilcoxon" and not settings.folds:
+        raise ConfigError("--pruner wilcoxon compares folds, there are none. Give --folds 5.")
+    if settings.objective and settings.pruner in ("median", "wilcoxon"):
+        raise ConfigError(
+            f"--pruner {settings.pruner} knows no cost, so it would end what {settings.objective} "
+            "is to keep. Use forecast, halving, hyperband, race or none."
+        )
+
+
+def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) -> None:
+    """One small batch through the network, so that what cannot run is said before anything runs.
+
+    Once with the network's own head, once with one for the task's classes.
+    """
+    small = task.train.take(np.arange(min(2, len(task.train))))
+    device = next(backbone.network.parameters()).device
+    inputs, _ = next(batches(small, 2, input=input, device=device))
+    with evaluating(backbone.network) as network:
+        logits = _tried(network, inputs)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise BackboneError(
+                f"A backbone must return logits (n, classes), this one gives {got}."
+            )
+        _try_head(backbone, len(task.classes), inputs)
+
+
+def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
+    try:
+        return network(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        first = first_line(error)
+        raise TaskError(
+            f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
+            f"{str(inputs.dtype).removeprefix('torch.')} each; it raised: {first}. "
+            "Change the examples, or describe the input with --input FILE."
+        ) from error
+
+
+def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
+    network, path = backbone.network, backbone.head
+    head = new_head(network.get_submodule(path), n)
+    try:
+        with exchanged(network, path, head):
+            got = tuple(network(inputs).shape)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        got = (first_line(error),)
+    if got != (len(inputs), n):
+        raise BackboneError(
+            f"With a head for {n} classes in the place of {path!r} the backbone must give "
+            f"({len(inputs)}, {n}), got {got}. Name the last layer with --head."
+        )

@@ -1,0 +1,57 @@
+"""The problem of a search: its budget in numbers, the head charged, candidates with costs."""
+
+from __future__ import annotations
+
+from autotune.backbones.base import Backbone
+from autotune.backbones.units import Units
+from autotune.deltas.candidates import find_candidates, method_facts
+from autotune.problem.budget import Budget, Cost
+from autotune.problem.problem import Candidates, Problem, require_room
+from autotune.problem.search_space import SearchSpace
+from autotune.run.settings import Settings
+from autotune.training.batchnorm import statistics_cost
+
+
+def make_problem(
+    settings: Settings, backbone: Backbone, units: Units, space: SearchSpace, n_classes: int
+) -> tuple[Candidates, Problem]:
+    """The candidates of a search and its problem, the head charged.
+
+    Sizes that follow from the budget leave room for re-estimated statistics where these may be
+    charged later. Raises `BudgetError` when nothing fits the budget.
+    """
+    budget, fixed = parse_budget(settings, backbone), head_cost(settings, backbone, n_classes)
+    statistics = Cost() if settings.bnstats == "off" else statistics_cost(backbone.network)
+    candidates = candidates_within(backbone, units, space, budget, fixed + statistics)
+    problem = Problem.of(candidates, budget, fixed=fixed + statistics)
+    if settings.bnstats == "auto" and problem.is_empty():
+        candidates = candidates_within(backbone, units, space, budget, fixed)
+        problem = Problem.of(candidates, budget, fixed=fixed)
+    require_room(problem, candidates)
+    facts = method_facts(candidates)
+    return candidates, Problem.of(candidates, budget, fixed=fixed, methods=facts)
+
+
+def candidates_within(
+    backbone: Backbone, units: Units, space: SearchSpace, budget: Budget, fixed: Cost
+) -> Candidates:
+    """What each unit and span may take, at which cost; sizes that follow from the budget fitted."""
+    room = max(budget.limit - fixed[budget.measure], 0)
+    return find_candidates(backbone.network, units, space, room=room, measure=budget.measure)
+
+
+def parse_budget(settings: Settings, backbone: Backbone) -> Budget:
+    """The budget in numbers: 100 % are the backbone's parameters, its old head not counted."""
+    parameters = backbone.parameters().values()
+    n = sum(p.numel() for p in parameters)
+    total = Cost(n, n, sum(p.numel() * p.element_size() for p in parameters))
+    return Budget.parse(settings.budget, total)
+
+
+def head_cost(settings: Settings, backbone: Backbone, classes: int) -> Cost:
+    """Cost of the task's head where it is counted, else nothing."""
+    if not settings.count_head:
+        return Cost()
+    head = backbone.network.get_submodule(backbone.head)
+    n = sum(p.numel() // len(p) * classes for p in head.parameters())
+    return Cost(n, n, n * next(head.parameters()).element_size())

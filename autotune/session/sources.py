@@ -1,0 +1,75 @@
+"""What settings name: the backbone with its units, the task, the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotune.backbones import load_backbone
+from autotune.backbones.base import Backbone, describe
+from autotune.backbones.dataflow import trace
+from autotune.backbones.inputs import InputDescription
+from autotune.backbones.spans import with_spans
+from autotune.backbones.units import Units, find_units
+from autotune.errors import ConfigError, first_line
+from autotune.problem.search_space import SearchSpace
+from autotune.run.settings import OBJECT, Settings, load_input, load_space
+from autotune.tasks import load_task
+from autotune.tasks.base import Task
+from autotune.tasks.python import as_task
+from autotune.utils.events import warn
+
+
+def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
+    """The backbone of a source or object, with its input description."""
+    described = load_input(settings.input)
+    if isinstance(backbone, Backbone):
+        return backbone
+    if isinstance(backbone, nn.Module):
+        return describe(backbone, source=OBJECT, family="any", head=settings.head, input=described)
+    return load_backbone(
+        backbone,
+        weights=settings.weights,
+        head=settings.head,
+        input=described,
+        shapes_only=shapes_only,
+    )
+
+
+def find_choices(
+    settings: Settings, backbone: Backbone, input: InputDescription | None
+) -> tuple[SearchSpace, Units]:
+    """The search space, and the units and spans that it cuts; no spans for an unknown input."""
+    space = load_space(settings.space or backbone.family)
+    patterns = getattr(space.units, settings.granularity)
+    units = find_units(backbone, patterns, granularity=settings.granularity)
+    if input is None:
+        return space, units
+    try:
+        flow = trace(backbone.network, input)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        first = first_line(error)
+        warn(f"What flows through the network is not known, so no path is offered: {first}")
+        return space, units
+    return space, with_spans(backbone, units, space.units, flow)
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where there is one; `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first = first_line(error)
+        raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
+    return name
+
+
+def find_task(task: Any, backbone: Backbone) -> Task:
+    """The task of a source or object, as the backbone takes its inputs."""
+    if isinstance(task, str):
+        return load_task(task, backbone.input)
+    return as_task(task, OBJECT, backbone.input)
