@@ -116,7 +116,7 @@ class Problem:
     def table(self, plan: Plan | None = None) -> Table:
         """A row a unit in depth order: what a plan gives it, or how many choices it has."""
         if plan is None:
-            head = ("unit", Column("choices", "d"), "cheapest", "dearest")
+            head = ("unit", Column("choices", "d"), "cheapest", "most expensive")
             return Table.of(head, [self._offer(unit) for unit in self.units])
         costs = {unit: self.costs[unit, plan[unit].label] for unit in self.units}
         rows = [(u, plan[u].label, cost.parameters, cost.bytes) for u, cost in costs.items()]

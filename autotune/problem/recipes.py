@@ -26,7 +26,7 @@ def uniform_placement(problem: Problem) -> Plan:
 
 
 def last_units(problem: Problem, units: Sequence[str]) -> Plan:
-    """From the last of the units backwards, each with the dearest choice that still fits."""
+    """From the last of the units backwards, each with the most expensive choice that still fits."""
     room, plan = problem.room, dict[str, Choice]()
     for unit in reversed(units):
         fitting = [c for c in problem.choices[unit] if problem.price(unit, c) <= room]

@@ -12,7 +12,7 @@ def largest_size(price: PriceOfSize, limit: int) -> int:
     """The largest size of at least 1 whose price keeps within the limit; 0 when none does.
 
     Prices never fall with the size. Where they stop rising (everything is taken), it is the
-    smallest of the equally dear sizes. Asks for few prices, as they are nearly straight lines.
+    smallest of the equally expensive sizes. Asks for few prices, as they are nearly straight lines.
     """
     if price(1) > limit:
         return 0

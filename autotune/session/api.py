@@ -1,4 +1,4 @@
-"""From Python: a search in one call, and going on with one."""
+"""Python interface: start a search in one call, prepare one, and resume one."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Study:
-    """Go on with an interrupted search, or with more `trials` (the total); returns the study.
+    """Resume an interrupted search, or add more `trials` (the total); returns the study.
 
     A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
     `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
@@ -144,7 +144,7 @@ def resume(
 
 
 def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
-    """The setup of a run once more; `RunError` where it began from objects and lacks them."""
+    """Prepare a run again; `RunError` where it began from objects and they are not given."""
     before = study.settings
     backbone = named(study, "backbone", backbone)
     task = named(study, "task", task)
@@ -175,7 +175,7 @@ def named(study: Study, kind: str, replacement: Any = None) -> Any:
 
 
 def _kept(before: Settings, changed: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings so far; on another backend without what was meant for the one before."""
+    """Settings to resume with; on another backend, without those of the previous one."""
     kept = before.model_dump()
     if changed.get("backend", before.backend) == before.backend:
         return kept

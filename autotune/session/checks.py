@@ -48,7 +48,7 @@ def check_pruner(settings: Settings) -> None:
 
 
 def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) -> None:
-    """One small batch through the network, so that what cannot run is said before anything runs.
+    """Run one small batch, so that a network that cannot run is refused before anything starts.
 
     Once with the network's own head, once with one for the task's classes.
     """

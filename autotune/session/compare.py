@@ -1,4 +1,4 @@
-"""`compare`: an ended search beside everything that a user would have done without it."""
+"""`compare`: a finished search against what a user would have done without it."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from autotune.training.loop import Recipe, evaluate
 
 @dataclass(frozen=True)
 class Comparison:
-    """An ended search and its rivals, each over the same seeds."""
+    """A finished search and what it is compared with, each over the same seeds."""
 
     rows: list[ComparisonRow]
-    """The search's answer first."""
+    """Rows of the comparison, the answer of the search first."""
 
     recommended: str
-    """The cheapest that cannot be told apart from the best within the budget, on validation."""
+    """Name of the cheapest row that is not distinguishable from the best within the budget."""
 
     full: float | None
     """Seconds of one full fine-tuning as measured here; None where it did not run."""
@@ -67,7 +67,7 @@ class Comparison:
     """Accuracy on the source task with the delta off and on, where one was named."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `autotune compare --json` prints: each rival with what the answer gains over it."""
+        """Output of `autotune compare --json`: each row with what the answer gains over it."""
         ours, *others = self.rows
         rows = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
         return {
@@ -128,7 +128,7 @@ def _against(answer: ComparisonRow, other: ComparisonRow) -> dict[str, Any]:
 
 
 def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | None:
-    """One of `NAMES`; None where the space or the network has no such thing."""
+    """The recipe of a name in `NAMES`; None where the space or the network offers none."""
     problem, seed, final = driver.problem, study.settings.seed, driver.final
     assert final is not None
     if name == WINNER:
@@ -181,13 +181,13 @@ def _head_rate(driver: Driver) -> float | None:
 
 
 def _equal_compute(study: Study) -> int:
-    """Random trials that take as long as all that the search trained, by its complete trials."""
+    """Number of random trials that take as long as all trainings of the search."""
     complete = [t.seconds for t in study.trials if t.is_complete and t.repeat_of is None]
     return max(1, round(study.training_seconds / mean(complete))) if complete else 1
 
 
 def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
-    """Accuracy of the backbone's own head on its own task: delta off, and on."""
+    """Accuracy of the backbone's original head on its original task, delta off and on."""
     task = load_task(source, backbone.input).split(study.settings.seed)
     part, head = task.test, backbone.network.get_submodule(backbone.head)
     assert part is not None

@@ -34,14 +34,14 @@ from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
 DISAGREES = 0.5
-"""Rank correlation of the proxies' two halves below which they are said to disagree."""
+"""Rank correlation of the proxies of two halves below which a warning says that they disagree."""
 
 MOVED = 0.01
-"""Largest change of a probability below which a policy is said not to have moved."""
+"""Largest change of a probability below which a warning says that the policy did not move."""
 
 
 def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
-    """(unit, label) → score for a strategy that wants any; learned now unless that is recorded."""
+    """(unit, label) → score, for a strategy that uses scores; computed now unless recorded."""
     source = driver.strategy.score_source
     if source is ScoreSource.NONE:
         return None
@@ -55,7 +55,7 @@ def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | 
 
 
 def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
-    """By one criterion, as the policy would begin: concave in what it says and in the price."""
+    """Scores from one criterion, as the policy starts: concave in the criterion and the price."""
     if driver.attribute(PROXIES) is None:
         began = time.monotonic()
         tell("stage", "Proxies", stage="proxies")
@@ -68,7 +68,7 @@ def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
 
 
 def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
-    """(unit, label of a method alone) → `mass`: what the criterion says, on each of two halves."""
+    """(unit, label of one method) → `mass`, the value of the criterion, on each of two halves."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     name = driver.strategy.criterion
     if name in ("mass", "ratio"):
@@ -86,13 +86,13 @@ def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, Cho
 
 
 def _mass(name: str, proxies: Mapping[str, float]) -> dict[str, float]:
-    """The gradient's mass, or its mass divided by what chance alone would give."""
+    """The gradient's mass, or its ratio to the mass expected by chance."""
     by_chance = proxies["mass"] / proxies["chance"] if proxies["chance"] else 0.0
     return {"mass": by_chance if name == "ratio" else proxies["mass"]}
 
 
 def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
-    """Learn, and report what came of it."""
+    """Learn the policy and report the outcome."""
     began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
     if setup.settings.supernet:
         policy, course, rates = _by_other(setup, driver)
@@ -109,7 +109,7 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
 def _by_supernet(
     folder: RunFolder, setup: Setup, driver: Driver, schedule: Schedule
 ) -> tuple[Policy, Course, dict[str, float]]:
-    """The policy, how its rounds went, and learning rates to begin at."""
+    """The policy, the course of its rounds, and the learning rates that trials begin at."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     tell("stage", "Head", stage="head")
     with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
@@ -127,7 +127,7 @@ def _by_supernet(
 
 
 def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
-    """The records of `--supernet`; `ConfigError` where it is of another training or has none."""
+    """Records of the run given by `--supernet`; `ConfigError` where its training differs."""
     other = open_run(run, "--supernet", identity, statistics)
     if other.policy_stage is None:
         raise ConfigError(
@@ -137,7 +137,7 @@ def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Rec
 
 
 def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
-    """By what another run's supernet measured; its budget may have been another."""
+    """Learn from the measurements of another run's supernet, whose budget may differ."""
     assert setup.settings.supernet is not None
     assert driver.preparation is not None
     statistics = driver.preparation.bnstats
@@ -165,7 +165,7 @@ def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
 
 
 def _policy(setup: Setup, driver: Driver) -> Policy:
-    """As it is before anything is earned."""
+    """The policy before any credit is earned."""
     file = setup.settings.policy
     network = read_policy(file) if file else None
     return Policy(driver.problem, _mean(_halves(driver)), network, seed=setup.settings.seed)
@@ -202,7 +202,7 @@ def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
 
 
 def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
-    """Where an interrupted sitting got to."""
+    """Course of an interrupted session."""
     if not folder.supernet.is_file():
         return Course()
     with safe_open(folder.supernet, "pt") as stored:

@@ -1,4 +1,4 @@
-"""Whether normalisation statistics are re-estimated: settled once, before the first trial."""
+"""Preparation: decide once, before the first trial, whether statistics are re-estimated."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from autotune.utils.timings import spent
 
 Buffers = Mapping[str, torch.Tensor]
 BuffersByMode = Mapping[str, Buffers]
-"""`off` and `on` → the buffers that the backbone has then; none of them means as it was loaded."""
+"""`off` and `on` → buffers of the backbone in this mode; empty means as it was loaded."""
 
 ByMode = Mapping[str, Baseline]
-"""`off` and `on` → what was trained with these buffers."""
+"""`off` and `on` → baseline trained with these buffers."""
 
 
 def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
-    """The prepared buffers (none of them: off), and the records of what was trained for it.
+    """Return the prepared buffers (empty: off) and the records of what was trained to decide.
 
     `auto` compares uniform low rank on validation, with re-estimated statistics and without, each
     at the better of two learning rates: a linear probe gains by new statistics what tuned layers
@@ -67,7 +67,7 @@ def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
 
 
 def _chosen(probes: ByMode, uniform: ByMode) -> tuple[str, str]:
-    """`on` or `off`, and why; of two equal ones the backbone as it was loaded."""
+    """`on` or `off`, and the reason; `off` where both are equal."""
     values = {mode: baseline.value for mode, baseline in uniform.items()}
     if values and max(values.values()) > max(probe.value for probe in probes.values()):
         return max(values, key=lambda mode: values[mode]), "better uniform low rank on validation"
@@ -77,7 +77,7 @@ def _chosen(probes: ByMode, uniform: ByMode) -> tuple[str, str]:
 def _records(
     setup: Setup, mode: str, why: str, probes: ByMode, uniform: ByMode
 ) -> dict[str, Recorded]:
-    """The study's record of it, and the baselines of the other mode."""
+    """Records of the decision, and the baselines of the other mode."""
     by_mode = [{m: one.value for m, one in compared.items()} for compared in (probes, uniform)]
     records: dict[str, Recorded] = {PREPARATION: Preparation(mode, why, *by_mode)}
     if setup.settings.references:
@@ -95,7 +95,7 @@ def _probe(setup: Setup, buffers: Buffers) -> Baseline:
 
 
 def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
-    """Uniform low rank with each, at the middle and the highest rate; nothing where none fits."""
+    """Uniform low rank in both modes, at the middle and the highest rate; empty where none fits."""
     plan = uniform_placement(setup.problem.charged(buffer_cost(buffers["on"])))
     if not plan.choices:
         return {}
@@ -129,6 +129,6 @@ def _report(mode: str, probes: ByMode, uniform: ByMode) -> None:
 
 
 def buffer_cost(buffers: Buffers) -> Cost:
-    """Prepared buffers are stored in the delta file, but nothing trains them."""
+    """Cost of prepared buffers, which the delta file stores and nothing trains."""
     stored = sum(b.numel() for b in buffers.values())
     return Cost(0, stored, sum(b.numel() * b.element_size() for b in buffers.values()))

@@ -1,4 +1,4 @@
-"""The dry run: what a search would do, found out without training or writing anything."""
+"""The dry run: what a search would do, without training or writing anything."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _preview(setup: Setup) -> Preview:
 
 
 POLICY_STAGE_COST = 1.4
-"""What heads, proxies and the supernet of a policy may cost, in full fine-tunings."""
+"""Largest cost of a policy's heads, proxies and supernet, in full fine-tunings."""
 
 
 def _most_seconds(settings: Settings, full: float, n_baselines: int) -> float | None:

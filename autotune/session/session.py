@@ -1,4 +1,4 @@
-"""One sitting of a driver: from the lease to the answer, or to the next interruption."""
+"""One session of a driver: from the lease to the answer, or to the next interruption."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
 
 
 def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
-    """The trials of `--profile`, which count beside those that are asked for."""
+    """Trials of `--profile`, which count in addition to those that are asked for."""
     if setup.settings.profile is None:
         return ()
     statistics = begun[PREPARATION]["bnstats"]
@@ -76,7 +76,7 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Own the study until it has its answer; raises `Interrupted` on Ctrl-C, nothing is lost.
+    """Drive the study until it has its answer; `Interrupted` on Ctrl-C, nothing is lost.
 
     `origins` says of settings where they were given.
     """
@@ -178,7 +178,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
 
 
 def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
-    """What a search is about, for those who follow it."""
+    """Report the task, budget and stages of a search to those who follow it."""
     settings, budget = setup.settings, driver.problem.budget
     stages = driver.strategy.score_source.stages
     unneeded = [stage for stage in ScoreSource.POLICY.stages if stage not in stages]
@@ -202,7 +202,7 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
 
 
 def _estimated(engine: Engine) -> dict[str, Any]:
-    """What full fine-tuning would take; nothing where it does not fit into memory."""
+    """Estimate of one full fine-tuning; `full` is None where it does not fit into memory."""
     try:
         return asdict(estimate(engine))
     except torch.OutOfMemoryError:
@@ -239,7 +239,7 @@ def _setting(setup: Setup) -> DriverOptions:
 
 
 def _identity(setup: Setup) -> dict[str, Any]:
-    """What must not change between sittings."""
+    """Settings and digests that must not change between sessions."""
     space, policy = setup.space.model_dump_json(), setup.settings.policy
     kept = setup.settings.model_dump(
         exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}

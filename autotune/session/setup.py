@@ -1,4 +1,4 @@
-"""A search before its first trial: everything is read, resolved and refused here."""
+"""Setup of a search: everything is read, resolved and, where it is wrong, refused here."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
 
 @contextmanager
 def released(setup: Setup) -> Iterator[Setup]:
-    """The setup, its network given back as it was afterwards."""
+    """Yield the setup, and give its network back unchanged afterwards."""
     try:
         yield setup
     finally:

@@ -57,7 +57,7 @@ def find_choices(
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the first GPU where there is one; `ConfigError` for a device that is not there."""
+    """The device of a name; `auto` is the first GPU or the CPU. `ConfigError` if missing."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""Where the trials of a search run: the backend that its settings ask for."""
+"""The backend of a search, by its settings: in this process, in workers, or on Ray."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def _ready_node(names: list[str], threads: int) -> None:
 
 
 def _arrived(device: str, engine: Any) -> None:
-    """On the worker's own device, which need not be the driver's."""
+    """Move the engine to the worker's own device, which may differ from the driver's."""
     if hasattr(engine, "to"):
         engine.to(choose_device(device))
 
 
 def complaint(expected_versions: dict[str, str], files: Sequence[Path]) -> str:
-    """Why trials cannot run on this node; empty when they can."""
+    """Reason why trials cannot run on this node; empty when they can."""
     present = versions()
     differing = [
         f"{name} {present.get(name, 'is not there')} instead of {expected}"

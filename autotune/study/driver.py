@@ -40,17 +40,17 @@ from autotune.utils.files import write_whole
 from autotune.utils.timings import spent
 
 REPEATS_IN_A_ROW = 3
-"""After so many answers from the record a random plan is proposed."""
+"""Number of repeats in a row after which a random plan is proposed."""
 
 _TAKEN = "A storage holds one study, {} has one already. Resume it, or name another."
 
 KEPT = 5
-"""Delta files of so many best trials stay in the run folder."""
+"""Number of best trials whose delta files stay in the run folder."""
 
 
 @dataclass(frozen=True)
 class DriverOptions:
-    """What drives a study beside its problem."""
+    """Options of a driver: strategy, seed, grids, workers, pruner, files."""
 
     strategy: str
     seed: int
@@ -65,7 +65,7 @@ class DriverOptions:
     """Options of the strategy."""
 
     objective: str = ""
-    """Two of them with a comma between, where the front is asked for."""
+    """`METRIC,PRICE` where the Pareto front is asked for; empty otherwise."""
 
     keep: str = "best"
     """Delta files that stay: those of the `best` five trials and of the front, or of `all`."""
@@ -74,7 +74,7 @@ class DriverOptions:
     """Bytes that the files of trials may take; the best one stays whatever it takes."""
 
     attempts: int = ATTEMPTS
-    """A trial whose worker dies is started so often before it counts as failed."""
+    """Number of starts of a trial whose workers die, before it counts as failed."""
 
 
 @dataclass
@@ -85,17 +85,17 @@ class _Live:
     job: Job
     began: float
     curve: dict[int, float]
-    """Value after each epoch that is recorded."""
+    """Recorded value after each epoch."""
 
     proposed: Mapping[str, Any] = field(default_factory=dict)
-    """What the strategy proposed before decoding, where that is another plan."""
+    """Proposal of the strategy before decoding, where that is another plan."""
 
     last: Progress | None = None
     pruned: bool = False
 
 
 class Driver(Records):
-    """Driving a study: asks, reports, tells; the three calls of a backend.
+    """The driver of a study, with the three calls of a backend: `next_job`, `report`, `finish`.
 
     Only ever made inside the lease: `with Lease(...)`.
     """
@@ -163,7 +163,7 @@ class Driver(Records):
                 return job
 
     def has_more(self) -> bool:
-        """Whether there is a trial to be run, as far as the record says it."""
+        """Whether a trial is left to run, as far as the record tells."""
         return bool(self._interrupted) or self._next_sampler() is not None
 
     @spent("storage")
@@ -203,7 +203,7 @@ class Driver(Records):
 
     @spent("storage")
     def finish(self, job: Job) -> None:
-        """The job ended by itself or was stopped: complete or pruned."""
+        """Record the end of a job: complete, or pruned where it was stopped."""
         self.lease.check()
         live = self.live.get(job.number)
         if live is None or live.job.attempt != job.attempt or live.last is None:
@@ -214,7 +214,7 @@ class Driver(Records):
         self._end(live, state, live.last.metrics)
 
     def fail(self, job: Job, failure: Failure) -> None:
-        """The job raised."""
+        """Record that the job raised an exception."""
         self.lease.check()
         live = self.live.get(job.number)
         if live is None or live.job.attempt != job.attempt:
@@ -223,7 +223,7 @@ class Driver(Records):
         self._end(live, TrialState.FAIL, {}, error=f"{failure.type}: {failure.text}")
 
     def lost(self, job: Job) -> None:
-        """The job's worker died: it is started again from its last checkpoint, but not for ever."""
+        """Start a job again from its last checkpoint after its worker died, within `attempts`."""
         live = self.live.pop(job.number, None)
         if live is None:
             return
@@ -247,7 +247,7 @@ class Driver(Records):
         self.study.set_user_attr(name, value)
 
     def admit(self, trial: FrozenTrial) -> TrialRecord:
-        """Add a complete trial that was trained elsewhere, beside those that are asked for."""
+        """Add a complete trial that was trained elsewhere, in addition to those asked for."""
         self.lease.check()
         self.study.add_trial(trial)
         record = self._read(self.study.get_trials(deepcopy=False)[-1])
@@ -259,7 +259,7 @@ class Driver(Records):
     # inside
 
     def _resumed(self, number: int) -> Job | None:
-        """The job of a trial that was begun before; what it still lacks is sampled now."""
+        """The job of an interrupted trial; parameters that it lacks are sampled now."""
         self.study.sampler = self._sampler(number)
         self.study.sampler.proposed = {}
         study_id = self.storage.get_study_id_from_name(STUDY_NAME)
@@ -281,7 +281,7 @@ class Driver(Records):
         return trial
 
     def _next_sampler(self) -> PlanSampler | None:
-        """Who proposes the next trial; None when all were asked for or nothing is left."""
+        """The sampler of the next trial; None when all were asked for or nothing is left."""
         if self._asked_for >= self.goal:
             return None
         sampler = self._sampler(self._asked_for)
@@ -391,7 +391,7 @@ class Driver(Records):
         )
 
     def _clean(self) -> None:
-        """Only the best trials, the running ones and those to be gone on with keep files."""
+        """Remove the files of all trials but the best, the running and the interrupted ones."""
         unfinished = {*self.live, *self._interrupted}
         best = [record.number for record in self._best]
         if self.price is not None:
@@ -403,7 +403,7 @@ class Driver(Records):
             self.folder.drop_checkpoint(number)
 
     def _rank(self, record: TrialRecord) -> None:
-        """Take note of a training that ended."""
+        """Rank a training that ended."""
         if record.repeat_of is not None:
             return
         self._by_key.setdefault(record.key, record)
@@ -452,7 +452,7 @@ def create(
     attributes: Mapping[str, Any],
     trials: Sequence[FrozenTrial] = (),
 ) -> None:
-    """A new study with its problem, what it may be resumed on, and what was done before it.
+    """Create a study with its problem, its attributes, and the trials that it begins with.
 
     Raises `RunError` when the storage has a study already.
     """

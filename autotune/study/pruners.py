@@ -69,9 +69,9 @@ def choose_pruner(name: str, strategy_default: str, folds: int, objective: str =
 
 
 class Priced(BasePruner):
-    """Compares a trial with those alone that are no dearer, where the front is asked for.
+    """Compares a trial only with those that are no more expensive, where the front is asked for.
 
-    So nothing of the front is lost to a dearer plan.
+    So no plan of the front is ended because of a more expensive one.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,9 @@ class Priced(BasePruner):
             and not _is_repeat(other)
         ]
 
-    def no_dearer(self, trial: FrozenTrial, others: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    def at_most_its_price(
+        self, trial: FrozenTrial, others: Sequence[FrozenTrial]
+    ) -> list[FrozenTrial]:
         """The trials among them that a trial is compared with."""
         price = self.price
         return [o for o in others if price is None or price(o) <= price(trial)]
@@ -157,7 +159,7 @@ class Halving(Priced):
         """Trials that it is compared with at a step, and those of them that are better."""
         value = trial.intermediate_values[step]
         if self.price is not None:
-            others = self.no_dearer(trial, self.rivals(study, trial, step, None))
+            others = self.at_most_its_price(trial, self.rivals(study, trial, step, None))
             return len(others), sum(o.intermediate_values[step] > value for o in others)
         running = [t for t in self._ended.look(study) if t.number != trial.number]
         values = [t.intermediate_values[step] for t in running if step in t.intermediate_values]
@@ -198,7 +200,7 @@ class Forecast(Priced):
             return False
         value = trial.intermediate_values[step]
         complete = self.rivals(study, trial, step, (TrialState.COMPLETE,))
-        cheaper = self.no_dearer(trial, complete)
+        cheaper = self.at_most_its_price(trial, complete)
         if len(complete) < KNOWN or not cheaper or math.isnan(value):
             return math.isnan(value)
         reached = max(other.values[0] for other in cheaper)

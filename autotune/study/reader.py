@@ -1,4 +1,4 @@
-"""Reading a stored study: its trials, stages and references. Nothing is written."""
+"""Read a stored study: its trials, stages and baselines. Nothing is written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STUDY_NAME, STUDY_FORMAT = "autotune", 1
 
 
 class Records:
-    """Reading a study: its trials, stages and references. Nothing is written."""
+    """A stored study, read only: its trials, stages and baselines."""
 
     def __init__(self, folder: RunFolder, storage: str | None) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class Records:
         self._ended: dict[int, TrialRecord | None] = {}
 
     def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
-        """The storage to be looked at; `RunError` where it holds no study."""
+        """The storage to read from; `RunError` where it holds no study."""
         _load(storage, where)
         return storage
 
@@ -108,7 +108,7 @@ class Records:
 
     @property
     def policy_stage(self) -> PolicyStage | None:
-        """What came of learning a policy; None for other strategies and before it is learned."""
+        """Outcome of learning a policy; None for other strategies and before it is learned."""
         return self._one(POLICY, PolicyStage.from_json)
 
     @property
@@ -162,7 +162,7 @@ class Records:
 
 
 class Snapshot(Records):
-    """A study as it stood when it was first asked: everything is read once."""
+    """A study as it was at the first access: everything is read once."""
 
     def _written(self) -> Mapping[str, Any]:
         return self._attributes
@@ -183,7 +183,7 @@ class Snapshot(Records):
 
 
 def _check_format(version: Any, folder: RunFolder) -> None:
-    """Before there was a number the format was the first."""
+    """Refuse a study of another format; one without a number has the first."""
     if version not in (None, STUDY_FORMAT):
         raise RunError(
             f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format "

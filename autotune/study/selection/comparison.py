@@ -1,4 +1,4 @@
-"""What a search is compared with once it has ended: each rival over several seeds."""
+"""Comparison of a finished search with other recipes, each over several seeds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NAMES = (
     *(WINNER, PROBE, "uniform", "random", "random 2", "random 3", "last-k"),
     *("norms only", "biases only", "random search", "LP-FT", FULL),
 )
-"""All rivals, in the order in which they are shown."""
+"""Names of all recipes, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class ComparisonRow:
 def run_rivals(
     driver: Driver, backend: Backend, rivals: Sequence[Rival], seeds: Sequence[int], test: Test
 ) -> None:
-    """Every rival with every seed, as far as that is not recorded; one that fails is left out."""
+    """Train every recipe with every seed that is not recorded; one that fails is left out."""
     tell("stage", "Comparison", stage="comparison", total=len(rivals))
     for rival in rivals:
         try:
@@ -127,7 +127,7 @@ def run_rivals(
 def random_trials(
     problem: Problem, grids: Grids, seed: int, n: int
 ) -> list[tuple[Plan, dict[str, float]]]:
-    """What `random` would have tried: plans with hyperparameters."""
+    """Plans with hyperparameters that the strategy `random` would have tried."""
     sampler = STRATEGIES.load("random")(problem, grids, seed=seed_of(seed, "comparison"))
     study, space = optuna.create_study(sampler=sampler), search_space(problem, grids)
     drawn = [study.ask(dict(space)).params for _ in range(n)]
@@ -208,7 +208,7 @@ def _trained(
 
 
 def _known(driver: Driver, name: str, seed: int) -> Compared | None:
-    """What the search itself has trained of a rival with a seed."""
+    """Training of a recipe with a seed that the search itself has run; None otherwise."""
     if name == WINNER:
         return _of_winner(driver, seed)
     baseline = driver.baselines.get(name) if seed == driver.seed else None

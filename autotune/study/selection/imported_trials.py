@@ -1,4 +1,4 @@
-"""Trials that were trained elsewhere: those of a profile, and references that are good enough."""
+"""Trials that were trained elsewhere: those of a profile, and baselines that are good enough."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adopted(
     curve: Sequence[float] = (),
     folds: Sequence[float] = (),
 ) -> FrozenTrial | None:
-    """A complete trial as this problem's; None where its space or grids have no such thing."""
+    """A complete trial of this problem; None where its space or grids do not offer it."""
     labels, rates = _labels(plan, problem), _rates(plan, hyperparameters, grids)
     if labels is None or rates is None:
         return None

@@ -28,12 +28,12 @@ class ProfileRow:
     """One unit with one choice."""
 
     unit: str
-    """Empty for the empty plan."""
+    """Name of the unit; empty for the empty plan."""
 
     choice: str
     parameters: int
     values: tuple[float, ...]
-    """On validation, one a seed."""
+    """Values on validation, one for each seed."""
 
     @property
     def mean(self) -> float:
@@ -66,7 +66,7 @@ def profile_rows(records: Records) -> list[ProfileRow]:
 
 
 def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
-    """Every complete trial again with the next seeds, as far as that is not recorded."""
+    """Train every complete trial again with the next seeds, where that is not recorded."""
     if seeds == 1:
         return
     first = driver.setting.seed

@@ -57,7 +57,7 @@ class PlanSampler(BaseSampler):
     """
 
     default_trials: ClassVar[int | None] = None
-    """Trials where none are asked for; None: the default of the setting `trials`."""
+    """Default number of trials; None for the default of the setting `trials`."""
 
     ends_by_itself: ClassVar[bool] = False
     """Whether it runs out of plans, so that `default_trials` is no more than a safeguard."""
@@ -112,7 +112,7 @@ class PlanSampler(BaseSampler):
         return self._alone(study, trial, param_name, param_distribution)
 
     def check(self) -> None:
-        """Raise now what its first proposal would raise."""
+        """Raise what the first proposal would raise."""
         return
 
     def is_idle(self, study: Study) -> bool:
@@ -121,11 +121,11 @@ class PlanSampler(BaseSampler):
 
     @abstractmethod
     def _alone(self, study: Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
-        """A hyperparameter that was asked for by itself."""
+        """Sample one hyperparameter that was asked for alone."""
 
 
 class ListingSampler(PlanSampler):
-    """Proposes plans that it lists itself, each with the middle of every grid; no chance in it.
+    """Proposes plans that it lists itself, each with the middle of every grid, without chance.
 
     Once there is nothing left to try it repeats the best plan.
     """
@@ -200,7 +200,7 @@ class FixedSampler(ListingSampler):
     @property
     @abstractmethod
     def plans(self) -> Sequence[Plan]:
-        """All of them."""
+        """All plans, in their order."""
 
     def check(self) -> None:
         _ = self.plans

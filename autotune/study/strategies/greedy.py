@@ -16,7 +16,7 @@ from autotune.problem.problem import Problem, entries_of
 from autotune.study.strategies.base import Begun, ListingSampler
 
 EPSILON = 0.01
-"""What a round must gain (`rule="gain"`), or may lose (`rule="best"`): SubTuning's value."""
+"""Least gain of a round (`rule="gain"`), or its largest loss (`rule="best"`); from SubTuning."""
 
 Direction = Literal["forward", "backward"]
 Rule = Literal["best", "gain"]
@@ -101,11 +101,11 @@ class GreedySampler(ListingSampler):
 
 
 def fullest_plan(problem: Problem) -> Plan:
-    """As many units as the budget allows, as dear as it allows."""
+    """As many units as the budget allows, with choices as expensive as it allows."""
     entries = [(u, c) for u, c in entries_of(problem) if not problem.goes_alone(c)]
     offers = [(u, c, problem.price(u, c)) for u, c in entries]
-    dearest = 2 * sum(price for *_, price in offers)
-    return best_plan(problem, {(u, c.label): 1 + price / dearest for u, c, price in offers})
+    scale = 2 * sum(price for *_, price in offers)
+    return best_plan(problem, {(u, c.label): 1 + price / scale for u, c, price in offers})
 
 
 def _of(values: Mapping[str, float], plan: Plan) -> float:

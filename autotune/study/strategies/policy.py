@@ -1,4 +1,4 @@
-"""`policy`: plans by what is believed of every choice, from a supernet or from trials alone."""
+"""`policy`: plans from beliefs about every choice, from a supernet or from trials alone."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from autotune.study.strategies.base import (
 from autotune.study.strategies.score_source import ScoreSource
 
 PLANS = 100
-"""Random plans over which scores are given the spread of values."""
+"""Number of random plans over which scores are scaled to the spread of values."""
 
 VALUE = 0.02
-"""Spread of values over random plans, as it is believed to be before any are known."""
+"""Prior spread of values over random plans."""
 
 SHARE = 0.75
 """Prior standard deviation of a choice's score around its prior mean, in units of `VALUE`."""
@@ -81,9 +81,9 @@ class PolicySampler(PlanSampler):
     beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
     common, so that few trials say something of all. `scores` are the prior's means in any unit; the
     first trial is their best plan, and a choice that has none is not proposed; one of
-    (hyperparameter, value) says where its grid begins. Without any, dearer choices are believed to
-    be a little better. The belief is made anew for every trial from the study and (seed, number),
-    so that it works in any study over this space.
+    (hyperparameter, value) says where its grid begins. Without any, more expensive choices are
+    believed to be a little better. The belief is made anew for every trial from the study and
+    (seed, number), so that it works in any study over this space.
     """
 
     default_trials = 3  # confirms a plan and its nearest competitors
@@ -154,7 +154,7 @@ class PolicySampler(PlanSampler):
         return Belief(-LESS * np.abs(steps).astype(float), walks)
 
     def _prior_scores(self) -> Scores:
-        """As given; otherwise dearer choices are a little better."""
+        """Scores as passed; without any, more expensive choices are a little better."""
         if self.scores is not None:
             return self.scores
         offers = self._offers
@@ -238,7 +238,7 @@ def _key(plan: Plan, hyperparameters: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _value(trial: FrozenTrial, ended: Sequence[FrozenTrial]) -> float | None:
-    """What it reached; where it ended early, with what complete trials gained after that step."""
+    """Final value; for a trial ended early, plus what complete trials gained after that step."""
     step = trial.last_step
     if trial.state is TrialState.COMPLETE or step is None:
         return trial.value
@@ -252,7 +252,7 @@ def _terms(plan: Plan) -> list[Entry]:
 
 
 def _independent(parts: Sequence[Belief]) -> Belief:
-    """Several beliefs that say nothing of each other."""
+    """Independent beliefs as one."""
     mean = np.concatenate([part.mean for part in parts])
     covariance = np.zeros((len(mean), len(mean)))
     at = 0
