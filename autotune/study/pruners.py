@@ -90,7 +90,7 @@ class Priced(BasePruner):
             and not _is_repeat(other)
         ]
 
-    def at_most_its_price(
+    def not_more_expensive(
         self, trial: FrozenTrial, others: Sequence[FrozenTrial]
     ) -> list[FrozenTrial]:
         """The trials among them that a trial is compared with."""
@@ -159,7 +159,7 @@ class Halving(Priced):
         """Trials that it is compared with at a step, and those of them that are better."""
         value = trial.intermediate_values[step]
         if self.price is not None:
-            others = self.at_most_its_price(trial, self.rivals(study, trial, step, None))
+            others = self.not_more_expensive(trial, self.rivals(study, trial, step, None))
             return len(others), sum(o.intermediate_values[step] > value for o in others)
         running = [t for t in self._ended.look(study) if t.number != trial.number]
         values = [t.intermediate_values[step] for t in running if step in t.intermediate_values]
@@ -200,7 +200,7 @@ class Forecast(Priced):
             return False
         value = trial.intermediate_values[step]
         complete = self.rivals(study, trial, step, (TrialState.COMPLETE,))
-        cheaper = self.at_most_its_price(trial, complete)
+        cheaper = self.not_more_expensive(trial, complete)
         if len(complete) < KNOWN or not cheaper or math.isnan(value):
             return math.isnan(value)
         reached = max(other.values[0] for other in cheaper)
