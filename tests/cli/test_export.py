@@ -134,6 +134,6 @@ def test_python_sources_are_named_again(call, here, tmp_path):
     here("evaluate", "run", *named)
     here("export", "run", *named, "--format", "merged", "-o", "merged")
     code, _, err = call("export", "run/best/delta.safetensors")
-    assert (code, "add --backbone" in err) == (2, True)
+    assert (code, "Add --backbone" in err) == (2, True)
     here("export", "run/best/delta.safetensors", *named)
     assert here("status", "run")["resume"] == f"autotune resume run --backbone {source}"
