@@ -1,11 +1,10 @@
-"""The command in this process or one of its own, and a finished search that tests look at."""
+"""The console script in processes of its own, and one finished search that tests look at."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,16 @@ Done = subprocess.CompletedProcess[str]
 
 
 def autotune(*arguments: object, ok: bool = True) -> Done:
-    """Runs the console script in a process of its own; with `ok` it must exit with 0."""
+    """Runs the command to its end; with `ok` it must exit with 0."""
     command = [str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 or not ok, done.stderr
     return done
 
 
-@pytest.fixture(scope="session")
-def output(call: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
-    """What the command prints, which must exit with 0."""
-
-    def run(*arguments: object) -> str:
-        code, out, errors = call(*arguments)
-        assert code == 0, errors
-        return out
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def shown(output: Callable[..., str]) -> Callable[..., Any]:
+def shown(*arguments: object) -> Any:
     """The JSON that the command prints."""
-    return lambda *arguments: json.loads(output(*arguments, "--json"))
+    return json.loads(autotune(*arguments, "--json").stdout)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,8 +37,8 @@ def pretrained(_own_cache: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, output: Callable[..., str]) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small search that ran to its end; tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "digits"
-    output("search", "--trials", 3, "--epochs", 2, "--out", folder)
+    autotune("search", "--trials", 3, "--epochs", 2, "--out", folder)
     return folder
