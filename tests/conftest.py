@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -148,19 +151,21 @@ def make_engine(tiny_backbone: Backbone, tiny_task: Task) -> Iterator[Callable[.
         engine.close()
 
 
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+@pytest.fixture(scope="session")
+def call() -> Callable[..., tuple[int, str, str]]:
     """Runs the command in this process: exit code, output and errors."""
     from autotune.cli.app import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["autotune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
+        out, errors = StringIO(), StringIO()
+        with (
+            patch.object(sys, "argv", ["autotune", *map(str, arguments)]),
+            redirect_stdout(out),
+            redirect_stderr(errors),
+            pytest.raises(SystemExit) as ended,
+        ):
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        return int(ended.value.code or 0), out.getvalue(), errors.getvalue()
 
     return run
 

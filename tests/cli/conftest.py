@@ -1,10 +1,11 @@
-"""The console script in processes of its own, and one finished search that tests look at."""
+"""The command in this process or one of its own, and a finished search that tests look at."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,29 @@ Done = subprocess.CompletedProcess[str]
 
 
 def autotune(*arguments: object, ok: bool = True) -> Done:
-    """Runs the command to its end; with `ok` it must exit with 0."""
+    """Runs the console script in a process of its own; with `ok` it must exit with 0."""
     command = [str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 or not ok, done.stderr
     return done
 
 
-def shown(*arguments: object) -> Any:
+@pytest.fixture(scope="session")
+def output(call: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """What the command prints, which must exit with 0."""
+
+    def run(*arguments: object) -> str:
+        code, out, errors = call(*arguments)
+        assert code == 0, errors
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shown(output: Callable[..., str]) -> Callable[..., Any]:
     """The JSON that the command prints."""
-    return json.loads(autotune(*arguments, "--json").stdout)
+    return lambda *arguments: json.loads(output(*arguments, "--json"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,8 +51,8 @@ def pretrained(_own_cache: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, output: Callable[..., str]) -> Path:
     """The folder of a small search that ran to its end; tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "digits"
-    autotune("search", "--trials", 3, "--epochs", 2, "--out", folder)
+    output("search", "--trials", 3, "--epochs", 2, "--out", folder)
     return folder

@@ -15,7 +15,7 @@ import pytest
 
 from autotune.run.notebook import Study
 
-from .conftest import SCRIPT, autotune
+from .conftest import SCRIPT
 
 pytest.importorskip("optuna_dashboard", reason="the dashboard is in the extra `dashboard`")
 pytestmark = pytest.mark.processes
@@ -67,11 +67,11 @@ def test_it_shows_the_study_and_refuses_to_write(address, finished):
         assert json.load(answer)["note"]["body"] == ""
 
 
-def test_a_port_that_is_taken_is_said(finished):
+def test_a_port_that_is_taken_is_said(call, finished):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = autotune("dashboard", finished, "--port", port, ok=False)
-    assert done.returncode == 2
-    assert f"A dashboard needs a free port, {port} is not" in done.stderr
+        code, _, errors = call("dashboard", finished, "--port", port)
+    assert code == 2
+    assert f"A dashboard needs a free port, {port} is not" in errors

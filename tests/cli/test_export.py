@@ -16,8 +16,6 @@ from autotune.deltas.loading import load_adapted
 from autotune.deploy.export import FORMATS
 from autotune.run.notebook import Study
 
-from .conftest import shown
-
 
 def tensors(file: Path) -> dict[str, torch.Tensor]:
     return dict(read_artifact(file).tensors)
@@ -49,7 +47,7 @@ def test_every_format_of_a_run(here, finished, form):
     assert (said["difference"] is None) == (form == "mask")
 
 
-def test_a_trial_and_the_best_below_a_smaller_budget(here, finished):
+def test_a_trial_and_the_best_below_a_smaller_budget(here, shown, finished):
     status = shown("status", finished)
     number = next(t.number for t in Study(finished).trials if t.is_complete)
     here("export", finished, "--format", "delta", "--trial", number)

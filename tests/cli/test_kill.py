@@ -25,7 +25,7 @@ from autotune.utils.events import event_of, log
 from .conftest import SCRIPT, autotune
 
 HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
-KILLS = {"policy": 3, "tpe": 1}
+KILLS = {"policy": 2, "tpe": 1}
 BNSTATS = {"policy": "auto", "tpe": "on"}
 
 
@@ -87,7 +87,7 @@ def started_after_their_end(folder: Path) -> list[int]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", KILLS)
-def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, tmp_path):
+def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, output, tmp_path):
     how = (*HOW, "--strategy", strategy, "--bnstats", BNSTATS[strategy])
     began = time.monotonic()
     autotune("search", *how, "--out", tmp_path / "whole")
@@ -108,7 +108,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, tmp_path):
             assert finished <= now, f"a finished trial was lost. {told}"
             finished = now
     command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
-    autotune(*command)
+    output(*command)
     study = Study(folder)
     assert kills, told
     assert seen(study) == seen(Study(tmp_path / "whole")), told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,10 +14,15 @@ from autotune.problem.plan import Plan
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import STRATEGIES
 
-from .conftest import autotune, shown
+from .conftest import autotune
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 KEYS = ["name", "what", "mergeable", "inference", "where", "paper", "package", "error"]
+
+
+def shown(*arguments: object) -> Any:
+    """The JSON that the command prints in a new process, which finds what was installed."""
+    return json.loads(autotune(*arguments, "--json").stdout)
 
 
 @pytest.fixture

@@ -21,19 +21,19 @@ from autotune.problem.plan import Plan
 from autotune.run.notebook import Study
 from autotune.run.report import sections_of
 
-from .conftest import autotune, shown
+from .conftest import autotune
 
 
 @pytest.fixture(scope="module")
-def status(finished: Path) -> dict:
+def status(finished: Path, shown) -> dict:
     return shown("status", finished)
 
 
 @pytest.fixture(scope="module")
-def mask(finished: Path, tmp_path_factory) -> tuple[dict, dict[str, torch.Tensor]]:
+def mask(finished: Path, output, tmp_path_factory) -> tuple[dict, dict[str, torch.Tensor]]:
     out = tmp_path_factory.mktemp("mask")
     made = out / "mask.json", out / "mask.safetensors"
-    autotune("export", finished, "--format", "mask", "-o", made[0], "--tensors", made[1])
+    output("export", finished, "--format", "mask", "-o", made[0], "--tensors", made[1])
     return json.loads(made[0].read_text()), load_file(made[1])
 
 
@@ -89,9 +89,9 @@ def test_every_second_is_counted_once(status):
     assert all(seconds > 0 for seconds in found.values())
 
 
-def test_timings_are_shown_when_they_are_asked_for(finished, tmp_path):
+def test_timings_are_shown_when_they_are_asked_for(finished, output, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
-    said = autotune("resume", copied, "--timings").stdout
+    said = output("resume", copied, "--timings")
     assert "What the search cost" in said and "the frozen part before a plan" in said
 
 
@@ -163,7 +163,7 @@ def test_an_interrupted_search_is_shown_with_the_command_that_resumes_it(finishe
 
 
 def test_evaluate_finds_the_same_in_a_new_process(finished, status):
-    found = shown("evaluate", finished)
+    found = json.loads(autotune("evaluate", finished, "--json").stdout)
     assert found["accuracy"] == status["test"]["accuracy"]
     assert found["n"] == status["test"]["n"]
 
@@ -242,10 +242,10 @@ def test_the_mask_s_tensors_are_boolean_and_shaped_as_the_parameters(mask):
 
 
 @pytest.fixture(scope="module")
-def longer(finished: Path, tmp_path_factory) -> Path:
+def longer(finished: Path, output, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("longer") / "digits"
     shutil.copytree(finished, folder)
-    autotune("resume", folder, "--trials", 5, "--quiet")
+    output("resume", folder, "--trials", 5, "--quiet")
     return folder
 
 
@@ -270,10 +270,10 @@ def test_resume_chooses_again_among_all_trials(longer):
         assert json.loads(stored.metadata()["plan"]) == json.loads(study.best.plan.to_json())
 
 
-def test_resume_of_a_finished_search_trains_nothing(finished, tmp_path):
+def test_resume_of_a_finished_search_trains_nothing(finished, output, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(finished, folder)
-    autotune("resume", folder, "--quiet")
+    output("resume", folder, "--quiet")
     before, after = Study(finished), Study(folder)
     assert after.trials == before.trials
     assert after.final == before.final

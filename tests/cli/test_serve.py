@@ -128,13 +128,11 @@ def test_what_cannot_be_served(call, arguments, said, tmp_path, monkeypatch):
     assert err.count("\n") == 1
 
 
-@pytest.mark.processes
-def test_a_port_that_is_taken(finished):
+def test_a_port_that_is_taken(call, finished):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        command = [str(SCRIPT), "serve", "--delta", f"a={finished}", "--port", port]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert f"needs a free port, {port} on 127.0.0.1 is not" in done.stderr
+        port = taken.getsockname()[1]
+        code, _, errors = call("serve", "--delta", f"a={finished}", "--port", port)
+    assert code == 2
+    assert f"needs a free port, {port} on 127.0.0.1 is not" in errors

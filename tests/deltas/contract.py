@@ -245,4 +245,4 @@ class SpanContract(PathContract):
     """For paths beside a stage or the network."""
 
     KINDS = SPANS
-    TYPICAL = ("stage", "token-stage", "pictures", "tokens")
+    TYPICAL = ("in-place-stage", "token-stage", "pictures", "by-name")

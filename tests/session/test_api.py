@@ -16,16 +16,17 @@ from autotune.errors import BackboneError, ConfigError, RunError
 from autotune.study.reader import Records
 
 Search = Callable[..., autotune.Study]
+GIVEN: dict[str, Any] = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off"}
+GIVEN |= {"strategy": "tpe"}
 
 
 @pytest.fixture
-def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> Search:
+def search(tiny_network: Any, tiny_task: Any, tmp_path: Path) -> Search:
     """A small search on the tiny network; settings can be given."""
 
     def run(name: str = "run", **settings: Any) -> autotune.Study:
-        given = {"budget": "60%", "trials": 2, "epochs": 2, "bnstats": "off", **settings}
-        given.setdefault("strategy", "tpe")
-        return autotune.search(tiny_network, tiny_task, out=str(tmp_path / name), **given)
+        out = str(tmp_path / name)
+        return autotune.search(tiny_network, tiny_task, out=out, **{**GIVEN, **settings})
 
     return run
 
@@ -35,26 +36,36 @@ def accuracy(network: Any, part: Any) -> float:
         return float((network(part.inputs).argmax(1).numpy() == part.labels).mean())
 
 
-@pytest.mark.parametrize("bnstats", ["on", "off", "auto"])
+@pytest.fixture(scope="module", params=["on", "off", "auto"])
+def searched(
+    request: pytest.FixtureRequest,
+    new_tiny_network: Callable[[], torch.nn.Module],
+    tiny_task: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> autotune.Study:
+    """An ended search for every way to estimate statistics; tests only read it."""
+    out = str(tmp_path_factory.mktemp("searched") / "run")
+    settings = {**GIVEN, "bnstats": request.param}
+    return autotune.search(new_tiny_network(), tiny_task, out=out, **settings)
+
+
 def test_the_delivered_file_reaches_what_the_study_says(
-    search: Search, tiny_network: Any, tiny_task: Any, bnstats: str
+    searched: autotune.Study, tiny_network: Any, tiny_task: Any
 ) -> None:
-    study = search(bnstats=bnstats)
-    tuned = autotune.load_adapted(tiny_network, study.best.artifact)
-    assert accuracy(tuned, tiny_task.test) == pytest.approx(study.best.test["accuracy"])
-    if study.best.number is not None:
-        assert accuracy(tuned, tiny_task.val) == pytest.approx(study.best.value)
+    tuned = autotune.load_adapted(tiny_network, searched.best.artifact)
+    assert accuracy(tuned, tiny_task.test) == pytest.approx(searched.best.test["accuracy"])
+    if searched.best.number is not None:
+        assert accuracy(tuned, tiny_task.val) == pytest.approx(searched.best.value)
 
 
-@pytest.mark.parametrize("bnstats", ["on", "off"])
 def test_statistics_are_in_the_file_when_they_were_estimated_and_only_then(
-    search: Search, bnstats: str
+    searched: autotune.Study,
 ) -> None:
-    study = search(bnstats=bnstats)
-    buffers = read_artifact(study.best.artifact).part("buffer")
-    assert bool(buffers) == (bnstats == "on")
-    assert study.preparation is not None
-    assert study.preparation.bnstats == bnstats
+    buffers = read_artifact(searched.best.artifact).part("buffer")
+    assert searched.preparation is not None
+    assert bool(buffers) == (searched.preparation.bnstats == "on")
+    if searched.settings.bnstats != "auto":
+        assert searched.preparation.bnstats == searched.settings.bnstats
 
 
 def test_the_network_is_given_back_as_it_was(search: Search, tiny_network: Any) -> None:

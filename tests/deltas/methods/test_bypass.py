@@ -20,7 +20,7 @@ BYPASS = Choice.of("bypass", width=2)
 
 class TestBypass(SpanContract):
     CHOICES = (BYPASS,)
-    TYPICAL = ("pictures", "words", "frames")
+    TYPICAL = ("in-place", "words", "by-name")
     LEFT_ALONE: ClassVar = {"bypass-2": left("it runs beside the whole network", *STAGES)}
 
 

@@ -18,7 +18,7 @@ SKIP = Choice.of("skip", width=2)
 
 class TestSkip(SpanContract):
     CHOICES = (SKIP,)
-    TYPICAL = ("stage", "widening-stage", "window-stage")
+    TYPICAL = ("in-place-stage", "widening-stage", "window-stage")
     LEFT_ALONE: ClassVar = {
         "skip-2": {
             **left("it has no height and width", "token-stage", "word-stage"),
