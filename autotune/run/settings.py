@@ -384,8 +384,9 @@ def write_line(name: str, value: Any) -> str:
 
 def space_folder() -> Path:
     """Where the packaged search spaces are: inside an installed package, beside it in a clone."""
-    inside = Path(__file__).parent.parent.parent / "search_spaces"
-    return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "search_spaces"
+    package = Path(__file__).parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def space_names() -> tuple[str, ...]:
