@@ -106,7 +106,7 @@ def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
     with TemporaryDirectory() as at:
         folder = RunFolder(Path(at) / "ours")
         create(folder, None, problem, {"identity": {"metric": "accuracy"}})
-        setting = DriverOptions(name, 0, 1, GRIDS, pruner="none")
+        options = DriverOptions(name, 0, 1, GRIDS, pruner="none")
         lease = Lease(folder.lease, lambda: None, lambda owner: None)
         other = RunFolder(Path(at) / "bare")
         bare = optuna.create_study(
@@ -114,7 +114,7 @@ def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
         )
         space = search_space(problem, GRIDS)
         with lease:
-            driver = Driver(folder, None, setting, lease, trials=n_trials)
+            driver = Driver(folder, None, options, lease, trials=n_trials)
             for n in range(n_trials):
                 began = time.perf_counter()
                 job = driver.next_job()

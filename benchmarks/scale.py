@@ -113,10 +113,10 @@ def multiply(folder: RunFolder, times: int) -> None:
 
 def measured(folder: RunFolder, total: int) -> dict[str, float]:
     """In a fresh process: load the record of a study, then run 1,000 more trials."""
-    lease, setting = opened(folder, total)
+    lease, options = opened(folder, total)
     with lease:
         began = time.perf_counter()
-        driver = Driver(folder, None, setting, lease, trials=total + TRIALS)
+        driver = Driver(folder, None, options, lease, trials=total + TRIALS)
         loading = time.perf_counter() - began
         loaded = peak_memory() / 1e9
         events, seconds = drive(driver, total)

@@ -70,8 +70,8 @@ def per_trial(name: str) -> list[str]:
         folder = RunFolder(Path(at))
         create(folder, None, problem_of(20), {"identity": {"metric": "accuracy"}})
         with Lease(folder.lease, lambda: None, lambda owner: None) as lease:
-            setting = DriverOptions("random", 0, 1, GRIDS, pruner="none")
-            driver = Driver(folder, None, setting, lease, trials=TRIALS)
+            options = DriverOptions("random", 0, 1, GRIDS, pruner="none")
+            driver = Driver(folder, None, options, lease, trials=TRIALS)
             began = time.perf_counter()
             backend.run(driver)
             recorded = (time.perf_counter() - began) / TRIALS

@@ -195,7 +195,7 @@ class BareStudy:
         return sum(trained) + (stage.seconds if stage else 0.0)
 
     @property
-    def rivals(self) -> list[ComparisonRow]:
+    def comparison(self) -> list[ComparisonRow]:
         """What `compare` has run, the answer first; empty before that."""
         return comparison_rows(self._records, self.settings.metric)
 

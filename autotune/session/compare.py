@@ -35,12 +35,12 @@ from autotune.study.selection.comparison import (
     FULL,
     NAMES,
     WINNER,
+    ComparedRecipe,
     ComparisonRow,
-    Rival,
     against,
     random_trials,
     recommended,
-    run_rivals,
+    run_comparison,
 )
 from autotune.tasks import load_task
 from autotune.tasks.loading import PartFeed, check_fits, infer_input
@@ -103,16 +103,16 @@ def compare(
     study = Study(run)
     study.best  # noqa: B018  (raises while the search has not ended)
     if strange := [name for name in only if name not in NAMES]:
-        raise ConfigError(unknown("rival", strange[0], NAMES))
+        raise ConfigError(unknown("recipe", strange[0], NAMES))
     chosen = [name for name in NAMES if not only or name in (WINNER, *only)]
     with (
         released(reopened(study, backbone, task, workers=workers, device=device)) as setup,
         driving(study.folder, setup, command="compare") as (driver, backend),
     ):
-        rivals = [rival for name in chosen if (rival := _rival(name, setup, driver, study))]
+        recipes = [recipe for name in chosen if (recipe := _recipe(name, setup, driver, study))]
         first = study.settings.seed
-        run_rivals(driver, backend, rivals, range(first, first + seeds), setup.engine.test)
-    rows = study.rivals
+        run_comparison(driver, backend, recipes, range(first, first + seeds), setup.engine.test)
+    rows = study.comparison
     full = next((row for row in rows if row.name == FULL), None)
     return Comparison(
         rows=rows,
@@ -127,23 +127,23 @@ def _against(answer: ComparisonRow, other: ComparisonRow) -> dict[str, Any]:
     return {"autotune_gains": against(answer, other).to_json()}
 
 
-def _rival(name: str, setup: Setup, driver: Driver, study: Study) -> Rival | None:
+def _recipe(name: str, setup: Setup, driver: Driver, study: Study) -> ComparedRecipe | None:
     """The recipe of a name in `NAMES`; None where the space or the network offers none."""
     problem, seed, final = driver.problem, study.settings.seed, driver.final
     assert final is not None
     if name == WINNER:
         costs = {final.plan.digest: final.cost}
-        return Rival(name, [(final.plan, final.hyperparameters)], costs)
+        return ComparedRecipe(name, [(final.plan, final.hyperparameters)], costs)
     head = _head_rate(driver)
     if name == "random search":
         n = _equal_compute(study)
         tried = random_trials(problem, setup.grids, seed, n)
-        return Rival(name, tried, {plan.digest: problem.cost(plan) for plan, _ in tried})
+        return ComparedRecipe(name, tried, {plan.digest: problem.cost(plan) for plan, _ in tried})
     plan, cost = _plan(name, setup, problem, seed)
     if not plan.choices and name != PROBE:
         return None
     rates = three_rates(_grids(setup), plan, head)
-    return Rival(
+    return ComparedRecipe(
         name,
         [(plan, used(plan, tried)) for tried in rates],
         {plan.digest: cost},

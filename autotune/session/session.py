@@ -141,7 +141,7 @@ def _owned(
         driver = Driver(
             folder,
             setup.settings.storage,
-            _setting(setup),
+            _driver_options(setup),
             lease,
             trials=setup.settings.trials,
             deadline=deadline,
@@ -220,7 +220,7 @@ def _sign(folder: RunFolder, final: Final) -> None:
     write_whole(folder.best, to_bytes(signed))
 
 
-def _setting(setup: Setup) -> DriverOptions:
+def _driver_options(setup: Setup) -> DriverOptions:
     settings = setup.settings
     return DriverOptions(
         strategy=settings.strategy,
@@ -231,7 +231,7 @@ def _setting(setup: Setup) -> DriverOptions:
         folds=settings.folds,
         pruner=settings.pruner,
         objective=settings.objective or "",
-        options=check_options(settings.strategy, settings.options),
+        strategy_options=check_options(settings.strategy, settings.options),
         keep=settings.keep,
         disk=settings.disk_bytes,
         attempts=settings.retries + 1,

@@ -61,8 +61,8 @@ class DriverOptions:
     workers: int = 1
     folds: int = 0
     pruner: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the strategy."""
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the strategy's class."""
 
     objective: str = ""
     """`METRIC,PRICE` where the Pareto front is asked for; empty otherwise."""
@@ -104,15 +104,15 @@ class Driver(Records):
         self,
         folder: RunFolder,
         storage: str | None,
-        setting: DriverOptions,
+        options: DriverOptions,
         lease: Lease,
         *,
         trials: int,
         deadline: float | None = None,
     ) -> None:
         super().__init__(folder, storage)
-        self.setting, self.lease, self.deadline = setting, lease, deadline
-        self.space = search_space(self.problem, setting.grids)
+        self.options, self.lease, self.deadline = options, lease, deadline
+        self.space = search_space(self.problem, options.grids)
         self.live: dict[int, _Live] = {}
         self._attempts: dict[int, int] = {}
         self._by_key: dict[tuple[str, str], TrialRecord] = {}
@@ -127,8 +127,8 @@ class Driver(Records):
         self.goal = trials + sum(bool(record and record.origin) for record in self._ended.values())
         self.scores: Scores | None = None
         self._samplers: dict[tuple[str, int], PlanSampler] = {}
-        self.price = objective_price(setting.objective, self.problem)
-        self.study.pruner = _pruner(setting)
+        self.price = objective_price(options.objective, self.problem)
+        self.study.pruner = _pruner(options)
         if isinstance(self.study.pruner, Priced):
             self.study.pruner.price = self._trial_price
         self._clean()
@@ -138,12 +138,12 @@ class Driver(Records):
 
     @property
     def seed(self) -> int:
-        return self.setting.seed
+        return self.options.seed
 
     @cached_property
     def strategy(self) -> PlanSampler:
         """The strategy's sampler before it has scores: its facts, and what its options say."""
-        return self._made(self.setting.strategy, self.problem)
+        return self._made(self.options.strategy, self.problem)
 
     # the three calls of a backend, and the two for what goes wrong
 
@@ -181,23 +181,23 @@ class Driver(Records):
                 number=job.number,
             )
         live.last = progress
-        if (name := measured_by(self.setting.objective)) and not live.curve:
+        if (name := measured_by(self.options.objective)) and not live.curve:
             live.trial.set_user_attr("measured", {name: progress.metrics[name]})
         if progress.step not in live.curve:
-            if progress.step < self.setting.steps:
+            if progress.step < self.options.steps:
                 write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
             live.trial.report(progress.value, progress.step)
             live.curve[progress.step] = progress.value
             tell(
                 "progress-of-trial",
-                f"{job.name}: {progress.step}/{self.setting.steps} {progress.value:.4f}",
+                f"{job.name}: {progress.step}/{self.options.steps} {progress.value:.4f}",
                 number=job.number,
                 step=progress.step,
-                steps=self.setting.steps,
+                steps=self.options.steps,
                 value=progress.value,
             )
         # What went on after this step before it was interrupted was not ended here.
-        is_last = progress.step == max(live.curve) < self.setting.steps
+        is_last = progress.step == max(live.curve) < self.options.steps
         live.pruned = is_last and live.trial.should_prune()
         return Decision.STOP if live.pruned else Decision.CONTINUE
 
@@ -227,7 +227,7 @@ class Driver(Records):
         live = self.live.pop(job.number, None)
         if live is None:
             return
-        if job.attempt + 1 >= (attempts := self.setting.attempts):
+        if job.attempt + 1 >= (attempts := self.options.attempts):
             self.live[job.number] = live
             self.fail(job, Failure("WorkerError", f"its worker died {attempts} times"))
         else:
@@ -304,7 +304,7 @@ class Driver(Records):
             name=f"trial {trial.number}",
             plan=plan,
             hyperparameters=hyperparameters,
-            seed=self.setting.seed,
+            seed=self.options.seed,
             number=trial.number,
             attempt=attempt,
             checkpoint=self.folder.read(self.folder.checkpoint(trial.number)),
@@ -396,8 +396,8 @@ class Driver(Records):
         best = [record.number for record in self._best]
         if self.price is not None:
             best += [record.number for record in front(self._by_key.values(), self.price)]
-        if self.setting.disk is not None:
-            best = self.folder.within(dict.fromkeys(best), self.setting.disk, unfinished)
+        if self.options.disk is not None:
+            best = self.folder.within(dict.fromkeys(best), self.options.disk, unfinished)
         self.folder.keep_only({*best} | unfinished)
         for number in {*best} - unfinished:
             self.folder.drop_checkpoint(number)
@@ -409,14 +409,14 @@ class Driver(Records):
         self._by_key.setdefault(record.key, record)
         if record.is_complete:
             insort(self._best, record, key=TrialRecord.rank)
-        if self.setting.keep == "best":
+        if self.options.keep == "best":
             del self._best[KEPT:]
 
     def _sampler(self, number: int) -> PlanSampler:
         """The strategy's sampler, or a random one after three repeats in a row."""
         last = [self._ended.get(number - i - 1) for i in range(REPEATS_IN_A_ROW)]
         are_repeats = [r is not None and r.repeat_of is not None for r in last]
-        strategy = "random" if all(are_repeats) else self.setting.strategy
+        strategy = "random" if all(are_repeats) else self.options.strategy
         problem = self.problem
         if self.price is not None and not load_strategy(strategy).is_spread:
             problem = part_of(problem, number)
@@ -431,15 +431,15 @@ class Driver(Records):
 
     def _made(self, strategy: str, problem: Problem) -> PlanSampler:
         make: Callable[..., PlanSampler] = load_strategy(strategy)
-        setting = self.setting
-        options = setting.options if strategy == setting.strategy else {}
+        options = self.options
+        strategy_options = options.strategy_options if strategy == options.strategy else {}
         sampler = make(
             problem,
-            setting.grids,
-            seed=setting.seed,
-            workers=setting.workers,
+            options.grids,
+            seed=options.seed,
+            workers=options.workers,
             scores=self.scores,
-            **options,
+            **strategy_options,
         )
         sampler.price = self._trial_price
         return sampler
@@ -484,8 +484,8 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
     raise RunError(_TAKEN.format(storage))
 
 
-def _pruner(setting: DriverOptions) -> optuna.pruners.BasePruner:
-    usual = load_strategy(setting.strategy).default_pruner
-    name = choose_pruner(setting.pruner, usual, setting.folds, setting.objective)
-    pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(setting.steps)
+def _pruner(options: DriverOptions) -> optuna.pruners.BasePruner:
+    default = load_strategy(options.strategy).default_pruner
+    name = choose_pruner(options.pruner, default, options.folds, options.objective)
+    pruner: optuna.pruners.BasePruner = PRUNERS.load(name)(options.steps)
     return pruner

@@ -78,7 +78,7 @@ class Priced(BasePruner):
         self.price: Callable[[FrozenTrial], float] | None = None
         """The second objective of a stored trial."""
 
-    def rivals(
+    def others_at(
         self, study: Study, trial: FrozenTrial, step: int, states: tuple[TrialState, ...] | None
     ) -> list[FrozenTrial]:
         """Other trainings that got to a step, whatever they cost."""
@@ -159,7 +159,7 @@ class Halving(Priced):
         """Trials that it is compared with at a step, and those of them that are better."""
         value = trial.intermediate_values[step]
         if self.price is not None:
-            others = self.not_more_expensive(trial, self.rivals(study, trial, step, None))
+            others = self.not_more_expensive(trial, self.others_at(study, trial, step, None))
             return len(others), sum(o.intermediate_values[step] > value for o in others)
         running = [t for t in self._ended.look(study) if t.number != trial.number]
         values = [t.intermediate_values[step] for t in running if step in t.intermediate_values]
@@ -199,7 +199,7 @@ class Forecast(Priced):
         if step is None or step < self.first:
             return False
         value = trial.intermediate_values[step]
-        complete = self.rivals(study, trial, step, (TrialState.COMPLETE,))
+        complete = self.others_at(study, trial, step, (TrialState.COMPLETE,))
         cheaper = self.not_more_expensive(trial, complete)
         if len(complete) < KNOWN or not cheaper or math.isnan(value):
             return math.isnan(value)

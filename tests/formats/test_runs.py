@@ -48,7 +48,7 @@ def test_the_trials_and_the_answer_of_a_run_are_read(version, tmp_path):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_run_is_reported_with_its_comparison(version, tmp_path):
     study = autotune.Study(copied(version, "ended", tmp_path))
-    assert {"autotune", "last-k", "random search"} <= {row.name for row in study.rivals}
+    assert {"autotune", "last-k", "random search"} <= {row.name for row in study.comparison}
     assert study.best.plan.choices
     assert study.policy.rounds > 0
     assert "last-k" in study.report()

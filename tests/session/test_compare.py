@@ -164,7 +164,7 @@ def test_an_interrupted_comparison_goes_on(given, compared, tmp_path):
         pytest.raises(autotune.AutotuneError, match=r"autotune compare .*run"),
     ):
         autotune.compare(folder, **given, only=only)
-    before = [seed for row in autotune.Study(folder).rivals for seed, _ in row.values]
+    before = [seed for row in autotune.Study(folder).comparison for seed, _ in row.values]
     again = autotune.compare(folder, **given, only=only)
     assert 3 < len(before) < sum(len(row.values) for row in again.rows) == 9
     for row in again.rows:

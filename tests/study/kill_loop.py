@@ -70,11 +70,11 @@ def search(folder: RunFolder, backend: str, workers: int, trials: int) -> None:
         lambda owner: study.set_user_attr("lease", owner),
     )
     engine = Counted(notes=str(folder.path / "starts"))
-    setting = DriverOptions(
+    options = DriverOptions(
         "random", 0, STEPS, GRIDS, workers=workers, pruner="none", attempts=10**6
     )
     with lease, opened(backend, engine, workers) as running:
-        running.run(Driver(folder, None, setting, lease, trials=trials))
+        running.run(Driver(folder, None, options, lease, trials=trials))
 
 
 def opened(backend: str, engine: Any, workers: int) -> Any:

@@ -120,7 +120,7 @@ def test_few_trials_race_to_the_middle_of_their_steps(driving):
         "pruned",
         "complete",
     )
-    assert len(behind.curve) == -(-driver.setting.steps // 2)
+    assert len(behind.curve) == -(-driver.options.steps // 2)
 
 
 def test_pruning_is_decided_alike_when_it_is_asked_twice(driving):

@@ -208,8 +208,8 @@ def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) ->
         lambda owner: study.set_user_attr("lease", owner),
     )
     with held:
-        setting = DriverOptions("random", seed=0, steps=STEPS, grids=grids, pruner="none")
-        yield Driver(folder, url, setting, held, trials=trials)
+        options = DriverOptions("random", seed=0, steps=STEPS, grids=grids, pruner="none")
+        yield Driver(folder, url, options, held, trials=trials)
 
 
 @pytest.mark.server

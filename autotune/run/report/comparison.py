@@ -25,7 +25,7 @@ TITLE = "Against everything else"
 
 def section(study: BareStudy) -> Section:
     """The comparison; how to run it where `compare` has not."""
-    rows = study.rivals
+    rows = study.comparison
     if len(rows) > 1 and _are_of_the_answer(rows, study):
         return compared(rows)
     text = (

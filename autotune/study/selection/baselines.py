@@ -35,7 +35,7 @@ def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
 
 def run_baselines(driver: Driver, backend: Backend, test: Test) -> None:
     """Run what is not yet recorded; each is the best on validation of three learning rates."""
-    for name, plan in baseline_plans(driver.problem, driver.setting.seed).items():
+    for name, plan in baseline_plans(driver.problem, driver.options.seed).items():
         if name in driver.baselines:
             continue
         try:
@@ -48,12 +48,12 @@ def _run(name: str, plan: Plan, driver: Driver, backend: Backend, test: Test) ->
     """Train one baseline, or what the preparation left of it, and record it."""
     probe, begun = driver.baselines.get(PROBE), driver.begun_baseline(name)
     head = probe.hyperparameters["lr:head"] if probe else None
-    rates = three_rates(driver.setting.grids, plan, head)
+    rates = three_rates(driver.options.grids, plan, head)
     if begun is None or begun.plan != plan:
         begun, left = None, rates
     else:
         left = rates[:-2]  # the preparation has compared the middle and the highest rate
-    jobs = baseline_jobs(name, plan, left, driver.setting.seed)
+    jobs = baseline_jobs(name, plan, left, driver.options.seed)
     trained = train_baseline(name, jobs, backend, test, driver) if jobs else None
     best = _better(begun, trained)
     cost, fits = driver.problem.cost(plan), driver.problem.fits(plan)

@@ -44,7 +44,7 @@ NAMES = (
 
 
 @dataclass(frozen=True)
-class Rival:
+class ComparedRecipe:
     """A way of tuning: the best on validation of what is tried, then with other seeds."""
 
     name: str
@@ -62,7 +62,7 @@ class Rival:
         return [self.job(plan, rates, seed, str(i)) for i, (plan, rates) in enumerate(self.tried)]
 
     def job(self, plan: Plan, rates: Mapping[str, float], seed: int, part: str = "") -> Job:
-        name = " ".join(filter(None, ("rival", self.name, part, f"seed {seed}")))
+        name = " ".join(filter(None, ("comparison", self.name, part, f"seed {seed}")))
         return Job(name, plan, rates, seed, head_rate=self.head_rate)
 
 
@@ -112,16 +112,20 @@ class ComparisonRow:
         }
 
 
-def run_rivals(
-    driver: Driver, backend: Backend, rivals: Sequence[Rival], seeds: Sequence[int], test: Test
+def run_comparison(
+    driver: Driver,
+    backend: Backend,
+    recipes: Sequence[ComparedRecipe],
+    seeds: Sequence[int],
+    test: Test,
 ) -> None:
     """Train every recipe with every seed that is not recorded; one that fails is left out."""
-    tell("stage", "Comparison", stage="comparison", total=len(rivals))
-    for rival in rivals:
+    tell("stage", "Comparison", stage="comparison", total=len(recipes))
+    for recipe in recipes:
         try:
-            _run(driver, backend, rival, seeds, test)
+            _run(driver, backend, recipe, seeds, test)
         except TrialError as error:
-            warn(f"{rival.name} is left out: {error}", name=rival.name)
+            warn(f"{recipe.name} is left out: {error}", name=recipe.name)
 
 
 def random_trials(
@@ -173,26 +177,28 @@ def against(first: ComparisonRow, second: ComparisonRow) -> Difference:
     return paired(first.values, second.values)
 
 
-def _run(driver: Driver, backend: Backend, rival: Rival, seeds: Sequence[int], test: Test) -> None:
-    jobs = rival.jobs(seeds[0])
+def _run(
+    driver: Driver, backend: Backend, recipe: ComparedRecipe, seeds: Sequence[int], test: Test
+) -> None:
+    jobs = recipe.jobs(seeds[0])
     for seed in seeds:
-        compared = driver.compared.get((rival.name, seed))
+        compared = driver.compared.get((recipe.name, seed))
         if compared is None:
-            known = _known(driver, rival.name, seed)
-            compared = known or _trained(rival, jobs, driver, backend, test)
-            driver.record(f"{COMPARED}:{rival.name}:{seed}", compared)
+            known = _known(driver, recipe.name, seed)
+            compared = known or _trained(recipe, jobs, driver, backend, test)
+            driver.record(f"{COMPARED}:{recipe.name}:{seed}", compared)
             forget_jobs(jobs, driver)
-            tell("rival", f"{rival.name}, seed {seed}: {compared.value:.4f} on validation")
-        jobs = [rival.job(compared.plan, compared.hyperparameters, seed + 1)]
+            tell("rival", f"{recipe.name}, seed {seed}: {compared.value:.4f} on validation")
+        jobs = [recipe.job(compared.plan, compared.hyperparameters, seed + 1)]
 
 
 def _trained(
-    rival: Rival, jobs: list[Job], driver: Driver, backend: Backend, test: Test
+    recipe: ComparedRecipe, jobs: list[Job], driver: Driver, backend: Backend, test: Test
 ) -> Compared:
     trained = best_job(jobs, backend, driver)
     job, last = trained.job, trained.last
     artifact = last.artifact or deliver_whole(job, backend, driver)
-    cost = rival.costs[job.plan.digest]
+    cost = recipe.costs[job.plan.digest]
     return Compared(
         plan=job.plan,
         hyperparameters=job.hyperparameters,

@@ -36,7 +36,7 @@ class StoredJobs(JobList):
     """
 
     def __init__(self, jobs: Sequence[Job], driver: Driver) -> None:
-        super().__init__(jobs, attempts=driver.setting.attempts)
+        super().__init__(jobs, attempts=driver.options.attempts)
         self.driver = driver
         self.waiting = [self._continued(job) for job in jobs]
 

@@ -68,7 +68,7 @@ def _admit_uniform(driver: Driver) -> None:
         return
     trial = adopted(
         driver.problem,
-        driver.setting.grids,
+        driver.options.grids,
         uniform.plan,
         uniform.hyperparameters,
         value=uniform.value,
@@ -97,7 +97,7 @@ def _finalists(driver: Driver, backend: Backend) -> list[TrialRecord]:
 
     One whose repeat fails is passed over.
     """
-    finalists, seed = best_plans(driver.ranked()), driver.setting.seed
+    finalists, seed = best_plans(driver.ranked()), driver.options.seed
     two: list[TrialRecord] = []
     while len(two) < 2 and finalists:
         record = finalists.pop(0)
@@ -185,7 +185,7 @@ def repeat_of(last: Progress, seconds: float) -> Repeat:
 
 def _repeat_probe(driver: Driver, backend: Backend, probe: Baseline, seeds: list[int]) -> None:
     """Run the linear probe with the winner's other seeds, where that is not recorded."""
-    for seed in sorted({*seeds} - {driver.setting.seed} - driver.probe_repeats.keys()):
+    for seed in sorted({*seeds} - {driver.options.seed} - driver.probe_repeats.keys()):
         job = Job(f"linear probe seed {seed}", Plan(), probe.hyperparameters, seed)
         trained = best_job([job], backend, driver)
         driver.record(f"{PROBE_REPEAT}:{seed}", repeat_of(trained.last, trained.seconds))
@@ -198,10 +198,10 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
     files = {seed: _file(driver, backend, winner, seed) for seed in values}
     tell("stage", "Test", stage="test")
     tests = {seed: dict(test(content)) for seed, content in files.items()}
-    first = tests[driver.setting.seed]
+    first = tests[driver.options.seed]
     metric = tested_as(first, driver.metric)
     driver.lease.check()
-    driver.folder.put_best(files[driver.setting.seed], winner.plan.to_json())
+    driver.folder.put_best(files[driver.options.seed], winner.plan.to_json())
     final = Final(
         plan=winner.plan,
         number=winner.number,
@@ -235,7 +235,7 @@ def _name(record: TrialRecord) -> str:
 
 
 def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Baseline) -> None:
-    job = Job("empty plan", Plan(), probe.hyperparameters, driver.setting.seed)
+    job = Job("empty plan", Plan(), probe.hyperparameters, driver.options.seed)
     content = _delivered(driver, backend, job)
     driver.lease.check()
     driver.folder.put_best(content, Plan().to_json())
@@ -255,7 +255,7 @@ def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Baseline
 
 def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> bytes:
     """The winner's delta file with this seed; trained again where none was kept."""
-    repeat = None if seed == driver.setting.seed else seed
+    repeat = None if seed == driver.options.seed else seed
     path = driver.folder.delta(winner.number, repeat)
     if (content := driver.folder.read(path)) is not None:
         return content
@@ -267,7 +267,7 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
 
 def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
     """The delta file of a job: under folds, of one more training on all of them together."""
-    if driver.setting.folds:
+    if driver.options.folds:
         return deliver_whole(job, backend, driver)
     artifact = best_job([job], backend, driver).last.artifact
     assert artifact is not None

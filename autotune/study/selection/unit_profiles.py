@@ -69,7 +69,7 @@ def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
     """Train every complete trial again with the next seeds, where that is not recorded."""
     if seeds == 1:
         return
-    first = driver.setting.seed
+    first = driver.options.seed
     records = [r for r in driver.trials if r.is_complete and r.repeat_of is None]
     jobs = {
         repeat_job(record, seed).name: (record, seed)

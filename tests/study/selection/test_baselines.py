@@ -134,7 +134,7 @@ def test_a_baseline_is_the_best_on_validation_of_its_rates(driving):
     with driving() as driver:
         run_baselines(driver, InlineBackend(engine), measured)
         found = driver.attributes("reference")
-    grids, plan = driver.setting.grids, uniform_placement(driver.problem)
+    grids, plan = driver.options.grids, uniform_placement(driver.problem)
     head = found["probe"]["hyperparameters"]["lr:head"]
     jobs = [Job("", plan, rates, seed=0) for rates in three_rates(grids, plan, head)]
     best = max(jobs, key=lambda job: looked_up(job, engine.steps))

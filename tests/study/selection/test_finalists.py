@@ -164,7 +164,7 @@ def test_what_the_winner_is_compared_with(driving):
 def uniform(driver: Driver, value: float, *, fits: bool = True) -> Baseline:
     """The record of uniform low rank."""
     plan = baseline_plans(driver.problem, 0)["uniform"]
-    rates = three_rates(driver.setting.grids, plan, None)[0]
+    rates = three_rates(driver.options.grids, plan, None)[0]
     return Baseline(
         plan=plan,
         hyperparameters=rates,
