@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("autotune", "benchmarks", "examples", ".ci")
+FOLDERS = ("autotune", "benchmarks", "examples", "tests", ".ci")
 
 FRAGMENT = re.compile(r"(Of|In which|How)\b")
 """A docstring that begins so has neither subject nor verb."""

@@ -142,8 +142,8 @@ def make_engine(tiny_backbone: Backbone, tiny_task: Task) -> Iterator[Callable[.
         chosen = backbone or tiny_backbone
         options = Recipe(**{"epochs": 3, "batch_size": 16, **recipe})
         units = find_units(chosen, "tree")
-        given = task or tiny_task
-        made.append(Engine(chosen, units, given, options, input=chosen.input, folds=folds))
+        parts = task or tiny_task
+        made.append(Engine(chosen, units, parts, options, input=chosen.input, folds=folds))
         return made[-1]
 
     yield make

@@ -38,8 +38,8 @@ def test_example_runs_and_tells_a_plan(
 
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     main_of("reuse_policy")(trials=1, **QUICK)
-    told = capsys.readouterr().out
-    assert "From nothing: first plan" in told and "From what it learned: first plan" in told
+    output = capsys.readouterr().out
+    assert "From nothing: first plan" in output and "From what it learned: first plan" in output
 
 
 def test_pictures_in_folders_are_drawn_or_taken(
@@ -51,8 +51,8 @@ def test_pictures_in_folders_are_drawn_or_taken(
     (tmp_path / "pictures").mkdir()
     example["draw"](str(tmp_path / "pictures"), each=8)
     example["main"](str(tmp_path / "pictures"), str(tmp_path / "taken"), **FEW)
-    told = capsys.readouterr().out
-    assert [told.count(f"A picture of {k}: ") for k in ("checks", "columns", "rows")] == [2, 2, 2]
+    output = capsys.readouterr().out
+    assert [output.count(f"A picture of {k}: ") for k in ("checks", "columns", "rows")] == [2, 2, 2]
     assert not Path(Study(tmp_path / "drawn").settings.task.partition(":")[2]).exists()
     assert len([*tmp_path.glob("pictures/*/*.png")]) == 24
 
@@ -73,12 +73,12 @@ def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main_of("policy_or_random")(str(tmp_path), trials=1, **QUICK)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     studies = {name: Study(tmp_path / name) for name in ("policy", "random")}
     for name, study in studies.items():
         assert len(study.trials) == 1 and study.settings.strategy == name
-        assert f"{name}: 1 trials" in told and str(study.best.plan) in told
-        assert f"by {study.best.cost.parameters:,} parameters" in told
+        assert f"{name}: 1 trials" in output and str(study.best.plan) in output
+        assert f"by {study.best.cost.parameters:,} parameters" in output
     assert studies["policy"].problem.budget == studies["random"].problem.budget
 
 
@@ -100,8 +100,8 @@ def test_a_search_runs_on_a_cluster_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main_of("on_ray")("local", str(tmp_path / "run"), **{**SMALL, "trials": 2})
-    told, study = capsys.readouterr().out, Study(tmp_path / "run")
-    assert "Trial 1: complete" in told and "Plan: " in told
+    output, study = capsys.readouterr().out, Study(tmp_path / "run")
+    assert "Trial 1: complete" in output and "Plan: " in output
     assert (study.settings.backend, study.settings.workers) == ("ray", 2)
 
 
@@ -122,10 +122,10 @@ def test_a_killed_search_is_gone_on_with(
 def test_peft_computes_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft")
     main_of("export_peft")(str(tmp_path), **FEW)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
-    assert "lowrank" in told
-    assert float(told.partition("differ by ")[2].split()[0]) < 1e-4
+    assert "lowrank" in output
+    assert float(output.partition("differ by ")[2].split()[0]) < 1e-4
 
 
 def test_many_tasks_answer_together_as_each_by_its_own(
@@ -151,11 +151,11 @@ def test_an_own_strategy_stays_within_the_budget(capsys: pytest.CaptureFixture[s
 def test_callbacks_are_told_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {**SMALL, "trials": 2, "epochs": 2}
     main_of("callbacks")(str(tmp_path / "run"), **few)
-    told, study = capsys.readouterr().out, Study(tmp_path / "run")
+    output, study = capsys.readouterr().out, Study(tmp_path / "run")
     for number in (0, 1):
-        assert len(re.findall(rf"^trial {number} ▇", told, re.MULTILINE)) == 2
+        assert len(re.findall(rf"^trial {number} ▇", output, re.MULTILINE)) == 2
     best = max(trial.value or 0 for trial in study.trials)
-    assert f"seen {best:.3f}" in told
+    assert f"seen {best:.3f}" in output
 
 
 def test_the_notebook_runs_and_shows_something_after_its_cells(
@@ -236,12 +236,12 @@ def test_example_computes_what_the_published_network_does(
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     task = as_task(example[data](), name, None)
     published = runpy.run_path(str(data_folder / "models.py"))["load"](weights, len(task.classes))
-    mine = example[network]()
+    network_here = example[network]()
     head = published.get_submodule(published.head).state_dict()
-    mine.get_submodule(published.head).load_state_dict(head)
+    network_here.get_submodule(published.head).load_state_dict(head)
     inputs = task.train.inputs[:8]
     with torch.no_grad():
-        torch.testing.assert_close(mine.eval()(inputs), published.eval()(inputs))
+        torch.testing.assert_close(network_here.eval()(inputs), published.eval()(inputs))
 
 
 @pytest.mark.parametrize("name", NEEDY)

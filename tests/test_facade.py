@@ -77,11 +77,11 @@ def functions() -> Iterator[Any]:
         if not inspect.isclass(thing):
             yield pytest.param(inspect.unwrap(thing), inspect.getdoc(thing) or "", id=name)
             continue
-        for own, member in vars(thing).items():
+        for member_name, member in vars(thing).items():
             function = function_of(member)
-            if function is not None and not own.startswith("_"):
-                text = inspect.getdoc(getattr(thing, own)) or ""
-                yield pytest.param(function, function.__doc__ or text, id=f"{name}.{own}")
+            if function is not None and not member_name.startswith("_"):
+                text = inspect.getdoc(getattr(thing, member_name)) or ""
+                yield pytest.param(function, function.__doc__ or text, id=f"{name}.{member_name}")
 
 
 def function_of(member: object) -> Callable[..., Any] | None:
@@ -117,9 +117,9 @@ def is_unclear(parameter: inspect.Parameter) -> bool:
 
 
 def test_a_star_import_gives_the_same_names():
-    given: dict[str, object] = {}
-    exec("from autotune import *", given)
-    assert sorted(set(given) - {"__builtins__"}) == NAMES
+    passed: dict[str, object] = {}
+    exec("from autotune import *", passed)
+    assert sorted(set(passed) - {"__builtins__"}) == NAMES
 
 
 def test_an_unknown_name_is_an_attribute_error():

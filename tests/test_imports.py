@@ -75,16 +75,16 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def imports(source: str) -> set[str]:
     """Full names of what a module imports: `a.b` for `import a.b`, `from a import b` and "a:b"."""
-    found = set()
+    imports = set()
     for node in statements(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imports |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            imports |= {f"{node.module}.{alias.name}" for alias in node.names}
         if isinstance(node, ast.Constant) and IN_A_TABLE.fullmatch(str(node.value)):
-            found.add(node.value.replace(":", "."))
-    return found
+            imports.add(node.value.replace(":", "."))
+    return imports
 
 
 IMPORTS = {module: imports(source) for module, source in SOURCES.items()}
@@ -125,9 +125,9 @@ def neighbours(folder: str) -> dict[str, set[str]]:
     """What lies directly inside a folder, and what of that it imports."""
     graph: dict[str, set[str]] = {}
     for module in SOURCES:
-        if (own := below(folder, module)) is not None:
-            imported = {below(folder, other) for other in ours(module)} - {None, own}
-            graph.setdefault(own, set()).update(name for name in imported if name)
+        if (own_part := below(folder, module)) is not None:
+            imported = {below(folder, other) for other in ours(module)} - {None, own_part}
+            graph.setdefault(own_part, set()).update(name for name in imported if name)
     return graph
 
 
@@ -173,10 +173,10 @@ def test_imports_point_down():
     for module in SOURCES:
         if module in DOORS:
             continue
-        own = part_of(module)
-        lower = set().union(*FLOORS[: floors_of(own)[0]], {own})
+        own_part = part_of(module)
+        lower = set().union(*FLOORS[: floors_of(own_part)[0]], {own_part})
         wrong = {other for other in ours(module) if part_of(other) not in lower}
-        assert not wrong, f"{module} must import from below {own!r}, not {sorted(wrong)}"
+        assert not wrong, f"{module} must import from below {own_part!r}, not {sorted(wrong)}"
 
 
 def test_nobody_inside_imports_the_package_root():

@@ -24,7 +24,7 @@ def test_an_installed_wheel_finds_its_search_spaces(tmp_path: Path) -> None:
     subprocess.run(install, check=True, capture_output=True)
     code = "from autotune.cli.app import main; main()"
     environment = {**os.environ, "PYTHONPATH": target}
-    found = subprocess.run(
+    listed = subprocess.run(
         [sys.executable, "-c", code, "list", "spaces", "--json"],
         cwd=tmp_path,
         env=environment,
@@ -33,6 +33,6 @@ def test_an_installed_wheel_finds_its_search_spaces(tmp_path: Path) -> None:
         text=True,
     )
     packaged = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml"))
-    assert json.loads(found.stdout)["spaces"] == packaged
+    assert json.loads(listed.stdout)["spaces"] == packaged
     assert (Path(target) / "autotune" / "search_spaces" / "resnet.yaml").is_file()
     assert (Path(target) / "autotune" / "py.typed").is_file()

@@ -113,10 +113,10 @@ def test_a_damaged_cache_is_built_again_with_equal_bits(cached):
         ("python:nowhere", "A python: backbone is written python:MODULE-or-FILE:FUNCTION"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_known(source, said):
+def test_an_unknown_name_gets_the_nearest_known(source, message):
     with pytest.raises(UnknownName) as caught:
         load_backbone(source)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -225,16 +225,16 @@ def test_weights_that_do_not_match_name_the_tensors(network, fault):
     state = dict(network.state_dict())
     if fault == "missing":
         del state["layer1.0.conv1.weight"], state["bn1.running_mean"]
-        said = "lacks 2 of its tensors, first bn1.running_mean, layer1.0.conv1.weight. Check"
+        message = "lacks 2 of its tensors, first bn1.running_mean, layer1.0.conv1.weight. Check"
     elif fault == "extra":
         state["layer9.weight"] = torch.zeros(1)
-        said = "has beside them 1 of its tensors, first layer9.weight"
+        message = "has beside them 1 of its tensors, first layer9.weight"
     else:
         state["conv1.weight"] = torch.zeros(32, 3, 3, 3)
-        said = "has other shapes for 1 of its tensors, first conv1.weight"
+        message = "has other shapes for 1 of its tensors, first conv1.weight"
     with pytest.raises(BackboneError) as caught:
         load_weights(DigitsNet(), state, source="file.pth")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_weights_do_not_change_a_network_that_they_do_not_fit(network):
@@ -290,12 +290,12 @@ def test_a_pickled_object_is_refused_and_never_run(tmp_path, new):
         ("w.pth", None, "must exist"),
     ],
 )
-def test_a_file_that_holds_no_weights_is_refused(tmp_path, name, content, said):
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BackboneError) as caught:
         read_weights(str(tmp_path / name))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -348,14 +348,14 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
         ("broken.py:make", BackboneError, "python:broken.py must import, it raised SyntaxError"),
     ],
 )
-def test_a_function_that_gives_none_says_why(tmp_path, monkeypatch, rest, error, said):
+def test_a_function_that_gives_none_says_why(tmp_path, monkeypatch, rest, error, message):
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken.py").write_text("def make(:")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(error) as caught:
         load_backbone(f"python:{rest}")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 # torchvision that does not belong to torch

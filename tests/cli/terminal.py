@@ -101,9 +101,9 @@ class Terminal:
         if not select.select([self.at], [], [], 0.2)[0]:
             return True
         try:
-            found = os.read(self.at, 65536)
+            chunk = os.read(self.at, 65536)
         except OSError:
             return False
-        self.raw += found
-        self.stream.feed(found)
-        return bool(found)
+        self.raw += chunk
+        self.stream.feed(chunk)
+        return bool(chunk)

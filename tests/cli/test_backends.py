@@ -71,13 +71,13 @@ def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(tmp_path, monkeypa
     monkeypatch.setenv("AUTOTUNE_CACHE", str(cache))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray's workers have it
     nothing = ("--backend", "inline", "--cache-memory", 0, "--cache-disk", 0)
-    found = []
+    names = []
     for name, where in {"inline": nothing, "ray": (*RAY, "--workers", 2)}.items():
         autotune("search", *HOW, "--trials", 2, *where, "--out", tmp_path / name)
         trials = Study(tmp_path / name).trials
-        found.append([(t.number, str(t.plan), t.value, t.curve) for t in trials])
+        names.append([(t.number, str(t.plan), t.value, t.curve) for t in trials])
         assert any((cache / "trunk").glob("*.safetensors")) == (name == "ray")
-    assert found[0] == found[1]
+    assert names[0] == names[1]
 
 
 @pytest.mark.processes

@@ -24,12 +24,12 @@ def origins(call):
 
 
 def test_a_run_knows_what_its_options_gave(finished, origins):
-    found = origins(finished)
-    assert list(found) == list(Settings.model_fields)
-    assert found["epochs"] == (2, "option")
-    assert found["out"] == (str(finished), "option")
-    assert found["budget"] == ("1%", "default")
-    assert {name for name, (_, place) in found.items() if place == "option"} == {
+    lines = origins(finished)
+    assert list(lines) == list(Settings.model_fields)
+    assert lines["epochs"] == (2, "option")
+    assert lines["out"] == (str(finished), "option")
+    assert lines["budget"] == ("1%", "default")
+    assert {name for name, (_, place) in lines.items() if place == "option"} == {
         *("trials", "epochs", "out")
     }
 
@@ -37,28 +37,28 @@ def test_a_run_knows_what_its_options_gave(finished, origins):
 def test_a_resumed_run_knows_what_was_changed(finished, origins, call, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
     assert call("resume", copied, "--device", "cpu", "--retries", 2, "--quiet")[0] == 0
-    found = origins(copied)
-    assert found["device"] == ("cpu", "resume")
-    assert found["retries"] == (2, "default")
-    assert found["epochs"] == (2, "option")
+    lines = origins(copied)
+    assert lines["device"] == ("cpu", "resume")
+    assert lines["retries"] == (2, "default")
+    assert lines["epochs"] == (2, "option")
 
 
 def test_a_run_without_origins_tells_what_is_no_default(finished, origins, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
     (copied / "origins.json").unlink()
-    found = origins(copied)
-    assert found["epochs"] == (2, "the run")
-    assert found["seed"] == (0, "default")
-    assert found["trials"] == (3, "strategy default")
+    lines = origins(copied)
+    assert lines["epochs"] == (2, "the run")
+    assert lines["seed"] == (0, "default")
+    assert lines["trials"] == (3, "strategy default")
 
 
 def test_a_file_is_resolved(origins, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("strategy: greedy\noptions: {direction: backward}\nseed: 0\n")
-    found = origins(file)
-    assert found["options"] == ({"direction": "backward"}, "file")
-    assert found["seed"] == (0, "file")
-    assert found["trials"] == (1000, "strategy default")
+    lines = origins(file)
+    assert lines["options"] == ({"direction": "backward"}, "file")
+    assert lines["seed"] == (0, "file")
+    assert lines["trials"] == (1000, "strategy default")
 
 
 def test_what_is_shown_is_a_configuration_again(call, finished, tmp_path):
@@ -78,10 +78,10 @@ def test_what_is_shown_is_a_configuration_again(call, finished, tmp_path):
         ("nowhere.yaml", "A configuration file must exist, 'nowhere.yaml' does not."),
     ],
 )
-def test_what_is_not_there_is_refused(call, source, said):
+def test_what_is_not_there_is_refused(call, source, message):
     code, out, err = call("config", source)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
 def test_an_unknown_key_of_search_names_the_nearest(call, tmp_path, monkeypatch):

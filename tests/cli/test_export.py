@@ -40,11 +40,11 @@ def here(call, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMATS.names())
 def test_every_format_of_a_run(here, finished, form):
-    said = here("export", finished, "--format", form)
-    assert said["path"] == FORMATS.load(form).file
-    assert Path(said["path"]).exists()
-    assert {f.name for f in Path().iterdir()} == {said["path"]}
-    assert (said["difference"] is None) == (form == "mask")
+    output = here("export", finished, "--format", form)
+    assert output["path"] == FORMATS.load(form).file
+    assert Path(output["path"]).exists()
+    assert {f.name for f in Path().iterdir()} == {output["path"]}
+    assert (output["difference"] is None) == (form == "mask")
 
 
 def test_a_trial_and_the_best_below_a_smaller_budget(here, shown, finished):
@@ -53,8 +53,8 @@ def test_a_trial_and_the_best_below_a_smaller_budget(here, shown, finished):
     here("export", finished, "--format", "delta", "--trial", number)
     kept = finished / "trials" / f"{number:04}" / "delta.safetensors"
     assert equal(tensors(Path("delta.safetensors")), tensors(kept))
-    own = [t for t in Study(finished).trials if t.is_complete and not t.baseline]
-    limit = min(t.cost.parameters for t in own)
+    tried = [t for t in Study(finished).trials if t.is_complete and not t.baseline]
+    limit = min(t.cost.parameters for t in tried)
     within = ("--within", limit, "--retrain")  # a reference that was admitted has no file
     here("export", finished, "--format", "delta", *within, "-o", "small.safetensors")
     assert read_header(Path("small.safetensors"))["cost"]["parameters"] <= limit
@@ -93,16 +93,16 @@ def test_another_backbone_is_refused(call, finished, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     save_file({k: v + 1e-3 for k, v in network.state_dict().items()}, "other.safetensors")
-    given = ("--weights", "other.safetensors")
-    code, _, err = call("export", finished, "--format", "merged", *given)
+    options = ("--weights", "other.safetensors")
+    code, _, err = call("export", finished, "--format", "merged", *options)
     assert (code, "wants fingerprint" in err) == (2, True)
     assert [f.name for f in Path().iterdir()] == ["other.safetensors"]
 
 
 def test_there_and_back_through_peft(here, finished):
     here("export", finished, "--format", "peft", "-o", "adapter")
-    said = here("import", "adapter", "--backbone", "builtin:digits")
-    assert said["path"] == "delta.safetensors"
+    output = here("import", "adapter", "--backbone", "builtin:digits")
+    assert output["path"] == "delta.safetensors"
     again = load_adapted(load_backbone("builtin:digits"), "delta.safetensors")
     tuned = load_adapted(load_backbone("builtin:digits"), finished / "best" / "delta.safetensors")
     pictures = torch.rand(5, 1, 8, 8)

@@ -19,10 +19,10 @@ def written(call, tmp_path, monkeypatch) -> str:
 
 
 def test_what_is_given_is_active_and_the_rest_stands_as_comments(written):
-    given = {"backbone": "builtin:digits", "task": "builtin:digits", "budget": "50k"}
-    assert yaml.safe_load(written) == given
+    answers = {"backbone": "builtin:digits", "task": "builtin:digits", "budget": "50k"}
+    assert yaml.safe_load(written) == answers
     shown = yaml.safe_load(re.sub(r"(?m)^# (?=\w+: )", "", written))
-    assert shown == {**Settings().model_dump(), **given}
+    assert shown == {**Settings().model_dump(), **answers}
 
 
 def test_every_setting_has_a_line_that_says_what_it_does(written):
@@ -63,8 +63,8 @@ def test_a_file_that_exists_is_written_over_by_force_alone(written, call):
         (("--budget", "lots"), "Write it as 1%"),
     ],
 )
-def test_wrong_use_writes_nothing(call, tmp_path, options, said):
+def test_wrong_use_writes_nothing(call, tmp_path, options, message):
     code, _, err = call("init", *options, "-o", tmp_path / "new.yaml")
     assert code == 2
-    assert said in err
+    assert message in err
     assert not (tmp_path / "new.yaml").exists()

@@ -97,7 +97,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, output, tmp_path
     n = KILLS[strategy]
     early = 0.7  # the next search may be quicker than the one that was timed
     moments = [3 + early * (whole - 3) * (i + draw.random()) / n for i in range(n)]
-    told = f"seed {seed}: killed after {[round(m, 1) for m in moments]} s of {whole:.1f} s"
+    summary = f"seed {seed}: killed after {[round(m, 1) for m in moments]} s of {whole:.1f} s"
     folder, finished = tmp_path / "killed", set()
     kills = 0
     for moment in moments:
@@ -105,20 +105,20 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, output, tmp_path
         kills += killed(command, moment)
         if is_begun(folder):
             now = {t.number for t in Study(folder).trials if t.state.is_finished()}
-            assert finished <= now, f"a finished trial was lost. {told}"
+            assert finished <= now, f"a finished trial was lost. {summary}"
             finished = now
     command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
     output(*command)
     study = Study(folder)
-    assert kills, told
-    assert seen(study) == seen(Study(tmp_path / "whole")), told
-    assert answer(study) == answer(Study(tmp_path / "whole")), told
-    assert learned(folder) == learned(tmp_path / "whole"), told
+    assert kills, summary
+    assert seen(study) == seen(Study(tmp_path / "whole")), summary
+    assert answer(study) == answer(Study(tmp_path / "whole")), summary
+    assert learned(folder) == learned(tmp_path / "whole"), summary
     assert (learned(folder) is not None) == (strategy == "policy")
-    assert started_after_their_end(folder) == [], told
-    assert not list(folder.rglob("checkpoint.safetensors")), told
-    assert not (folder / "lease.json").exists(), told
-    assert not (folder / "supernet.safetensors").exists(), told
+    assert started_after_their_end(folder) == [], summary
+    assert not list(folder.rglob("checkpoint.safetensors")), summary
+    assert not (folder / "lease.json").exists(), summary
+    assert not (folder / "supernet.safetensors").exists(), summary
 
 
 class Interrupting(logging.Handler):

@@ -26,7 +26,7 @@ def shown(*arguments: object) -> Any:
 
 
 @pytest.fixture
-def own(install):
+def example_package(install):
     """The example's package, without pip: its entry point beside its folder."""
     install("autotune-own-delta", {"input_scale": "own_delta:InputScale"}, EXAMPLES)
 
@@ -48,15 +48,15 @@ def test_every_kind_is_listed_by_names_alone(call):
     assert lines.keys() == set(kinds.split())
     assert tuple(lines["pruners"].split(", ")) == PRUNERS.names()
     assert tuple(lines["methods"].split(", ")) == METHODS.names()
-    found = json.loads(call("list", "strategies", "--json")[1])
-    assert found == {"strategies": list(STRATEGIES.names())}
+    entries = json.loads(call("list", "strategies", "--json")[1])
+    assert entries == {"strategies": list(STRATEGIES.names())}
 
 
 def test_methods_are_listed_with_what_they_do(call):
-    found = json.loads(call("list", "methods", "--json")[1])
-    assert [row["name"] for row in found] == list(METHODS.names())
-    assert all(list(row) == KEYS for row in found)
-    for row in (row for row in found if row["package"] == "autotune"):
+    entries = json.loads(call("list", "methods", "--json")[1])
+    assert [row["name"] for row in entries] == list(METHODS.names())
+    assert all(list(row) == KEYS for row in entries)
+    for row in (row for row in entries if row["package"] == "autotune"):
         assert all(row[key] for key in ("what", "inference", "where", "paper"))
         assert row["error"] is None
         assert row["mergeable"] is METHODS.load(row["name"]).mergeable
@@ -77,7 +77,7 @@ def test_the_table_of_methods_cuts_no_word_at_eighty_columns(call, monkeypatch):
     assert words <= set(out.split())
 
 
-def test_a_method_of_another_package_is_listed_with_its_package(own):
+def test_a_method_of_another_package_is_listed_with_its_package(example_package):
     table = autotune("list", "methods").stdout
     assert "a factor per input" in table
     assert table.endswith("input_scale comes from the package autotune-own-delta.\n")
@@ -86,7 +86,9 @@ def test_a_method_of_another_package_is_listed_with_its_package(own):
     assert row["mergeable"]
 
 
-def test_a_method_of_another_package_is_offered_and_found_by_its_name(own, alone, tmp_path):
+def test_a_method_of_another_package_is_offered_and_found_by_its_name(
+    example_package, alone, tmp_path
+):
     units = shown("units", "--space", alone)["units"]
     labels = {unit["name"]: [choice["label"] for choice in unit["choices"]] for unit in units}
     assert labels["layer1.0"] == ["input_scale"]
@@ -97,7 +99,7 @@ def test_a_method_of_another_package_is_offered_and_found_by_its_name(own, alone
     assert shown("evaluate", tmp_path / "run")["n"] > 100
 
 
-def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(own, alone, monkeypatch):
+def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(example_package, alone, monkeypatch):
     monkeypatch.delenv("PYTHONPATH")
     done = autotune("units", "--space", alone, ok=False)
     assert done.returncode == 2
@@ -106,10 +108,10 @@ def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(own, alone, monkey
 
 def test_a_broken_package_disturbs_nothing_and_is_named(install, alone):
     install("broken", {"input_scale": "no_such_module:X", "lowrank": "no_such_module:Y"})
-    said = "The delta 'input_scale' of the package broken must load, no_such_module:X does not"
+    message = "The delta 'input_scale' of the package broken must load, no_such_module:X does not"
     listed, units = autotune("list", "methods"), autotune("units")
     assert "factor per output" in listed.stdout
-    assert said in listed.stdout
+    assert message in listed.stdout
     assert "lowrank-1/2/4" in units.stdout
     for done in (listed, units):
         assert done.stderr == (
@@ -119,4 +121,4 @@ def test_a_broken_package_disturbs_nothing_and_is_named(install, alone):
     done = autotune("search", "--space", alone, "--dry-run", "--quiet", ok=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert message in done.stderr

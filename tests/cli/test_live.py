@@ -53,19 +53,19 @@ def assert_whole(rows: list[str], columns: int) -> None:
 def test_a_search_and_who_watches_it_see_whole_lines_and_then_the_result(terminal, tmp_path):
     """On 80 columns in its own process, on 200 in another."""
     folder = tmp_path / "run"
-    own = terminal("search", *SMALL, "--out", folder, columns=80)
-    own.until(lambda rows: any(row.startswith("plan") for row in rows))
-    own.pause()
+    screen = terminal("search", *SMALL, "--out", folder, columns=80)
+    screen.until(lambda rows: any(row.startswith("plan") for row in rows))
+    screen.pause()
     other = terminal("status", folder, "--watch", columns=200)
     other.until(shows_trials)
-    assert_whole(own.rows, 80)
+    assert_whole(screen.rows, 80)
     assert_whole(other.rows, 200)
-    own.go_on()
-    assert own.ended() == 0 and other.ended() == 0
-    for view in (own, other):
+    screen.go_on()
+    assert screen.ended() == 0 and other.ended() == 0
+    for view in (screen, other):
         assert not any(row.startswith(("now ", "trials ")) for row in view.rows)
         assert view.raw.count(OTHER_SCREEN) == view.raw.count(OWN_SCREEN) == 1
-    assert "autotune report" in "".join(own.rows) and "complete" in "".join(other.rows)
+    assert "autotune report" in "".join(screen.rows) and "complete" in "".join(other.rows)
 
 
 def test_a_resize_leaves_no_torn_lines_and_ctrl_c_a_clean_terminal(terminal, tmp_path):

@@ -49,9 +49,9 @@ def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     best = {f"best/{name}" for name in ("delta.safetensors", "plan.json", "policy.safetensors")}
     always = {"config.yaml", "origins.json", "study.db", "log.jsonl", *best}
     prepared = {"prepared.safetensors"} if status["preparation"]["bnstats"] == "on" else set()
-    found = {f for f in files(finished) if not f.endswith(("-wal", "-shm"))}  # of who reads it
-    trials = {name for name in found if name.startswith("trials/")}
-    assert found - trials == always | prepared
+    names = {f for f in files(finished) if not f.endswith(("-wal", "-shm"))}  # of who reads it
+    trials = {name for name in names if name.startswith("trials/")}
+    assert names - trials == always | prepared
     kept = re.compile(r"trials/000[0-4]/delta(-seed-[12])?\.safetensors")
     assert all(kept.fullmatch(name) for name in trials)
     deltas = {name for name in trials if name.endswith("/delta.safetensors")}
@@ -82,17 +82,19 @@ def test_the_plan_file_is_the_answer(finished, status):
 
 
 def test_every_second_is_counted_once(status):
-    found = status["timings"]
-    assert sum(found.values()) == pytest.approx(status["seconds"])
+    seconds_by_stage = status["timings"]
+    assert sum(seconds_by_stage.values()) == pytest.approx(status["seconds"])
     stages = {"data", "prefix", "training", "evaluation", "proposing", "storage", "other"}
-    assert set(found) == stages
-    assert all(seconds > 0 for seconds in found.values())
+    assert set(seconds_by_stage) == stages
+    assert all(seconds_of_stage > 0 for seconds_of_stage in seconds_by_stage.values())
 
 
 def test_timings_are_shown_when_they_are_asked_for(finished, output, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
-    said = output("resume", copied, "--timings")
-    assert "What the search cost" in said and "the frozen part before a plan" in said
+    timings_shown = output("resume", copied, "--timings")
+    assert (
+        "What the search cost" in timings_shown and "the frozen part before a plan" in timings_shown
+    )
 
 
 def test_status_says_where_the_search_stands(status, finished):
@@ -133,11 +135,11 @@ def test_status_has_the_references_with_their_costs(status):
 
 
 def test_status_reports_the_preparation_with_both_probes(status):
-    found, references = status["preparation"], status["references"]
-    assert found["bnstats"] in ("on", "off")
-    other = "off" if found["bnstats"] == "on" else "on"
-    assert found["probe"][found["bnstats"]] == references["probe"]["value"]
-    assert found["probe"][other] == references[f"probe (bnstats {other})"]["value"]
+    preparation, references = status["preparation"], status["references"]
+    assert preparation["bnstats"] in ("on", "off")
+    other = "off" if preparation["bnstats"] == "on" else "on"
+    assert preparation["probe"][preparation["bnstats"]] == references["probe"]["value"]
+    assert preparation["probe"][other] == references[f"probe (bnstats {other})"]["value"]
 
 
 def test_the_terminal_says_what_the_report_says(finished, call):
@@ -163,16 +165,16 @@ def test_an_interrupted_search_is_shown_with_the_command_that_resumes_it(finishe
 
 
 def test_evaluate_finds_the_same_in_a_new_process(finished, status):
-    found = json.loads(autotune("evaluate", finished, "--json").stdout)
-    assert found["accuracy"] == status["test"]["accuracy"]
-    assert found["n"] == status["test"]["n"]
+    printed = json.loads(autotune("evaluate", finished, "--json").stdout)
+    assert printed["accuracy"] == status["test"]["accuracy"]
+    assert printed["n"] == status["test"]["n"]
 
 
 def test_evaluate_on_validation_is_the_winner_s_value(finished, status, call):
     code, out, _ = call("evaluate", finished, "--part", "val", "--json")
-    found = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert found["accuracy"] == pytest.approx(status["best"]["value"], abs=1e-6)
+    assert printed["accuracy"] == pytest.approx(status["best"]["value"], abs=1e-6)
 
 
 def test_predict_classifies_an_array(finished, tmp_path, call):
@@ -180,12 +182,12 @@ def test_predict_classifies_an_array(finished, tmp_path, call):
     _, (x, y) = halves()
     np.save(tmp_path / "digits.npy", 1 - x[:200])
     _, out, _ = call("predict", finished, tmp_path / "digits.npy", "--json")
-    found = json.loads(out)
-    right = sum(one["class"] == str(label) for one, label in zip(found, y, strict=False))
-    assert len(found) == 200
+    printed = json.loads(out)
+    right = sum(one["class"] == str(label) for one, label in zip(printed, y, strict=False))
+    assert len(printed) == 200
     assert right > 100
-    assert all(0.1 <= one["probability"] <= 1 for one in found)
-    assert found[7]["input"].endswith("digits.npy[7]")
+    assert all(0.1 <= one["probability"] <= 1 for one in printed)
+    assert printed[7]["input"].endswith("digits.npy[7]")
 
 
 def test_inspect_reads_the_delta_file_alone(finished, status, tmp_path, call):
@@ -203,24 +205,24 @@ def test_inspect_reads_the_delta_file_alone(finished, status, tmp_path, call):
 
 
 def test_the_mask_has_the_documented_keys(mask, status, finished):
-    found, _ = mask
-    assert found.keys() == {"format", "backbone", "about", "fingerprint", "budget", "units"}
-    assert (found["format"], found["backbone"]) == (1, "builtin:digits")
-    assert found["budget"].keys() == {"limit", "total", "measure", "text"}
-    assert found["fingerprint"] == Study(finished).identity["backbone's fingerprint"]
+    content, _ = mask
+    assert content.keys() == {"format", "backbone", "about", "fingerprint", "budget", "units"}
+    assert (content["format"], content["backbone"]) == (1, "builtin:digits")
+    assert content["budget"].keys() == {"limit", "total", "measure", "text"}
+    assert content["fingerprint"] == Study(finished).identity["backbone's fingerprint"]
     keys = {"selected", "label", "methods", "cost", "parameters"}
-    assert all(unit.keys() == keys for unit in found["units"].values())
+    assert all(unit.keys() == keys for unit in content["units"].values())
     assert all(
-        m.keys() == {"name", "options"} for u in found["units"].values() for m in u["methods"]
+        m.keys() == {"name", "options"} for u in content["units"].values() for m in u["methods"]
     )
 
 
 def test_the_mask_is_the_plan(mask, status):
-    found, _ = mask
-    selected = {name for name, unit in found["units"].items() if unit["selected"]}
+    content, _ = mask
+    selected = {name for name, unit in content["units"].items() if unit["selected"]}
     assert selected == set(status["best"]["plan"]["units"])
-    assert sum(u["cost"] for u in found["units"].values()) == status["best"]["cost"]["parameters"]
-    for name, unit in found["units"].items():
+    assert sum(u["cost"] for u in content["units"].values()) == status["best"]["cost"]["parameters"]
+    for name, unit in content["units"].items():
         assert unit["methods"] == status["best"]["plan"]["units"].get(name, [])
         assert (unit["label"] == "frozen") == (not unit["selected"]) == (unit["cost"] == 0)
 
@@ -228,9 +230,9 @@ def test_the_mask_is_the_plan(mask, status):
 def test_the_mask_s_tensors_are_boolean_and_shaped_as_the_parameters(mask):
     from autotune.backbones import load_backbone
 
-    found, tensors = mask
+    content, tensors = mask
     parameters = load_backbone("builtin:digits").parameters()
-    named = {name for unit in found["units"].values() for name in unit["parameters"]}
+    named = {name for unit in content["units"].values() for name in unit["parameters"]}
     assert tensors.keys() == parameters.keys()
     for name, tensor in tensors.items():
         assert tensor.dtype == torch.bool

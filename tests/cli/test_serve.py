@@ -22,9 +22,9 @@ JSON = {"content-type": "application/json"}
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def test_ctrl_c_ends_it_quietly(finished):
     with serving("--delta", f"a={finished}") as (process, port):
         assert ask(port, "POST", "/predict", BODY)[0] == 200
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        assert "Traceback" not in said
+        _, message = process.communicate(timeout=30)
+        assert "Traceback" not in message
         assert process.returncode in (0, 130)
 
 
@@ -120,11 +120,11 @@ def test_ctrl_c_ends_it_quietly(finished):
         (("--backbone", "builtin:digits", "--host", "0.0.0.0"), "needs a token"),
     ],
 )
-def test_what_cannot_be_served(call, arguments, said, tmp_path, monkeypatch):
+def test_what_cannot_be_served(call, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call("serve", *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 

@@ -94,8 +94,8 @@ def pictures(root: str, classes: int, n: int = 10) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_name_or_number_that_is_not_known(refused, options, said):
-    assert said in refused(*options)
+def test_a_name_or_number_that_is_not_known(refused, options, message):
+    assert message in refused(*options)
 
 
 def test_an_unknown_command(refused):
@@ -108,8 +108,8 @@ def test_an_unknown_setting_of_a_configuration_names_the_nearest(refused):
 
 
 def test_every_wrong_setting_is_listed(refused):
-    said = refused("--trials", "0", "--epochs", "-1", "--metric", "loss")
-    assert all(name in said for name in ("trials", "epochs", "metric"))
+    message = refused("--trials", "0", "--epochs", "-1", "--metric", "loss")
+    assert all(name in message for name in ("trials", "epochs", "metric"))
 
 
 # budgets
@@ -121,8 +121,8 @@ def test_a_budget_that_does_not_read(refused, text):
 
 
 def test_a_budget_that_no_choice_fits_names_the_cheapest(refused):
-    said = refused("--budget", "1")
-    assert re.search(r"cheapest choice \(.+ in .+\) needs \d+", said)
+    message = refused("--budget", "1")
+    assert re.search(r"cheapest choice \(.+ in .+\) needs \d+", message)
 
 
 def test_a_head_that_takes_the_whole_budget(refused):
@@ -167,9 +167,9 @@ def test_a_weights_file_that_holds_no_tensors(refused):
 def test_weights_that_do_not_match_name_the_first_keys(refused):
     state = DigitsNet().state_dict()
     save_file({k: v for k, v in state.items() if "layer1.0" not in k}, "weights.safetensors")
-    said = refused("--weights", "weights.safetensors")
-    assert "lacks" in said
-    assert "layer1.0.conv1.weight" in said
+    message = refused("--weights", "weights.safetensors")
+    assert "lacks" in message
+    assert "layer1.0.conv1.weight" in message
 
 
 def test_weights_of_another_network(refused):
@@ -190,9 +190,9 @@ def test_a_pattern_that_matches_nothing_is_named(refused):
     space = yaml.safe_load((space_folder() / "digits.yaml").read_text())
     space["units"]["block"]["fifth"] = r"layer5\."
     Path("mine.yaml").write_text(yaml.safe_dump(space))
-    said = refused("--space", "mine.yaml")
-    assert "'fifth'" in said
-    assert "matches none" in said
+    message = refused("--space", "mine.yaml")
+    assert "'fifth'" in message
+    assert "matches none" in message
 
 
 def test_a_method_that_is_in_no_table(refused):
@@ -224,8 +224,8 @@ def test_a_method_that_is_in_no_table(refused):
         ({"x_test": np.zeros((3, 1, 8, 8), np.float32), "y_test": np.array([0, 1, 9])}, "9"),
     ],
 )
-def test_arrays_that_cannot_be_used(refused, changes, said):
-    assert said in refused("--task", npz(changes))
+def test_arrays_that_cannot_be_used(refused, changes, message):
+    assert message in refused("--task", npz(changes))
 
 
 def test_a_file_that_is_no_npz(refused):
@@ -244,23 +244,23 @@ def test_a_file_that_is_no_npz(refused):
         ((60, 64), np.float32, "64"),
     ],
 )
-def test_pictures_of_a_wrong_size_or_channel_count(refused, shape, dtype, said):
-    assert said in refused("--task", npz({"x_train": np.zeros(shape, dtype)}))
+def test_pictures_of_a_wrong_size_or_channel_count(refused, shape, dtype, message):
+    assert message in refused("--task", npz({"x_train": np.zeros(shape, dtype)}))
 
 
 def test_an_input_that_the_network_cannot_take(refused):
     """The description fits the data, but not the network: a small batch is tried first."""
     Path("input.yaml").write_text("{size: 8, channels: 3, mean: [0, 0, 0], std: [1, 1, 1]}")
-    said = refused(
+    message = refused(
         "--task", npz({"x_train": np.zeros((60, 8, 8, 3), np.uint8)}), "--input", "input.yaml"
     )
-    assert "must take the task's examples" in said
+    assert "must take the task's examples" in message
 
 
 @pytest.mark.parametrize(("classes", "said"), [(0, "has none"), (1, "at least two classes")])
-def test_a_picture_folder_with_too_few_classes(refused, classes, said):
+def test_a_picture_folder_with_too_few_classes(refused, classes, message):
     Path("pictures").mkdir()
-    assert said in refused("--task", pictures("pictures", classes))
+    assert message in refused("--task", pictures("pictures", classes))
 
 
 def test_a_class_with_too_few_pictures(refused):
@@ -296,21 +296,21 @@ def test_resume_with_a_setting_that_cannot_be(refused, options, finished, call):
 
 
 def test_a_storage_that_cannot_be_reached(refused):
-    said = refused("--storage", "sqlite:////no/such/folder/study.db")
-    assert "storage must be reachable" in said
+    message = refused("--storage", "sqlite:////no/such/folder/study.db")
+    assert "storage must be reachable" in message
 
 
 def test_a_storage_that_has_a_study_already(refused, finished):
     """The finished run's own; what it holds stays as it was."""
     before = (finished / "study.db").read_bytes()
-    said = refused("--storage", f"sqlite:///{finished / 'study.db'}")
-    assert "holds one study" in said
+    message = refused("--storage", f"sqlite:///{finished / 'study.db'}")
+    assert "holds one study" in message
     assert (finished / "study.db").read_bytes() == before
 
 
 def test_several_budgets_do_not_fit_into_one_storage(refused):
-    said = refused("--budget", "1%,0.5%", "--storage", "sqlite:///study.db")
-    assert "A storage holds one study, got --storage sqlite:///study.db with 2 budgets" in said
+    message = refused("--budget", "1%,0.5%", "--storage", "sqlite:///study.db")
+    assert "A storage holds one study, got --storage sqlite:///study.db with 2 budgets" in message
 
 
 def test_a_resumed_trial_takes_one_gpu_at_most(refused, finished):
@@ -342,8 +342,8 @@ def test_statistics_that_are_not_there_cannot_be_estimated(refused):
         (("--within", "1"), "No trial of"),
     ],
 )
-def test_an_export_that_cannot_be(refused, finished, options, said):
-    assert said in refused(finished, *options, command="export")
+def test_an_export_that_cannot_be(refused, finished, options, message):
+    assert message in refused(finished, *options, command="export")
     assert list(Path().iterdir()) == []
 
 
@@ -363,8 +363,8 @@ def test_code_that_a_run_folder_names_does_not_run(refused, tmp_path_factory, fi
         config.replace("backbone: builtin:digits", "backbone: python:net.py:make")
     )
     rest = ("some.npy",) if command == "predict" else ()
-    said = refused(copy, *rest, command=command)
-    assert "add --backbone python:net.py:make" in said
+    message = refused(copy, *rest, command=command)
+    assert "add --backbone python:net.py:make" in message
 
 
 def test_predicting_what_is_not_there_or_of_another_size(refused, finished):

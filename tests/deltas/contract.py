@@ -142,28 +142,28 @@ class DeltaContract:
         graph = Graph(rig.network, rig.batch)
         deltas = self.attach(rig, choice)
         rig.train(deltas, steps=1)  # so that no part of it is zero
-        found = cut(graph)
+        cut_graph = cut(graph)
         rig.network.eval()
         with torch.no_grad():
-            live = before(graph, found.live, [graph.input])(rig.batch.clone())
+            live = before(graph, cut_graph.live, [graph.input])(rig.batch.clone())
         state = stored(deltas)  # a curriculum counts steps
         whole = gradients(rig, deltas, rig.network(rig.batch.clone()))
         deltas.load(state)
-        behind = gradients(rig, deltas, found.behind(*live)[0])
-        for theirs, ours in zip(whole, behind, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        behind = gradients(rig, deltas, cut_graph.behind(*live)[0])
+        for expected, ours in zip(whole, behind, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
     def test_every_trained_tensor_gets_a_gradient_within_two_steps(self, rig, choice):
         assert all(rig.train(self.attach(rig, choice), steps=2))
 
     def test_training_changes_the_delta_and_never_the_backbone(self, rig, choice):
-        own = [*rig.network.parameters(), *rig.network.buffers()]
-        values, outputs = [tensor.detach().clone() for tensor in own], rig.outputs()
+        originals = [*rig.network.parameters(), *rig.network.buffers()]
+        values, outputs = [tensor.detach().clone() for tensor in originals], rig.outputs()
         deltas = self.attach(rig, choice)
         rig.train(deltas)
         assert not torch.equal(rig.outputs(), outputs)
-        assert all(map(torch.equal, own, values))
-        assert all(tensor.grad is None and not tensor.requires_grad for tensor in own)
+        assert all(map(torch.equal, originals, values))
+        assert all(tensor.grad is None and not tensor.requires_grad for tensor in originals)
 
     def test_deltas_of_two_tasks_do_not_disturb_each_other(self, rig, choice):
         first = self.attach(rig, choice)

@@ -38,13 +38,13 @@ class Kind:
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    """Of one example."""
+    """Shape of one example."""
 
     levels: tuple[str, ...] = ()
-    """Of a span: the modules that it runs over; a unit is the module `unit`."""
+    """Modules that a span runs over; empty for a unit, which is the module `unit`."""
 
     dtype: str = "float32"
-    """Of the examples."""
+    """Dtype of the examples."""
 
     def network(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):

@@ -109,8 +109,10 @@ def gradients(rig: Rig, deltas: Deltas, outputs: Tensor) -> list[Tensor]:
     """Outputs, and what a loss on them gives every trained tensor; zeros where it gives none."""
     trained = deltas.parameters()
     loss = F.mse_loss(outputs.float(), rig.target)
-    found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
-    return [outputs.detach(), *found]
+    gradients_of_trained = torch.autograd.grad(
+        loss, trained, allow_unused=True, materialize_grads=True
+    )
+    return [outputs.detach(), *gradients_of_trained]
 
 
 def stored(deltas: Deltas) -> dict[str, Tensor]:
@@ -131,7 +133,11 @@ def snapshot(network: nn.Module) -> list[Any]:
         for name, m in network.named_modules()
     ]
     hooks = [
-        [list(found.items()) for name, found in sorted(vars(m).items()) if "hooks" in name]
+        [
+            list(hooks_of_kind.items())
+            for name, hooks_of_kind in sorted(vars(m).items())
+            if "hooks" in name
+        ]
         for m in network.modules()
     ]
     return [tensors, buffers, modules, hooks, list(network.state_dict())]
@@ -149,14 +155,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def with_a_graph(rig: Rig) -> set[str]:
     """Paths of the modules that give a tensor with a graph in a training step."""
-    found: set[str] = set()
+    paths: set[str] = set()
     for path, module in rig.network.named_modules():
 
         def see(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
             tensors = output if isinstance(output, tuple) else (output,)
             if any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
-                found.add(path)
+                paths.add(path)
 
         module.register_forward_hook(see)
     rig.network(rig.batch)
-    return found
+    return paths

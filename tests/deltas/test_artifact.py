@@ -92,8 +92,8 @@ def test_the_header_reads_without_a_backbone(file, tiny_backbone):
 def test_it_rebuilds_the_tuned_network(content, make_engine, tiny_task):
     engine = make_engine()
     metrics = engine.measure(content, tiny_task.val)
-    found = from_bytes(content, "test").header["metrics"]["val"]
-    assert {k: found[k] for k in ("accuracy", "loss")} == {
+    value = from_bytes(content, "test").header["metrics"]["val"]
+    assert {k: value[k] for k in ("accuracy", "loss")} == {
         k: metrics[k] for k in ("accuracy", "loss")
     }
 

@@ -92,8 +92,8 @@ def test_a_units_start_does_not_depend_on_the_other_units(tiny_backbone):
     with attached(network, units, Plan({"second": lowrank})) as alone:
         expected = {name: t.clone() for name, t in alone.tensors().items()}
     with attached(network, units, Plan({"first": lowrank, "second": lowrank})) as both:
-        found = both.tensors()
-    assert all(torch.equal(found[name], t) for name, t in expected.items())
+        tensors = both.tensors()
+    assert all(torch.equal(tensors[name], t) for name, t in expected.items())
 
 
 def test_an_exchanged_module_comes_back_in_its_place(tiny_network):
@@ -106,10 +106,10 @@ def test_an_exchanged_module_comes_back_in_its_place(tiny_network):
 def test_buffers_come_back_with_equal_bits(tiny_network):
     before = {name: b.clone() for name, b in tiny_network.named_buffers()}
     values = {"norm.running_mean": torch.ones(4), "first.norm.running_var": torch.ones(4)}
-    own = {name: id(b) for name, b in tiny_network.named_buffers()}
+    buffers = {name: id(b) for name, b in tiny_network.named_buffers()}
     undo = [exchange_buffer(tiny_network, name, value) for name, value in values.items()]
     assert torch.equal(tiny_network.norm.running_mean, torch.ones(4))
     for put_back in undo:
         put_back()
-    assert {name: id(b) for name, b in tiny_network.named_buffers()} == own
+    assert {name: id(b) for name, b in tiny_network.named_buffers()} == buffers
     assert all(torch.equal(b, before[name]) for name, b in tiny_network.named_buffers())

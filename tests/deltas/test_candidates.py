@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import declared, settings
 from hypothesis import strategies as st
 
 from autotune.backbones import load_backbone
@@ -56,7 +56,7 @@ def test_sizes_from_the_budget_cost_all_of_it_a_half_and_a_quarter(resnet18, ent
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
-@given(room=st.integers(1, 400_000))
+@declared(room=st.integers(1, 400_000))
 def test_a_size_from_the_budget_is_the_largest_that_fits(resnet18, room):
     for unit, choices in offered(resnet18, SIZED[1:2], room).items():
         for choice, cost in list(choices.items())[:1]:
@@ -84,8 +84,10 @@ def test_a_full_unit_is_taken_once_with_its_own_size(resnet18):
 
 
 def test_units_take_methods_of_units_and_spans_those_of_spans(resnet18):
-    found = offered(resnet18, [*SIZED, {"lowrank": {"rank": 1}}], 120_000)
-    names = {unit: {name for c in choices for name in c.names} for unit, choices in found.items()}
+    candidates = offered(resnet18, [*SIZED, {"lowrank": {"rank": 1}}], 120_000)
+    names = {
+        unit: {name for c in choices for name in c.names} for unit, choices in candidates.items()
+    }
     assert names["layer1.0"] == {"sparse", "res_adapter", "lowrank"}
     assert names["layer1"] == {"skip", "side"}
     assert names["network"] == {"side", "bypass"}
@@ -99,8 +101,8 @@ def test_without_a_known_flow_no_path_is_offered(resnet18):
     backbone, space, _ = resnet18
     bare = find_units(backbone, space.units.block)
     chosen = space.model_copy(update={"choices": [*SIZED, {"scale": {}}]})
-    found = find_candidates(backbone.network, bare, chosen, room=10**6)
-    names = {name for choices in found.values() for choice in choices for name in choice.names}
+    candidates = find_candidates(backbone.network, bare, chosen, room=10**6)
+    names = {name for choices in candidates.values() for choice in choices for name in choice.names}
     assert names == {"sparse", "scale"}
 
 
@@ -124,24 +126,24 @@ COMPANY = [
 
 
 @pytest.mark.parametrize(("combination", "said"), COMPANY)
-def test_methods_that_may_not_share_a_choice_are_refused(combination, said):
-    with pytest.raises(PlanError, match=said):
+def test_methods_that_may_not_share_a_choice_are_refused(combination, message):
+    with pytest.raises(PlanError, match=message):
         make_choice(combination)
 
 
 @pytest.mark.parametrize(("combination", "said"), COMPANY[:2])
-def test_a_space_that_combines_them_is_refused_as_a_whole(resnet18, combination, said):
-    with pytest.raises(SpaceError, match=said):
+def test_a_space_that_combines_them_is_refused_as_a_whole(resnet18, combination, message):
+    with pytest.raises(SpaceError, match=message):
         offered(resnet18, [dict(combination)], 10)
 
 
 def test_methods_stand_in_the_tables_order():
-    given = [
+    declared = [
         ("res_adapter", {"width": 2}),
         ("lowrank", {"rank": 1}),
         ("subtune", {"what": "norms"}),
     ]
-    labels = [method.name for method in make_choice(given).methods]
+    labels = [method.name for method in make_choice(declared).methods]
     assert labels == ["subtune", "lowrank", "res_adapter"]
 
 

@@ -103,17 +103,17 @@ def test_two_loads_of_one_file_give_equal_outputs(make_file, tiny_network, input
 def test_deltas_of_several_tasks_are_exchanged_and_never_mix(make_file, tiny_network, inputs):
     before, bare = state(tiny_network.eval()), tiny_network(inputs)
     files = {name: make_file(name) for name in PLANS}
-    own = {name: alone(tiny_network, file, inputs) for name, file in files.items()}
+    outputs_alone = {name: alone(tiny_network, file, inputs) for name, file in files.items()}
     for name, file in files.items():
-        assert torch.equal(load_adapted(tiny_network, file, name=name)(inputs), own[name])
+        assert torch.equal(load_adapted(tiny_network, file, name=name)(inputs), outputs_alone[name])
     for name in ("a", "path", "b", "a", "a", "path"):
-        assert torch.equal(switch(tiny_network, name)(inputs), own[name])
+        assert torch.equal(switch(tiny_network, name)(inputs), outputs_alone[name])
     assert torch.equal(switch(tiny_network, None)(inputs), bare)
     assert same(state(tiny_network), before)
     detach(tiny_network, "a")
-    assert torch.equal(switch(tiny_network, "b")(inputs), own["b"])
+    assert torch.equal(switch(tiny_network, "b")(inputs), outputs_alone["b"])
     detach(tiny_network, "path")
-    assert torch.equal(tiny_network(inputs), own["b"])
+    assert torch.equal(tiny_network(inputs), outputs_alone["b"])
     detach(tiny_network)
     assert same(state(tiny_network), before)
 
@@ -197,10 +197,10 @@ def test_another_head_is_no_other_backbone(make_file, tiny_network):
 
 def test_predictions_of_a_loaded_model_are_those_of_the_trial(make_file, tiny_network, tiny_task):
     file = make_file("a")
-    found = read_header(file)["metrics"]["val"]["accuracy"]
+    norm_ids = read_header(file)["metrics"]["val"]["accuracy"]
     val = PartFeed(tiny_task.val, None, torch.device("cpu"))
     logits, labels = predict(load_adapted(tiny_network, file), val, Recipe())
-    assert float((logits.argmax(1) == labels).float().mean()) == pytest.approx(found)
+    assert float((logits.argmax(1) == labels).float().mean()) == pytest.approx(norm_ids)
 
 
 def test_for_a_while_a_delta_is_on_whatever_was_before(make_file, tiny_network, inputs):
@@ -224,8 +224,8 @@ def test_merged_it_is_a_plain_network(make_file, name, tiny_network, inputs):
     assert merge(tiny_network, inputs) <= 1e-5
     torch.testing.assert_close(tiny_network.eval()(inputs), tuned, rtol=1e-5, atol=1e-6)
     assert list(tiny_network.state_dict()) == names
-    found = {n: id(p) for n, p in tiny_network.named_parameters() if n.startswith("norm")}
-    assert found == parameters
+    norm_ids = {n: id(p) for n, p in tiny_network.named_parameters() if n.startswith("norm")}
+    assert norm_ids == parameters
     assert not any("Parametrized" in type(m).__name__ for m in tiny_network.modules())
     with pytest.raises(ArtifactError, match="wants fingerprint"):
         load_adapted(tiny_network, file)

@@ -21,8 +21,8 @@ SCRIPT = ROOT / ".ci" / "command_line.py"
 
 def test_the_page_of_python_has_each_name_of_the_facade_once():
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
-    told = re.findall(r"^::: autotune\.(\w+)$", page, re.M)
-    assert sorted(told) == sorted([*autotune.__all__, "errors"])
+    documented = re.findall(r"^::: autotune\.(\w+)$", page, re.M)
+    assert sorted(documented) == sorted([*autotune.__all__, "errors"])
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no .ci folder")

@@ -22,12 +22,12 @@ def fresh(tmp_path: Path) -> Path:
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("autotune-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
-    own = tmp_path / "venv" / "bin" / "python"
-    install = [str(own), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
+    installed_python = tmp_path / "venv" / "bin" / "python"
+    install = [str(installed_python), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return own
+    return installed_python
 
 
 @pytest.mark.install

@@ -20,61 +20,65 @@ def read(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    told = {key: json.loads(value) for key, value in header.pop("__metadata__", {}).items()}
+    metadata = {key: json.loads(value) for key, value in header.pop("__metadata__", {}).items()}
     tensors = {}
     for name, entry in header.items():
         first, end = entry["data_offsets"]
         values = np.frombuffer(data[first:end], DTYPES[entry["dtype"]][0])
         tensors[name] = values.reshape(entry["shape"])
-    return told, tensors
+    return metadata, tensors
 
 
 def digest(tensors: dict[str, np.ndarray]) -> str:
     names = dict(DTYPES.values())
-    found = hashlib.sha256()
+    computed = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.shape} {names[tensor.dtype.type]} ".encode())
-        found.update(tensor.tobytes())
-    return found.hexdigest()
+        computed.update(f"{name} {tensor.shape} {names[tensor.dtype.type]} ".encode())
+        computed.update(tensor.tobytes())
+    return computed.hexdigest()
 
 
-def tuned(backbone: dict[str, np.ndarray], told: dict, own: dict[str, np.ndarray]) -> dict:
+def tuned(
+    backbone: dict[str, np.ndarray], metadata: dict, delta_tensors: dict[str, np.ndarray]
+) -> dict:
     """The backbone's tensors with the delta's changes in them."""
-    found = dict(backbone)
-    for unit, methods in told["plan"]["units"].items():
+    computed = dict(backbone)
+    for unit, methods in metadata["plan"]["units"].items():
         for method in methods:
-            for name in told["units"][unit]:
-                key, w = f"delta/{unit}/{method['name']}/parts.{name}", found[name]
-                if method["name"] == "subtune" and key in own:
-                    found[name] = own[key]
-                elif method["name"] == "lowrank" and f"{key}.a" in own:
-                    found[name] = w + (own[f"{key}.b"] @ own[f"{key}.a"]).reshape(w.shape)
-                elif method["name"] == "scale" and f"{key}.gain" in own:
-                    gain = own[f"{key}.gain"].reshape(-1, *[1] * (w.ndim - 1))
-                    found[name] = w + gain * w
-                elif method["name"] == "scale" and f"{key}.shift" in own:
-                    found[name] = w + own[f"{key}.shift"]
-    for key, tensor in own.items():
+            for name in metadata["units"][unit]:
+                key, w = f"delta/{unit}/{method['name']}/parts.{name}", computed[name]
+                if method["name"] == "subtune" and key in delta_tensors:
+                    computed[name] = delta_tensors[key]
+                elif method["name"] == "lowrank" and f"{key}.a" in delta_tensors:
+                    computed[name] = w + (
+                        delta_tensors[f"{key}.b"] @ delta_tensors[f"{key}.a"]
+                    ).reshape(w.shape)
+                elif method["name"] == "scale" and f"{key}.gain" in delta_tensors:
+                    gain = delta_tensors[f"{key}.gain"].reshape(-1, *[1] * (w.ndim - 1))
+                    computed[name] = w + gain * w
+                elif method["name"] == "scale" and f"{key}.shift" in delta_tensors:
+                    computed[name] = w + delta_tensors[f"{key}.shift"]
+    for key, tensor in delta_tensors.items():
         if key.startswith("buffer/"):
-            found[key.removeprefix("buffer/")] = tensor
+            computed[key.removeprefix("buffer/")] = tensor
         if key.startswith("head/"):
-            found[f"{told['about']['head']}.{key.removeprefix('head/')}"] = tensor
-    return found
+            computed[f"{metadata['about']['head']}.{key.removeprefix('head/')}"] = tensor
+    return computed
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_reader_of_the_documentation_gets_the_merged_weights(version):
-    told, own = read(FOLDER / version / "delta.safetensors")
+    metadata, delta_tensors = read(FOLDER / version / "delta.safetensors")
     merged_told, merged = read(FOLDER / version / "merged.safetensors")
     state = {name: t.numpy() for name, t in small().network.state_dict().items()}
     body = {name: t for name, t in state.items() if not name.startswith("fc.")}
-    assert told["format"] == merged_told["format"] == 1
-    assert told["digest"] == digest(own)
-    assert told["fingerprint"] == digest(body)
-    found = tuned(state, told, own)
-    assert found.keys() == merged.keys()
+    assert metadata["format"] == merged_told["format"] == 1
+    assert metadata["digest"] == digest(delta_tensors)
+    assert metadata["fingerprint"] == digest(body)
+    computed = tuned(state, metadata, delta_tensors)
+    assert computed.keys() == merged.keys()
     for name, tensor in merged.items():
-        np.testing.assert_allclose(found[name], tensor, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(computed[name], tensor, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -83,11 +87,11 @@ def test_a_mask_of_tensors_marks_what_the_merged_weights_changed(version):
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     _, merged = read(FOLDER / version / "merged.safetensors")
-    own = {name: t.numpy() for name, t in small().network.state_dict().items()}
+    delta_tensors = {name: t.numpy() for name, t in small().network.state_dict().items()}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         first, end = entry["data_offsets"]
         mask = np.frombuffer(content[8 + length :][first:end], bool).reshape(entry["shape"])
         assert entry["dtype"] == "BOOL"
-        assert not (merged[name] != own[name])[~mask].any(), name
+        assert not (merged[name] != delta_tensors[name])[~mask].any(), name

@@ -44,8 +44,8 @@ def test_a_delta_computes_what_it_did(version, name):
 def test_an_adapter_computes_what_it_did(version):
     artifact = import_peft(FOLDER / version / "adapter", small())
     with torch.no_grad():
-        found = load_adapted(small(), artifact)(INPUTS)
-    torch.testing.assert_close(found, expected(version, "delta"), rtol=1e-5, atol=1e-5)
+        output = load_adapted(small(), artifact)(INPUTS)
+    torch.testing.assert_close(output, expected(version, "delta"), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -59,8 +59,8 @@ def test_a_mask_has_what_it_is_read_for(version):
         assert unit["selected"] == (name in artifact.plan.choices)
         assert unit["label"] == artifact.plan[name].label
     tensors = load_file(FOLDER / version / "mask.safetensors")
-    own = small().parameters()
-    assert {k: t.shape for k, t in tensors.items()} == {k: p.shape for k, p in own.items()}
+    parameters = small().parameters()
+    assert {k: t.shape for k, t in tensors.items()} == {k: p.shape for k, p in parameters.items()}
     marked = {name for name, tensor in tensors.items() if tensor.any()}
     assert marked == {n for unit in mask["units"].values() for n in unit["parameters"]}
 
@@ -71,5 +71,5 @@ def test_a_merged_file_computes_what_it_did(version):
     network.fc = torch.nn.Linear(4, 3)
     network.load_state_dict(load_file(FOLDER / version / "merged.safetensors"), strict=True)
     with torch.no_grad():
-        found = network.eval()(INPUTS)
-    torch.testing.assert_close(found, expected(version, "delta"), rtol=1e-5, atol=1e-5)
+        output = network.eval()(INPUTS)
+    torch.testing.assert_close(output, expected(version, "delta"), rtol=1e-5, atol=1e-5)

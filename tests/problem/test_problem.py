@@ -24,7 +24,7 @@ OFFERS = [*LOWRANK, SCALE]
 
 
 def price(n: int) -> Cost:
-    """Of `n` parameters and 4·n bytes, with one stored value beside them."""
+    """Cost of `n` parameters and 4·n bytes, with one further stored value."""
     return Cost(n, n + 1, 4 * n)
 
 

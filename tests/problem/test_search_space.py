@@ -96,16 +96,16 @@ def test_a_wrong_key_or_value_is_named_with_its_place(changed, place):
 
 
 def test_a_pattern_that_does_not_compile_is_named_with_the_reason():
-    said = refusal(units={"block": {"stem": "stem", "block": "(layer"}, "layer": "tree"})
-    assert "units.block" in said
-    assert "pattern 'block' is no regular expression: missing )" in said
+    message = refusal(units={"block": {"stem": "stem", "block": "(layer"}, "layer": "tree"})
+    assert "units.block" in message
+    assert "pattern 'block' is no regular expression: missing )" in message
 
 
 def test_every_problem_is_listed_at_once():
-    said = refusal(colour="red", choices=[], units={"block": {"a": "("}, "layer": "tree"})
-    assert said.count(";") == 2
+    message = refusal(colour="red", choices=[], units={"block": {"a": "("}, "layer": "tree"})
+    assert message.count(";") == 2
     for part in ("colour: ", "choices: ", "units.block"):
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize("data", [None, [], "family: tiny", 3])
@@ -124,9 +124,9 @@ def test_an_entry_offers_the_product_of_its_lists():
 
 
 def test_options_keep_their_types():
-    given = {"a": True, "b": 1, "c": 1.0, "d": "1"}
-    (((_, options),),) = read(choices=[{"method": given}]).combinations()
-    assert options == given
+    values = {"a": True, "b": 1, "c": 1.0, "d": "1"}
+    (((_, options),),) = read(choices=[{"method": values}]).combinations()
+    assert options == values
     assert [type(value) for value in options.values()] == [bool, int, float, str]
 
 
@@ -157,10 +157,10 @@ def test_a_choice_that_is_offered_twice_counts_once():
         ),
     ],
 )
-def test_an_unknown_method_or_option_is_refused(entry, said):
+def test_an_unknown_method_or_option_is_refused(entry, message):
     with pytest.raises(SpaceError, match=r"^The space 'tiny': ") as error:
         space_choices(read(choices=[{"scale": {}}, entry]))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_every_choice_that_cannot_be_one_is_listed_at_once():

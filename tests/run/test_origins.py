@@ -12,38 +12,38 @@ IN_FILE = {"strategy": "greedy", "epochs": 3, "options": {"epsilon": 0.1, "direc
 
 
 def test_a_later_place_stands_and_is_remembered():
-    given = (
+    merged = (
         GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"epochs": 4}).over(OPTION, {"seed": 1})
     )
-    assert given.values == {**IN_FILE, "epochs": 4, "seed": 1}
-    assert given.origins["strategy"] == "file"
-    assert given.origins["epochs"] == "-o"
-    assert given.origins["seed"] == "option"
+    assert merged.values == {**IN_FILE, "epochs": 4, "seed": 1}
+    assert merged.origins["strategy"] == "file"
+    assert merged.origins["epochs"] == "-o"
+    assert merged.origins["seed"] == "option"
 
 
 def test_options_of_the_strategy_are_given_one_by_one_or_together():
-    given = GivenSettings().over(FILE, IN_FILE)
-    one = given.over(ASSIGNED, {"options.direction": "backward"})
+    merged = GivenSettings().over(FILE, IN_FILE)
+    one = merged.over(ASSIGNED, {"options.direction": "backward"})
     assert one.values["options"] == {"epsilon": 0.1, "direction": "backward"}
-    whole = given.over(ASSIGNED, {"options": {"direction": "backward"}})
+    whole = merged.over(ASSIGNED, {"options": {"direction": "backward"}})
     assert whole.values["options"] == {"direction": "backward"}
-    assert "options" not in given.over(ASSIGNED, {"options": {}}).values
+    assert "options" not in merged.over(ASSIGNED, {"options": {}}).values
 
 
 def test_every_setting_has_an_origin():
-    given = GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"options.direction": "backward"})
-    found = tell_origins(read_settings({**given.values, "out": "runs/a"}), given.origins)
-    assert list(found) == list(Settings.model_fields)
-    assert found["options"] == "file, -o"
-    assert found["trials"] == "strategy default"
-    assert found["out"] == "the run"
-    assert found["seed"] == "default"
+    merged = GivenSettings().over(FILE, IN_FILE).over(ASSIGNED, {"options.direction": "backward"})
+    by_setting = tell_origins(read_settings({**merged.values, "out": "runs/a"}), merged.origins)
+    assert list(by_setting) == list(Settings.model_fields)
+    assert by_setting["options"] == "file, -o"
+    assert by_setting["trials"] == "strategy default"
+    assert by_setting["out"] == "the run"
+    assert by_setting["seed"] == "default"
 
 
 def test_a_setting_under_its_former_name_is_the_setting_of_today():
-    given = GivenSettings().over(FILE, {"fold": True}).over(OPTION, {"fuse_batchnorm": False})
-    assert given.values == {"fuse_batchnorm": False}
-    assert given.origins == {"fuse_batchnorm": "option"}
+    merged = GivenSettings().over(FILE, {"fold": True}).over(OPTION, {"fuse_batchnorm": False})
+    assert merged.values == {"fuse_batchnorm": False}
+    assert merged.origins == {"fuse_batchnorm": "option"}
     assert tell_origins(Settings(), {"fold": "call"})["fuse_batchnorm"] == "call"
 
 
@@ -71,7 +71,7 @@ def test_values_after_the_sign_are_yaml(text, value):
         ("options=[1", "A value must be YAML, that of -o options=[1 is not"),
     ],
 )
-def test_what_is_no_key_and_value_is_refused(text, said):
+def test_what_is_no_key_and_value_is_refused(text, message):
     with pytest.raises(ConfigError) as error:
         read_assigned([text])
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)

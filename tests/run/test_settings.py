@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import arguments, settings
 from hypothesis import strategies as st
 
 from autotune.backbones.inputs import InputDescription
@@ -63,9 +63,9 @@ def test_other_strategies_take_more_trials_and_any_takes_what_is_asked_for(strat
 
 
 @settings(deadline=None, derandomize=True)
-@given(some_settings)
-def test_written_settings_are_read_back(tmp_path_factory, given):
-    chosen = read_settings(given)
+@arguments(some_settings)
+def test_written_settings_are_read_back(tmp_path_factory, arguments):
+    chosen = read_settings(arguments)
     file = written(tmp_path_factory.getbasetemp(), write_settings(chosen))
     assert read_settings({}, file=file) == chosen
 
@@ -108,18 +108,18 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize("given_in_file", [True, False])
 def test_an_unknown_setting_is_refused_with_the_nearest_one(tmp_path, given_in_file):
     file = written(tmp_path, "trails: 5\n") if given_in_file else None
-    given = {} if given_in_file else {"trails": 5}
+    arguments = {} if given_in_file else {"trails": 5}
     with pytest.raises(ConfigError, match=r"no setting named 'trails'\. Did you mean 'trials'\?"):
-        read_settings(given, file=file)
+        read_settings(arguments, file=file)
 
 
 def test_every_problem_is_listed_in_one_line():
     with pytest.raises(ConfigError, match=r"^Settings must be valid: ") as error:
         read_settings({"trials": 0, "folds": 1, "metric": "luck", "budget": "lots"})
-    said = str(error.value)
-    assert "\n" not in said
+    message = str(error.value)
+    assert "\n" not in message
     for part in ("trials: ", "folds: one fold", "metric: ", "got 'luck'", "budget: ", "got 'lots'"):
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_views_are_of_augmented_inputs():
 
 
 def test_sizes_of_what_is_kept():
-    found = read_settings({"cache_memory": 0, "cache_disk": "1.5GB"})
-    assert found.cache_bytes == (0, 1_500_000_000)
+    loaded_settings = read_settings({"cache_memory": 0, "cache_disk": "1.5GB"})
+    assert loaded_settings.cache_bytes == (0, 1_500_000_000)
 
 
 @pytest.mark.parametrize("text", ["0", "-1%", "101%", "lots", ""])

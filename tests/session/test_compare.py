@@ -29,14 +29,14 @@ QUICK = {"budget": "60%", "epochs": 2, "strategy": "random", "trials": 2, "bnsta
 
 
 @pytest.fixture(scope="module")
-def given(new_tiny_network, tiny_task) -> dict[str, Any]:
+def options(new_tiny_network, tiny_task) -> dict[str, Any]:
     return {"backbone": new_tiny_network(), "task": tiny_task}
 
 
 @pytest.fixture(scope="module")
-def run(given, tmp_path_factory) -> Path:
+def run(options, tmp_path_factory) -> Path:
     folder: Path = tmp_path_factory.mktemp("compare") / "run"
-    autotune.search(**given, **QUICK, out=str(folder))
+    autotune.search(**options, **QUICK, out=str(folder))
     return folder
 
 
@@ -51,8 +51,8 @@ def source(tiny_task, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def compared(run, given, source) -> Comparison:
-    return autotune.compare(run, **given, source=source)
+def compared(run, options, source) -> Comparison:
+    return autotune.compare(run, **options, source=source)
 
 
 def row_of(compared: Comparison, name: str) -> ComparisonRow:
@@ -70,12 +70,12 @@ def test_every_rival_has_every_seed(compared):
 def test_what_the_search_has_is_not_trained_again(run, compared):
     study = autotune.Study(run)
     answer = row_of(compared, "autotune")
-    found = {seed: value for (seed, _), value in answer.values.items()}
+    by_seed = {seed: value for (seed, _), value in answer.values.items()}
     assert study.final is not None
     if study.final.is_empty:
         assert answer.values[0, 0] == study.baselines["probe"].value
     else:
-        assert (found, answer.trainings) == (study.final.values.by_seed, 0)
+        assert (by_seed, answer.trainings) == (study.final.values.by_seed, 0)
     for name in ("probe", "uniform", "random"):
         row = row_of(compared, name)
         assert row.values[0, 0] == study.baselines[name].value
@@ -83,13 +83,13 @@ def test_what_the_search_has_is_not_trained_again(run, compared):
     assert row_of(compared, "norms only").trainings == 5, "three rates, two seeds"
 
 
-def test_costs_are_told_also_beyond_the_budget(run, given, compared):
+def test_costs_are_told_also_beyond_the_budget(run, options, compared):
     study = autotune.Study(run)
     full, norms = row_of(compared, "full fine-tuning"), row_of(compared, "norms only")
     assert full.cost.parameters == study.problem.budget.total
     assert not full.fits
     assert norms.fits
-    network = given["backbone"]
+    network = options["backbone"]
     norm_layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms.cost.parameters == sum(p.numel() for m in norm_layers for p in m.parameters())
     placements = [row_of(compared, name) for name in ("random", "random 2", "random 3", "last-k")]
@@ -106,20 +106,20 @@ def test_random_search_has_the_compute_of_the_search(run, compared):
     assert row.trainings == max(1, round(study.training_seconds / mean(trained))) + 2
 
 
-def test_nothing_is_run_twice(run, given, compared):
+def test_nothing_is_run_twice(run, options, compared):
     with patch.object(rivals, "best_job", side_effect=AssertionError("trained again")):
-        again = autotune.compare(run, **given)
+        again = autotune.compare(run, **options)
     assert again.rows == compared.rows
 
 
-def test_the_base_keeps_what_it_could(given, tiny_task, compared):
+def test_the_base_keeps_what_it_could(options, tiny_task, compared):
     """With the delta off the backbone's own task is what it was before, exactly."""
     test = PartFeed(tiny_task.test, None, torch.device("cpu"))
-    before = evaluate(given["backbone"].eval(), test, Recipe())
-    found = compared.source
-    assert found is not None
-    assert (found["off"], found["n"]) == (before["accuracy"], len(tiny_task.test))
-    assert 0 <= found["on"] <= 1
+    before = evaluate(options["backbone"].eval(), test, Recipe())
+    on_source = compared.source
+    assert on_source is not None
+    assert (on_source["off"], on_source["n"]) == (before["accuracy"], len(tiny_task.test))
+    assert 0 <= on_source["on"] <= 1
 
 
 def test_recommended_is_the_cheapest_that_cannot_be_told_apart():
@@ -141,16 +141,16 @@ def test_lp_ft_begins_with_the_probe_s_head(make_engine):
     engine, still = make_engine(), {"lr:head": 0.0, "weight_decay": 0.0}
     probe = Job("probe", Plan(), {"lr:head": 0.03, "weight_decay": 0.0}, 3)
     *_, expected = engine(probe)
-    *_, found = engine(Job("lp-ft", Plan(), still, 3, head_rate=0.03))
+    *_, lp_ft = engine(Job("lp-ft", Plan(), still, 3, head_rate=0.03))
     *_, fresh = engine(Job("fresh", Plan(), still, 3))
-    assert found.value == expected.value
+    assert lp_ft.value == expected.value
     assert fresh.value < expected.value
 
 
-def test_an_interrupted_comparison_goes_on(given, compared, tmp_path):
+def test_an_interrupted_comparison_goes_on(options, compared, tmp_path):
     """Ctrl-C in the middle of a rival keeps what was run, and what follows is the same."""
     folder, only, begun = tmp_path / "run", ["probe", "norms only"], []
-    autotune.search(**given, **QUICK, out=str(folder))
+    autotune.search(**options, **QUICK, out=str(folder))
     run_jobs = InlineBackend.run
 
     def interrupted(self: Any, source: Any) -> None:
@@ -163,9 +163,9 @@ def test_an_interrupted_comparison_goes_on(given, compared, tmp_path):
         patch.object(InlineBackend, "run", interrupted),
         pytest.raises(autotune.AutotuneError, match=r"autotune compare .*run"),
     ):
-        autotune.compare(folder, **given, only=only)
+        autotune.compare(folder, **options, only=only)
     before = [seed for row in autotune.Study(folder).comparison for seed, _ in row.values]
-    again = autotune.compare(folder, **given, only=only)
+    again = autotune.compare(folder, **options, only=only)
     assert 3 < len(before) < sum(len(row.values) for row in again.rows) == 9
     for row in again.rows:
         assert row.values == row_of(compared, row.name).values
@@ -179,17 +179,17 @@ def test_an_interrupted_comparison_goes_on(given, compared, tmp_path):
         ({"source": "builtin:digits-plain", "only": ["probe"]}, TaskError, "has 10"),
     ],
 )
-def test_wrong_wishes_are_refused_in_one_line(run, given, wish, error, said):
-    with pytest.raises(error, match=said) as caught:
-        autotune.compare(run, **given, **wish)
+def test_wrong_wishes_are_refused_in_one_line(run, options, wish, error, message):
+    with pytest.raises(error, match=message) as caught:
+        autotune.compare(run, **options, **wish)
     assert "\n" not in str(caught.value)
 
 
-def test_folds_are_pairs_and_what_is_tested_has_seen_them_all(given, tmp_path):
+def test_folds_are_pairs_and_what_is_tested_has_seen_them_all(options, tmp_path):
     """Without references of the search's own; LP-FT begins with a probe in every fold, too."""
     quick = {**QUICK, "folds": 3, "references": False}
-    autotune.search(**given, **quick, out=str(tmp_path / "run"))
-    compared = autotune.compare(tmp_path / "run", **given, only=["probe", "LP-FT"], seeds=2)
+    autotune.search(**options, **quick, out=str(tmp_path / "run"))
+    compared = autotune.compare(tmp_path / "run", **options, only=["probe", "LP-FT"], seeds=2)
     assert [row.name for row in compared.rows] == ["autotune", "probe", "LP-FT"]
     for row in compared.rows:
         assert sorted(row.values) == [(seed, fold) for seed in (0, 1) for fold in (0, 1, 2)]
@@ -202,21 +202,21 @@ def test_objects_are_needed_again(run):
         autotune.compare(run)
 
 
-def test_a_search_that_has_not_ended_is_not_compared(given, tmp_path):
+def test_a_search_that_has_not_ended_is_not_compared(options, tmp_path):
     with (
         patch("autotune.session.session.run_finalists", side_effect=KeyboardInterrupt),
         pytest.raises(autotune.AutotuneError, match="resume"),
     ):
-        autotune.search(**given, **QUICK, references=False, out=str(tmp_path / "run"))
+        autotune.search(**options, **QUICK, references=False, out=str(tmp_path / "run"))
     with pytest.raises(RunError, match="has an answer when it has ended"):
-        autotune.compare(tmp_path / "run", **given)
+        autotune.compare(tmp_path / "run", **options)
 
 
 def test_json_says_what_the_table_says(compared):
-    told = json.loads(json.dumps(compared.to_json()))
-    assert [row["name"] for row in told["rows"]] == list(NAMES)
-    assert told["recommended"] in NAMES
-    probe = told["rows"][1]
+    json_form = json.loads(json.dumps(compared.to_json()))
+    assert [row["name"] for row in json_form["rows"]] == list(NAMES)
+    assert json_form["recommended"] in NAMES
+    probe = json_form["rows"][1]
     difference = compared.rows[0].validation[0] - compared.rows[1].validation[0]
     assert probe["autotune_gains"]["mean"] == pytest.approx(difference)
-    assert told["full_finetuning_seconds"] > 0
+    assert json_form["full_finetuning_seconds"] > 0

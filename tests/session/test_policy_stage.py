@@ -37,8 +37,8 @@ def search(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) 
     ) -> autotune.Study:
         space, out = tmp_path / "space.yaml", str(tmp_path / name)
         space.write_text(SPACE.format(choices=choices, rates=rates))
-        given = {**GIVEN, "space": str(space), **settings}
-        return autotune.search(tiny_network, tiny_task, out=out, **given)
+        arguments = {**GIVEN, "space": str(space), **settings}
+        return autotune.search(tiny_network, tiny_task, out=out, **arguments)
 
     return run
 
@@ -95,12 +95,16 @@ def test_interrupted_anywhere_and_resumed_it_comes_to_the_same(
 
 def test_what_came_of_it_is_told(search):
     study = search()
-    told = study.status()["policy"]
-    assert told["rounds"] >= 3 and told["seconds"] > 0 and 0 <= told["moved"] <= 1
-    assert {"stable", "same_as_proxies", "agreement", "left_out", "label"} <= told.keys()
-    assert "scores" not in told
+    policy_status = study.status()["policy"]
+    assert (
+        policy_status["rounds"] >= 3
+        and policy_status["seconds"] > 0
+        and 0 <= policy_status["moved"] <= 1
+    )
+    assert {"stable", "same_as_proxies", "agreement", "left_out", "label"} <= policy_status.keys()
+    assert "scores" not in policy_status
     assert all(study.problem.fits(trial.plan) for trial in study.trials)
-    assert str(study.trials[0].plan) == told["label"]
+    assert str(study.trials[0].plan) == policy_status["label"]
     assert study.policy.probabilities, "one table of probabilities for every round of credits"
 
 
@@ -151,18 +155,18 @@ def test_a_search_by_proxy_confirms_the_plan_of_one_criterion(search, criterion)
 
 def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp_path):
     search()  # writes the space
-    given = {**GIVEN, "space": str(tmp_path / "space.yaml")}
-    del given["budget"]
-    found = autotune.search_budgets(
-        ["10%", "40%", "20%"], tiny_network, tiny_task, out=f"{tmp_path}/several", **given
+    arguments = {**GIVEN, "space": str(tmp_path / "space.yaml")}
+    del arguments["budget"]
+    by_budget = autotune.search_budgets(
+        ["10%", "40%", "20%"], tiny_network, tiny_task, out=f"{tmp_path}/several", **arguments
     )
-    assert [*found] == ["40%", "20%", "10%"]
-    for budget, study in found.items():
+    assert [*by_budget] == ["40%", "20%", "10%"]
+    for budget, study in by_budget.items():
         assert study.folder.path == tmp_path / "several" / budget
         assert study.best.cost.parameters <= study.problem.budget.limit
-    first, *others = (study.policy.earned for study in found.values())
+    first, *others = (study.policy.earned for study in by_budget.values())
     assert all(earned == first for earned in others)
-    limits = [study.problem.budget.limit for study in found.values()]
+    limits = [study.problem.budget.limit for study in by_budget.values()]
     assert limits == sorted(limits, reverse=True)
 
 

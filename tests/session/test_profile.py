@@ -23,17 +23,17 @@ hyperparameters: {lr: {head: [0.01, 0.03], lowrank: [0.01, 0.03], scale: [0.01]}
 
 
 @pytest.fixture
-def given(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
+def small(tiny_network: Any, tiny_task: Any, tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
     (tmp_path / "space.yaml").write_text(SPACE)
     how = {"epochs": 2, "bnstats": "off", "references": False, "space": f"{tmp_path}/space.yaml"}
     return {"backbone": tiny_network, "task": tiny_task, **how}
 
 
 @pytest.fixture
-def profiled(given: dict[str, Any], tmp_path: Path) -> autotune.Study:
+def profiled(small: dict[str, Any], tmp_path: Path) -> autotune.Study:
     options = {"choices": "lowrank-1,scale", "seeds": 2}
     return autotune.search(
-        **given, budget="100%", strategy="profile", options=options, out=f"{tmp_path}/profile"
+        **small, budget="100%", strategy="profile", options=options, out=f"{tmp_path}/profile"
     )
 
 
@@ -61,7 +61,7 @@ def test_repeats_count_in_what_was_trained(profiled):
     assert profiled.training_seconds == pytest.approx(expected)
 
 
-def test_goes_on_where_it_was_interrupted(given, tmp_path, profiled):
+def test_goes_on_where_it_was_interrupted(small, tmp_path, profiled):
     class Stop:
         level, left = 0, 3
 
@@ -76,19 +76,19 @@ def test_goes_on_where_it_was_interrupted(given, tmp_path, profiled):
     out = f"{tmp_path}/again"
     try:
         with pytest.raises(Interrupted):
-            autotune.search(**given, budget="100%", strategy="profile", options=options, out=out)
+            autotune.search(**small, budget="100%", strategy="profile", options=options, out=out)
     finally:
         log.removeHandler(stop)
-    study = autotune.resume(out, backbone=given["backbone"], task=given["task"])
+    study = autotune.resume(out, backbone=small["backbone"], task=small["task"])
     assert study.profile == profiled.profile
 
 
-def test_a_choice_that_no_unit_has_is_named(given, tmp_path):
+def test_a_choice_that_no_unit_has_is_named(small, tmp_path):
     with pytest.raises(
         ConfigError, match=r"No unit takes the choice 'lowrank-9' here\. Known: low"
     ):
         autotune.search(
-            **given,
+            **small,
             budget="100%",
             strategy="profile",
             options={"choices": "lowrank-9"},
@@ -97,31 +97,31 @@ def test_a_choice_that_no_unit_has_is_named(given, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_greedy_takes_it_for_its_first_round(given, tmp_path, profiled):
+def test_greedy_takes_it_for_its_first_round(small, tmp_path, profiled):
     how = {"strategy": "greedy", "budget": "100%", "trials": 4}
-    study = autotune.search(**given, **how, profile=f"{tmp_path}/profile", out=f"{tmp_path}/greedy")
+    study = autotune.search(**small, **how, profile=f"{tmp_path}/profile", out=f"{tmp_path}/greedy")
     known = [t for t in study.trials if t.origin]
     assert [t.plan for t in known] == [t.plan for t in profiled.trials]
     assert len(study.trials) == len(known) + 4
     first = [t.plan for t in study.trials if not t.origin]
     assert all("lowrank-2" in str(plan) or len(plan) == 2 for plan in first)
-    plain = autotune.search(**given, **{**how, "trials": 12}, out=f"{tmp_path}/plain")
+    plain = autotune.search(**small, **{**how, "trials": 12}, out=f"{tmp_path}/plain")
     values = {t.plan: t.value for t in plain.trials}
     assert all(values.get(t.plan, t.value) == t.value for t in known)
 
 
-def test_more_trials_than_the_profile_has_can_be_asked_for_later(given, tmp_path, profiled):
+def test_more_trials_than_the_profile_has_can_be_asked_for_later(small, tmp_path, profiled):
     how = {"strategy": "random", "budget": "100%", "trials": 1}
     out = f"{tmp_path}/run"
-    study = autotune.search(**given, **how, profile=f"{tmp_path}/profile", out=out)
+    study = autotune.search(**small, **how, profile=f"{tmp_path}/profile", out=out)
     n = len(study.trials)
-    more = autotune.resume(out, given["backbone"], given["task"], trials=2)
+    more = autotune.resume(out, small["backbone"], small["task"], trials=2)
     assert n == len(profiled.trials) + 1
     assert len(more.trials) == n + 1
 
 
-def test_a_profile_of_another_training_is_refused(given, tmp_path, profiled):
-    other = {**given, "epochs": 3}
+def test_a_profile_of_another_training_is_refused(small, tmp_path, profiled):
+    other = {**small, "epochs": 3}
     with pytest.raises(ConfigError, match="differs in epochs"):
         autotune.search(
             **other, budget="100%", profile=f"{tmp_path}/profile", out=f"{tmp_path}/run"
@@ -135,7 +135,7 @@ def test_the_command_writes_a_table_a_picture_and_json(tmp_path):
     how = ["--task", "builtin:digits", "--choices", "scale", "--epochs", "1", "--out", str(out)]
     ended = CliRunner().invoke(app, ["profile", *how, "--seeds", "1", "--json", "--quiet"])
     assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.stdout)
-    assert found == json.loads((out / "profile.json").read_text())
-    assert [row["unit"] for row in found["rows"]][:2] == ["", "stem"]
+    printed = json.loads(ended.stdout)
+    assert printed == json.loads((out / "profile.json").read_text())
+    assert [row["unit"] for row in printed["rows"]][:2] == ["", "stem"]
     assert "plotly" in (out / "profile.html").read_text()

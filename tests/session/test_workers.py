@@ -41,10 +41,10 @@ def test_nodes_alike_do_not_complain(tmp_path):
 
 def test_a_node_with_another_version_or_without_the_data_complains(tmp_path):
     lost = tmp_path / "lost.png"
-    said = complaint({**versions(), "optuna": "1.0", "unheard": "2"}, [lost])
-    assert f"has optuna {versions()['optuna']} instead of 1.0" in said
-    assert "unheard is not there instead of 2" in said
-    assert f"lacks {lost} (bring the data there, or give --ship-data)" in said
+    message = complaint({**versions(), "optuna": "1.0", "unheard": "2"}, [lost])
+    assert f"has optuna {versions()['optuna']} instead of 1.0" in message
+    assert "unheard is not there instead of 2" in message
+    assert f"lacks {lost} (bring the data there, or give --ship-data)" in message
 
 
 def test_sources_are_shipped_by_the_names_that_pickles_use(tmp_path, monkeypatch):

@@ -107,8 +107,8 @@ def driving(folder: RunFolder, grids: Grids) -> Driving:
     def drive(
         *, at: RunFolder = folder, trials: int = 6, strategy: str = "random", **settings: Any
     ) -> Iterator[Driver]:
-        given = {"seed": 0, "steps": STEPS, "grids": grids, "pruner": "none", **settings}
+        options = {"seed": 0, "steps": STEPS, "grids": grids, "pruner": "none", **settings}
         with lease_of(at) as lease:
-            yield Driver(at, None, DriverOptions(strategy, **given), lease, trials=trials)
+            yield Driver(at, None, DriverOptions(strategy, **options), lease, trials=trials)
 
     return drive

@@ -121,6 +121,6 @@ class Seeing(TableEngine):
 
     def progress(self, job: Job, step: int) -> Progress:
         gpu = float(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
-        told = super().progress(job, step)
+        measured = super().progress(job, step)
         time.sleep(0.05)
-        return Progress(step, gpu, {"pid": os.getpid()}, told.checkpoint, told.artifact)
+        return Progress(step, gpu, {"pid": os.getpid()}, measured.checkpoint, measured.artifact)

@@ -141,14 +141,14 @@ def test_a_trial_that_went_on_is_not_ended_at_an_earlier_epoch_when_it_is_resume
     """Its checkpoint is of that epoch; what is recorded of later ones decides nothing there."""
     with driving(trials=8, pruner="halving") as driver:
         while (job := driver.next_job()) is not None:
-            told: list[Any] = []
+            seen_progress: list[Any] = []
             for progress in TableEngine()(job):
-                told.append((progress, driver.report(job, progress)))
-                if told[-1][1] is Decision.STOP:
+                seen_progress.append((progress, driver.report(job, progress)))
+                if seen_progress[-1][1] is Decision.STOP:
                     break
-            for progress, _ in told[:-1]:
+            for progress, _ in seen_progress[:-1]:
                 assert driver.report(job, progress) is Decision.CONTINUE
-            driver.report(job, told[-1][0])
+            driver.report(job, seen_progress[-1][0])
             driver.finish(job)
     assert {trial.state_name for trial in driver.trials} == {"complete", "pruned"}
 

@@ -29,11 +29,11 @@ def seen(path) -> list:
 )
 def test_killed_at_random_moments_nothing_is_lost_or_done_twice(tmp_path, backend, workers):
     seed = random.SystemRandom().randrange(10**6)
-    found = kill_loop(
+    output = kill_loop(
         tmp_path / "killed", backend, workers=workers, trials=TRIALS, kills=KILLS, seed=seed
     )
-    assert not found.faults, f"seed {seed}, killed {found.kills}"
-    assert found.kills
+    assert not output.faults, f"seed {seed}, killed {output.kills}"
+    assert output.kills
     if workers == 1:
         search(RunFolder(tmp_path / "whole"), "inline", 1, TRIALS)
         assert seen(tmp_path / "killed") == seen(tmp_path / "whole")

@@ -45,18 +45,18 @@ def record(number: int, value: int, cost: int) -> TrialRecord:
 @given(POINTS)
 def test_no_point_is_dominated_and_every_other_one_is(points):
     records = [record(n, value, cost) for n, (value, cost) in enumerate(points)]
-    found = front(records, lambda cost, _: cost.parameters)
+    on_front = front(records, lambda cost, _: cost.parameters)
 
     def beats(a: TrialRecord, b: TrialRecord) -> bool:
         better = (a.value, -a.cost.parameters), (b.value, -b.cost.parameters)
         return all(x >= y for x, y in zip(*better, strict=True)) and better[0] != better[1]
 
-    assert not any(beats(a, b) for a in records for b in found)
-    points_found = {(r.value, r.cost.parameters) for r in found}
+    assert not any(beats(a, b) for a in records for b in on_front)
+    points_found = {(r.value, r.cost.parameters) for r in on_front}
     for other in records:
         same = (other.value, other.cost.parameters) in points_found
-        assert same or any(beats(a, other) for a in found)
-    assert len(points_found) == len(found)
+        assert same or any(beats(a, other) for a in on_front)
+    assert len(points_found) == len(on_front)
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe", "policy"])
@@ -77,12 +77,12 @@ def genetic(problem, price: Any) -> Any:
 
 def asked(study: optuna.Study, space: Any, n: int) -> list[dict[str, Any]]:
     """Parameters of the next trials; values depend on them alone."""
-    found = []
+    params = []
     for _ in range(n):
         trial = study.ask(dict(space))
-        found.append(dict(trial.params))
+        params.append(dict(trial.params))
         study.tell(trial, seed_of(sorted(trial.params.items())) % 1000)
-    return found
+    return params
 
 
 def test_nsga2_seeks_the_front_on_two_values(problem):
@@ -126,9 +126,9 @@ def test_a_measured_price_is_known_from_the_first_report_on(driving):
         price = objective_price("accuracy,latency", driver.problem)
         points = front(trials, price)
         stored = driver.study.get_trials(deepcopy=False)
-    for trial, found in zip(trials, stored, strict=True):
+    for trial, frozen in zip(trials, stored, strict=True):
         if trial.repeat_of is None:
-            assert found.user_attrs["measured"] == {"latency": 1.0 + len(trial.plan)}
+            assert frozen.user_attrs["measured"] == {"latency": 1.0 + len(trial.plan)}
     shortest = min(len(t.plan) for t in trials if t.is_complete)
     assert [price(p.cost, p.metrics) for p in points] == [1.0 + shortest], "all values are equal"
 
@@ -157,8 +157,8 @@ def test_pruning_loses_nothing_of_the_front_to_dearer_plans(driving, new_run):
     assert cheapest < min(t.cost.parameters for t in kept["value"])
 
 
-def by_forecast(values: list[float], prices: list[int], mine: float, price: int) -> bool:
-    """Whether a trial at `mine` after 2 of 4 steps ends; others gained 0.1 ± 0.01 from there on."""
+def by_forecast(values: list[float], prices: list[int], forecast: float, price: int) -> bool:
+    """Whether a trial at `forecast` after 2 of 4 steps ends; others gain 0.1 ± 0.01 later."""
     study = optuna.create_study(direction="maximize")
     for number, value in enumerate(values):
         gain = 0.1 + 0.01 * (-1) ** number
@@ -169,7 +169,9 @@ def by_forecast(values: list[float], prices: list[int], mine: float, price: int)
     pruner.price = lambda trial: trial.user_attrs["measured"]["latency"]
     attrs = {"measured": {"latency": price}}
     trial = create_trial(
-        state=TrialState.RUNNING, intermediate_values={1: mine - 0.1, 2: mine}, user_attrs=attrs
+        state=TrialState.RUNNING,
+        intermediate_values={1: forecast - 0.1, 2: forecast},
+        user_attrs=attrs,
     )
     study.add_trial(trial)
     return pruner.prune(study, study.trials[-1])
@@ -186,10 +188,10 @@ def by_forecast(values: list[float], prices: list[int], mine: float, price: int)
         (float("nan"), 1, True),
     ],
 )
-def test_forecast_ends_what_has_no_chance(mine, price, ends):
+def test_forecast_ends_what_has_no_chance(forecast, price, ends):
     values = [0.5, 0.6, 0.7, 0.65, 0.8, 0.85, 0.9, 0.75]
     prices = [2, 2, 2, 3, 4, 4, 5, 5]
-    assert by_forecast(values, prices, mine, price) == ends
+    assert by_forecast(values, prices, forecast, price) == ends
 
 
 def test_forecast_waits_until_it_knows_how_trials_go_on():

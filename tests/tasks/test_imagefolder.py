@@ -123,8 +123,8 @@ def test_a_folder_without_pictures_is_refused(tmp_path, missing):
     elif missing == "val":
         write(root / "train" / "a", 1, seed=0)
         (root / "val" / "a").mkdir(parents=True)
-    said = "must be a folder" if missing == "folder" else "needs one folder of images per class"
-    with pytest.raises(TaskError, match=said):
+    message = "must be a folder" if missing == "folder" else "needs one folder of images per class"
+    with pytest.raises(TaskError, match=message):
         load_task(f"imagefolder:{root}", RGB)
 
 
@@ -150,10 +150,10 @@ def test_loader_processes_give_the_batches_of_memory(flat, monkeypatch):
     decoded = load_task(f"imagefolder:{flat}", RGB).split(0)
     assert not isinstance(decoded.train.inputs, torch.Tensor)
     inputs = RGB.normalise(kept.train.inputs)
-    found = list(batches(decoded.train, 8, input=RGB, device=CPU))
-    assert [len(x) for x, _ in found] == [8, 8, 3]
-    assert torch.equal(torch.cat([x for x, _ in found]), inputs)
-    assert torch.cat([y for _, y in found]).tolist() == kept.train.labels.tolist()
+    received = list(batches(decoded.train, 8, input=RGB, device=CPU))
+    assert [len(x) for x, _ in received] == [8, 8, 3]
+    assert torch.equal(torch.cat([x for x, _ in received]), inputs)
+    assert torch.cat([y for _, y in received]).tolist() == kept.train.labels.tolist()
 
 
 def test_loader_processes_shuffle_as_memory_does(flat, monkeypatch):
@@ -161,10 +161,10 @@ def test_loader_processes_shuffle_as_memory_does(flat, monkeypatch):
     monkeypatch.setattr(imagefolder, "IN_MEMORY", 0)
     decoded = load_task(f"imagefolder:{flat}", RGB)
     options = {"input": RGB, "device": CPU, "augment": "crop+flip"}
-    found = list(shuffled(decoded.train, 16, generator_of(1, 2), **options))
+    received = list(shuffled(decoded.train, 16, generator_of(1, 2), **options))
     normal = type(kept.train)(RGB.normalise(kept.train.inputs), kept.train.labels)
     for (x, y), (a, b) in zip(
-        found, shuffled(normal, 16, generator_of(1, 2), **options), strict=True
+        received, shuffled(normal, 16, generator_of(1, 2), **options), strict=True
     ):
         assert torch.equal(x, a)
         assert torch.equal(y, b)

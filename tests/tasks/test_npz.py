@@ -101,10 +101,10 @@ def test_object_arrays_are_refused_and_nothing_is_unpickled(tmp_path, stored):
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + 1}, "has 2 elsewhere"),
     ],
 )
-def test_wrong_arrays_are_refused_in_one_line(stored, arrays, said):
+def test_wrong_arrays_are_refused_in_one_line(stored, arrays, message):
     with pytest.raises(TaskError) as caught:
         load_task(stored(**arrays), None)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

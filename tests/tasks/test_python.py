@@ -45,10 +45,10 @@ class Examples(Dataset):
         (Subset(Examples(20), range(8)), (8, None, None)),
     ],
 )
-def test_every_form_becomes_parts(given, sizes):
-    task = as_task(given, "object", None)
-    found = [part and len(part) for part in (task.train, task.val, task.test)]
-    assert tuple(found) == sizes
+def test_every_form_becomes_parts(source, sizes):
+    task = as_task(source, "object", None)
+    lengths = [part and len(part) for part in (task.train, task.val, task.test)]
+    assert tuple(lengths) == sizes
     assert torch.equal(task.train.inputs, torch.from_numpy(X[: sizes[0]]))
     assert task.train.labels.tolist() == Y[: sizes[0]].tolist()
 
@@ -101,10 +101,10 @@ def test_a_function_in_a_file_gives_a_task(tmp_path):
         ([PAIR, (X[:1], [7])], "has 7 elsewhere"),
     ],
 )
-def test_what_is_no_task_is_refused_in_one_line(given, said):
+def test_what_is_no_task_is_refused_in_one_line(source, message):
     with pytest.raises(TaskError) as caught:
-        as_task(given, "object", None)
-    assert said in str(caught.value)
+        as_task(source, "object", None)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -25,12 +25,12 @@ def part_of(n: int, *shape: int) -> Part:
 @pytest.mark.parametrize("n", [40, 64, 65, 300])
 def test_the_first_norm_gets_mean_and_variance_of_the_inputs(n):
     part = part_of(n, 3, 4, 4)
-    found = estimate(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)), part)
+    estimated = estimate(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)), part)
     torch.testing.assert_close(
-        found["0.running_mean"], part.inputs.mean((0, 2, 3)), rtol=0, atol=0.02
+        estimated["0.running_mean"], part.inputs.mean((0, 2, 3)), rtol=0, atol=0.02
     )
     torch.testing.assert_close(
-        found["0.running_var"], part.inputs.var((0, 2, 3)), rtol=0.02, atol=0.02
+        estimated["0.running_var"], part.inputs.var((0, 2, 3)), rtol=0.02, atol=0.02
     )
 
 
@@ -64,9 +64,9 @@ def test_every_norm_is_estimated_and_dropout_is_off(tiny_network, tiny_task):
 
 
 def test_a_single_example_in_the_rest_does_no_harm():
-    found = estimate(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), part_of(4033, 3))
-    assert torch.isfinite(found["0.running_var"]).all()
-    assert found["0.running_mean"].tolist() == pytest.approx([2, 2, 2], abs=0.2)
+    estimated = estimate(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), part_of(4033, 3))
+    assert torch.isfinite(estimated["0.running_var"]).all()
+    assert estimated["0.running_mean"].tolist() == pytest.approx([2, 2, 2], abs=0.2)
 
 
 def test_only_running_statistics_count():

@@ -47,10 +47,10 @@ def bare(progress: Progress) -> list:
 
 
 def test_a_job_tells_every_epoch_and_delivers_with_the_last(make_engine):
-    told = list(make_engine()(job()))
-    assert [p.step for p in told] == [1, 2, 3]
-    assert all(p.value == p.metrics["accuracy"] and p.checkpoint for p in told)
-    assert [p.artifact is None for p in told] == [True, True, False]
+    reports = list(make_engine()(job()))
+    assert [p.step for p in reports] == [1, 2, 3]
+    assert all(p.value == p.metrics["accuracy"] and p.checkpoint for p in reports)
+    assert [p.artifact is None for p in reports] == [True, True, False]
 
 
 def test_equal_jobs_give_equal_bits_whatever_ran_before(make_engine):
@@ -94,24 +94,24 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(
     plan = Plan({"conv": Choice.of("subtune", what="all")})  # no dropout, which draws by batch
     whole = list(make_engine()(job(plan)))
     engine, small = make_engine(), Small(tiny_network.conv, room, error)
-    told = list(engine(job(plan)))
+    reports = list(engine(job(plan)))
     small.handle.remove()
-    assert [p.step for p in told] == [1, 2, 3]
-    assert {p.parts for p in told} == {parts}
+    assert [p.step for p in reports] == [1, 2, 3]
+    assert {p.parts for p in reports} == {parts}
     assert small.most == room
-    losses = [[p.metrics["train_loss"] for p in of] for of in (told, whole)]
+    losses = [[p.metrics["train_loss"] for p in of] for of in (reports, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_memory_that_ends_later_goes_on_from_the_last_epoch(make_engine, tiny_network):
     small = Small(tiny_network.first.conv, 1000, torch.OutOfMemoryError("CUDA out of memory."))
-    engine, told = make_engine(), []
+    engine, reports = make_engine(), []
     running = engine(job())
-    told.append(next(running))
+    reports.append(next(running))
     small.room = 16
-    told += running
+    reports += running
     small.handle.remove()
-    assert [(p.step, p.parts) for p in told] == [(1, 1), (1, 2), (2, 2), (3, 2)]
+    assert [(p.step, p.parts) for p in reports] == [(1, 1), (1, 2), (2, 2), (3, 2)]
 
 
 def test_what_does_not_fit_in_parts_either_is_out_of_memory(make_engine, tiny_network):
@@ -207,9 +207,9 @@ def test_the_test_part_is_measured_with_its_size(make_engine, tiny_network, tiny
     engine = make_engine()
     *_, last = engine(job())
     before = state(tiny_network)
-    found = engine.test(last.artifact)
-    assert found["n"] == len(tiny_task.test)
-    assert set(found) == {"n", "loss", "accuracy"}
+    metrics = engine.test(last.artifact)
+    assert metrics["n"] == len(tiny_task.test)
+    assert set(metrics) == {"n", "loss", "accuracy"}
     assert same(state(tiny_network), before)
 
 
@@ -263,7 +263,7 @@ def test_the_cached_probe_equals_the_uncached_one(make_engine, mirrored):
     whole = list(make_engine(task=mirrored, epochs=5, augment="flip")(job(Plan({}))))
     for one, other in zip(cached, whole, strict=True):
         assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-4)
-    heads = [from_bytes(told[-1].artifact, "test").part("head") for told in (cached, whole)]
+    heads = [from_bytes(reports[-1].artifact, "test").part("head") for reports in (cached, whole)]
     torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-5)
 
 
@@ -319,12 +319,12 @@ def test_a_convolution_may_be_the_head(make_engine, tiny_task):
 
 def test_with_folds_a_value_is_the_mean_and_the_whole_is_delivered(make_engine, tiny_task):
     engine = make_engine(folds=3)
-    told = list(engine(job()))
-    values = [value * n for n, value in enumerate((p.value for p in told), 1)]
+    reports = list(engine(job()))
+    values = [value * n for n, value in enumerate((p.value for p in reports), 1)]
     singles = [values[0], values[1] - values[0], values[2] - values[1]]
-    assert [p.step for p in told] == [1, 2, 3]
+    assert [p.step for p in reports] == [1, 2, 3]
     assert all(0 <= single <= 1 for single in singles)
-    assert all(p.artifact is None for p in told)
+    assert all(p.artifact is None for p in reports)
     *_, whole = engine(job(whole=True))
     assert whole.artifact is not None
     assert len(engine.both) == len(tiny_task.train) + len(tiny_task.val)
@@ -370,9 +370,9 @@ def test_uint8_images_stay_bytes_and_give_the_values_of_normalised_ones(
 def test_a_kept_head_starts_from_the_backbones_own(make_engine, tiny_network):
     engine = make_engine(epochs=1)
     engine.keep_head = True
-    own = tiny_network.fc.weight.detach().clone()
+    weight = tiny_network.fc.weight.detach().clone()
     still = Job("trial 0", Plan({}), {**RATES, "lr:head": 1e-9}, seed=0)
     *_, last = engine(still)
     head = from_bytes(last.artifact, "test").part("head")
-    torch.testing.assert_close(head["weight"], own, rtol=0, atol=1e-6)
-    assert torch.equal(tiny_network.fc.weight, own)
+    torch.testing.assert_close(head["weight"], weight, rtol=0, atol=1e-6)
+    assert torch.equal(tiny_network.fc.weight, weight)

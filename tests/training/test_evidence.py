@@ -142,18 +142,18 @@ def test_scoring_leaves_flags_modes_and_gradients_alone(evidence, tiny_network):
 def test_what_passes_through_a_site_is_what_the_frozen_network_computes(engine, evidence):
     units, network = engine.units, engine.backbone.network
     site = Site.of(network, units["first"], units.flow)
-    taken, given = evidence.passing(site)
+    taken, received = evidence.passing(site)
     assert len(taken) == len(engine.task.train)
-    torch.testing.assert_close(network.first.eval()(taken).detach(), given)
+    torch.testing.assert_close(network.first.eval()(taken).detach(), received)
     assert evidence.passing(site)[0] is taken, "found once"
 
 
 def test_scores_are_found_once_for_all_trials_and_again_after_a_preparation(engine):
     sparse = PLANS["sparse"]
     first = [bits(p) for p in engine(job(sparse))]
-    found = dict(engine._evidence)
+    collected = dict(engine._evidence)
     assert [bits(p) for p in engine(job(sparse))] == first
-    assert engine._evidence == found
+    assert engine._evidence == collected
     engine.prepare(engine.statistics())
     assert engine._evidence == {}
 

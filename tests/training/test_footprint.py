@@ -49,14 +49,14 @@ def inputs() -> torch.Tensor:
 def test_the_memory_of_a_step_by_hand(network, inputs):
     """What the first trained layer's gradient needs is kept; what is frozen before it is not."""
     head = [p.requires_grad_(True) for p in network.fc.parameters()]
-    own = sum(p.numel() for p in head)
+    head_parameters = sum(p.numel() for p in head)
     activations = ROWS * WIDE  # what goes into the head
     logits = 2 * ROWS * 3  # the loss keeps log probabilities and the labels (int64)
-    found = memory(network, head, inputs, Recipe())
-    assert found - 4 * (3 * own + activations) <= 4 * (logits + ROWS * 2 + 16)
+    bytes_measured = memory(network, head, inputs, Recipe())
+    assert bytes_measured - 4 * (3 * head_parameters + activations) <= 4 * (logits + ROWS * 2 + 16)
     network.two.requires_grad_(True)
     more = memory(network, [*head, *network.two.parameters()], inputs, Recipe())
-    assert more - found >= 4 * (3 * (WIDE * WIDE + WIDE) + ROWS * WIDE)
+    assert more - bytes_measured >= 4 * (3 * (WIDE * WIDE + WIDE) + ROWS * WIDE)
 
 
 def test_memory_changes_nothing(network, inputs):
@@ -68,10 +68,10 @@ def test_memory_changes_nothing(network, inputs):
 
 
 def attached(network: nn.Module, plan: Plan) -> Any:
-    given = InputDescription(shape=(8,), dtype="float32")
+    description = InputDescription(shape=(8,), dtype="float32")
     backbone = describe(network, source="plain", family="any")
     patterns = Patterns(block=LAYERS, layer=LAYERS)
-    flow = trace(network, given)
+    flow = trace(network, description)
     units = with_spans(backbone, find_units(backbone, patterns.block), patterns, flow)
     return Deltas(network, units, plan, seed=0, flow=flow)
 
@@ -98,8 +98,8 @@ def test_what_is_added_does(network, inputs, monkeypatch):
     before = network(inputs)
     together = seconds(network, inputs)
     assert together > plain
-    found = latency(network, deltas, inputs, Recipe())
-    assert found == pytest.approx(together / plain, abs=0.025), "to 0.05"
+    ratio = latency(network, deltas, inputs, Recipe())
+    assert ratio == pytest.approx(together / plain, abs=0.025), "to 0.05"
     assert torch.equal(network(inputs), before)
     deltas.detach()
 

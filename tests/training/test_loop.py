@@ -169,8 +169,8 @@ def test_evaluation_gives_every_module_its_mode_back(tiny_network, tiny_task):
     tiny_network.first.eval()
     modes = [module.training for module in tiny_network.modules()]
     before = {name: b.clone() for name, b in tiny_network.named_buffers()}
-    found = [evaluate(tiny_network, feed(tiny_task.val), RECIPE) for _ in range(2)]
-    assert found[0] == found[1]
+    evaluations = [evaluate(tiny_network, feed(tiny_task.val), RECIPE) for _ in range(2)]
+    assert evaluations[0] == evaluations[1]
     assert [module.training for module in tiny_network.modules()] == modes
     assert all(torch.equal(b, before[name]) for name, b in tiny_network.named_buffers())
 
@@ -185,9 +185,9 @@ def test_predictions_come_in_the_order_of_the_part(tiny_network, tiny_task):
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auroc"])
 def test_every_metric_is_measured_and_lies_between_0_and_1(tiny_network, tiny_task, metric):
-    found = evaluate(tiny_network, feed(tiny_task.val), replace(RECIPE, metric=metric))
-    assert set(found) == {"loss", "accuracy", metric}
-    assert 0 <= found[metric] <= 1
+    evaluations = evaluate(tiny_network, feed(tiny_task.val), replace(RECIPE, metric=metric))
+    assert set(evaluations) == {"loss", "accuracy", metric}
+    assert 0 <= evaluations[metric] <= 1
 
 
 def test_an_epoch_keeps_the_random_state_of_the_gpu_that_it_trains_on():

@@ -86,14 +86,14 @@ def test_handlers_are_given_back_and_the_caller_s_own_stays():
         assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM)
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     seen = []
-    own = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    handler = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
     try:
         with interruptible():
             send()
             interrupts.check()
         assert seen == [1]
     finally:
-        signal.signal(signal.SIGINT, own)
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_another_thread_does_without():

@@ -144,14 +144,14 @@ def test_of_two_packages_with_one_name_the_first_on_the_path_has_it(install, cap
         ("near_shapes:Half", "must be complete, near_shapes:Half lacks __getitem__, __iter__, "),
     ],
 )
-def test_a_broken_name_of_another_package_is_refused_when_it_is_asked_for(install, place, said):
+def test_a_broken_name_of_another_package_is_refused_when_it_is_asked_for(install, place, message):
     install("near", {"oval": place}, near_shapes=MODULE, broken_shapes="1 / 0")
     shapes = table(base="collections.abc:Mapping")
     assert shapes.names() == ("square", "oval")
     shapes.check("oval")
     with pytest.raises(UnknownName) as error:
         shapes.load("oval")
-    assert str(error.value).startswith(f"The shape 'oval' of the package near {said}")
+    assert str(error.value).startswith(f"The shape 'oval' of the package near {message}")
     assert str(error.value).endswith("Mend or uninstall that package.")
 
 

@@ -40,13 +40,13 @@ def test_the_head_reads_what_the_recursion_gives():
     second = rig.network.second(first.tanh())
     before, deviation = None, None
     for level, x in enumerate((first, second, second)):
-        mine = path.lateral[level](F.layer_norm(x, x.shape[1:]))
+        lateral = path.lateral[level](F.layer_norm(x, x.shape[1:]))
         if before is not None:
             below = before + deviation
             risen = path.vertical[level - 1](F.layer_norm(below, below.shape[1:]))
             share = path.share[level - 1].sigmoid()
-            mine = share * mine + (1 - share) * (deviation[:, : x.shape[1]] + risen)
-        before, deviation = x, mine
+            lateral = share * lateral + (1 - share) * (deviation[:, : x.shape[1]] + risen)
+        before, deviation = x, lateral
     head = rig.network.head
     expected = F.linear(second + deviation, head.weight, head.bias).detach()
     torch.testing.assert_close(rig.outputs(), expected)
@@ -55,9 +55,9 @@ def test_the_head_reads_what_the_recursion_gives():
 def test_survives_levels_that_the_network_overwrites():
     rig = Rig(SPANS["in-place"])
     seen = []
-    rig.network.first.register_forward_hook(lambda _, __, given: seen.append(given.clone()))
+    rig.network.first.register_forward_hook(lambda _, __, inputs: seen.append(inputs.clone()))
     path = rig.attach(BYPASS).by_place["span", "bypass"].path
-    path.lateral[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    path.lateral[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     rig.outputs()
     first = seen[0].movedim(1, -1)
     assert first.min() < 0

@@ -69,13 +69,13 @@ def test_adds_a_bottleneck_of_the_blocks_own_output(kind, channel):
 def test_stands_beside_the_part_that_is_named(at, part):
     rig = Rig(LAYERS["transformer"])
     x = rig.batch
-    given = (x, x, x) if at == "attention" else (x,)
+    inputs = (x, x, x) if at == "attention" else (x,)
     module = part(rig.network.unit.eval())
-    before = module(*given)
+    before = module(*inputs)
     deltas = rig.attach(Choice.of("res_adapter", width=2, at=at))
     rig.train(deltas)
     (adapter,) = deltas.by_place["unit", "res_adapter"].path
-    after = module(*given)
+    after = module(*inputs)
     if at == "attention":
         assert torch.equal(after[1], before[1])
         before, after = before[0], after[0]

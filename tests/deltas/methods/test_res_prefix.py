@@ -38,8 +38,8 @@ def attached(choice: Choice, make: Callable[[], nn.Module]) -> tuple[Rig, Any, A
 def attention(layer: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """torch's own attention on projected (n, tokens, width), and the layer's last projection."""
     heads = [x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for x in (q, k, v)]
-    given = F.scaled_dot_product_attention(*heads, attn_mask=mask)
-    return layer.out_proj(given.transpose(1, 2).flatten(2))
+    output = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+    return layer.out_proj(output.transpose(1, 2).flatten(2))
 
 
 def projected(layer: Any, x: Tensor) -> list[Tensor]:
@@ -76,22 +76,22 @@ def addend(attn_mask: Tensor | None = None, key_padding_mask: Tensor | None = No
 def test_with_gates_of_one_it_is_attention_to_the_prefix_too(masks, batch_first):
     rig, layer, prefix = attached(PREFIX, lambda: Attending(batch_first=batch_first))
     x = rig.batch if batch_first else rig.batch.transpose(0, 1)
-    given, _ = layer(x, x, x, need_weights=False, **MASKS[masks])
+    output, _ = layer(x, x, x, need_weights=False, **MASKS[masks])
     q, k, v = projected(layer, rig.batch)
     k, v = (
         torch.cat([t, added.expand(4, -1, -1)], 1)
         for t, added in ((k, prefix.key), (v, prefix.value))
     )
     expected = attention(layer, q, k, v, F.pad(addend(**MASKS[masks]), (0, 2)))
-    torch.testing.assert_close(given if batch_first else given.transpose(0, 1), expected)
+    torch.testing.assert_close(output if batch_first else output.transpose(0, 1), expected)
 
 
 def test_the_share_is_the_equations():
     one_head = {"num_heads": 1, "batch_first": True, "bias": False}
     rig, layer, prefix = attached(PREFIX, lambda: Attending(**one_head))
     q, k, v = F.linear(rig.batch, layer.in_proj_weight).chunk(3, -1)
-    own, added = ((q @ keys.mT / 6**0.5).exp().sum(-1) for keys in (k, prefix.key))
-    share = (added / (own + added))[..., None]
+    sum_of_weights, added = ((q @ keys.mT / 6**0.5).exp().sum(-1) for keys in (k, prefix.key))
+    share = (added / (sum_of_weights + added))[..., None]
     both = (
         attention(layer, q, k, v),
         attention(layer, q, *(t.expand(4, -1, -1) for t in (prefix.key, prefix.value))),
@@ -105,8 +105,8 @@ def test_a_prompt_is_attention_to_tokens_through_the_frozen_projections():
     together = torch.cat([rig.batch, prompt.token.expand(4, -1, -1)], 1)
     q, _, _ = projected(layer, rig.batch)
     _, k, v = projected(layer, together)
-    given = layer(rig.batch, rig.batch, rig.batch)[0]
-    torch.testing.assert_close(given, attention(layer, q, k, v))
+    output = layer(rig.batch, rig.batch, rig.batch)[0]
+    torch.testing.assert_close(output, attention(layer, q, k, v))
 
 
 def test_a_prompt_has_the_width_of_what_is_attended_to():

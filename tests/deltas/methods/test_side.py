@@ -57,9 +57,9 @@ def test_no_graph_goes_through_a_stage_or_what_comes_before(kind):
     rig = Rig(SPANS[kind])
     rig.attach(LEARNED).train()
     (stage,) = SPANS[kind].levels
-    found = with_a_graph(rig)
-    assert stage in found and not any(path.startswith(f"{stage}.") for path in found)
-    assert "stem" not in found
+    live = with_a_graph(rig)
+    assert stage in live and not any(path.startswith(f"{stage}.") for path in live)
+    assert "stem" not in live
 
 
 def test_blends_base_and_side_by_equation_1():
@@ -131,7 +131,7 @@ def test_looks_at_its_input_as_it_came_in():
     rig = Rig(SPANS["in-place-stage"])
     inputs, _ = Looked(rig).passing(rig.site)
     side, seen = rig.attach(LEARNED).by_place["span", "side"], []
-    side.path.student.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    side.path.student.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     rig.outputs()
     assert inputs.min() < 0
     assert torch.equal(seen[0], inputs)
@@ -142,5 +142,5 @@ def test_the_blend_never_decays():
     group = Group("span side", rig.attach(LEARNED).parameters(), 0.01)
     fit = Fit(rig.network, [group], Recipe(), seed=0, weight_decay=0.1)
     alpha = group.parameters[0]
-    (found,) = (g for g in fit.optimizer.param_groups if any(p is alpha for p in g["params"]))
-    assert alpha.shape == (1,) and found["weight_decay"] == 0
+    (alpha_group,) = (g for g in fit.optimizer.param_groups if any(p is alpha for p in g["params"]))
+    assert alpha.shape == (1,) and alpha_group["weight_decay"] == 0

@@ -31,13 +31,13 @@ class TestSkip(SpanContract):
 def test_adds_convolutions_of_the_stages_features(kind, channel):
     rig = Rig(SPANS[kind])
     stage, seen = rig.network.get_submodule(SPANS[kind].levels[0]), []
-    handle = stage.register_forward_hook(lambda _, __, given: seen.append(given))
+    handle = stage.register_forward_hook(lambda _, __, inputs: seen.append(inputs))
     deltas = rig.attach(SKIP)
     rig.train(deltas)
     seen.clear()
     rig.outputs()
     handle.remove()
-    stage.register_forward_hook(lambda _, __, given: seen.append(given))
+    stage.register_forward_hook(lambda _, __, inputs: seen.append(inputs))
     rig.outputs()
     path, h = deltas.by_place["span", "skip"].path, seen[0].movedim(channel, 1)
     expected = h + path.up(F.gelu(path.depthwise(path.down(h))))

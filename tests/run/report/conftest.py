@@ -60,14 +60,14 @@ def opened(chromium: Any) -> Iterator[Callable[..., Opened]]:
         page = chromium.new_page(
             viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
         )
-        found = Opened(page)
-        page.on("console", lambda told: found.complaints.append(f"{told.type}: {told.text}"))
-        page.on("pageerror", lambda error: found.complaints.append(str(error)))
-        page.on("request", lambda request: found.requests.append(request.url))
+        window = Opened(page)
+        page.on("console", lambda entry: window.complaints.append(f"{entry.type}: {entry.text}"))
+        page.on("pageerror", lambda error: window.complaints.append(str(error)))
+        page.on("request", lambda request: window.requests.append(request.url))
         page.goto(file.resolve().as_uri())
         page.wait_for_load_state("load")
         pages.append(page)
-        return found
+        return window
 
     yield open_file
     for page in pages:

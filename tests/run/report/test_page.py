@@ -20,29 +20,29 @@ MARKS = ".barlayer .point path, .scatterlayer .point, .scatterlayer .js-line, .h
 def marks(page, name):
     """Width and height in pixels of all that is drawn for data in a section's picture."""
     selectors = (f"#{name}-picture {part}" for part in MARKS.split(", "))
-    found = [mark for selector in selectors for mark in page.query_selector_all(selector)]
-    boxes = [box for mark in found if (box := mark.bounding_box())]
+    shown = [mark for selector in selectors for mark in page.query_selector_all(selector)]
+    boxes = [box for mark in shown if (box := mark.bounding_box())]
     return [(box["width"], box["height"]) for box in boxes]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
 def test_every_picture_is_drawn_and_nothing_complains(opened, page_file, width, scheme, tmp_path):
-    found = opened(page_file, width=width, scheme=scheme)
+    shown = opened(page_file, width=width, scheme=scheme)
     for name in DRAWN:
-        seen = marks(found.page, name)
+        seen = marks(shown.page, name)
         assert any(max(size) >= 4 for size in seen), f"nothing is drawn in {name}: {seen}"
-    assert found.complaints == []
-    assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
+    assert shown.complaints == []
+    assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
     folder = Path(os.environ.get("AUTOTUNE_SCREENSHOTS", tmp_path))
     picture = folder / f"report-{width}-{scheme}.png"
-    found.page.screenshot(path=picture, full_page=True)
+    shown.page.screenshot(path=picture, full_page=True)
     assert picture.stat().st_size > 20_000
 
 
 def test_a_bar_is_as_long_as_its_unit_costs(opened, page_file):
     page = opened(page_file).page
-    told = page.evaluate("document.getElementById('network-picture').data.map(t => [t.x, t.y])")
-    costs = sorted(cost for costs, _ in told for cost in costs if cost)
+    points = page.evaluate("document.getElementById('network-picture').data.map(t => [t.x, t.y])")
+    costs = sorted(cost for costs, _ in points for cost in costs if cost)
     widths = sorted(width for width, _ in marks(page, "network"))[-len(costs) :]
     assert widths[-1] / widths[0] == pytest.approx(costs[-1] / costs[0], rel=0.1)
 
@@ -90,8 +90,8 @@ def test_axe_finds_no_serious_violation(opened, page_file, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(page_file, scheme=scheme).page
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    found = axe.run(page).response["violations"]
-    serious = [v for v in found if v["impact"] in ("serious", "critical")]
+    shown = axe.run(page).response["violations"]
+    serious = [v for v in shown if v["impact"] in ("serious", "critical")]
     assert not serious, [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in serious]
 
 

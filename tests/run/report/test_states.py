@@ -81,10 +81,10 @@ def copied(file: Path, times: int) -> None:
     with closing(sqlite3.connect(file)) as database, database:
         (n,) = database.execute("SELECT count(*) FROM trials").fetchone()
         for shift in range(n, n * times, n):
-            own = "study_id, state, datetime_start, datetime_complete"
+            shared = "study_id, state, datetime_start, datetime_complete"
             database.execute(
-                f"INSERT INTO trials (trial_id, number, {own}) "
-                f"SELECT trial_id + {shift}, number + {shift}, {own} FROM trials WHERE number < {n}"
+                f"INSERT INTO trials (trial_id, number, {shared}) "
+                f"SELECT trial_id + {shift}, number + {shift}, {shared} FROM trials WHERE number < {n}"
             )
             for name, columns in OF_A_TRIAL.items():
                 database.execute(
@@ -104,10 +104,12 @@ def test_a_study_without_trials_says_so(made, form):
 
 
 def test_a_study_whose_trials_all_failed_tells_their_errors(made):
-    found = told(made([trial(i, TrialState.FAIL) for i in range(3)]))
-    assert "none of its 3 trials was completed" in found["answer"]["text"][0]
-    assert {row["remark"] for row in found["history"]["rows"]} == {"RuntimeError: it <b>broke</b>"}
-    assert "network" not in found
+    report_text = told(made([trial(i, TrialState.FAIL) for i in range(3)]))
+    assert "none of its 3 trials was completed" in report_text["answer"]["text"][0]
+    assert {row["remark"] for row in report_text["history"]["rows"]} == {
+        "RuntimeError: it <b>broke</b>"
+    }
+    assert "network" not in report_text
 
 
 def test_what_trials_say_is_text_on_the_page_and_no_code(made):
@@ -116,10 +118,12 @@ def test_what_trials_say_is_text_on_the_page_and_no_code(made):
 
 
 def test_a_single_trial_is_the_best_so_far(made):
-    found = told(made([trial(0)]))
-    assert "The best of 1 complete trial" in found["answer"]["text"][0]
-    assert [row["unit"] for row in found["network"]["rows"]] == list(UNITS)
-    assert found["importance"]["text"] == ["Importances need 10 complete trials, there are 1."]
+    report_text = told(made([trial(0)]))
+    assert "The best of 1 complete trial" in report_text["answer"]["text"][0]
+    assert [row["unit"] for row in report_text["network"]["rows"]] == list(UNITS)
+    assert report_text["importance"]["text"] == [
+        "Importances need 10 complete trials, there are 1."
+    ]
 
 
 def test_only_the_page_draws_images(made):
@@ -136,9 +140,13 @@ def test_only_the_page_draws_images(made):
 
 def test_states_stay_apart(made):
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    found = told(made([trial(i, state) for i, state in enumerate(states)]))
-    assert [row["state"] for row in found["history"]["rows"]] == ["complete", "pruned", "failed"]
-    assert found["history"]["text"] == ["3 trials: 1 complete, 1 pruned, 1 failed."]
+    report_text = told(made([trial(i, state) for i, state in enumerate(states)]))
+    assert [row["state"] for row in report_text["history"]["rows"]] == [
+        "complete",
+        "pruned",
+        "failed",
+    ]
+    assert report_text["history"]["text"] == ["3 trials: 1 complete, 1 pruned, 1 failed."]
 
 
 def test_an_answer_that_was_a_baseline_says_so(made):
@@ -164,21 +172,24 @@ def test_an_answer_that_was_a_baseline_says_so(made):
         "hyperparameters": {},
     }
     Study(folder)._records.study.set_user_attr("stage:final", final)
-    found = told(folder)
-    said = "Trial 1 is uniform low rank, a baseline within the budget"
-    assert any(line.startswith(said) for line in found["answer"]["text"])
-    assert [row["remark"] for row in found["history"]["rows"]] == ["", "from reference uniform"]
+    report_text = told(folder)
+    note = "Trial 1 is uniform low rank, a baseline within the budget"
+    assert any(line.startswith(note) for line in report_text["answer"]["text"])
+    assert [row["remark"] for row in report_text["history"]["rows"]] == [
+        "",
+        "from reference uniform",
+    ]
 
 
 def test_thousands_of_trials_are_drawn_and_the_best_are_listed(made):
     folder = made([trial(i) for i in range(50)])
     copied(folder / "study.db", 100)
-    found, text = told(folder), Study(folder).report()
-    assert found["history"]["text"][0].startswith("5,000 trials: 5,000 complete")
+    report_text, text = told(folder), Study(folder).report()
+    assert report_text["history"]["text"][0].startswith("5,000 trials: 5,000 complete")
     best = max(t.value for t in Study(folder).trials)
-    assert max(row["validation"] for row in found["history"]["rows"]) == best
-    assert len(found["history"]["rows"]) == 200
-    assert sum(row["importance"] for row in found["importance"]["rows"]) == pytest.approx(1)
+    assert max(row["validation"] for row in report_text["history"]["rows"]) == best
+    assert len(report_text["history"]["rows"]) == 200
+    assert sum(row["importance"] for row in report_text["importance"]["rows"]) == pytest.approx(1)
     assert len(text) < 8_000_000
 
 
@@ -210,10 +221,13 @@ def test_of_a_read_only_folder_the_page_goes_here_and_that_is_said(
 
 def test_a_report_of_several_runs_names_what_differs(made):
     studies = [Study(made([trial(i)], name)) for i, name in enumerate(("one", "two"))]
-    found = json.loads(write_report(studies, "json"))["sections"]
-    assert [row["run"].rpartition("/")[2] for row in found["results"]["rows"]] == ["one", "two"]
-    assert [row["unit"] for row in found["plans"]["rows"]] == list(UNITS)
-    assert found["differences"]["rows"] == []
+    report_text = json.loads(write_report(studies, "json"))["sections"]
+    assert [row["run"].rpartition("/")[2] for row in report_text["results"]["rows"]] == [
+        "one",
+        "two",
+    ]
+    assert [row["unit"] for row in report_text["plans"]["rows"]] == list(UNITS)
+    assert report_text["differences"]["rows"] == []
 
 
 def test_an_unknown_form_is_refused(made, call):

@@ -57,10 +57,10 @@ def test_tensorboard_reads_curves_and_values(tmp_path: Path):
 
     with told_to([f"tensorboard:{tmp_path}"]):
         tell_a_search()
-    found = EventAccumulator(str(tmp_path)).Reload()
-    assert [point.step for point in found.Scalars("trial/0")] == [1, 2]
-    assert found.Scalars("value")[0].value == pytest.approx(0.75)
-    assert found.Scalars("reference/probe (bnstats off)")[0].value == pytest.approx(0.5)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in events.Scalars("trial/0")] == [1, 2]
+    assert events.Scalars("value")[0].value == pytest.approx(0.75)
+    assert events.Scalars("reference/probe (bnstats off)")[0].value == pytest.approx(0.5)
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # mlflow's own
@@ -102,8 +102,8 @@ def test_wandb_keeps_a_run_on_this_machine_when_it_is_offline(tmp_path: Path):
 def test_a_sink_without_its_package_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch):
     missing = "torch.utils.tensorboard" if name == "tensorboard" else name
     monkeypatch.setitem(sys.modules, missing, None)
-    said = rf"pip install 'torch-autotune\[{name}\]'"
-    with pytest.raises(DependencyError, match=said), told_to([f"{name}:somewhere"]):
+    message = rf"pip install 'torch-autotune\[{name}\]'"
+    with pytest.raises(DependencyError, match=message), told_to([f"{name}:somewhere"]):
         pass
 
 
@@ -115,6 +115,6 @@ def test_a_sink_without_its_package_says_how_to_get_it(name: str, monkeypatch: p
         ("json:/nowhere/at/all.jsonl", ConfigError, "can be written"),
     ],
 )
-def test_what_is_no_sink_is_refused(text: str, error: type[Exception], said: str):
-    with pytest.raises(error, match=said), told_to([text]):
+def test_what_is_no_sink_is_refused(text: str, error: type[Exception], message: str):
+    with pytest.raises(error, match=message), told_to([text]):
         pass

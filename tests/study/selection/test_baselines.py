@@ -114,11 +114,11 @@ def test_a_space_without_low_rank_has_no_uniform_baseline(caplog):
 
 def test_three_rates_are_the_lowest_the_middle_and_the_highest(grids):
     plan = Plan({"top": Choice.of("lowrank", rank=1), "stem": Choice.of("scale")})
-    found = three_rates(grids, plan, 0.02)
-    assert [r["lr:lowrank"] for r in found] == [0.003, 0.01, 0.03]
-    assert {r["lr:scale"] for r in found} == {0.01, 0.1}
-    assert {r["lr:head"] for r in found} == {0.02}
-    assert all("lr:subtune" not in r and r["weight_decay"] == 0.0 for r in found)
+    rates = three_rates(grids, plan, 0.02)
+    assert [r["lr:lowrank"] for r in rates] == [0.003, 0.01, 0.03]
+    assert {r["lr:scale"] for r in rates} == {0.01, 0.1}
+    assert {r["lr:head"] for r in rates} == {0.02}
+    assert all("lr:subtune" not in r and r["weight_decay"] == 0.0 for r in rates)
 
 
 def test_rates_that_are_equal_are_run_once(grids):
@@ -133,22 +133,22 @@ def test_a_baseline_is_the_best_on_validation_of_its_rates(driving):
     engine = TableEngine()
     with driving() as driver:
         run_baselines(driver, InlineBackend(engine), measured)
-        found = driver.attributes("reference")
+        stored = driver.attributes("reference")
     grids, plan = driver.options.grids, uniform_placement(driver.problem)
-    head = found["probe"]["hyperparameters"]["lr:head"]
+    head = stored["probe"]["hyperparameters"]["lr:head"]
     jobs = [Job("", plan, rates, seed=0) for rates in three_rates(grids, plan, head)]
     best = max(jobs, key=lambda job: looked_up(job, engine.steps))
-    assert found["uniform"]["hyperparameters"] == best.hyperparameters
-    assert found["uniform"]["value"] == looked_up(best, engine.steps)
+    assert stored["uniform"]["hyperparameters"] == best.hyperparameters
+    assert stored["uniform"]["value"] == looked_up(best, engine.steps)
     assert len({looked_up(job, engine.steps) for job in jobs}) == 3
 
 
 def test_a_record_of_a_baseline_has_plan_cost_test_and_seconds(driving):
     with driving() as driver:
         run_baselines(driver, InlineBackend(TableEngine()), measured)
-        found, problem = driver.attributes("reference"), driver.problem
-    assert found.keys() == {"probe", "uniform", "random"}
-    for record in found.values():
+        stored, problem = driver.attributes("reference"), driver.problem
+    assert stored.keys() == {"probe", "uniform", "random"}
+    for record in stored.values():
         plan = Plan.from_json(record["plan"])
         assert record["cost"]["parameters"] == problem.cost(plan).parameters
         assert record["fits"] is True
@@ -182,10 +182,10 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     plan = Plan({"stem": Choice.of("lowrank", rank=1)})
     jobs = [Job(f"try {i}", plan, rates, 0) for i, rates in enumerate(three_rates(grids, plan, 1))]
     best = max(jobs, key=lambda job: looked_up(job, 4))
-    found = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))), None)
-    assert found.job is not best
-    assert found.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
-    assert found.curve == tuple(looked_up(found.job, step) for step in range(1, 5))
+    chosen = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))), None)
+    assert chosen.job is not best
+    assert chosen.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
+    assert chosen.curve == tuple(looked_up(chosen.job, step) for step in range(1, 5))
 
 
 def test_a_baseline_that_fails_with_every_rate_says_why(grids):

@@ -196,8 +196,8 @@ def test_a_baseline_that_no_other_plan_beats_is_the_answer(driving, folder):
     with driving(trials=8) as driver:
         InlineBackend(Graded()).run(driver)
         run_finalists(driver, InlineBackend(Graded()), lambda content: {"accuracy": 1, "n": 1})
-        own = [trial.number for trial in driver.trials if not trial.baseline]
-    assert own == [0, 1, 2, 3, 4, 5, 7, 8], "it is admitted once"
+        numbers = [trial.number for trial in driver.trials if not trial.baseline]
+    assert numbers == [0, 1, 2, 3, 4, 5, 7, 8], "it is admitted once"
 
 
 @pytest.mark.parametrize(("value", "fits"), [(0.04, True), (0.9, False)])

@@ -30,7 +30,7 @@ HOW = {"folds": 3, "epochs": 1, "bnstats": "off", "references": False, "budget":
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> dict[str, Any]:
+def small(tmp_path: Path) -> dict[str, Any]:
     """Four units of the digits network, each whole or frozen."""
     (tmp_path / "space.yaml").write_text(SPACE)
     part = load_task("builtin:digits-rotated", None).train
@@ -45,9 +45,9 @@ def given(tmp_path: Path) -> dict[str, Any]:
     return {**HOW, "task": f"npz:{tmp_path}/digits.npz", "space": f"{tmp_path}/space.yaml"}
 
 
-def plain_loop(given: dict[str, Any], epsilon: float) -> list[Plan]:
+def plain_loop(small: dict[str, Any], epsilon: float) -> list[Plan]:
     """The picks of SubTuning's loop: folds by the engine, all else by hand."""
-    settings = read_settings({**given, "strategy": "random"})
+    settings = read_settings({**small, "strategy": "random"})
     setup = prepare_search(settings, settings.backbone, settings.task)
     rates = {"lr:head": 0.01, "lr:subtune": 0.001, "weight_decay": 0.0}
     seen: dict[Plan, float] = {}
@@ -80,9 +80,9 @@ def picks_of(study: autotune.Study) -> list[Plan]:
     return [max(values[size])[2] for size in sorted(values)]
 
 
-def test_picks_what_a_plain_loop_over_the_same_folds_picks(given, tmp_path):
-    study = autotune.search(**given, strategy="greedy", out=f"{tmp_path}/run")
-    assert picks_of(study) == plain_loop(given, 0.01)
+def test_picks_what_a_plain_loop_over_the_same_folds_picks(small, tmp_path):
+    study = autotune.search(**small, strategy="greedy", out=f"{tmp_path}/run")
+    assert picks_of(study) == plain_loop(small, 0.01)
     assert [len(trial.plan) for trial in study.trials][:6] == [0, 1, 1, 1, 1, 2]
     assert all(len(trial.curve) == 3 for trial in study.trials)
 
@@ -103,7 +103,7 @@ class Interrupting:
 
 @pytest.fixture
 def tiny(
-    tiny_network: Any, tiny_task: Any, tmp_path: Path, given: dict[str, Any]
+    tiny_network: Any, tiny_task: Any, tmp_path: Path, small: dict[str, Any]
 ) -> dict[str, Any]:
     """The same on the tiny network, which trains in no time."""
     (tmp_path / "space.yaml").write_text(
@@ -111,7 +111,7 @@ def tiny(
         "hyperparameters: {lr: {head: [0.01], subtune: [0.001]}}\n"
     )
     return {
-        **given,
+        **small,
         "backbone": tiny_network,
         "task": tiny_task,
         "strategy": "greedy",
@@ -150,10 +150,10 @@ def test_backward_begins_with_all_units(tiny, tmp_path):
 
 
 @pytest.mark.processes
-def test_two_workers_pick_what_one_picks(given, tmp_path):
-    given = {**given, "folds": 2, "strategy": "greedy"}
-    one = autotune.search(**given, out=f"{tmp_path}/one")
-    two = autotune.search(**given, workers=2, out=f"{tmp_path}/two")
+def test_two_workers_pick_what_one_picks(small, tmp_path):
+    small = {**small, "folds": 2, "strategy": "greedy"}
+    one = autotune.search(**small, out=f"{tmp_path}/one")
+    two = autotune.search(**small, workers=2, out=f"{tmp_path}/two")
     values = {trial.plan: trial.value for trial in two.trials}
     assert all(values[trial.plan] == trial.value for trial in one.trials)
     assert two.best.plan == one.best.plan

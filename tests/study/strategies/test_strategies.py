@@ -130,7 +130,7 @@ class StrategyContract:
 
 
 class DecodedContract(StrategyContract):
-    """Of strategies whose proposals are decoded."""
+    """Laws of strategies whose proposals are decoded."""
 
     def test_keeps_what_it_proposed_before_decoding(self, problem, grids):
         study, changed = study_of(self.name, problem, grids), 0
@@ -152,14 +152,14 @@ class TestTpe(DecodedContract):
 
     def test_learns_from_the_values(self, problem, grids):
         """Where rank 4 in one unit is all that counts, it is proposed far more often than not."""
-        found = {}
+        tally = {}
         for name in ("tpe", "random"):
             study, space = study_of(name, problem, grids), search_space(problem, grids)
             for _ in range(60):
                 trial = study.ask(space)
                 study.tell(trial, float(trial.params["unit:middle"] == "lowrank-4"))
-            found[name] = sum(t.value for t in study.trials[20:])
-        assert found["tpe"] > 2 * found["random"]
+            tally[name] = sum(t.value for t in study.trials[20:])
+        assert tally["tpe"] > 2 * tally["random"]
 
 
 class TestGp(DecodedContract):
@@ -184,11 +184,11 @@ class TestQmc(DecodedContract):
 
     def test_takes_every_choice_of_a_unit_equally_often(self, problem, grids):
         study = study_of(self.name, problem, grids)
-        found = Counter()
+        tally = Counter()
         for _ in range(48):
             study.ask(search_space(problem, grids))
-            found[study.sampler.proposed["unit:stem"]] += 1
-        assert len(found) == 6 and max(found.values()) - min(found.values()) <= 2
+            tally[study.sampler.proposed["unit:stem"]] += 1
+        assert len(tally) == 6 and max(tally.values()) - min(tally.values()) <= 2
 
 
 class TestBruteForce(StrategyContract):
@@ -362,8 +362,8 @@ def test_stays_within_the_budget_of_any_problem(name, problem, seed):
 
 
 def test_options_of_a_strategy_are_checked_and_typed():
-    found = check_options("greedy", {"epsilon": "0.02", "direction": "backward"})
-    assert found == {"epsilon": 0.02, "direction": "backward"}
+    options = check_options("greedy", {"epsilon": "0.02", "direction": "backward"})
+    assert options == {"epsilon": 0.02, "direction": "backward"}
     with pytest.raises(ConfigError, match="direction of greedy must be valid, 'up' is not"):
         check_options("greedy", {"direction": "up"})
     with pytest.raises(ConfigError, match="Did you mean 'epsilon'"):

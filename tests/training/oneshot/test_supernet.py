@@ -43,8 +43,8 @@ CHOICES = {
 @pytest.fixture
 def units(tiny_network):
     backbone = describe(tiny_network, source="tiny", family="any", input=INPUT)
-    found = find_units(backbone, "tree")
-    return with_spans(backbone, found, load_space("any").units, trace(tiny_network, INPUT))
+    found_units = find_units(backbone, "tree")
+    return with_spans(backbone, found_units, load_space("any").units, trace(tiny_network, INPUT))
 
 
 @pytest.fixture
@@ -148,10 +148,10 @@ def test_a_small_size_is_the_beginning_of_a_large_one(tiny_network, units, choic
     supernet.detach()
     deltas = Deltas(tiny_network, units, Plan({"first": choice}), seed=0, flow=units.flow)
     with torch.no_grad():
-        own = deltas.by_place["first", method.name].tensors().values()
-        for mine, large in zip(own, tensors.values(), strict=True):
-            part = large[tuple(slice(n) for n in mine.shape)]
-            mine.copy_(part + mine if method.name == "subtune" else part)
+        stored = deltas.by_place["first", method.name].tensors().values()
+        for small_tensor, large in zip(stored, tensors.values(), strict=True):
+            part = large[tuple(slice(n) for n in small_tensor.shape)]
+            small_tensor.copy_(part + small_tensor if method.name == "subtune" else part)
     assert torch.allclose(tiny_network(x), expected, atol=1e-5)
     deltas.detach()
 

@@ -45,19 +45,19 @@ def test_the_mass_of_low_rank_is_that_of_the_kernels_gradient(shot, batch):
     network = shot.supernet.network
     weight = network.first.conv.parametrizations.weight.original
     singular = torch.linalg.svdvals(gradient_of(network, batch, weight).flatten(1).double())
-    found = find_proxies(shot.supernet, [batch], shot.recipe, generator_of(0, 0))
+    measured = find_proxies(shot.supernet, [batch], shot.recipe, generator_of(0, 0))
     for rank in (1, 2):
         expected = float(singular[:rank].square().sum())
-        assert found["first", f"lowrank-{rank}"].mass == pytest.approx(expected, rel=1e-4)
+        assert measured["first", f"lowrank-{rank}"].mass == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_mass_of_norms_is_their_gradients_norm(shot, batch):
     network = shot.supernet.network
     norm = network.first.norm.parametrizations
     parts = [gradient_of(network, batch, norm[k].original) for k in ("weight", "bias")]
-    found = find_proxies(shot.supernet, [batch], shot.recipe, generator_of(0, 0))
+    measured = find_proxies(shot.supernet, [batch], shot.recipe, generator_of(0, 0))
     expected = float(sum(part.square().sum() for part in parts))
-    assert found["first", "subtune-norms"].mass == pytest.approx(expected, rel=1e-4)
+    assert measured["first", "subtune-norms"].mass == pytest.approx(expected, rel=1e-4)
 
 
 def test_chance_is_small_where_labels_do_not_fit_the_network(make_engine):

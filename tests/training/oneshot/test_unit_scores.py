@@ -36,7 +36,7 @@ def examples(tiny_task: Any) -> tuple[Tensor, Tensor]:
 def values(network: nn.Module, tiny_task: Any) -> Any:
     """Criterion → unit → value, on the first examples of the task."""
     backbone = describe(network, source="tiny", family="any", input=INPUT)
-    found = sites(network, find_units(backbone, "tree"), None)
+    network_sites = sites(network, find_units(backbone, "tree"), None)
 
     def ask(criterion: str) -> dict[str, float]:
         evidence = TaskEvidence(
@@ -46,36 +46,36 @@ def values(network: nn.Module, tiny_task: Any) -> Any:
             device=torch.device("cpu"),
             fit_head=lambda: network.fc,
         )
-        return unit_scores(criterion, found, evidence)
+        return unit_scores(criterion, network_sites, evidence)
 
     return ask
 
 
 def gradients(network: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """By torch.func, of every parameter of the block `first`."""
-    own = {name: p.detach() for name, p in network.named_parameters()}
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
 
-    def loss(own: dict[str, Tensor]) -> Tensor:
-        logits = torch.func.functional_call(network, own, (inputs,))
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        logits = torch.func.functional_call(network, parameters, (inputs,))
         return F.cross_entropy(logits, labels)
 
-    found = torch.func.grad(loss)(own)
-    return {name: g for name, g in found.items() if name.startswith("first.")}
+    gradient = torch.func.grad(loss)(parameters)
+    return {name: g for name, g in gradient.items() if name.startswith("first.")}
 
 
 def test_fisher_is_the_mean_of_squared_gradients_of_single_examples(network, examples, values):
     inputs, labels = examples
     each = [gradients(network, inputs[i : i + 1], labels[i : i + 1]) for i in range(N)]
-    by_hand = sum(float(g.square().sum()) for found in each for g in found.values()) / N
+    by_hand = sum(float(g.square().sum()) for gradient in each for g in gradient.values()) / N
     assert values("fisher")["first"] == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_relative_and_taylor_read_the_mean_gradient(network, examples, values):
-    found = gradients(network, *examples)
+    gradient = gradients(network, *examples)
     weights = {name: p.detach() for name, p in network.named_parameters()}
-    asked = sum(float(g.square().sum()) for g in found.values())
-    there = sum(float(weights[name].square().sum()) for name in found)
-    taylor = sum(float((weights[name] * g).abs().sum()) for name, g in found.items())
+    asked = sum(float(g.square().sum()) for g in gradient.values())
+    there = sum(float(weights[name].square().sum()) for name in gradient)
+    taylor = sum(float((weights[name] * g).abs().sum()) for name, g in gradient.items())
     assert values("relative")["first"] == pytest.approx((asked / there) ** 0.5, rel=1e-4)
     assert values("taylor")["first"] == pytest.approx(taylor, rel=1e-4)
 
@@ -110,20 +110,23 @@ def test_activation_reads_grouped_transposed_and_linear_kernels_by_their_inputs(
     for name, (layer, inputs) in layers.items():
         with _input_norms([layer]) as norms:
             layer(inputs)
-        found = float(
+        total = float(
             _weighted_by_input(Slot("weight", ((layer, "weight"),)), norms[id(layer)]).sum()
         )
         channels = inputs if name == "linear" else inputs.movedim(1, -1)
-        own = channels.flatten(0, -2).norm(dim=0)
+        scales = channels.flatten(0, -2).norm(dim=0)
         kernel = layer.weight.detach().abs()
         if name == "grouped":
-            halves = [kernel[:3].sum((0, 2, 3)) @ own[:2], kernel[3:].sum((0, 2, 3)) @ own[2:]]
+            halves = [
+                kernel[:3].sum((0, 2, 3)) @ scales[:2],
+                kernel[3:].sum((0, 2, 3)) @ scales[2:],
+            ]
             expected = float(sum(halves))
         elif name == "transposed":
-            expected = float(kernel.sum((1, 2, 3)) @ own)
+            expected = float(kernel.sum((1, 2, 3)) @ scales)
         else:
-            expected = float(kernel.sum(0) @ own)
-        assert found == pytest.approx(expected, rel=1e-5), name
+            expected = float(kernel.sum(0) @ scales)
+        assert total == pytest.approx(expected, rel=1e-5), name
 
 
 def test_every_criterion_leaves_the_network_as_it_was(network, values):

@@ -64,8 +64,8 @@ def test_a_file_is_plain_safetensors(tmp_path, dtype):
     put(Shelf(tmp_path, 10**6), "a", value)
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("values"), value)
-    found = Shelf(tmp_path, 10**6).find("a")
-    assert torch.equal(found, value) and found.dtype == dtype
+    entry = Shelf(tmp_path, 10**6).find("a")
+    assert torch.equal(entry, value) and entry.dtype == dtype
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,9 +91,9 @@ def test_a_damaged_file_is_never_taken(tmp_path_factory, data):
 def test_what_others_remove_stays_for_who_has_it_open(tmp_path):
     shelf = Shelf(tmp_path, 10**6)
     put(shelf, "a", torch.ones(3))
-    found = shelf.find("a")
+    entry = shelf.find("a")
     (tmp_path / "a.safetensors").unlink()
-    assert torch.equal(found, torch.ones(3)) and shelf.find("a") is found
+    assert torch.equal(entry, torch.ones(3)) and shelf.find("a") is entry
 
 
 def test_what_nobody_finished_goes_after_a_day(tmp_path):

@@ -110,10 +110,10 @@ def net(request: pytest.FixtureRequest) -> Net:
 
 def outputs(net: nn.Module, graph: Graph, x: Tensor) -> Tensor:
     """Through the cut, what is before it computed for all rows at once."""
-    found = cut(graph)
+    cut_graph = cut(graph)
     with torch.no_grad():
-        live = before(graph, found.live, [graph.input])(x.clone())
-        return found.behind(*live)[0]
+        live = before(graph, cut_graph.live, [graph.input])(x.clone())
+        return cut_graph.behind(*live)[0]
 
 
 @pytest.mark.parametrize("trained", ["stem", "middle", "head"])
@@ -214,8 +214,8 @@ def test_what_is_before_a_cut_is_not_run_again():
     net = Net(nn.ReLU()).eval().requires_grad_(False)
     graph = Graph(net, EXAMPLE)
     net.head.requires_grad_(True)
-    found = cut(graph)
-    assert [str(step.node.target) for step in found.behind.steps] == ["network.head"]
+    cut_graph = cut(graph)
+    assert [str(step.node.target) for step in cut_graph.behind.steps] == ["network.head"]
 
 
 class Normed(nn.Module):
@@ -277,20 +277,20 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
         delta = deltas.by_place[unit, "lowrank"]
         for parameter in delta.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        found = cut(graph)
-        first = next(step.function for step in found.behind.steps)
+        cut_graph = cut(graph)
+        first = next(step.function for step in cut_graph.behind.steps)
         is_beside = first != getattr(net, unit).forward
         assert is_beside == (unit != "stem")
-        live = before(graph, found.live, [graph.input])(EXAMPLE)
-        behind, whole = found.behind(*live)[0], net(EXAMPLE)
+        live = before(graph, cut_graph.live, [graph.input])(EXAMPLE)
+        behind, whole = cut_graph.behind(*live)[0], net(EXAMPLE)
         with torch.no_grad():
-            assert torch.equal(found.behind(*live)[0], net(EXAMPLE))
+            assert torch.equal(cut_graph.behind(*live)[0], net(EXAMPLE))
         torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
-        ours, theirs = (
+        ours, expected_there = (
             torch.autograd.grad(outputs.square().sum(), deltas.parameters())
             for outputs in (behind, whole)
         )
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours, expected_there, rtol=1e-3, atol=1e-4)
         delta.gate = 0.5
         assert product_branch(getattr(net, unit)) is None
 

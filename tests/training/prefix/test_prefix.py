@@ -102,10 +102,10 @@ def task(shape: tuple[int, ...]) -> dict[str, Any]:
 
 @contextmanager
 def engine(name: str, keeping: Keeping, **settings: Any) -> Iterator[Engine]:
-    found = backbone(name)
-    read = read_settings({"epochs": 2, "batch_size": 16, "space": found.family, **settings})
-    given = task(NETWORKS[name][2])
-    with released(prepare_search(read, found, (given["x"], given["y"]))) as setup:
+    tested = backbone(name)
+    read = read_settings({"epochs": 2, "batch_size": 16, "space": tested.family, **settings})
+    small_task = task(NETWORKS[name][2])
+    with released(prepare_search(read, tested, (small_task["x"], small_task["y"]))) as setup:
         setup.engine.keeping = keeping
         setup.engine.to("cpu")
         yield setup.engine
@@ -123,17 +123,17 @@ def told(progresses: list[Progress]) -> list[Any]:
 
 
 def plans(engine: Engine) -> dict[str, Plan]:
-    """Of units in the beginning, the middle and the end, and of paths beside them."""
+    """Plans for units at the beginning, the middle and the end, and for paths around them."""
     units = [unit.name for unit in engine.units if not unit.levels]
     first, middle, last = units[0], units[len(units) // 2], units[-1]
-    found = {"first": {first: ALL}, "middle": {middle: LOWRANK}, "last": {last: ALL}, "head": {}}
+    choices = {"first": {first: ALL}, "middle": {middle: LOWRANK}, "last": {last: ALL}, "head": {}}
     spans = [unit.name for unit in engine.units if unit.levels]
     if "layer3" in spans:
-        found["side"] = {"layer3": Choice.of("side", width=4)}
-        found["skip"] = {"layer2": Choice.of("skip", width=4)}
+        choices["side"] = {"layer3": Choice.of("side", width=4)}
+        choices["skip"] = {"layer2": Choice.of("skip", width=4)}
     if "network" in spans:
-        found["bypass"] = {"network": Choice.of("bypass", width=4)}
-    return {name: Plan(chosen) for name, chosen in found.items()}
+        choices["bypass"] = {"network": Choice.of("bypass", width=4)}
+    return {name: Plan(chosen) for name, chosen in choices.items()}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -186,12 +186,12 @@ def test_deeper_values_are_computed_from_shallower_ones():
 
 def test_values_of_another_preparation_are_not_taken(tmp_path):
     plan = Plan({"layer3.2": LOWRANK})
-    found = []
+    results = []
     with engine("resnet20", Keeping(disk=10**9, folder=tmp_path)) as kept:
         for _ in range(2):
-            found.append(told(run(kept, plan)))
+            results.append(told(run(kept, plan)))
             kept.prepare({} if kept.prepared else kept.statistics())
-        assert told(run(kept, plan)) == found[0] != found[1]
+        assert told(run(kept, plan)) == results[0] != results[1]
 
 
 def test_values_of_other_weights_under_their_name_are_found_out(tmp_path, monkeypatch):
@@ -303,9 +303,9 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
     with caplog.at_level("INFO"):
         pictures = InputDescription(size=(32, 32))
         network = describe(Branching(), source="b", family="any", input=pictures)
-        given = task((3, 32, 32))
+        small_task = task((3, 32, 32))
         read = read_settings({"epochs": 1, "batch_size": 16})
-        with released(prepare_search(read, network, (given["x"], given["y"]))) as setup:
+        with released(prepare_search(read, network, (small_task["x"], small_task["y"]))) as setup:
             assert run(setup.engine, Plan({"conv": LOWRANK}))
     assert "The network runs as a whole without a cache" in caplog.text
 
@@ -328,7 +328,7 @@ def test_faster_ways_change_next_to_nothing(settings):
 
 
 def count(layer: nn.Module) -> list[int]:
-    """How many pictures a layer sees from now on; its `forward` alone, as a graph calls it."""
+    """Number of images a layer sees from now on, counted in `forward`, which a graph calls."""
     seen, forward = [0], layer.forward
 
     def counted(x: Tensor) -> Tensor:
