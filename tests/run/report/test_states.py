@@ -84,7 +84,8 @@ def copied(file: Path, times: int) -> None:
             shared = "study_id, state, datetime_start, datetime_complete"
             database.execute(
                 f"INSERT INTO trials (trial_id, number, {shared}) "
-                f"SELECT trial_id + {shift}, number + {shift}, {shared} FROM trials WHERE number < {n}"
+                f"SELECT trial_id + {shift}, number + {shift}, {shared} "
+                f"FROM trials WHERE number < {n}"
             )
             for name, columns in OF_A_TRIAL.items():
                 database.execute(
