@@ -116,7 +116,7 @@ def tiny_backbone(tiny_network: nn.Module) -> Backbone:
 
 @pytest.fixture(scope="session")
 def tiny_task() -> Task:
-    """Three classes of random pictures with means of their own: 97 to train, 25 and 31 beside."""
+    """Three classes of random images with means of their own: 97 to train, 25 and 31 beside."""
     import numpy as np
     import torch
 
@@ -125,8 +125,8 @@ def tiny_task() -> Task:
 
     labels = np.arange(153) % 3
     noise = torch.randn(153, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    pictures = noise / 2 + torch.from_numpy(labels).float().view(-1, 1, 1, 1)
-    return Task("tiny", Part(pictures, labels), None, None, ("a", "b", "c")).split(0)
+    images = noise / 2 + torch.from_numpy(labels).float().view(-1, 1, 1, 1)
+    return Task("tiny", Part(images, labels), None, None, ("a", "b", "c")).split(0)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ OPT_IN = ("ray", "server", "browser", "install", "pages", "accelerator", "downlo
 """Markers that are left out unless they are asked for."""
 
 ALL = OPT_IN[:-2]
-"""Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run by itself."""
+"""Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run on its own."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -28,7 +28,7 @@ def main_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["first_search", "own_network"])
-def test_example_runs_and_tells_a_plan(
+def test_example_runs_and_reports_a_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main_of(name)(str(tmp_path / "run"), trials=1, **QUICK)
@@ -42,7 +42,7 @@ def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]
     assert "From nothing: first plan" in output and "From what it learned: first plan" in output
 
 
-def test_pictures_in_folders_are_drawn_or_taken(
+def test_images_in_folders_are_drawn_or_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a folder it draws one, which is gone afterwards; one that is given stays."""
@@ -148,7 +148,7 @@ def test_an_own_strategy_stays_within_the_budget(capsys: pytest.CaptureFixture[s
     assert best.startswith(f"Best: {max(values):.3f}, ")
 
 
-def test_callbacks_are_told_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callbacks_run_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {**SMALL, "trials": 2, "epochs": 2}
     main_of("callbacks")(str(tmp_path / "run"), **few)
     output, study = capsys.readouterr().out, Study(tmp_path / "run")
@@ -221,7 +221,7 @@ def little_data(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("little_data")
 @pytest.mark.parametrize("name", NEEDY)
-def test_example_on_real_weights_tells_a_plan(
+def test_example_on_real_weights_reports_a_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main_of(name)(str(tmp_path / "run"), **{**FEW, "references": True})

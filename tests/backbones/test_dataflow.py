@@ -42,7 +42,7 @@ def test_a_trace_leaves_modes_and_hooks_alone(tiny_network):
     assert [(m.training, len(m._forward_hooks)) for m in tiny_network.modules()] == before
 
 
-def test_a_trace_tells_shapes_and_channels_and_what_is_called_twice_is_left_out():
+def test_a_trace_reports_shapes_and_channels_and_what_is_called_twice_is_left_out():
     layer = nn.Linear(5, 5)
     network = nn.Sequential(nn.Linear(3, 5), layer, layer, nn.Linear(5, 2))
     flow = trace(network, InputDescription(shape=(7, 3)))

@@ -348,7 +348,7 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
         ("broken.py:make", BackboneError, "python:broken.py must import, it raised SyntaxError"),
     ],
 )
-def test_a_function_that_gives_none_says_why(tmp_path, monkeypatch, rest, error, message):
+def test_a_function_that_gives_none_names_the_reason(tmp_path, monkeypatch, rest, error, message):
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken.py").write_text("def make(:")
     monkeypatch.chdir(tmp_path)
@@ -361,7 +361,7 @@ def test_a_function_that_gives_none_says_why(tmp_path, monkeypatch, rest, error,
 # torchvision that does not belong to torch
 
 
-def test_a_torchvision_of_another_torch_is_told_in_one_line(tmp_path):
+def test_a_torchvision_of_another_torch_is_reported_in_one_line(tmp_path):
     package = tmp_path / "torchvision"
     package.mkdir()
     text = 'raise RuntimeError("operator torchvision::nms does not exist")\n'

@@ -183,7 +183,7 @@ def test_by_layer_what_is_no_weight_has_a_unit():
     assert swin["features.1.0.attn.cpb_mlp.0"].layers() == ("features.1.0.attn.cpb_mlp.0",)
 
 
-def test_match_table_tells_what_each_pattern_took(resnet50):
+def test_match_table_reports_what_each_pattern_took(resnet50):
     units = find_units(resnet50, load_space("resnet").units.block)
     stem, block = units.matches
     assert (stem.units, stem.modules, stem.parameters) == (1, 2, 9_408 + 128)

@@ -25,7 +25,7 @@ RAY = ("--backend", "ray", "--address", "local")
 
 @pytest.mark.ray
 def test_begun_here_gone_on_with_on_ray_and_finished_here(tmp_path):
-    """One study, one table; each sitting adds to it."""
+    """One study, one table; each session adds to it."""
     folder = tmp_path / "moving"
     autotune("search", *HOW, "--trials", 2, "--out", folder)
     autotune("resume", folder, "--trials", 4, *RAY, "--workers", 2)
@@ -90,7 +90,7 @@ def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(tmp_path, monkeypa
     ],
 )
 def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, ending):
-    """What runs has its checkpoint, the line to go on with is printed, and it goes on."""
+    """What runs has its checkpoint, the line to resume is printed, and it continues."""
     folder = tmp_path / "run"
     where = RAY if backend == "ray" else ("--backend", backend)
     command = map(str, ["search", *HOW, "--epochs", 200, "--out", folder])
@@ -142,7 +142,7 @@ def test_what_only_ray_understands_is_refused_elsewhere(call):
 
 
 @pytest.mark.ray
-def test_a_cluster_that_does_not_answer_is_said(tmp_path):
+def test_a_cluster_that_does_not_answer_is_reported(tmp_path):
     done = autotune(
         "search", *HOW, "--backend", "ray", "--address", "127.0.0.1:1", "--out", tmp_path / "r",
         ok=False,
@@ -152,7 +152,7 @@ def test_a_cluster_that_does_not_answer_is_said(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_pictures_are_carried_to_nodes_that_lack_them(tmp_path):
+def test_images_are_carried_to_nodes_that_lack_them(tmp_path):
     """With `--ship-data` the same examples, and no file is needed any more."""
     from PIL import Image
 

@@ -43,7 +43,7 @@ def test_a_resumed_run_knows_what_was_changed(finished, origins, call, tmp_path)
     assert lines["epochs"] == (2, "option")
 
 
-def test_a_run_without_origins_tells_what_is_no_default(finished, origins, tmp_path):
+def test_a_run_without_origins_reports_what_is_no_default(finished, origins, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
     (copied / "origins.json").unlink()
     lines = origins(copied)

@@ -67,7 +67,7 @@ def test_it_shows_the_study_and_refuses_to_write(address, finished):
         assert json.load(answer)["note"]["body"] == ""
 
 
-def test_a_port_that_is_taken_is_said(call, finished):
+def test_a_port_that_is_taken_is_reported(call, finished):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

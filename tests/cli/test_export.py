@@ -82,8 +82,8 @@ def test_a_delta_file_alone_names_its_backbone(here, finished, tmp_path):
     network = load_backbone("builtin:digits").network
     network.load_state_dict(load_file("merged.safetensors"), strict=True)
     other = load_adapted(load_backbone("builtin:digits"), "given.safetensors")
-    pictures = torch.rand(5, 1, 8, 8)
-    torch.testing.assert_close(network.eval()(pictures), other(pictures))
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(network.eval()(images), other(images))
 
 
 def test_another_backbone_is_refused(call, finished, tmp_path, monkeypatch):
@@ -105,8 +105,8 @@ def test_there_and_back_through_peft(here, finished):
     assert output["path"] == "delta.safetensors"
     again = load_adapted(load_backbone("builtin:digits"), "delta.safetensors")
     tuned = load_adapted(load_backbone("builtin:digits"), finished / "best" / "delta.safetensors")
-    pictures = torch.rand(5, 1, 8, 8)
-    torch.testing.assert_close(again(pictures), tuned(pictures), rtol=1e-5, atol=1e-5)
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(again(images), tuned(images), rtol=1e-5, atol=1e-5)
     here("export", "delta.safetensors", "--format", "mask")
 
 

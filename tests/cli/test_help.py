@@ -41,7 +41,7 @@ def test_every_command_is_in_a_group():
     assert [name_of(command) for command in app.registered_commands] == grouped
 
 
-def test_exit_codes_are_told(call):
+def test_exit_codes_are_reported(call):
     code, out, _ = call("--help")
     assert code == 0
     assert "0 done, 1 failed, 2 wrong use, 130 interrupted" in " ".join(out.split())

@@ -30,7 +30,7 @@ BNSTATS = {"policy": "auto", "tpe": "on"}
 
 
 def killed(command: tuple[object, ...], seconds: float) -> bool:
-    """Runs the command and kills it with -9; False when it ended by itself before."""
+    """Runs the command and kills it with -9; False when it ended on its own before."""
     process = subprocess.Popen(
         [str(SCRIPT), *map(str, command)],
         stdout=subprocess.DEVNULL,
@@ -48,7 +48,7 @@ def killed(command: tuple[object, ...], seconds: float) -> bool:
 
 
 def is_begun(folder: Path) -> bool:
-    """The configuration is the last that is written before the first sitting."""
+    """The configuration is the last that is written before the first session."""
     return (folder / "config.yaml").is_file()
 
 

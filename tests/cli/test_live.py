@@ -86,7 +86,7 @@ def test_a_resize_leaves_no_torn_lines_and_ctrl_c_a_clean_terminal(terminal, tmp
     assert view.raw.rindex(CURSOR_ON) > view.raw.rindex(CURSOR_OFF)
 
 
-def test_a_watch_ends_with_ctrl_c_and_the_search_goes_on(terminal, tmp_path):
+def test_a_watch_ends_with_ctrl_c_and_the_search_continues(terminal, tmp_path):
     other = terminal("search", *SMALL, "--out", tmp_path / "run", columns=80)
     other.until(shows_trials)
     other.pause()

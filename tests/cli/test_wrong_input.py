@@ -46,7 +46,7 @@ def npz(changes: dict[str, np.ndarray | None]) -> str:
     return "npz:task.npz"
 
 
-def pictures(root: str, classes: int, n: int = 10) -> str:
+def images(root: str, classes: int, n: int = 10) -> str:
     for label in range(classes):
         folder = Path(root) / f"class{label}"
         folder.mkdir(parents=True)
@@ -244,7 +244,7 @@ def test_a_file_that_is_no_npz(refused):
         ((60, 64), np.float32, "64"),
     ],
 )
-def test_pictures_of_a_wrong_size_or_channel_count(refused, shape, dtype, message):
+def test_images_of_a_wrong_size_or_channel_count(refused, shape, dtype, message):
     assert message in refused("--task", npz({"x_train": np.zeros(shape, dtype)}))
 
 
@@ -258,18 +258,18 @@ def test_an_input_that_the_network_cannot_take(refused):
 
 
 @pytest.mark.parametrize(("classes", "said"), [(0, "has none"), (1, "at least two classes")])
-def test_a_picture_folder_with_too_few_classes(refused, classes, message):
-    Path("pictures").mkdir()
-    assert message in refused("--task", pictures("pictures", classes))
+def test_a_image_folder_with_too_few_classes(refused, classes, message):
+    Path("images").mkdir()
+    assert message in refused("--task", images("images", classes))
 
 
-def test_a_class_with_too_few_pictures(refused):
-    assert "every class" in refused("--task", pictures("pictures", 3, n=2))
+def test_a_class_with_too_few_images(refused):
+    assert "every class" in refused("--task", images("images", 3, n=2))
 
 
-def test_a_picture_that_does_not_decode_is_named(refused):
-    source = pictures("pictures", 2)
-    Path("pictures/class0/broken.png").write_bytes(b"no picture")
+def test_a_image_that_does_not_decode_is_named(refused):
+    source = images("images", 2)
+    Path("images/class0/broken.png").write_bytes(b"no image")
     assert "broken.png" in refused("--task", source)
 
 

@@ -245,4 +245,4 @@ class SpanContract(PathContract):
     """For paths beside a stage or the network."""
 
     KINDS = SPANS
-    TYPICAL = ("in-place-stage", "token-stage", "pictures", "by-name")
+    TYPICAL = ("in-place-stage", "token-stage", "images", "by-name")

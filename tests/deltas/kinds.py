@@ -20,8 +20,8 @@ from .networks import (
     ByName,
     Crossing,
     Frames,
+    Images,
     InPlace,
-    Pictures,
     Recurrent,
     Tied,
     Tokens,
@@ -112,12 +112,12 @@ LAYERS: dict[str, Kind] = {
 }
 
 SPANS: dict[str, Kind] = {
-    "stage": Kind(Pictures, (2, 8, 8), ("first",)),
-    "widening-stage": Kind(Pictures, (2, 8, 8), ("second",)),
+    "stage": Kind(Images, (2, 8, 8), ("first",)),
+    "widening-stage": Kind(Images, (2, 8, 8), ("second",)),
     "window-stage": Kind(Windows, (2, 10, 10), ("first",)),
     "token-stage": Kind(lambda: Tokens(nn.Linear(4, 6)), (5, 4), ("blocks",)),
     "word-stage": Kind(lambda: Tokens(nn.Embedding(7, 6)), (5,), ("blocks",), "int64"),
-    "pictures": Kind(Pictures, (2, 8, 8), ("first", "second", "head")),
+    "images": Kind(Images, (2, 8, 8), ("first", "second", "head")),
     "windows": Kind(Windows, (2, 10, 10), ("first", "second", "head")),
     "tokens": Kind(lambda: Tokens(nn.Linear(4, 6)), (5, 4), ("blocks.0", "blocks.1", "head")),
     "words": Kind(

@@ -98,7 +98,7 @@ class Recurrent(nn.Module):
         return self.gru(x)[0]
 
 
-class Pictures(nn.Module):
+class Images(nn.Module):
     """Two convolutional stages of different shapes; (n, 2, 8, 8) → (n, 3)."""
 
     def __init__(self) -> None:

@@ -147,7 +147,7 @@ def test_methods_stand_in_the_tables_order():
     assert labels == ["subtune", "lowrank", "res_adapter"]
 
 
-def test_a_plan_with_what_goes_alone_has_nothing_beside_it(resnet18):
+def test_a_plan_with_what_goes_alone_has_nothing_else(resnet18):
     network = resnet18[0].network
     bypass, scale = Choice.of("bypass", width=1), Choice.of("scale")
     units = [Unit("network", ()), Unit("stem", ())]

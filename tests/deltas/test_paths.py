@@ -15,8 +15,8 @@ PATHS = [
     (LAYERS["attention"], Choice.of("res_prompt", length=2)),
     (LAYERS["block"], Choice.of("res_adapter", width=2)),
     (SPANS["stage"], Choice.of("skip", width=2)),
-    (SPANS["pictures"], Choice.of("side", width=2)),
-    (SPANS["pictures"], Choice.of("bypass", width=2)),
+    (SPANS["images"], Choice.of("side", width=2)),
+    (SPANS["images"], Choice.of("bypass", width=2)),
 ]
 NAMES = [choice.names[0] for _, choice in PATHS]
 

@@ -117,7 +117,7 @@ def test_large_scores_that_cancel_out_are_no_trouble(seed):
     assert total(problem, scores, plan) == pytest.approx(by_brute_force(problem, scores)[0], abs=1)
 
 
-def test_the_dearest_gain_is_left_when_two_smaller_ones_pay_more():
+def test_the_most_expensive_gain_is_left_when_two_smaller_ones_pay_more():
     problem = problem_of([[60], [50], [50]], 100)
     scores = {("u0", "lowrank-1"): 7.0, ("u1", "lowrank-1"): 4.0, ("u2", "lowrank-1"): 4.0}
     assert list(best_plan(problem, scores)) == ["u1", "u2"]

@@ -111,7 +111,7 @@ def test_decoding_leaves_a_fitting_proposal_as_it_is(case):
 
 @examples
 @given(proposals())
-def test_a_decoded_choice_keeps_its_methods_and_gets_no_dearer(case):
+def test_a_decoded_choice_keeps_its_methods_and_gets_no_more_expensive(case):
     problem, proposal = case
     plan = decode(problem, proposal)
     for unit in plan:
@@ -167,14 +167,14 @@ def test_decoding_favours_no_unit():
     assert min(winners[unit] for unit in "abcd") > 40
 
 
-def test_a_choice_that_is_too_dear_becomes_the_dearest_of_its_methods_that_fits():
+def test_a_choice_that_is_too_expensive_becomes_the_most_expensive_of_its_methods_that_fits():
     lowrank = dict(zip(LOWRANK, (10, 20, 40, 80), strict=True))
     problem = problem_of({"a": {**lowrank, SCALE: 45}, "b": {**lowrank, SCALE: 45}}, 130)
     plan = decode(problem, {"a": "lowrank-8", "b": "lowrank-8"})
     assert sorted(choice.label for choice in plan.choices.values()) == ["lowrank-4", "lowrank-8"]
 
 
-def test_of_equally_dear_choices_the_last_label_is_taken():
+def test_of_equally_expensive_choices_the_last_label_is_taken():
     prices = {LOWRANK[0]: 30, LOWRANK[1]: 30, LOWRANK[2]: 30, LOWRANK[3]: 80}
     problem = problem_of({"a": prices, "b": prices}, 120)
     plan = decode(problem, {"a": "lowrank-8", "b": "lowrank-8"})

@@ -23,7 +23,7 @@ def prices(draw: st.DrawFn) -> Callable[[int], int]:
 
 @examples
 @given(prices(), st.integers(0, 3000))
-def test_it_is_the_smallest_of_the_dearest_sizes_that_fit(price, limit):
+def test_it_is_the_smallest_of_the_most_expensive_sizes_that_fit(price, limit):
     fitting = [price(size) for size in range(1, 400) if price(size) <= limit]
     want = 1 + fitting.index(fitting[-1]) if fitting else 0
     assert largest_size(price, limit) == want

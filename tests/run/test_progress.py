@@ -56,7 +56,7 @@ def test_work_grows_to_the_whole_and_never_falls():
     assert after(*events).has_ended
 
 
-def test_time_left_follows_from_what_this_sitting_did():
+def test_time_left_follows_from_what_this_session_did():
     standing = after(("stage", {"stage": "references"}), TRIALS, end(0, 0.5), end(1, 0.5))
     done, left = standing.work()
     assert standing.left(101.0) == pytest.approx(100 / done * left)
@@ -64,7 +64,7 @@ def test_time_left_follows_from_what_this_sitting_did():
     assert again.left(again.since + 100.0) is None
 
 
-def test_without_a_number_of_trials_no_share_is_told():
+def test_without_a_number_of_trials_no_share_is_shown():
     assert after(TRIALS, end(0, 0.5), begin={"trials": None}).work() is None
 
 

@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
     assert first.best.test == second.best.test
 
 
-def test_a_reference_that_fails_is_left_out_and_the_search_goes_on(
+def test_a_reference_that_fails_is_left_out_and_the_search_continues(
     search: Search, tiny_network: Any
 ) -> None:
     head = tiny_network.fc

@@ -83,7 +83,7 @@ def test_what_the_search_has_is_not_trained_again(run, compared):
     assert row_of(compared, "norms only").trainings == 5, "three rates, two seeds"
 
 
-def test_costs_are_told_also_beyond_the_budget(run, options, compared):
+def test_costs_are_reported_also_beyond_the_budget(run, options, compared):
     study = autotune.Study(run)
     full, norms = row_of(compared, "full fine-tuning"), row_of(compared, "norms only")
     assert full.cost.parameters == study.problem.budget.total
@@ -147,7 +147,7 @@ def test_lp_ft_begins_with_the_probe_s_head(make_engine):
     assert fresh.value < expected.value
 
 
-def test_an_interrupted_comparison_goes_on(options, compared, tmp_path):
+def test_an_interrupted_comparison_continues(options, compared, tmp_path):
     """Ctrl-C in the middle of a rival keeps what was run, and what follows is the same."""
     folder, only, begun = tmp_path / "run", ["probe", "norms only"], []
     autotune.search(**options, **QUICK, out=str(folder))

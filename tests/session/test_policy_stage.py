@@ -93,7 +93,7 @@ def test_interrupted_anywhere_and_resumed_it_comes_to_the_same(
     assert not study.folder.supernet.exists()
 
 
-def test_what_came_of_it_is_told(search):
+def test_what_came_of_it_is_reported(search):
     study = search()
     policy_status = study.status()["policy"]
     assert (
@@ -127,7 +127,7 @@ def test_where_nothing_can_share_a_supernet_it_says_so(search, caplog):
     assert "No choice earned anything" in caplog.text
 
 
-def test_that_nothing_was_earned_is_told(search, caplog):
+def test_that_nothing_was_earned_is_reported(search, caplog):
     """With rates of almost nothing no delta earns anything worth a change."""
     with suppress(TrialError):  # so little that the trials may fail of it
         search(choices="{lowrank: {rank: 1}}", rates="lowrank: [1.0e-30]")

@@ -61,7 +61,7 @@ def test_repeats_count_in_what_was_trained(profiled):
     assert profiled.training_seconds == pytest.approx(expected)
 
 
-def test_goes_on_where_it_was_interrupted(small, tmp_path, profiled):
+def test_resumes_where_it_was_interrupted(small, tmp_path, profiled):
     class Stop:
         level, left = 0, 3
 
@@ -130,7 +130,7 @@ def test_a_profile_of_another_training_is_refused(small, tmp_path, profiled):
 
 
 @pytest.mark.processes
-def test_the_command_writes_a_table_a_picture_and_json(tmp_path):
+def test_the_command_writes_a_table_a_figure_and_json(tmp_path):
     out = tmp_path / "profile"
     how = ["--task", "builtin:digits", "--choices", "scale", "--epochs", "1", "--out", str(out)]
     ended = CliRunner().invoke(app, ["profile", *how, "--seeds", "1", "--json", "--quiet"])

@@ -39,7 +39,7 @@ def test_sizes_that_follow_from_the_budget_stay_when_more_is_charged(
 
 
 @pytest.mark.parametrize("bnstats", ["auto", "on"])
-def test_the_largest_size_fits_beside_re_estimated_statistics(sized_space: str, bnstats: str):
+def test_the_largest_size_leaves_room_for_new_statistics(sized_space: str, bnstats: str):
     settings = read_settings({"space": sized_space, "budget": "60kB", "bnstats": bnstats})
     with released(prepare_search(settings, settings.backbone, settings.task)) as setup:
         charged = setup.problem.charged(buffer_cost(setup.engine.statistics()))

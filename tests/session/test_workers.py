@@ -28,7 +28,7 @@ def test_local_workers_takegpus_in_turn(monkeypatch, visible, n, share, expected
     assert gpus_in_turn(n, share) == expected
 
 
-def test_more_workers_than_gpus_is_said(monkeypatch, caplog):
+def test_more_workers_than_gpus_is_reported(monkeypatch, caplog):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     gpus_in_turn(2, None)
     assert "2 workers share 1 GPUs" in caplog.text

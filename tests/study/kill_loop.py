@@ -59,7 +59,7 @@ def problem() -> Problem:
 
 
 def search(folder: RunFolder, backend: str, workers: int, trials: int) -> None:
-    """Begin, or go on with what is there."""
+    """Begin, or resume what is there."""
     if not folder.config.exists():
         create(folder, None, problem(), {"identity": {"metric": "accuracy"}})
         folder.config.write_text("")

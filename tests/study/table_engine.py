@@ -25,7 +25,7 @@ def looked_up(job: Job, step: int) -> float:
 
 @dataclass
 class TableEngine:
-    """Goes on from a checkpoint as the real engine does: its step is told once more."""
+    """Resumes from a checkpoint as the real engine does: its step is told once more."""
 
     steps: int = STEPS
     fails: tuple[str, ...] = ()

@@ -77,7 +77,7 @@ def test_the_study_is_an_ordinary_optuna_study(driving, folder):
     assert all("proposed" in trial.user_attrs["record"] for trial in study.trials)
 
 
-def test_a_failed_trial_keeps_type_and_text_and_the_study_goes_on(driving):
+def test_a_failed_trial_keeps_type_and_text_and_the_study_continues(driving):
     with driving(trials=4) as driver:
         trials = run(driver, TableEngine(fails=("trial 1",)))
     assert [t.state_name for t in trials] == ["complete", "failed", "complete", "complete"]
@@ -86,7 +86,7 @@ def test_a_failed_trial_keeps_type_and_text_and_the_study_goes_on(driving):
     assert len(trials[1].curve) == 1
 
 
-def test_out_of_memory_is_told_from_other_failures(driving):
+def test_out_of_memory_is_reported_from_other_failures(driving):
     with driving(trials=1) as driver:
         job = driver.next_job()
         driver.fail(job, Failure("OutOfMemoryError", "2 GiB more than there are"))
@@ -247,7 +247,7 @@ def test_rates_of_used_methods_tell_trials_apart(driving):
     assert engine.names == ["trial 0", f"trial {twin}"]
 
 
-def test_a_failed_trial_answers_its_twin_with_its_error(driving):
+def test_a_failed_trial_answers_an_equal_one_with_its_error(driving):
     engine = TableEngine(fails=("trial 0",))
     with driving(trials=1) as driver:
         (first,) = run(driver, engine)
@@ -393,7 +393,7 @@ def test_an_engine_that_dies_at_any_step_is_gone_on_with(driving, new_run):
         assert not done & set(second.names)
 
 
-def test_a_trial_goes_on_from_its_last_checkpoint(driving):
+def test_a_trial_resumes_from_its_last_checkpoint(driving):
     dying, second = DyingEngine(3), TableEngine()
     with pytest.raises(Died), driving(trials=1) as driver:
         run(driver, dying)

@@ -86,7 +86,7 @@ def asked(study: optuna.Study, space: Any, n: int) -> list[dict[str, Any]]:
 
 
 def test_nsga2_seeks_the_front_on_two_values(problem):
-    """With a price that punishes the dear its later plans are cheaper than without."""
+    """With a price that punishes expensive plans its later plans are cheaper than without."""
     total = {}
     for name, price in {"value": None, "front": "cost"}.items():
         of = price and trial_price(problem, objective_price("accuracy,cost", problem))
@@ -98,7 +98,7 @@ def test_nsga2_seeks_the_front_on_two_values(problem):
     assert total["front"] < 0.9 * total["value"]
 
 
-def test_nsga2_on_two_values_goes_on_where_it_was(problem):
+def test_nsga2_on_two_values_resumes_where_it_was(problem):
     """A sampler made anew copies the record and proposes what the old one would have."""
     price = trial_price(problem, objective_price("accuracy,cost", problem))
     sampler, space = genetic(problem, price)
@@ -144,7 +144,7 @@ class Saturating(TableEngine):
         return Progress(step, value, {"accuracy": value}, b"1", b"delta")
 
 
-def test_pruning_loses_nothing_of_the_front_to_dearer_plans(driving, new_run):
+def test_pruning_loses_nothing_of_the_front_to_more_expensive_plans(driving, new_run):
     """Without a second objective the cheap half would end early."""
     kept = {}
     for name, objective in (("front", "accuracy,cost"), ("value", "")):
@@ -194,7 +194,7 @@ def test_forecast_ends_what_has_no_chance(forecast, price, ends):
     assert by_forecast(values, prices, forecast, price) == ends
 
 
-def test_forecast_waits_until_it_knows_how_trials_go_on():
+def test_forecast_waits_until_it_knows_how_trials_continue():
     assert not by_forecast([0.5, 0.6, 0.7, 0.65, 0.8, 0.85, 0.9], [1] * 7, 0.1, 5)
 
 

@@ -41,7 +41,7 @@ def test_a_local_disk_has_a_journal_that_is_written_ahead(tmp_path):
     assert journal(RunFolder(tmp_path)) == "wal"
 
 
-def test_a_network_disk_has_a_rollback_journal_and_it_is_said(tmp_path, monkeypatch, caplog):
+def test_a_network_disk_has_a_rollback_journal_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(disks, "file_system", lambda path: "nfs4")
     assert journal(RunFolder(tmp_path)) == "delete"
     warn_of_network(tmp_path)
@@ -83,7 +83,7 @@ def test_a_study_of_another_format_is_refused(folder):
 # full disk
 
 
-def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(
+def test_a_full_disk_is_an_error_and_the_study_continues_when_there_is_room(
     small_disk, new_run, grids
 ):
     at = RunFolder(small_disk / "run")

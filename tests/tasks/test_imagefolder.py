@@ -1,4 +1,4 @@
-"""Tasks from folders of pictures."""
+"""Tasks from folders of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def write(folder, n, *, seed, size=(12, 10), mode="RGB", suffix="png"):
-    """`n` random pictures of one class."""
+    """`n` random images of one class."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
     for i in range(n):
@@ -33,11 +33,11 @@ def flat(tmp_path):
     for seed, name in enumerate(("daisy", "rose", "tulip")):
         write(tmp_path / "flowers" / name, 10, seed=seed)
     (tmp_path / "flowers" / "empty").mkdir()
-    (tmp_path / "flowers" / "rose" / "notes.txt").write_text("no picture")
+    (tmp_path / "flowers" / "rose" / "notes.txt").write_text("no image")
     return tmp_path / "flowers"
 
 
-def test_a_flat_folder_gives_training_pictures_by_class(flat):
+def test_a_flat_folder_gives_training_images_by_class(flat):
     task = load_task(f"imagefolder:{flat}", RGB)
     assert task.classes == ("daisy", "rose", "tulip")
     assert task.train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
@@ -54,7 +54,7 @@ def test_folders_of_parts_stay_apart(tmp_path):
     assert task.classes == ("a", "b")
 
 
-def test_pictures_are_resized_and_cut_from_the_centre(tmp_path):
+def test_images_are_resized_and_cut_from_the_centre(tmp_path):
     write(tmp_path / "a", 1, seed=0, size=(8, 8))
     write(tmp_path / "b", 1, seed=0, size=(20, 8))
     task = load_task(f"imagefolder:{tmp_path}", RGB)
@@ -65,7 +65,7 @@ def test_pictures_are_resized_and_cut_from_the_centre(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 200), (200, 1), (3, 3), (9, 8)])
-def test_pictures_of_any_shape_get_the_size(tmp_path, size):
+def test_images_of_any_shape_get_the_size(tmp_path, size):
     write(tmp_path / "a", 1, seed=0, size=size)
     larger = InputDescription(size=(6, 10), resize=12)
     assert load_task(f"imagefolder:{tmp_path}", larger).train.inputs.shape == (1, 3, 6, 10)
@@ -88,7 +88,7 @@ def test_common_formats_are_read(tmp_path, suffix):
     assert len(load_task(f"imagefolder:{tmp_path}", RGB).train) == 1
 
 
-def test_a_broken_picture_is_named(flat):
+def test_a_broken_image_is_named(flat):
     broken = flat / "rose" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(TaskError) as caught:
@@ -98,7 +98,7 @@ def test_a_broken_picture_is_named(flat):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
-def test_a_damaged_picture_is_refused_or_read_but_never_crashes(tmp_path, suffix):
+def test_a_damaged_image_is_refused_or_read_but_never_crashes(tmp_path, suffix):
     write(tmp_path / "a", 1, seed=0, suffix=suffix)
     file, draw = tmp_path / "a" / f"0.{suffix}", np.random.default_rng(0)
     whole, refused = file.read_bytes(), 0
@@ -113,12 +113,12 @@ def test_a_damaged_picture_is_refused_or_read_but_never_crashes(tmp_path, suffix
     assert refused > 10
 
 
-@pytest.mark.parametrize("missing", ["folder", "classes", "pictures", "val"])
-def test_a_folder_without_pictures_is_refused(tmp_path, missing):
+@pytest.mark.parametrize("missing", ["folder", "classes", "images", "val"])
+def test_a_folder_without_images_is_refused(tmp_path, missing):
     root = tmp_path / "root"
     if missing == "classes":
         root.mkdir()
-    elif missing == "pictures":
+    elif missing == "images":
         (root / "train" / "a").mkdir(parents=True)
     elif missing == "val":
         write(root / "train" / "a", 1, seed=0)
@@ -136,12 +136,12 @@ def test_a_class_that_was_never_trained_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("input", [None, InputDescription(shape=(4,))])
-def test_a_backbone_of_unknown_picture_size_is_refused(flat, input):
+def test_a_backbone_of_unknown_image_size_is_refused(flat, input):
     with pytest.raises(TaskError, match=r"whose image size is known. Describe it with --input"):
         load_task(f"imagefolder:{flat}", input)
 
 
-# more pictures than memory
+# more images than memory
 
 
 def test_loader_processes_give_the_batches_of_memory(flat, monkeypatch):
@@ -170,10 +170,10 @@ def test_loader_processes_shuffle_as_memory_does(flat, monkeypatch):
         assert torch.equal(y, b)
 
 
-def test_a_picture_that_breaks_in_a_loader_process_is_named_in_one_line(flat, monkeypatch):
+def test_a_image_that_breaks_in_a_loader_process_is_named_in_one_line(flat, monkeypatch):
     monkeypatch.setattr(imagefolder, "IN_MEMORY", 0)
     task = load_task(f"imagefolder:{flat}", RGB)
-    (flat / "tulip" / "2.png").write_bytes(b"no picture")
+    (flat / "tulip" / "2.png").write_bytes(b"no image")
     with pytest.raises(TaskError) as caught:
         list(batches(task.train, 8, input=RGB, device=CPU))
     assert str(caught.value).startswith("Every image must decode, ")

@@ -47,7 +47,7 @@ def test_parts_that_a_file_lacks_are_none(stored):
         ((20, 3, 5, 6), (20, 3, 5, 6)),
     ],
 )
-def test_uint8_pictures_have_their_channels_first(stored, shape, seen):
+def test_uint8_images_have_their_channels_first(stored, shape, seen):
     x = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     inputs = load_task(stored(x_train=x, y_train=Y), None).train.inputs
     assert (inputs.dtype, tuple(inputs.shape)) == (torch.uint8, seen)

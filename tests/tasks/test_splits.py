@@ -100,7 +100,7 @@ def test_more_folds_than_examples_of_a_class_are_refused():
         task.folds(5, 0)
 
 
-def test_pictures_that_are_decoded_late_are_cut_alike():
+def test_images_that_are_decoded_late_are_cut_alike():
     task = task_of(10, 10)
     late = replace(task, train=Part([torch.tensor(float(i)) for i in range(20)], task.train.labels))
     kept, decoded = task.split(0), late.split(0)

@@ -46,7 +46,7 @@ def bare(progress: Progress) -> list:
     return [progress.step, progress.value, dict(progress.metrics), bits]
 
 
-def test_a_job_tells_every_epoch_and_delivers_with_the_last(make_engine):
+def test_a_job_reports_every_epoch_and_delivers_with_the_last(make_engine):
     reports = list(make_engine()(job()))
     assert [p.step for p in reports] == [1, 2, 3]
     assert all(p.value == p.metrics["accuracy"] and p.checkpoint for p in reports)
@@ -103,7 +103,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_memory_that_ends_later_goes_on_from_the_last_epoch(make_engine, tiny_network):
+def test_memory_that_ends_later_resumes_from_the_last_epoch(make_engine, tiny_network):
     small = Small(tiny_network.first.conv, 1000, torch.OutOfMemoryError("CUDA out of memory."))
     engine, reports = make_engine(), []
     running = engine(job())
@@ -237,7 +237,7 @@ def test_a_unit_that_the_network_never_uses_fails_its_trial(make_engine, tiny_ne
 
 
 class Counter:
-    """Counts the pictures that a layer has seen."""
+    """Counts the images that a layer has seen."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.seen = 0
@@ -249,7 +249,7 @@ class Counter:
 
 @pytest.fixture
 def mirrored(tiny_task):
-    """A task whose pictures are their own mirror images, so that flips change nothing."""
+    """A task whose images are their own mirror images, so that flips change nothing."""
 
     def mirror(part: Part) -> Part:
         return Part(part.inputs + part.inputs.flip(-1), part.labels)
@@ -267,7 +267,7 @@ def test_the_cached_probe_equals_the_uncached_one(make_engine, mirrored):
     torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-5)
 
 
-def test_the_probe_sees_every_picture_once(make_engine, tiny_network, tiny_task):
+def test_the_probe_sees_every_image_once(make_engine, tiny_network, tiny_task):
     counter, engine = Counter(tiny_network.conv), make_engine(epochs=9)
     list(engine(job(Plan({}))))
     first = counter.seen
@@ -277,7 +277,7 @@ def test_the_probe_sees_every_picture_once(make_engine, tiny_network, tiny_task)
     assert counter.seen == first
 
 
-def test_the_probe_sees_the_pictures_again_after_a_preparation(make_engine):
+def test_the_probe_sees_the_images_again_after_a_preparation(make_engine):
     engine = make_engine()
     *_, before = engine(job(Plan({})))
     engine.prepare(engine.statistics())

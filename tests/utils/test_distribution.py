@@ -24,7 +24,7 @@ def texts() -> list[Path]:
     return [f for f in files if f.suffix in (".py", ".md", ".toml", ".ipynb", ".yaml", ".html")]
 
 
-def test_nothing_tells_to_install_the_package_of_a_stranger():
+def test_nothing_reports_to_install_the_package_of_a_stranger():
     assert len(texts()) > 200
     wrong = [str(file) for file in texts() if STRANGER.search(file.read_text())]
     assert not wrong

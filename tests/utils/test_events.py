@@ -22,7 +22,7 @@ def test_a_callback_gets_events_with_their_fields():
     assert seen[0].fields == {"number": 3, "value": 0.5}
 
 
-def test_a_callback_that_raises_is_warned_of_and_left_out_while_others_go_on():
+def test_a_callback_that_raises_is_warned_of_and_left_out_while_others_continue():
     seen: list[Event] = []
 
     def broken(event: Event) -> None:

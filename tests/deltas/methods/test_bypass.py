@@ -65,7 +65,7 @@ def test_survives_levels_that_the_network_overwrites():
 
 
 def test_keeps_nothing_of_a_batch():
-    rig = Rig(SPANS["pictures"])
+    rig = Rig(SPANS["images"])
     delta = rig.attach(BYPASS).by_place["span", "bypass"]
     whole = rig.outputs()
     assert delta._state is None

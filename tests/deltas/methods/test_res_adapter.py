@@ -48,7 +48,7 @@ class Windows(nn.Sequential):
         (LAYERS["linear"], 1),
         (Kind(lambda: Around(Windows()), (4, 5, 5)), 3),
     ],
-    ids=["pictures", "frames", "tokens", "vectors", "channels last"],
+    ids=["images", "frames", "tokens", "vectors", "channels last"],
 )
 def test_adds_a_bottleneck_of_the_blocks_own_output(kind, channel):
     rig = Rig(kind)
@@ -66,7 +66,7 @@ def test_adds_a_bottleneck_of_the_blocks_own_output(kind, channel):
 @pytest.mark.parametrize(
     ("at", "part"), [("attention", lambda unit: unit.attention), ("mlp", lambda unit: unit.mlp)]
 )
-def test_stands_beside_the_part_that_is_named(at, part):
+def test_is_added_to_the_part_that_is_named(at, part):
     rig = Rig(LAYERS["transformer"])
     x = rig.batch
     inputs = (x, x, x) if at == "attention" else (x,)

@@ -46,7 +46,7 @@ class TestSide(SpanContract):
 
 @pytest.mark.parametrize("choice", [LEARNED, CURRICULUM])
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "words"])
-def test_beside_the_network_no_graph_goes_through_the_backbone(kind, choice):
+def test_outside_the_network_no_graph_goes_through_the_backbone(kind, choice):
     rig = Rig(SPANS[kind])
     rig.attach(choice).train()
     assert with_a_graph(rig) == {"head", ""}

@@ -12,13 +12,13 @@ from autotune.run.report import SECTIONS
 pytestmark = pytest.mark.browser
 
 DRAWN = ("network", "front", "policy", "history", "cost")
-"""Sections of a search by policy that have a picture."""
+"""Sections of a search by policy that have a figure."""
 
 MARKS = ".barlayer .point path, .scatterlayer .point, .scatterlayer .js-line, .heatmaplayer image"
 
 
 def marks(page, name):
-    """Width and height in pixels of all that is drawn for data in a section's picture."""
+    """Width and height in pixels of all that is drawn for data in a section's figure."""
     selectors = (f"#{name}-picture {part}" for part in MARKS.split(", "))
     shown = [mark for selector in selectors for mark in page.query_selector_all(selector)]
     boxes = [box for mark in shown if (box := mark.bounding_box())]
@@ -26,7 +26,7 @@ def marks(page, name):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_every_picture_is_drawn_and_nothing_complains(opened, page_file, width, scheme, tmp_path):
+def test_every_figure_is_drawn_and_nothing_complains(opened, page_file, width, scheme, tmp_path):
     shown = opened(page_file, width=width, scheme=scheme)
     for name in DRAWN:
         seen = marks(shown.page, name)
@@ -34,9 +34,9 @@ def test_every_picture_is_drawn_and_nothing_complains(opened, page_file, width, 
     assert shown.complaints == []
     assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
     folder = Path(os.environ.get("AUTOTUNE_SCREENSHOTS", tmp_path))
-    picture = folder / f"report-{width}-{scheme}.png"
-    shown.page.screenshot(path=picture, full_page=True)
-    assert picture.stat().st_size > 20_000
+    figure = folder / f"report-{width}-{scheme}.png"
+    shown.page.screenshot(path=figure, full_page=True)
+    assert figure.stat().st_size > 20_000
 
 
 def test_a_bar_is_as_long_as_its_unit_costs(opened, page_file):
@@ -47,7 +47,7 @@ def test_a_bar_is_as_long_as_its_unit_costs(opened, page_file):
     assert widths[-1] / widths[0] == pytest.approx(costs[-1] / costs[0], rel=0.1)
 
 
-def test_a_dark_page_has_light_text_in_its_pictures_too(opened, page_file):
+def test_a_dark_page_has_light_text_in_its_figures_too(opened, page_file):
     colours = {}
     for scheme in ("light", "dark"):
         page = opened(page_file, scheme=scheme).page
@@ -77,7 +77,7 @@ def test_the_keyboard_reaches_everything_that_can_be_used(opened, page_file):
     assert len(reached) >= wanted - hidden
 
 
-def test_a_table_behind_a_picture_opens_with_the_keyboard(opened, page_file):
+def test_a_table_behind_a_figure_opens_with_the_keyboard(opened, page_file):
     page = opened(page_file).page
     page.focus("#network summary")
     page.keyboard.press("Enter")
@@ -95,7 +95,7 @@ def test_axe_finds_no_serious_violation(opened, page_file, scheme):
     assert not serious, [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in serious]
 
 
-def test_every_picture_has_an_alternative_and_its_numbers(opened, page_file):
+def test_every_figure_has_an_alternative_and_its_numbers(opened, page_file):
     page = opened(page_file).page
     for name in DRAWN:
         assert len(page.get_attribute(f"#{name}-picture", "aria-label") or "") > 20

@@ -104,7 +104,7 @@ def test_a_study_without_trials_says_so(made, form):
     assert "There is no answer yet" in text and "none of its 0 trials was completed" in text
 
 
-def test_a_study_whose_trials_all_failed_tells_their_errors(made):
+def test_a_study_whose_trials_all_failed_reports_their_errors(made):
     report_text = told(made([trial(i, TrialState.FAIL) for i in range(3)]))
     assert "none of its 3 trials was completed" in report_text["answer"]["text"][0]
     assert {row["remark"] for row in report_text["history"]["rows"]} == {
@@ -210,7 +210,7 @@ def read_only(made: Callable[..., Path], tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", at], check=True)
 
 
-def test_of_a_read_only_folder_the_page_goes_here_and_that_is_said(
+def test_of_a_read_only_folder_the_page_goes_here_and_says_so(
     read_only, call, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

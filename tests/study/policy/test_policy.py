@@ -149,7 +149,7 @@ def test_rounds_end_when_the_plan_stays_the_same(policy):
     assert shot.looks == 3 == len(course.plans) == len(course.probabilities)
 
 
-def test_rounds_that_are_over_before_it_are_told_so(policy):
+def test_rounds_that_are_over_before_it_know_it(policy):
     def restless(n, unit):
         return 10.0**n * (unit == f"unit{n % 5}")
 

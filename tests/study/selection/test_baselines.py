@@ -188,7 +188,7 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     assert chosen.curve == tuple(looked_up(chosen.job, step) for step in range(1, 5))
 
 
-def test_a_baseline_that_fails_with_every_rate_says_why(grids):
+def test_a_baseline_that_fails_with_every_rate_names_the_reason(grids):
     jobs = [Job(f"try {i}", Plan(), {}, 0) for i in range(2)]
     engine = TableEngine(fails=("try 0", "try 1"))
     with pytest.raises(TrialError, match=r"try 0 failed with every learning rate: try 0 cannot be"):

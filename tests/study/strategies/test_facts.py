@@ -33,7 +33,7 @@ def test_every_strategy_states_its_facts(name, problem, grids):
     assert made.seeds == 1 and made.criterion in ("mass", "gain")
 
 
-def test_who_ends_by_itself_learns_and_races():
+def test_who_ends_without_a_limit_learns_and_races():
     loaded = {name: load_strategy(name) for name in STRATEGIES.names()}
     ending = {name for name, strategy in loaded.items() if strategy.ends_by_itself}
     assert ending == {"greedy", "profile", "bruteforce"}

@@ -129,7 +129,7 @@ def outcome(study: autotune.Study) -> Any:
 
 
 @pytest.mark.parametrize("at", [1, 3, 5, 7])
-def test_goes_on_in_any_round(tiny, tmp_path, outcomes, at):
+def test_resumes_in_any_round(tiny, tmp_path, outcomes, at):
     if not outcomes:
         outcomes["whole"] = outcome(autotune.search(**tiny, out=f"{tmp_path}/whole"))
     stop = Interrupting(at)

@@ -93,7 +93,7 @@ class StrategyContract:
             assert hyperparameters_of(trial.params).keys() == grids.keys()
             assert all(v in grids[k] for k, v in hyperparameters_of(trial.params).items())
 
-    def test_is_a_function_of_the_seed_and_the_told_trials(self, problem, grids):
+    def test_is_a_function_of_the_seed_and_the_finished_trials(self, problem, grids):
         first, second, other = (study_of(self.name, problem, grids, seed=s) for s in (3, 3, 4))
         params = [[t.params for t in ran(s, problem, grids, 15)] for s in (first, second, other)]
         assert params[0] == params[1]
@@ -124,7 +124,7 @@ class StrategyContract:
         with pytest.raises(PlanError, match="as a whole"):
             trial.suggest_categorical("unit:late/other", ["frozen", "scale"])
 
-    def test_a_foreign_hyperparameter_may_be_asked_for_beside_the_space(self, problem, grids):
+    def test_a_foreign_hyperparameter_may_be_asked_for_too(self, problem, grids):
         trial = study_of(self.name, problem, grids).ask(search_space(problem, grids))
         assert 0 <= trial.suggest_float("dropout", 0, 0.5) <= 0.5
 
@@ -372,7 +372,7 @@ def test_options_of_a_strategy_are_checked_and_typed():
         check_options("tpe", {"epsilon": 1})
 
 
-def test_an_unknown_strategy_is_told_the_nearest():
+def test_an_unknown_strategy_is_shown_the_nearest():
     with pytest.raises(UnknownName, match="Did you mean 'random'"):
         STRATEGIES.check("randon")
 

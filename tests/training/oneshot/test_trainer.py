@@ -134,7 +134,7 @@ def test_credits_are_of_methods_in_their_sizes_once_a_batch(shot):
     assert {*by_strand.values()} == {n_batches} and len(by_strand) == 6
 
 
-def test_it_goes_on_where_it_was_with_equal_bits(make_engine):
+def test_it_resumes_where_it_was_with_equal_bits(make_engine):
     engine = make_engine()
     with one_shot(engine, CHOICES, RATES, [0.1]) as shot:
         shot.train()

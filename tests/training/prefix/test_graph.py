@@ -268,7 +268,7 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize("unit", ["stem", "wide", "mlp"])
-def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
+def test_low_rank_next_to_a_layer_is_low_rank_in_its_kernel(unit):
     torch.manual_seed(0)
     net = Wide().eval().requires_grad_(False)
     graph = Graph(net, EXAMPLE)
@@ -295,7 +295,7 @@ def test_low_rank_beside_a_layer_is_low_rank_in_its_kernel(unit):
         assert product_branch(getattr(net, unit)) is None
 
 
-def test_a_change_that_is_more_than_a_product_is_not_computed_beside_its_layer():
+def test_a_change_that_is_more_than_a_product_is_not_computed_next_to_its_layer():
     """`times` is B·A ⊙ W, which has the factors of low rank but not its law."""
     torch.manual_seed(0)
     graph = Graph(net := Wide().eval().requires_grad_(False), EXAMPLE)

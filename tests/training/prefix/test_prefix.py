@@ -65,7 +65,7 @@ class Checked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != 3:
-            raise ValueError("pictures have three channels")
+            raise ValueError("images have three channels")
         y: Tensor = self.body(self.stem(x).relu()).mean((2, 3))
         return self.head(y)  # type: ignore[no-any-return]
 
@@ -85,7 +85,7 @@ def backbone(name: str) -> Backbone:
     torch.manual_seed(0)
     network = make()
     with torch.no_grad():
-        network.train()(torch.randn(32, *shape))  # statistics of some pictures
+        network.train()(torch.randn(32, *shape))  # statistics of some images
     described = InputDescription(
         size=shape[1:], channels=shape[0], mean=(0.0,) * shape[0], std=(1.0,) * shape[0]
     )
@@ -93,7 +93,7 @@ def backbone(name: str) -> Backbone:
 
 
 def task(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Three classes of 60 pictures: 38 to train, which no batch size divides."""
+    """Three classes of 60 images: 38 to train, which no batch size divides."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     noise = torch.randn(60, *shape, generator=generator)
@@ -243,7 +243,7 @@ def test_what_does_not_fit_into_memory_goes_to_files(tmp_path):
         assert shelf.nbytes > 0
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, small_disk, caplog):
+def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path, small_disk, caplog):
     plan = Plan({"layer3.2": LOWRANK})
     with engine("resnet20", NONE) as plain:
         expected = told(run(plain, plan))
@@ -274,7 +274,7 @@ def test_without_views_augmented_inputs_are_never_kept():
         run(kept, plan)
         seen = count(kept.backbone.network.conv1)
         assert told(run(kept, plan)) == expected
-        assert seen[0] == 2 * 48  # two epochs of training pictures, and none of validation
+        assert seen[0] == 2 * 48  # two epochs of training images, and none of validation
 
 
 def test_bfloat16_takes_half_and_rounds():
@@ -290,7 +290,7 @@ def test_bfloat16_takes_half_and_rounds():
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
+def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_says_so(caplog):
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -301,8 +301,8 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_it_is_said(caplog):
             return self.head(y.mean((2, 3)))
 
     with caplog.at_level("INFO"):
-        pictures = InputDescription(size=(32, 32))
-        network = describe(Branching(), source="b", family="any", input=pictures)
+        images = InputDescription(size=(32, 32))
+        network = describe(Branching(), source="b", family="any", input=images)
         small_task = task((3, 32, 32))
         read = read_settings({"epochs": 1, "batch_size": 16})
         with released(prepare_search(read, network, (small_task["x"], small_task["y"]))) as setup:
