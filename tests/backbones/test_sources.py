@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_built_again_with_equal_bits(cached):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("builtin:digit", "There is no builtin backbone named 'digit'. Did you mean 'digits'?"),
         ("torchvison:resnet50", "no backbone source named 'torchvison'. Did you mean 'torchvis"),
@@ -280,7 +280,7 @@ def test_a_pickled_object_is_refused_and_never_run(tmp_path, new):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("w.bin", b"", "must be a .safetensors, .pth, .pt file"),
         ("w.safetensors", b"", "must hold tensors alone"),
@@ -334,7 +334,7 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rest", "error", "said"),
+    ("rest", "error", "message"),
     [
         (
             "net.py:mak",

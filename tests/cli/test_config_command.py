@@ -72,7 +72,7 @@ def test_what_is_shown_is_a_configuration_again(call, finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("nowhere", "A run folder must contain config.yaml, 'nowhere' does not. Check the path."),
         ("nowhere.yaml", "A configuration file must exist, 'nowhere.yaml' does not."),

@@ -56,7 +56,7 @@ def test_a_file_that_exists_is_written_over_by_force_alone(written, call):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--backbone", "torchvison:resnet18"), "Did you mean 'torchvision'"),
         (("--task", "flowers"), "There is no task source named 'flowers'"),

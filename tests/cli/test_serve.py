@@ -111,7 +111,7 @@ def test_ctrl_c_ends_it_quietly(finished):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "A server needs a backbone"),
         (("--delta", "a"), "A task must be written NAME=RUN or NAME=DELTA"),

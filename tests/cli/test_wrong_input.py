@@ -59,7 +59,7 @@ def images(root: str, classes: int, n: int = 10) -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--backbone", "builtin:digit"), "Did you mean 'digits'"),
         (("--backbone", "resnet18"), "There is no backbone named 'resnet18'"),
@@ -206,7 +206,7 @@ def test_a_method_that_is_in_no_table(refused):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"y_train": None}, "y_train is missing"),
         ({"x_train": None}, "x_train is missing"),
@@ -234,7 +234,7 @@ def test_a_file_that_is_no_npz(refused):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "said"),
+    ("shape", "dtype", "message"),
     [
         ((60, 1, 9, 9), np.float32, "1×9×9"),
         ((60, 3, 8, 8), np.float32, "3×8×8"),
@@ -257,7 +257,7 @@ def test_an_input_that_the_network_cannot_take(refused):
     assert "must take the task's examples" in message
 
 
-@pytest.mark.parametrize(("classes", "said"), [(0, "has none"), (1, "at least two classes")])
+@pytest.mark.parametrize(("classes", "message"), [(0, "has none"), (1, "at least two classes")])
 def test_a_image_folder_with_too_few_classes(refused, classes, message):
     Path("images").mkdir()
     assert message in refused("--task", images("images", classes))
@@ -329,7 +329,7 @@ def test_statistics_that_are_not_there_cannot_be_estimated(refused):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--format", "omnx"), "no format named 'omnx'. Did you mean 'onnx'?"),
         (

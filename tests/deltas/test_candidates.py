@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import declared, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.backbones import load_backbone
@@ -56,7 +56,7 @@ def test_sizes_from_the_budget_cost_all_of_it_a_half_and_a_quarter(resnet18, ent
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
-@declared(room=st.integers(1, 400_000))
+@given(room=st.integers(1, 400_000))
 def test_a_size_from_the_budget_is_the_largest_that_fits(resnet18, room):
     for unit, choices in offered(resnet18, SIZED[1:2], room).items():
         for choice, cost in list(choices.items())[:1]:
@@ -125,13 +125,13 @@ COMPANY = [
 ]
 
 
-@pytest.mark.parametrize(("combination", "said"), COMPANY)
+@pytest.mark.parametrize(("combination", "message"), COMPANY)
 def test_methods_that_may_not_share_a_choice_are_refused(combination, message):
     with pytest.raises(PlanError, match=message):
         make_choice(combination)
 
 
-@pytest.mark.parametrize(("combination", "said"), COMPANY[:2])
+@pytest.mark.parametrize(("combination", "message"), COMPANY[:2])
 def test_a_space_that_combines_them_is_refused_as_a_whole(resnet18, combination, message):
     with pytest.raises(SpaceError, match=message):
         offered(resnet18, [dict(combination)], 10)

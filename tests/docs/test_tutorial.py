@@ -20,7 +20,7 @@ def fresh(tmp_path: Path) -> Path:
     python = [sys.executable, "-m"]
     build = [*python, "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("autotune-*.whl")
+    (wheel,) = tmp_path.glob("torch_autotune-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     installed_python = tmp_path / "venv" / "bin" / "python"
     install = [str(installed_python), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]

@@ -143,7 +143,7 @@ def test_a_choice_that_is_offered_twice_counts_once():
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"lowrnk": {"rank": 1}}, "no delta named 'lowrnk'. Did you mean 'lowrank'?"),
         ({"lowrank": {"rnk": 1}}, "lowrank has no option 'rnk'. Known: rank."),

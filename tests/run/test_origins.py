@@ -64,7 +64,7 @@ def test_values_after_the_sign_are_yaml(text, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("epochs", "-o takes KEY=VALUE, got 'epochs'. As in: -o epochs=3."),
         ("=3", "-o takes KEY=VALUE, got '=3'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import arguments, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.backbones.inputs import InputDescription
@@ -63,7 +63,7 @@ def test_other_strategies_take_more_trials_and_any_takes_what_is_asked_for(strat
 
 
 @settings(deadline=None, derandomize=True)
-@arguments(some_settings)
+@given(some_settings)
 def test_written_settings_are_read_back(tmp_path_factory, arguments):
     chosen = read_settings(arguments)
     file = written(tmp_path_factory.getbasetemp(), write_settings(chosen))

@@ -172,7 +172,7 @@ def test_an_interrupted_comparison_continues(options, compared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "error", "said"),
+    ("wish", "error", "message"),
     [
         ({"only": ["norms"]}, ConfigError, "norms only"),
         ({"source": "npz:nowhere.npz", "only": ["probe"]}, TaskError, "nowhere"),

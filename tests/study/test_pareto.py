@@ -178,7 +178,7 @@ def by_forecast(values: list[float], prices: list[int], forecast: float, price: 
 
 
 @pytest.mark.parametrize(
-    ("mine", "price", "ends"),
+    ("forecast", "price", "ends"),
     [
         (0.50, 5, True),  # will get to 0.6, at most 0.63; no dearer one has 0.9
         (0.80, 5, False),  # will get to 0.9, more with luck

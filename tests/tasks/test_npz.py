@@ -85,7 +85,7 @@ def test_object_arrays_are_refused_and_nothing_is_unpickled(tmp_path, stored):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x_train": X}, "The array y_train is missing from"),
         ({"x_test": X, "y_test": Y}, "The array x_train is missing from"),

@@ -32,7 +32,7 @@ class Examples(Dataset):
 
 
 @pytest.mark.parametrize(
-    ("given", "sizes"),
+    ("source", "sizes"),
     [
         (PAIR, (20, None, None)),
         ((PAIR, PAIR), (20, None, 20)),
@@ -83,7 +83,7 @@ def test_a_function_in_a_file_gives_a_task(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("source", "message"),
     [
         (5, "must give (input, label)"),
         ([], "has two or three data sets, got 0"),

@@ -134,7 +134,7 @@ def test_of_two_packages_with_one_name_the_first_on_the_path_has_it(install, cap
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("no_such_module:Oval", "must load, no_such_module:Oval does not (ModuleNotFoundError: "),
         ("near_shapes:Ovall", "must load, near_shapes:Ovall does not (AttributeError: "),

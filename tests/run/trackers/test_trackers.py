@@ -108,7 +108,7 @@ def test_a_sink_without_its_package_says_how_to_get_it(name: str, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "error", "message"),
     [
         ("tensorbord:x", UnknownName, "Did you mean 'tensorboard'"),
         ("tensorboard", ConfigError, "NAME:WHERE"),
