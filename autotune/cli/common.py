@@ -41,9 +41,9 @@ def show_json(value: Any) -> None:
 def version(asked: bool) -> None:
     """`--version`: the version, and nothing else."""
     if asked:
-        from importlib.metadata import version as installed
+        from autotune import __version__
 
-        typer.echo(f"autotune {installed('autotune')}")
+        typer.echo(f"autotune {__version__}")
         raise typer.Exit
 
 

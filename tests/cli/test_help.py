@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from autotune import __version__
 from autotune.cli.app import GROUPS, app, name_of
 from autotune.run.settings import descriptions
 
@@ -47,6 +48,10 @@ def test_exit_codes_are_reported(call):
     assert "0 done, 1 failed, 2 wrong use, 130 interrupted" in " ".join(out.split())
 
 
+def test_the_version_is_that_of_the_package(call):
+    assert call("--version") == (0, f"autotune {__version__}\n", "")
+
+
 def test_search_shows_every_setting_in_its_panel_and_order():
     shown = [p for p in COMMANDS["search"].params if not p.hidden]
     by_name = {p.name: p for p in shown if p.name in descriptions()}
@@ -64,6 +69,7 @@ def test_no_command_has_a_long_list_of_arguments():
 
 HELP = """
 import json, sys
+from autotune import __version__
 from autotune.cli.app import app
 app(["search", "--help"], standalone_mode=False)
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
