@@ -184,11 +184,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", at], check=True)
 
 
-OPT_IN = ("ray", "server", "browser", "install", "pages", "accelerator", "downloads")
-"""Markers that are left out unless they are asked for."""
+ALL = ("processes", "slow", "ray", "server", "browser", "install")
+"""Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run on its own in minutes."""
 
-ALL = OPT_IN[:-2]
-"""Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run on its own."""
+OPT_IN = (*ALL, "pages", "accelerator", "downloads")
+"""Markers that are left out unless they are asked for."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

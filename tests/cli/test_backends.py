@@ -16,7 +16,12 @@ import pytest
 from autotune.backbones.digits import cache_file
 from autotune.run.notebook import Study
 
-from .conftest import SCRIPT, autotune
+from .conftest import SCRIPT
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and log files
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 HOW = ("--epochs", 2, "--no-references", "--strategy", "random", "--bnstats", "off", "--quiet")
 RAY = ("--backend", "ray", "--address", "local")
@@ -24,13 +29,13 @@ RAY = ("--backend", "ray", "--address", "local")
 
 
 @pytest.mark.ray
-def test_begun_here_gone_on_with_on_ray_and_finished_here(tmp_path):
+def test_begun_here_continued_on_ray_and_finished_here(output, tmp_path):
     """One study, one table; each session adds to it."""
     folder = tmp_path / "moving"
-    autotune("search", *HOW, "--trials", 2, "--out", folder)
-    autotune("resume", folder, "--trials", 4, *RAY, "--workers", 2)
+    output("search", *HOW, "--trials", 2, "--out", folder)
+    output("resume", folder, "--trials", 4, *RAY, "--workers", 2)
     first = [(t.number, t.value, str(t.plan)) for t in Study(folder).trials]
-    autotune("resume", folder, "--trials", 5, "--backend", "inline", "--workers", 1)
+    output("resume", folder, "--trials", 5, "--backend", "inline", "--workers", 1)
     study = Study(folder)
     assert [t.number for t in study.trials] == [0, 1, 2, 3, 4]
     assert all(t.state.is_finished() for t in study.trials)
@@ -42,7 +47,7 @@ def test_begun_here_gone_on_with_on_ray_and_finished_here(tmp_path):
 
 
 @pytest.mark.ray
-def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
+def test_a_file_of_the_user_s_travels_with_the_search(output, tmp_path):
     """Workers run in another folder and have no such file; it is shipped, as its helper is not."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
@@ -59,12 +64,12 @@ def test_a_file_of_the_user_s_travels_with_the_search(tmp_path):
     folder = tmp_path / "run"
     source = ("--backbone", f"python:{tmp_path / 'mine.py'}:network")
     data = ("--task", f"npz:{tmp_path / 'data.npz'}", "--budget", "60%", "--trials", 3)
-    autotune("search", *HOW, *source, *data, *RAY, "--workers", 1, "--out", folder)
+    output("search", *HOW, *source, *data, *RAY, "--workers", 1, "--out", folder)
     assert Study(folder).state == "complete"
 
 
 @pytest.mark.ray
-def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(tmp_path, monkeypatch):
+def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(output, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     shutil.copy(cache_file(), cache)
@@ -73,7 +78,7 @@ def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(tmp_path, monkeypa
     nothing = ("--backend", "inline", "--cache-memory", 0, "--cache-disk", 0)
     names = []
     for name, where in {"inline": nothing, "ray": (*RAY, "--workers", 2)}.items():
-        autotune("search", *HOW, "--trials", 2, *where, "--out", tmp_path / name)
+        output("search", *HOW, "--trials", 2, *where, "--out", tmp_path / name)
         trials = Study(tmp_path / name).trials
         names.append([(t.number, str(t.plan), t.value, t.curve) for t in trials])
         assert any((cache / "trunk").glob("*.safetensors")) == (name == "ray")
@@ -142,14 +147,12 @@ def test_what_only_ray_understands_is_refused_elsewhere(call):
 
 
 @pytest.mark.ray
-def test_a_cluster_that_does_not_answer_is_reported(tmp_path):
-    done = autotune(
-        "search", *HOW, "--backend", "ray", "--address", "127.0.0.1:1", "--out", tmp_path / "r",
-        ok=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "A Ray cluster must answer at --address" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_a_cluster_that_does_not_answer_is_reported(call, tmp_path):
+    where = ("--backend", "ray", "--address", "127.0.0.1:1")
+    code, _, errors = call("search", *HOW, *where, "--out", tmp_path / "r")
+    assert code == 1
+    assert "A Ray cluster must answer at --address" in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_images_are_carried_to_nodes_that_lack_them(tmp_path):

@@ -22,7 +22,7 @@ from autotune.run.notebook import Study
 from autotune.session.api import resume
 from autotune.utils.events import event_of, log
 
-from .conftest import SCRIPT, autotune
+from .conftest import SCRIPT
 
 HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
 KILLS = {"policy": 2, "tpe": 1}
@@ -90,7 +90,7 @@ def started_after_their_end(folder: Path) -> list[int]:
 def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, output, tmp_path):
     how = (*HOW, "--strategy", strategy, "--bnstats", BNSTATS[strategy])
     began = time.monotonic()
-    autotune("search", *how, "--out", tmp_path / "whole")
+    output("search", *how, "--out", tmp_path / "whole")
     whole = time.monotonic() - began
     seed = random.SystemRandom().randrange(10**6)
     draw = random.Random(seed)

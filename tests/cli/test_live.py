@@ -51,17 +51,21 @@ def assert_whole(rows: list[str], columns: int) -> None:
 
 
 def test_a_search_and_who_watches_it_see_whole_lines_and_then_the_result(terminal, tmp_path):
-    """On 80 columns in its own process, on 200 in another."""
+    """On 80 columns in its own process, on 200 and 90 in others."""
     folder = tmp_path / "run"
     screen = terminal("search", *SMALL, "--out", folder, columns=80)
     screen.until(lambda rows: any(row.startswith("plan") for row in rows))
     screen.pause()
-    other = terminal("status", folder, "--watch", columns=200)
-    other.until(shows_trials)
+    other, brief = (terminal("status", folder, "--watch", columns=n) for n in (200, 90))
+    for view in (other, brief):
+        view.until(shows_trials)
+    brief.interrupt()
+    assert brief.ended() == 0, "a watch ends with Ctrl-C, and the search continues"
     assert_whole(screen.rows, 80)
     assert_whole(other.rows, 200)
     screen.go_on()
     assert screen.ended() == 0 and other.ended() == 0
+    assert Study(folder).state == "complete"
     for view in (screen, other):
         assert not any(row.startswith(("now ", "trials ")) for row in view.rows)
         assert view.raw.count(OTHER_SCREEN) == view.raw.count(OWN_SCREEN) == 1
@@ -84,18 +88,6 @@ def test_a_resize_leaves_no_torn_lines_and_ctrl_c_a_clean_terminal(terminal, tmp
     assert not any(row.startswith(("now ", "trials ")) for row in view.rows)
     assert view.raw.rindex(OWN_SCREEN) > view.raw.rindex(OTHER_SCREEN)
     assert view.raw.rindex(CURSOR_ON) > view.raw.rindex(CURSOR_OFF)
-
-
-def test_a_watch_ends_with_ctrl_c_and_the_search_continues(terminal, tmp_path):
-    other = terminal("search", *SMALL, "--out", tmp_path / "run", columns=80)
-    other.until(shows_trials)
-    other.pause()
-    view = terminal("status", tmp_path / "run", "--watch", columns=90)
-    view.until(shows_trials)
-    view.interrupt()
-    assert view.ended() == 0
-    other.go_on()
-    assert other.ended() == 0 and Study(tmp_path / "run").state == "complete"
 
 
 def test_without_a_terminal_there_are_plain_lines(call, tmp_path, monkeypatch):

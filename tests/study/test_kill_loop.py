@@ -22,8 +22,8 @@ def seen(path) -> list:
 @pytest.mark.parametrize(
     ("backend", "workers"),
     [
+        pytest.param("processes", 1, marks=pytest.mark.processes),
         pytest.param("processes", 2, marks=pytest.mark.processes),
-        pytest.param("ray", 1, marks=pytest.mark.ray),
         pytest.param("ray", 2, marks=pytest.mark.ray),
     ],
 )

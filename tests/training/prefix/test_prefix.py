@@ -73,7 +73,6 @@ class Checked(nn.Module):
 NETWORKS: dict[str, tuple[Any, str, tuple[int, int, int]]] = {
     "digits": (digits, "resnet", (1, 8, 8)),
     "resnet20": (resnet20, "resnet", (3, 32, 32)),
-    "resnet18": (lambda: torchvision("resnet18"), "resnet", (3, 32, 32)),
     "mobilenet_v2": (lambda: torchvision("mobilenet_v2"), "mobilenet", (3, 32, 32)),
     "checked": (Checked, "any", (3, 32, 32)),
     "vit": (small_vit, "vit", (3, 32, 32)),
