@@ -36,12 +36,14 @@ def test_example_runs_and_reports_a_plan(
     assert (tmp_path / "run" / "best" / "delta.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     main_of("reuse_policy")(trials=1, **QUICK)
     output = capsys.readouterr().out
     assert "From nothing: first plan" in output and "From what it learned: first plan" in output
 
 
+@pytest.mark.slow
 def test_images_in_folders_are_drawn_or_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +59,7 @@ def test_images_in_folders_are_drawn_or_taken(
     assert len([*tmp_path.glob("pictures/*/*.png")]) == 24
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_tuned_in_its_own_units(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +72,7 @@ def test_a_vision_transformer_is_tuned_in_its_own_units(
     assert f"Plan: {study.best.plan}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +86,7 @@ def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     assert studies["policy"].problem.budget == studies["random"].problem.budget
 
 
+@pytest.mark.slow
 def test_greedy_begins_with_a_profile_that_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +124,7 @@ def test_a_killed_search_is_gone_on_with(
     assert starts.count(0) == 1 and set(starts) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_peft_computes_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft")
     main_of("export_peft")(str(tmp_path), **FEW)
@@ -128,6 +134,7 @@ def test_peft_computes_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(output.partition("differ by ")[2].split()[0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_many_tasks_answer_together_as_each_by_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +155,7 @@ def test_an_own_strategy_stays_within_the_budget(capsys: pytest.CaptureFixture[s
     assert best.startswith(f"Best: {max(values):.3f}, ")
 
 
+@pytest.mark.slow
 def test_callbacks_run_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {**SMALL, "trials": 2, "epochs": 2}
     main_of("callbacks")(str(tmp_path / "run"), **few)
@@ -158,6 +166,7 @@ def test_callbacks_run_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"seen {best:.3f}" in output
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_something_after_its_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +228,7 @@ def little_data(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AUTOTUNE_DATA", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_data")
 @pytest.mark.parametrize("name", NEEDY)
 def test_example_on_real_weights_reports_a_plan(

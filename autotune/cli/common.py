@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.completion import runs
+from autotune.utils.distribution import PACKAGE, installed_versions
 
 app = typer.Typer(
     name="autotune",
@@ -41,9 +42,7 @@ def show_json(value: Any) -> None:
 def version(asked: bool) -> None:
     """`--version`: the version, and nothing else."""
     if asked:
-        from autotune import __version__
-
-        typer.echo(f"autotune {__version__}")
+        typer.echo(f"autotune {installed_versions(PACKAGE)[PACKAGE]}")
         raise typer.Exit
 
 

@@ -92,6 +92,7 @@ def test_a_damaged_cache_is_noticed(cached, damage):
     assert cached.read_bytes() == damaged[damage]
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_built_again_with_equal_bits(cached):
     whole = cached.read_bytes()
     cached.write_bytes(whole[:1000])
@@ -361,6 +362,7 @@ def test_a_function_that_gives_none_names_the_reason(tmp_path, monkeypatch, rest
 # torchvision that does not belong to torch
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch_is_reported_in_one_line(tmp_path):
     package = tmp_path / "torchvision"
     package.mkdir()

@@ -38,6 +38,7 @@ def here(call, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS.names())
 def test_every_format_of_a_run(here, finished, form):
     output = here("export", finished, "--format", form)
@@ -117,6 +118,7 @@ def test_an_adapter_is_never_written_over(call, finished, tmp_path, monkeypatch)
     assert (code, "needs a new folder" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_python_sources_are_named_again(call, here, tmp_path):
     """What a run folder names as code runs only when the user names it, too."""
     source = f"python:{tmp_path / 'net.py'}:make"

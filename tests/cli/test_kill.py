@@ -134,6 +134,7 @@ class Interrupting(logging.Handler):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_longer_search_that_is_interrupted_has_no_answer_until_it_is_resumed(finished, tmp_path):
     """The best of fewer trials is not passed off as the best of more."""
     last = len(Study(finished).trials) + 1

@@ -77,6 +77,7 @@ def test_the_table_of_methods_cuts_no_word_at_eighty_columns(call, monkeypatch):
     assert words <= set(out.split())
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package_is_listed_with_its_package(example_package):
     table = autotune("list", "methods").stdout
     assert "a factor per input" in table
@@ -86,6 +87,7 @@ def test_a_method_of_another_package_is_listed_with_its_package(example_package)
     assert row["mergeable"]
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package_is_offered_and_found_by_its_name(
     example_package, alone, tmp_path
 ):
@@ -99,6 +101,7 @@ def test_a_method_of_another_package_is_offered_and_found_by_its_name(
     assert shown("evaluate", tmp_path / "run")["n"] > 100
 
 
+@pytest.mark.slow
 def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(example_package, alone, monkeypatch):
     monkeypatch.delenv("PYTHONPATH")
     done = autotune("units", "--space", alone, ok=False)
@@ -106,6 +109,7 @@ def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(example_package, a
     assert "There is no delta named 'input_scale'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_package_disturbs_nothing_and_is_named(install, alone):
     install("broken", {"input_scale": "no_such_module:X", "lowrank": "no_such_module:Y"})
     message = "The delta 'input_scale' of the package broken must load, no_such_module:X does not"

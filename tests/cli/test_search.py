@@ -164,6 +164,7 @@ def test_an_interrupted_search_is_shown_with_the_command_that_resumes_it(finishe
 # use
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_same_in_a_new_process(finished, status):
     printed = json.loads(autotune("evaluate", finished, "--json").stdout)
     assert printed["accuracy"] == status["test"]["accuracy"]

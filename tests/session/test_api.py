@@ -82,6 +82,7 @@ def test_the_network_is_given_back_as_it_was(search: Search, tiny_network: Any) 
     assert [module.training for module in tiny_network.modules()] == modes
 
 
+@pytest.mark.slow
 def test_a_run_from_objects_is_resumed_with_the_same_objects(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_run_from_objects_is_resumed_with_the_same_objects(
     assert study.state == "complete"
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_on_another_network(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_run_is_not_resumed_on_another_network(
         autotune.resume(folder, tiny_network, tiny_task, epochs=4)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_setting_under_its_former_name_is_resumed(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_run_with_a_setting_under_its_former_name_is_resumed(
     assert study.settings.fuse_batchnorm
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_value_of_a_renamed_setting(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -130,6 +134,7 @@ def test_a_run_is_not_resumed_with_another_value_of_a_renamed_setting(
         autotune.resume(folder.path, tiny_network, tiny_task, trials=3)
 
 
+@pytest.mark.slow
 def test_the_configuration_is_written_where_it_changes_alone(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -141,6 +146,7 @@ def test_the_configuration_is_written_where_it_changes_alone(
     assert autotune.Study(folder.path).settings.trials == 3
 
 
+@pytest.mark.slow
 def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: Search) -> None:
     study = search(folds=3)
     complete = [trial for trial in study.trials if trial.is_complete]
@@ -160,12 +166,14 @@ def test_a_budget_in_bytes_pays_for_the_prepared_statistics(search: Search) -> N
     assert bytes_of["delta"] + bytes_of["buffer"] <= 1000
 
 
+@pytest.mark.slow
 def test_a_counted_head_is_taken_off_the_limit(search: Search) -> None:
     free, counted = search("free"), search("counted", count_head=True)
     assert free.problem.budget.limit == counted.problem.budget.limit
     assert free.problem.room - counted.problem.room == 4 * 3 + 3
 
 
+@pytest.mark.slow
 def test_an_ended_search_is_gone_on_with_at_no_cost_and_has_no_fewer_trials(
     search: Search, tiny_network: Any, tiny_task: Any
 ) -> None:
@@ -188,6 +196,7 @@ def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
     assert first.best.test == second.best.test
 
 
+@pytest.mark.slow
 def test_a_reference_that_fails_is_left_out_and_the_search_continues(
     search: Search, tiny_network: Any
 ) -> None:
@@ -220,6 +229,7 @@ def test_the_network_is_given_back_also_when_the_search_is_refused(
     assert tiny_network.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["cost", "latency"])
 def test_every_point_of_a_front_is_reproduced_by_its_file(
     search: Search, tiny_network: Any, tiny_task: Any, second: str

@@ -185,6 +185,7 @@ def test_wrong_wishes_are_refused_in_one_line(run, options, wish, error, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_folds_are_pairs_and_what_is_tested_has_seen_them_all(options, tmp_path):
     """Without references of the search's own; LP-FT begins with a probe in every fold, too."""
     quick = {**QUICK, "folds": 3, "references": False}

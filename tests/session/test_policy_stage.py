@@ -79,6 +79,7 @@ def whole() -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop", [("stage", 1), ("round", 1), ("round", 3), ("policy", 1), ("end", 1)]
 )
@@ -108,17 +109,20 @@ def test_what_came_of_it_is_reported(search):
     assert study.policy.probabilities, "one table of probabilities for every round of credits"
 
 
+@pytest.mark.slow
 def test_a_policy_of_one_search_starts_another(search):
     first = search("first", trials=4).folder.policy
     second = search("second", policy=str(first), budget="20%", seed=1)
     assert read_policy(second.folder.policy).names
 
 
+@pytest.mark.slow
 def test_it_takes_few_trials_unless_more_are_asked_for(search):
     assert len(search("few", epochs=2).trials) == 3
     assert len(search("more", epochs=2, trials=5).trials) == 5
 
 
+@pytest.mark.slow
 def test_where_nothing_can_share_a_supernet_it_says_so(search, caplog):
     with caplog.at_level(logging.INFO):
         study = search(choices="{side: {width: [1, 2]}}", rates="side: [0.01]", budget="90%")
@@ -153,6 +157,7 @@ def test_a_search_by_proxy_confirms_the_plan_of_one_criterion(search, criterion)
     assert [p.name for p in (study.folder.path / "best").iterdir() if "policy" in p.name] == []
 
 
+@pytest.mark.slow
 def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp_path):
     search()  # writes the space
     arguments = {**GIVEN, "space": str(tmp_path / "space.yaml")}
@@ -170,6 +175,7 @@ def test_several_budgets_share_one_supernet(search, tiny_network, tiny_task, tmp
     assert limits == sorted(limits, reverse=True)
 
 
+@pytest.mark.slow
 def test_several_budgets_keep_a_supernet_that_is_named(search, tiny_network, tiny_task, tmp_path):
     measured = search()
     chosen = {**GIVEN, "space": str(tmp_path / "space.yaml"), "supernet": f"{tmp_path}/run"}

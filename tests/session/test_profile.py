@@ -37,6 +37,7 @@ def profiled(small: dict[str, Any], tmp_path: Path) -> autotune.Study:
     )
 
 
+@pytest.mark.slow
 def test_has_every_unit_alone_in_depth_order_over_all_seeds(profiled):
     rows, units = profiled.profile, profiled.problem.units
     taking = [u for u in units if len(profiled.problem.choices[u]) > 1]
@@ -61,6 +62,7 @@ def test_repeats_count_in_what_was_trained(profiled):
     assert profiled.training_seconds == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_resumes_where_it_was_interrupted(small, tmp_path, profiled):
     class Stop:
         level, left = 0, 3
@@ -97,6 +99,7 @@ def test_a_choice_that_no_unit_has_is_named(small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_greedy_takes_it_for_its_first_round(small, tmp_path, profiled):
     how = {"strategy": "greedy", "budget": "100%", "trials": 4}
     study = autotune.search(**small, **how, profile=f"{tmp_path}/profile", out=f"{tmp_path}/greedy")

@@ -29,6 +29,7 @@ def sized_space(tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [{"budget": "60kB"}, {"budget": "5%", "count_head": True}])
 def test_sizes_that_follow_from_the_budget_stay_when_more_is_charged(
     sized_space: str, tmp_path: Path, limits: dict[str, Any]
@@ -47,6 +48,7 @@ def test_the_largest_size_leaves_room_for_new_statistics(sized_space: str, bnsta
         assert charged.room < setup.problem.room
 
 
+@pytest.mark.slow
 def test_statistics_that_leave_no_room_are_not_re_estimated(tmp_path: Path):
     study = autotune.search(budget="8kB", out=str(tmp_path / "run"), **QUICK)
     assert study.preparation.bnstats == "off"

@@ -52,6 +52,7 @@ def test_after_a_search_it_has_what_was_written(folder, driving):
 DEED = st.sampled_from(["ask", "report", "attribute", "complete", "fail", "prune", "system"])
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15,
     deadline=None,

@@ -227,6 +227,7 @@ def _stored_twice(driver: Driver, first: TrialRecord, **changes: Any) -> int:
     return driver.goal - 1
 
 
+@pytest.mark.slow
 def test_rates_of_methods_that_are_not_used_do_not_tell_trials_apart(driving):
     engine = TableEngine()
     with driving(trials=12) as driver:
@@ -380,6 +381,7 @@ class DyingEngine(TableEngine):
         return super().progress(job, step)
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_at_any_step_is_gone_on_with(driving, new_run):
     how = {"trials": 3, "strategy": "random", "pruner": "halving"}
     whole = uninterrupted(driving, new_run("whole"), **how)
@@ -432,6 +434,7 @@ HOW = {"trials": 3, "strategy": "tpe", "pruner": "halving"}
 TWO = {**HOW, "trials": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_driver_that_dies_at_any_write_is_gone_on_with(driving, new_run, after):
     """Every third write, before it in one run of this test and after it in the other."""
@@ -452,6 +455,7 @@ def test_a_driver_that_dies_at_any_write_is_gone_on_with(driving, new_run, after
     assert n > 30, "there are as many writes, and one was the last"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [9, 14, 22])
 def test_a_driver_that_dies_again_and_again_comes_to_the_same_end(driving, new_run, every):
     whole = uninterrupted(driving, new_run("whole"), **HOW)

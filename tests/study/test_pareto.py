@@ -144,6 +144,7 @@ class Saturating(TableEngine):
         return Progress(step, value, {"accuracy": value}, b"1", b"delta")
 
 
+@pytest.mark.slow
 def test_pruning_loses_nothing_of_the_front_to_more_expensive_plans(driving, new_run):
     """Without a second objective the cheap half would end early."""
     kept = {}

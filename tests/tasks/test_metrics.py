@@ -36,5 +36,6 @@ def test_every_metric_is_measured_next_to_loss_and_accuracy(metric):
     assert measured[metric] == 1.0
 
 
+@pytest.mark.slow
 def test_accuracy_imports_nothing_but_torch():
     subprocess.run([sys.executable, "-c", LIGHT], check=True)

@@ -13,6 +13,7 @@ def test_the_unit_of_maxrss_depends_on_the_platform(platform, unit):
     assert maxrss_unit(platform) == unit
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_by_the_bytes_of_a_large_array():
     before = peak_memory()
     array = np.ones(2**25 + before // 8)  # more than the process ever held

@@ -69,6 +69,7 @@ def put_case(folder: Path, net: Net, subject: Subject, form: str) -> None:
     (folder / "case.json").write_text(json.dumps({"net": net.name, "classes": CLASSES}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TOLERANCE)
 def test_a_stranger_computes_the_same(form, nets, tmp_path):
     """One process reads the cases of all networks, as most of its time goes into imports."""
@@ -112,6 +113,7 @@ def test_what_has_no_such_form_is_named_and_nothing_is_written(net, form, error,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["digits"], indirect=True)
 @pytest.mark.parametrize("form", FORMATS.names())
 def test_an_export_leaves_the_backbone_as_it_was(net, form, tmp_path):

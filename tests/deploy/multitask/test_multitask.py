@@ -76,6 +76,7 @@ def test_every_example_needs_a_task_of_its_own(digits):
         multi.by_row(subject.inputs()[:3], ["a", "a"])
 
 
+@pytest.mark.slow
 def test_the_backbone_and_other_tasks_stay_as_they_are(net):
     by_name = subjects(net)
     network, names = net.backbone.network, list(by_name)

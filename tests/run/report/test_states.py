@@ -182,6 +182,7 @@ def test_an_answer_that_was_a_baseline_says_so(made):
     ]
 
 
+@pytest.mark.slow
 def test_thousands_of_trials_are_drawn_and_the_best_are_listed(made):
     folder = made([trial(i) for i in range(50)])
     copied(folder / "study.db", 100)

@@ -70,6 +70,7 @@ def random_problem(seed: int) -> Problem:
     return Problem.of(candidates, budget, methods=MethodFacts(frozenset({"bypass"})))
 
 
+@pytest.mark.slow
 @settings(max_examples=5_000, deadline=None)
 @given(seed=st.integers(0, 2**48))
 def test_every_decoded_plan_is_within_the_budget(seed):

@@ -80,6 +80,7 @@ def picks_of(study: autotune.Study) -> list[Plan]:
     return [max(values[size])[2] for size in sorted(values)]
 
 
+@pytest.mark.slow
 def test_picks_what_a_plain_loop_over_the_same_folds_picks(small, tmp_path):
     study = autotune.search(**small, strategy="greedy", out=f"{tmp_path}/run")
     assert picks_of(study) == plain_loop(small, 0.01)
@@ -128,6 +129,7 @@ def outcome(study: autotune.Study) -> Any:
     return [(trial.plan, trial.value) for trial in study.trials], study.best.plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 3, 5, 7])
 def test_resumes_in_any_round(tiny, tmp_path, outcomes, at):
     if not outcomes:

@@ -351,6 +351,7 @@ class TestPolicy(StrategyContract):
         assert len({*params}) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES.names())
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(problem=problems(), seed=st.integers(0, 2**16))

@@ -115,6 +115,7 @@ def _make(folder: Path, log: Path) -> None:
             put(shelf, "a", torch.ones(3))
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_makes_it(tmp_path):
     context = multiprocessing.get_context("spawn")
     log = tmp_path / "log"

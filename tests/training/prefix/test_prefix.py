@@ -135,6 +135,7 @@ def plans(engine: Engine) -> dict[str, Plan]:
     return {name: Plan(chosen) for name, chosen in choices.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_kept_changes_no_bit(name, tmp_path):
     """In memory, in files, and in files that another process made."""
@@ -193,6 +194,7 @@ def test_values_of_another_preparation_are_not_taken(tmp_path):
         assert told(run(kept, plan)) == results[0] != results[1]
 
 
+@pytest.mark.slow
 def test_values_of_other_weights_under_their_name_are_found_out(tmp_path, monkeypatch):
     """As when a network's code changes, which no name tells: one batch is computed and compared."""
     monkeypatch.setattr("autotune.training.prefix.prefix.Trunk._circumstances", lambda *_: [])
@@ -218,6 +220,7 @@ def test_a_damaged_file_is_computed_again(tmp_path):
         assert told(run(kept, plan)) == expected
 
 
+@pytest.mark.slow
 def test_with_little_room_an_earlier_and_smaller_cut_is_kept():
     """Behind the second stage the first one's values would take twice the room."""
     plan = Plan({"layer3.2": LOWRANK})
