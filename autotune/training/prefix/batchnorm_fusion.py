@@ -13,6 +13,7 @@ from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.program import Step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def folded(
@@ -22,20 +23,27 @@ def folded(
     fused = dict(steps)
     readers = Counter(node for step in steps.values() for node in step.reads())
     for node, step in steps.items():
-        norm = _layer(graph, node)
+        norm = _plain_layer(graph, node, NORMS)
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
             continue
         (before,) = step.reads()
-        convolution = _layer(graph, before)
-        both_frozen = before in fused and not is_touched(node) and not is_touched(before)
-        if isinstance(convolution, CONVOLUTIONS) and both_frozen and readers[before] == 1:
+        convolution = _plain_layer(graph, before, CONVOLUTIONS)
+        if not isinstance(convolution, nn.modules.conv._ConvNd):
+            continue
+        are_frozen = before in fused and not is_touched(node) and not is_touched(before)
+        if are_frozen and readers[before] == 1:
             joined = partial(_convolved, convolution, *_weights(convolution, norm))
             fused[node] = Step(node, joined, fused.pop(before).args, {})
     return fused
 
 
-def _layer(graph: Graph, node: fx.Node) -> nn.Module | None:
-    return graph.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+def _plain_layer(graph: Graph, node: fx.Node, kinds: tuple[type, ...]) -> nn.Module | None:
+    """Layer of a node, if it computes what its class in torch does: no subclass, no hook."""
+    if node.op != "call_module":
+        return None
+    layer = graph.root.get_submodule(str(node.target))
+    has_own_code = "forward" in vars(layer) or bool(graph.own_hooks(layer))
+    return layer if type(layer) in kinds and not has_own_code else None
 
 
 def _weights(

@@ -6,14 +6,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
-OBSERVED_EXAMPLES = 4
-"""Examples that a graph is observed on: two batches of two and three that share the first one."""
+OBSERVED_EXAMPLES = 5
+"""Number of examples that a graph is observed on: the first two, and then all in another order."""
+
+SECOND_ORDER = (1, 2, 3, 4, 0)
+"""Order of the examples in the second run.
+
+The first two examples have other rows, other neighbours and another batch size there, so that a
+value that depends on any of these (`arange(n)`, `arange(n) // 2`, a mean over the batch) differs.
+"""
 
 TOLERANCE = 1e-4
 """Largest difference of an example's row in two batches, relative to the row's largest value.
@@ -39,7 +45,7 @@ class Observer:
 
     def observe(self, examples: Tensor) -> dict[fx.Node, NodeValue]:
         """Nodes that have a row for each example, independent of other examples."""
-        few, many = examples[:2], torch.cat([examples[:1], examples[2:]])
+        few, many = examples[:2], examples[list(SECOND_ORDER)]
         first = self._run(few, self._resolve)
         if not _is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
             raise Untraceable("its graph computes something different")
@@ -47,7 +53,7 @@ class Observer:
         return {
             node: NodeValue(tuple(value.shape[1:]), value.dtype)
             for node, value in first.items()
-            if isinstance(value, Tensor) and _has_rows(value, second[node], len(few), len(many))
+            if isinstance(value, Tensor) and _has_rows(value, second[node], len(few))
         }
 
     def _run(self, examples: Tensor, watch: Callable[..., None]) -> dict[fx.Node, Any]:
@@ -95,11 +101,12 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else None
 
 
-def _has_rows(few: Tensor, many: Tensor, n: int, m: int) -> bool:
-    """Whether dimension 0 is the batch, and the first example has the same row in both."""
-    if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
+def _has_rows(few: Tensor, many: Tensor, n: int) -> bool:
+    """Whether dimension 0 is the batch, and the examples of the first run keep their rows."""
+    rows = len(SECOND_ORDER)
+    if few.shape[:1] != (n,) or many.shape[:1] != (rows,) or few.shape[1:] != many.shape[1:]:
         return False
-    return _is_like(few[0], many[0], TOLERANCE)
+    return all(_is_like(few[at], many[SECOND_ORDER.index(at)], TOLERANCE) for at in range(n))
 
 
 def _is_like(a: Tensor, b: Tensor, tolerance: float) -> bool:

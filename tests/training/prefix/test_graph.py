@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from autotune.backbones.units import Unit
 from autotune.deltas.attach import attached
@@ -77,6 +81,28 @@ class InPlace(nn.Module):
         return y
 
 
+class Numbered(nn.Module):
+    """Adds something that is computed from the number of a row, and not from its example."""
+
+    def __init__(self, number: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part, self.number = nn.Conv2d(3, 3, 1), number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x) + self.number(torch.arange(x.shape[0])).view(-1, 1, 1, 1)
+
+
+class Picks(nn.Module):
+    """Picks the last place of every example by the number of its row, as decoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)[torch.arange(x.shape[0]), :, -1].unsqueeze(-1)
+
+
 class Turned(nn.Module):
     """Positions before examples for a while, as transformers of sequences have it."""
 
@@ -98,6 +124,11 @@ MIDDLES = {
     "in place": InPlace,
     "turned": Turned,
     "mixes": Mixes,
+    "numbers rows": lambda: Numbered(lambda n: n),
+    "numbers pairs of rows": lambda: Numbered(lambda n: n // 2),
+    "numbers rows from behind": lambda: Numbered(lambda n: n.flip(0)),
+    "numbers all rows alike": lambda: Numbered(lambda n: 0 * n + len(n)),
+    "picks by row": Picks,
     "statistics of the batch": lambda: nn.BatchNorm2d(3, track_running_stats=False),
 }
 
@@ -108,12 +139,15 @@ def net(request: pytest.FixtureRequest) -> Net:
     return Net(MIDDLES[request.param]()).eval().requires_grad_(False)
 
 
-def outputs(net: nn.Module, graph: Graph, x: Tensor) -> Tensor:
-    """Through the cut, what is before it computed for all rows at once."""
+ROWS = torch.tensor([3, 0, 6, 1])
+
+
+def outputs(net: nn.Module, graph: Graph, x: Tensor, rows: Any = slice(None)) -> Tensor:
+    """Outputs for some rows; what is before the cut is computed for all rows at once."""
     cut_graph = cut(graph)
     with torch.no_grad():
         live = before(graph, cut_graph.live, [graph.input])(x.clone())
-        return cut_graph.behind(*live)[0]
+        return cut_graph.behind(*(value[rows] for value in live))[0]
 
 
 @pytest.mark.parametrize("trained", ["stem", "middle", "head"])
@@ -125,8 +159,9 @@ def test_both_sides_of_a_cut_give_what_the_network_gives(net, trained):
     part.requires_grad_(True)
     x = torch.randn(7, 2, 4, 4)
     with torch.no_grad():
-        expected = net(x.clone())
+        expected, shuffled = net(x.clone()), net(x[ROWS])
     assert torch.equal(outputs(net, graph, x), expected)
+    torch.testing.assert_close(outputs(net, graph, x, ROWS), shuffled)
 
 
 @pytest.mark.parametrize("name", ["mixes", "statistics of the batch"])
@@ -253,6 +288,71 @@ def test_frozen_norms_are_folded_where_nobody_sees_it(trained, left):
     with torch.no_grad():
         live = before(graph, folded.live, [graph.input])(EXAMPLE)
         torch.testing.assert_close(folded.behind(*live)[0], net(EXAMPLE))
+
+
+class Activated(nn.BatchNorm2d):
+    """A norm that does more than torch's, as those of timm do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def _own_forward(layer: nn.Module) -> nn.Module:
+    """A layer whose `forward` was replaced, as wrappers do."""
+    plain = layer.forward
+    layer.forward = lambda x: 3 * plain(x)
+    return layer
+
+
+def _hooked(layer: nn.Module, *, is_pre: bool) -> nn.Module:
+    if is_pre:
+        layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    else:
+        layer.register_forward_hook(lambda module, args, output: output + 1)
+    return layer
+
+
+ODD_PAIRS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+    "norm of a subclass": lambda: (nn.Conv2d(3, 3, 1), Activated(3)),
+    "convolution of a subclass": lambda: (Doubled(3, 3, 1), nn.BatchNorm2d(3)),
+    "hook of a norm": lambda: (nn.Conv2d(3, 3, 1), _hooked(nn.BatchNorm2d(3), is_pre=False)),
+    "pre-hook of a norm": lambda: (nn.Conv2d(3, 3, 1), _hooked(nn.BatchNorm2d(3), is_pre=True)),
+    "hook of a convolution": lambda: (
+        _hooked(nn.Conv2d(3, 3, 1), is_pre=False),
+        nn.BatchNorm2d(3),
+    ),
+    "pre-hook of a convolution": lambda: (
+        _hooked(nn.Conv2d(3, 3, 1), is_pre=True),
+        nn.BatchNorm2d(3),
+    ),
+    "forward of its own": lambda: (_own_forward(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+    "norm of the batch": lambda: (
+        nn.Conv2d(3, 3, 1),
+        nn.BatchNorm2d(3, track_running_stats=False),
+    ),
+    "parametrized": lambda: (weight_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+    "plain": lambda: (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+}
+
+
+@pytest.mark.parametrize("name", ODD_PAIRS)
+def test_only_plain_layers_are_fused(name):
+    torch.manual_seed(0)
+    net = Net(nn.Sequential(*ODD_PAIRS[name]()))
+    net(3 * torch.randn(20, 2, 5, 5) + 1)
+    net.eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.stem.requires_grad_(True)
+    plain, fused = cut(graph), cut(graph, fuse_batchnorm=True)
+    assert len(plain.behind.steps) - len(fused.behind.steps) == (name == "plain")
+    with torch.no_grad():
+        live = before(graph, fused.live, [graph.input])(EXAMPLE)
+        torch.testing.assert_close(fused.behind(*live)[0], net(EXAMPLE))
 
 
 class Wide(nn.Module):
