@@ -67,7 +67,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     space, units = find_choices(settings, loaded, source_input)
     names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}
     recipe = Recipe(**settings.model_dump(include=names), device=device)
-    if settings.augment != "none" and (source_input is None or not source_input.is_picture):
+    if settings.augment != "none" and (source_input is None or not source_input.is_image):
         raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")
     engine = Engine(
         loaded,

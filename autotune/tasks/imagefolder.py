@@ -39,7 +39,7 @@ def load(name: str, input: InputDescription | None) -> Task:
     root = Path(name)
     if not root.is_dir():
         raise TaskError(f"An imagefolder: task must be a folder, {name!r} is not.")
-    if input is None or not input.is_picture:
+    if input is None or not input.is_image:
         raise TaskError(
             "A folder of images needs a backbone whose image size is known. "
             "Describe it with --input FILE (size, channels, mean, std)."
@@ -65,7 +65,7 @@ class ImageFiles(Sequence[Tensor]):
         return len(self.files)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_picture(self.files[at], self.input)
+        return decode_image(self.files[at], self.input)
 
     def carried(self) -> Sequence[Tensor]:
         """The same images with the content of their files in memory."""
@@ -84,7 +84,7 @@ class _EncodedImages(Sequence[Tensor]):
         return len(self.contents)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_picture(BytesIO(self.contents[at].tobytes()), self.input)
+        return decode_image(BytesIO(self.contents[at].tobytes()), self.input)
 
 
 PIXELS = 100_000_000
@@ -94,7 +94,7 @@ Pillow warns from 89 million on; a larger image would take over 300 MB while it 
 """
 
 
-def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
+def decode_image(file: Path | BytesIO, input: InputDescription) -> Tensor:
     """uint8 (channels, height, width): shorter side resized to `resize`, then cropped to `size`."""
     try:
         with Image.open(file) as opened:

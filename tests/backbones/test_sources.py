@@ -225,13 +225,13 @@ def test_weights_that_do_not_match_name_the_tensors(network, fault):
     state = dict(network.state_dict())
     if fault == "missing":
         del state["layer1.0.conv1.weight"], state["bn1.running_mean"]
-        said = "lacks 2 of its tensors, first bn1.running_mean, layer1.0.conv1.weight. Check"
+        said = "lacks tensors (2), first bn1.running_mean, layer1.0.conv1.weight. Check"
     elif fault == "extra":
         state["layer9.weight"] = torch.zeros(1)
-        said = "has beside them 1 of its tensors, first layer9.weight"
+        said = "has unexpected tensors (1), first layer9.weight"
     else:
         state["conv1.weight"] = torch.zeros(32, 3, 3, 3)
-        said = "has other shapes for 1 of its tensors, first conv1.weight"
+        said = "has tensors of other shapes (1), first conv1.weight"
     with pytest.raises(BackboneError) as caught:
         load_weights(DigitsNet(), state, source="file.pth")
     assert said in str(caught.value)
@@ -381,7 +381,7 @@ def test_a_torchvision_of_another_torch_is_told_in_one_line(tmp_path):
         check=True,
     )
     assert len(ran.stdout.splitlines()) == 1
-    assert "must belong to the installed torch" in ran.stdout
+    assert "must match the installed torch" in ran.stdout
     assert "(operator torchvision::nms does not exist)" in ran.stdout
     assert "pip install --upgrade torch torchvision" in ran.stdout
 
