@@ -75,7 +75,7 @@ def _built(models: Any, name: str) -> nn.Module:
     return network
 
 
-_WITH_AUXILIARY = ("googlenet", "inception_v3")  # have auxiliary classifiers unless told not to
+_WITH_AUXILIARY = ("googlenet", "inception_v3")  # have auxiliary classifiers by default
 _READ_TENSORS = ("regnet",)  # read tensors while they are built, so the meta device is no use
 
 

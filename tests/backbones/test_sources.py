@@ -341,7 +341,7 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
             UnknownName,
             "There is no function in net.py named 'mak'. Did you mean 'mak",
         ),
-        ("net.py:fails", BackboneError, "raised RuntimeError: no weights here. Call it by itself"),
+        ("net.py:fails", BackboneError, "raised RuntimeError: no weights here. Call it directly"),
         ("net.py:nothing", BackboneError, "must be a torch.nn.Module, python:net.py:nothing gave"),
         ("lost.py:make", BackboneError, "must exist, 'lost.py' does not"),
         ("no_such_module:make", BackboneError, "it raised ModuleNotFoundError"),

@@ -92,7 +92,7 @@ def test_every_second_is_counted_once(status):
 def test_timings_are_shown_when_they_are_asked_for(finished, output, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
     said = output("resume", copied, "--timings")
-    assert "What the search cost" in said and "the frozen part before a plan" in said
+    assert "What the search cost" in said and "computing the frozen part before a plan" in said
 
 
 def test_status_says_where_the_search_stands(status, finished):
