@@ -48,7 +48,7 @@ SHIFTS: dict[str, Callable[[Images], Images]] = {
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """Images (n, 1, 8, 8) float32 in about 0..1 of ten classes, not split into parts."""
+    """Load float32 images (n, 1, 8, 8) of ten classes, in about 0..1, not split into parts."""
     if name not in SHIFTS:
         raise UnknownName(unknown("builtin task", name, SHIFTS))
     _, (x, y) = halves()

@@ -43,8 +43,8 @@ def test_a_node_with_another_version_or_without_the_data_complains(tmp_path):
     lost = tmp_path / "lost.png"
     said = complaint({**versions(), "optuna": "1.0", "unheard": "2"}, [lost])
     assert f"has optuna {versions()['optuna']} instead of 1.0" in said
-    assert "unheard is not there instead of 2" in said
-    assert f"lacks {lost} (bring the data there, or give --ship-data)" in said
+    assert "unheard (not installed) instead of 2" in said
+    assert f"lacks {lost} (copy the data there, or give --ship-data)" in said
 
 
 def test_sources_are_shipped_by_the_names_that_pickles_use(tmp_path, monkeypatch):
