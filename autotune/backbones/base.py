@@ -63,7 +63,7 @@ def describe(
     """
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise BackboneError(f"A backbone must be a torch.nn.Module, {source} is a {kind}.")
+        raise BackboneError(f"A backbone must be a torch.nn.Module, {source} is of type {kind}.")
     path = _checked(network, head) if head else find_head(network)
     backbone = Backbone(network, source, family, path, input)
     return Backbone(network, source, family, path, input, fingerprint(backbone.tensors()))

@@ -40,8 +40,8 @@ class Delta(nn.Module, ABC):
 
     Laws: the change is zero at the start; `count` equals what `attach` adds to training, from
     shapes alone; `detach` undoes `attach` exactly; a `mergeable` method only changes the unit's own
-    tensors, so that writing these into the unit merges it; tensors that were saved and loaded
-    give equal bits.
+    tensors, so that writing these into the unit merges it; saving and loading changes no bit of
+    its tensors.
     """
 
     paper: ClassVar[str] = ""

@@ -21,7 +21,7 @@ def new_delta(method: Method) -> Delta:
 
 
 def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
-    """Plan with one choice in every unit where it has a place, and its cost; no space is asked."""
+    """Plan with one choice in every unit where it has a place, and its cost; ignores the space."""
     places = sites(network, units, units.flow)
     names = [unit.name for unit in units if has_place(choice, places[unit.name])]
     plan = Plan(dict.fromkeys(names, choice))

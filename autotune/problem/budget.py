@@ -58,7 +58,7 @@ class Budget:
     """Size of the whole backbone in the same measure, without its old head."""
 
     measure: Measure = Measure.PARAMETERS
-    """What is counted: trainable parameters, or bytes of the delta file's tensors."""
+    """Quantity that is counted: trainable parameters, or bytes of the delta file's tensors."""
 
     text: str = ""
     """The budget as the user wrote it."""

@@ -342,7 +342,11 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
             "There is no function in net.py named 'mak'. Did you mean 'mak",
         ),
         ("net.py:fails", BackboneError, "raised RuntimeError: no weights here. Call it directly"),
-        ("net.py:nothing", BackboneError, "must be a torch.nn.Module, python:net.py:nothing gave"),
+        (
+            "net.py:nothing",
+            BackboneError,
+            "must be a torch.nn.Module, python:net.py:nothing is of type",
+        ),
         ("lost.py:make", BackboneError, "must exist, 'lost.py' does not"),
         ("no_such_module:make", BackboneError, "it raised ModuleNotFoundError"),
         ("broken.py:make", BackboneError, "python:broken.py must import, it raised SyntaxError"),
