@@ -345,7 +345,7 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
         (
             "net.py:nothing",
             BackboneError,
-            "must be a torch.nn.Module, python:net.py:nothing is of type",
+            "torch.nn.Module, python:net.py:nothing is of type int",
         ),
         ("lost.py:make", BackboneError, "must exist, 'lost.py' does not"),
         ("no_such_module:make", BackboneError, "it raised ModuleNotFoundError"),
