@@ -50,7 +50,7 @@ from autotune.utils.timings import counted, spent
 
 @interruptible()
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Prepare the backbone, make the study and the run folder, and drive."""
+    """Prepare the backbone, create the study and the run folder, and drive the study."""
     buffers, records = settle_preparation(setup)
     problem, identity = setup.problem.charged(buffer_cost(buffers)), _identity(setup)
     stored = {name: versioned(record.to_json()) for name, record in records.items()}
@@ -65,7 +65,7 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
 
 
 def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
-    """Trials of `--profile`, which count in addition to those that are asked for."""
+    """Trials of `--profile`, which come in addition to the requested number of trials."""
     if setup.settings.profile is None:
         return ()
     statistics = begun[PREPARATION]["bnstats"]
@@ -76,9 +76,9 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Drive the study until it has its answer; `Interrupted` on Ctrl-C, nothing is lost.
+    """Drive the study to its answer; on Ctrl-C raise `Interrupted`, keeping finished work.
 
-    `origins` says of settings where they were given.
+    `origins` maps settings to the places they were given in.
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
@@ -91,11 +91,11 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
         try:
             _run(folder, setup, driver, backend)
         finally:
-            _note_sitting(driver, began)
+            _record_session(driver, began)
 
 
 def _note_settings(folder: RunFolder, settings: Settings) -> None:
-    """Write `config.yaml` where a resume changed something; a new search has written it."""
+    """Write `config.yaml` if a resume changed a setting; a new search has written it already."""
     text = write_settings(settings)
     if folder.config.read_text() != text:
         write_whole(folder.config, text)
@@ -105,17 +105,17 @@ def _note_settings(folder: RunFolder, settings: Settings) -> None:
 def driving(
     folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
 ) -> Iterator[tuple[Driver, Backend]]:
-    """Own the study of a run for a while, its backbone prepared as it was.
+    """Context that owns the study of a run, with the backbone prepared as before.
 
-    Raises `RunError` where something differs from what the run began with or the disk is full, and
-    `Interrupted` on Ctrl-C or SIGTERM, which names the command to go on with.
+    Raises `RunError` if something differs from what the run began with or the disk is full, and
+    on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
     """
     try:
         with _owned(folder, setup, deadline) as owned:
             yield owned
     except KeyboardInterrupt as error:
         raise Interrupted(
-            "Interrupted. What was finished is kept; go on with: "
+            "Interrupted. Finished work is kept; continue with: "
             f"autotune {command} {shlex.quote(str(folder.path))}"
         ) from error
     except Exception as error:
@@ -154,7 +154,7 @@ def _owned(
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
-    _tell_begin(folder, setup, driver)
+    _report_begin(folder, setup, driver)
     if driver.attribute(ESTIMATE) is None:
         with spent("training"):
             driver.write(ESTIMATE, _estimated(engine))
@@ -177,8 +177,8 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
     tell("answer", f"The answer is in {folder.best}")
 
 
-def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
-    """Report the task, budget and stages of a search to those who follow it."""
+def _report_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """Report the task, budget and stages of a search as an event."""
     settings, budget = setup.settings, driver.problem.budget
     stages = driver.strategy.score_source.stages
     unneeded = [stage for stage in ScoreSource.POLICY.stages if stage not in stages]
@@ -202,16 +202,16 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
 
 
 def _estimated(engine: Engine) -> dict[str, Any]:
-    """Estimate of one full fine-tuning; `full` is None where it does not fit into memory."""
+    """Estimate of one full fine-tuning; `full` is None if it does not fit into memory."""
     try:
         return asdict(estimate(engine))
     except torch.OutOfMemoryError:
-        warn("Full fine-tuning does not fit into memory, so the search's cost has no unit.")
+        warn("Full fine-tuning does not fit into memory, so the cost cannot be compared with it.")
         return {"full": None}
 
 
 def _sign(folder: RunFolder, final: Final) -> None:
-    """Write the test metrics and the seeds' spread into the header of `best/`."""
+    """Write the test metrics and the spread over seeds into the header of the answer's file."""
     artifact = from_bytes(folder.best.read_bytes(), str(folder.best))
     spreads = {"values": final.values, "tests": final.tests}
     by_seed = {name: spread.to_json() for name, spread in spreads.items() if spread is not None}
@@ -261,12 +261,12 @@ def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: Run
     differs = [key for key in now if stored.get(key) != now[key]]
     if differs:
         raise RunError(
-            f"A run goes on with what it began with; {folder.path} differs in "
-            f"{', '.join(differs)}. Start a new search, or bring the old state back."
+            f"A run must resume with what it began with, {folder.path} differs in "
+            f"{', '.join(differs)}. Start a new search, or restore the old state."
         )
 
 
-def _note_sitting(driver: Driver, began: float) -> None:
+def _record_session(driver: Driver, began: float) -> None:
     if not driver.lease.is_lost:
         driver.write(f"{TIMINGS}:{began:.3f}", counted())
         driver.write(f"{SESSION}:{began:.3f}", time.time() - began)
