@@ -27,7 +27,7 @@ from autotune.problem.sampling import random_placement
 from autotune.run.notebook import Study
 from autotune.run.settings import load_space
 from autotune.session.api import reopened
-from autotune.session.session import driving
+from autotune.session.driving import driving
 from autotune.session.setup import Setup, released
 from autotune.study.driver import Driver
 from autotune.study.selection.baselines import PROBE

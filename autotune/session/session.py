@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autotune.deltas.artifact import from_bytes, to_bytes
-from autotune.errors import (
-    Interrupted,
-    RunError,
-)
 from autotune.problem.problem import Problem
 from autotune.run.related import open_run
-from autotune.run.settings import Settings, current_names, write_settings
+from autotune.run.settings import Settings, write_settings
+from autotune.session.driving import driving
+from autotune.session.identity import identity_of
 from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
 from autotune.session.preparation import buffer_cost, settle_preparation
 from autotune.session.setup import Setup
-from autotune.session.workers import WHERE, open_backend
 from autotune.study.backends.base import Backend
-from autotune.study.driver import Driver, DriverOptions, create
-from autotune.study.lease import Lease
-from autotune.study.reader import Records
-from autotune.study.run_folder import EventLog, RunFolder
+from autotune.study.driver import Driver, create
+from autotune.study.run_folder import RunFolder
 from autotune.study.selection.baselines import run_baselines
 from autotune.study.selection.finalists import run_finalists
 from autotune.study.selection.unit_profiles import as_trials, repeat_all
 from autotune.study.stages import ESTIMATE, FINAL, PREPARATION, SESSION, TIMINGS, Final, versioned
-from autotune.study.strategies import check_options
 from autotune.study.strategies.score_source import ScoreSource
 from autotune.training.engine import Engine
 from autotune.training.estimate import estimate
-from autotune.utils.events import log, tell, warn
+from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
-from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
 from autotune.utils.interrupts import interruptible
 from autotune.utils.timings import counted, spent
 
@@ -52,7 +39,7 @@ from autotune.utils.timings import counted, spent
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
     """Prepare the backbone, create the study and the run folder, and drive the study."""
     buffers, records = settle_preparation(setup)
-    problem, identity = setup.problem.charged(buffer_cost(buffers)), _identity(setup)
+    problem, identity = setup.problem.charged(buffer_cost(buffers)), identity_of(setup)
     stored = {name: versioned(record.to_json()) for name, record in records.items()}
     begun = {"identity": identity, **stored}
     if setup.settings.supernet is not None:
@@ -99,57 +86,6 @@ def _note_settings(folder: RunFolder, settings: Settings) -> None:
     text = write_settings(settings)
     if folder.config.read_text() != text:
         write_whole(folder.config, text)
-
-
-@contextmanager
-def driving(
-    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
-) -> Iterator[tuple[Driver, Backend]]:
-    """Context that owns the study of a run, with the backbone prepared as before.
-
-    Raises `RunError` if something differs from what the run began with or the disk is full, and
-    on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
-    """
-    try:
-        with _owned(folder, setup, deadline) as owned:
-            yield owned
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            "Interrupted. Finished work is kept; continue with: "
-            f"autotune {command} {shlex.quote(str(folder.path))}"
-        ) from error
-    except Exception as error:
-        if is_full(error):
-            raise disk_is_full(folder.path) from error
-        raise
-
-
-@contextmanager
-def _owned(
-    folder: RunFolder, setup: Setup, deadline: float | None
-) -> Iterator[tuple[Driver, Backend]]:
-    records = Records(folder, setup.settings.storage)
-    _refuse_other(current_names(records.identity), _identity(setup), folder)
-    lease = Lease(
-        folder.lease,
-        lambda: records.study.user_attrs.get("lease"),
-        lambda owner: records.study.set_user_attr("lease", owner),
-    )
-    with _listening(folder), lease:
-        if setup.settings.storage is None:
-            warn_of_network(folder.path)
-        driver = Driver(
-            folder,
-            setup.settings.storage,
-            _driver_options(setup),
-            lease,
-            trials=setup.settings.trials,
-            deadline=deadline,
-        )
-        prepared = folder.read(folder.prepared)
-        setup.engine.prepare(load_tensors(prepared) if prepared else {})
-        with open_backend(setup) as backend, interruptible():
-            yield driver, backend
 
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
@@ -220,66 +156,7 @@ def _sign(folder: RunFolder, final: Final) -> None:
     write_whole(folder.best, to_bytes(signed))
 
 
-def _driver_options(setup: Setup) -> DriverOptions:
-    settings = setup.settings
-    return DriverOptions(
-        strategy=settings.strategy,
-        seed=settings.seed,
-        steps=settings.folds or settings.epochs,
-        grids=setup.grids,
-        workers=settings.n_workers,
-        folds=settings.folds,
-        pruner=settings.pruner,
-        objective=settings.objective or "",
-        strategy_options=check_options(settings.strategy, settings.options),
-        keep=settings.keep,
-        disk=settings.disk_bytes,
-        attempts=settings.retries + 1,
-    )
-
-
-def _identity(setup: Setup) -> dict[str, Any]:
-    """Settings and digests that must not change between sessions."""
-    space, policy = setup.space.model_dump_json(), setup.settings.policy
-    kept = setup.settings.model_dump(
-        exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}
-    )
-    return {
-        "backbone's fingerprint": setup.backbone.fingerprint,
-        "data": setup.task.digest(),
-        **({"policy's digest": _digest(Path(policy).read_bytes())} if policy else {}),
-        "search space": _digest(space.encode()),
-        **kept,
-    }
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
-    differs = [key for key in now if stored.get(key) != now[key]]
-    if differs:
-        raise RunError(
-            f"A run must resume with what it began with, {folder.path} differs in "
-            f"{', '.join(differs)}. Start a new search, or restore the old state."
-        )
-
-
 def _record_session(driver: Driver, began: float) -> None:
     if not driver.lease.is_lost:
         driver.write(f"{TIMINGS}:{began:.3f}", counted())
         driver.write(f"{SESSION}:{began:.3f}", time.time() - began)
-
-
-@contextmanager
-def _listening(folder: RunFolder) -> Iterator[None]:
-    handler, level = EventLog(folder), log.level
-    log.addHandler(handler)
-    log.setLevel(min(logging.INFO, level) if level else logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()

@@ -95,7 +95,7 @@ class Table:
 
 def escaped(text: str) -> str:
     """Escape a text so that Markdown shows it unchanged, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _plain(value: Cell) -> str | int | float | None:
