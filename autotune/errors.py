@@ -7,13 +7,13 @@ from difflib import get_close_matches
 
 
 class AutotuneError(Exception):
-    """Parent of all errors of autotune; `exit_code` is what the command line ends with."""
+    """Base class of all errors of autotune; `exit_code` is the command line's exit status."""
 
     exit_code = 2
 
 
 class BudgetError(AutotuneError, ValueError):
-    """A budget that cannot be read, or that cannot hold what it must."""
+    """A budget that cannot be parsed or that is too small for any choice."""
 
 
 class PlanError(AutotuneError, ValueError):
@@ -47,7 +47,7 @@ class BackboneError(AutotuneError, ValueError):
 
 
 class TaskError(AutotuneError, ValueError):
-    """Data that cannot be read, split or shown to the backbone."""
+    """Data that cannot be read, split or passed to the backbone."""
 
 
 class PolicyError(AutotuneError, ValueError):
@@ -59,25 +59,25 @@ class ArtifactError(AutotuneError, ValueError):
 
 
 class ExportError(AutotuneError, ValueError):
-    """A tuned network that has no such form, or whose form does not compute the same."""
+    """A network that cannot be exported, or whose export computes something else."""
 
     exit_code = 1
 
 
 class RunError(AutotuneError, ValueError):
-    """A run folder or storage that cannot be used as asked."""
+    """A run folder or storage that cannot be used as requested."""
 
 
 class ServeError(AutotuneError, ValueError):
-    """A request, or a task for a server, that it cannot take."""
+    """A request or a task that the server cannot accept."""
 
 
 class Busy(ServeError):
-    """More requests than may wait."""
+    """A request that arrives while the server's queue is full."""
 
 
 class NoTask(ServeError, LookupError):
-    """A task that is not served."""
+    """A request for a task that is not served."""
 
 
 class LeaseError(AutotuneError, RuntimeError):
@@ -85,7 +85,7 @@ class LeaseError(AutotuneError, RuntimeError):
 
 
 class DependencyError(AutotuneError, ImportError):
-    """A library that is missing or does not match its companion."""
+    """A library that is missing or does not match another one's version."""
 
     exit_code = 1
 
@@ -97,7 +97,7 @@ class TrialError(AutotuneError, RuntimeError):
 
 
 class OutOfMemory(TrialError):
-    """A trial that does not fit into memory, not even with its batches in parts."""
+    """A trial that does not fit into memory, even with its batches split."""
 
 
 class WorkerError(AutotuneError, RuntimeError):
@@ -107,13 +107,13 @@ class WorkerError(AutotuneError, RuntimeError):
 
 
 class Interrupted(AutotuneError):
-    """The user ended the search; what was finished is kept."""
+    """The user ended the search; finished work is kept."""
 
     exit_code = 130
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a `name` that no table of `kind` has, with the nearest known name."""
+    """One-line message about an unknown `name` of some `kind`, with the closest known name."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -121,12 +121,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message; the name of its type where the message is empty."""
+    """First line of an error's message; the name of its type if the message is empty."""
     return _lines(error)[0]
 
 
 def last_line(error: BaseException) -> str:
-    """Last line of an error's message, where a traceback names the cause."""
+    """Last line of an error's message: of a formatted traceback, the line that names the cause."""
     return _lines(error)[-1]
 
 

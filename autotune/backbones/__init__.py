@@ -1,4 +1,4 @@
-"""Backbones: pretrained networks by name, each source a file and a line of this table."""
+"""Backbones: pretrained networks by name. Each source is a file and a line of this table."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def load_backbone(
     input: InputDescription | None = None,
     shapes_only: bool = False,
 ) -> Backbone:
-    """The backbone of a source, `KIND:REST`.
+    """Load the backbone of a source, `KIND:REST`, in evaluation mode.
 
-    `weights` is a file instead of the published ones (`none`: random), `head` the path of the
-    task layer if it is not the last, `input` what it takes where its source does not say.
-    `shapes_only` may leave the weights on the meta device. The network is in evaluation mode.
+    `weights` is a file that replaces the published weights (`none`: random ones), `head` the path
+    of the task layer if it is not the last layer, and `input` the input description if the source
+    has none or another is wanted. `shapes_only` may leave the weights on the meta device.
 
     Raises `UnknownName` for an unknown kind or name, `BackboneError` for weights that don't fit.
     """

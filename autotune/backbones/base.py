@@ -1,4 +1,4 @@
-"""A pretrained network with what autotune must know of it."""
+"""A pretrained network with the facts that autotune needs about it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from autotune.errors import BackboneError
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network, its head, and what it takes as input."""
+    """A pretrained network with its head and input description."""
 
     network: nn.Module
-    """Returns logits (n, classes), float."""
+    """Module that returns logits (n, classes), floating-point."""
 
     source: str
-    """The name that it was loaded by: `torchvision:resnet50`, `python:net.py:make`, `object`."""
+    """Name it was loaded by: `torchvision:resnet50`, `python:net.py:make`, `object`."""
 
     family: str
-    """Name of the search space that fits it when the user names none."""
+    """Name of the search space that is used by default."""
 
     head: str
     """Path of the task layer in `network`: a Linear or a convolution."""
 
     input: InputDescription | None = None
-    """None for a `python:` source without `--input`: the task's own arrays decide."""
+    """None for a `python:` source without `--input`: the task's arrays decide then."""
 
     fingerprint: str = ""
-    """Digest of the tensors as loaded, the head left out; empty on the meta device."""
+    """Digest of the tensors as loaded, without the head's; empty on the meta device."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the network, its head left out."""
+        """Parameters and buffers of the network, without the head's."""
         prefix = self.head + "."
         state = self.network.state_dict()
         return {name: t for name, t in state.items() if not name.startswith(prefix)}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Each parameter once, the head's left out, in the order of registration."""
+        """Parameters without the head's, each once, in the order of registration."""
         prefix = self.head + "."
         named = self.network.named_parameters()
         return {name: p for name, p in named if not name.startswith(prefix)}
@@ -57,13 +57,13 @@ def describe(
     head: str | None = None,
     input: InputDescription | None = None,
 ) -> Backbone:
-    """The backbone around `network`, with its head found and its fingerprint taken.
+    """Backbone around `network`; finds its head and computes its fingerprint.
 
     Raises `BackboneError` for a network without parameters or without a last layer to replace.
     """
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise BackboneError(f"A backbone must be a torch.nn.Module, {source} gave a {kind}.")
+        raise BackboneError(f"A backbone must be a torch.nn.Module, {source} is of type {kind}.")
     path = _checked(network, head) if head else find_head(network)
     backbone = Backbone(network, source, family, path, input)
     return Backbone(network, source, family, path, input, fingerprint(backbone.tensors()))
@@ -88,7 +88,7 @@ def find_head(network: nn.Module) -> str:
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes, dtypes and values; empty when there are no values (meta)."""
+    """SHA-256 over names, shapes, dtypes and values; empty for tensors on the meta device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if tensor.is_meta:
@@ -100,7 +100,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def new_head(old: nn.Module, classes: int) -> nn.Module:
-    """A fresh layer of the old head's kind with `classes` outputs, same dtype and device."""
+    """New layer of the old head's kind with `classes` outputs, in its dtype and on its device."""
     where: dict[str, Any] = {"dtype": old.weight.dtype, "device": old.weight.device}
     if isinstance(old, nn.Linear):
         return nn.Linear(old.in_features, classes, old.bias is not None, **where)

@@ -1,4 +1,4 @@
-"""Flow: the tensors that pass between the modules of a network, seen in one forward pass."""
+"""Flow: the tensors that pass between a network's modules, recorded in one forward pass."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import InputDescription
 
 BATCH = 2
-"""Blank examples in a trace."""
+"""Blank examples in a trace; more than one, as other dimensions of size 1 are common."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A tensor that a module takes or gives."""
+    """Input or output tensor of a module."""
 
     path: str
     """Path of the module; empty for the network itself."""
 
     is_input: bool
-    """Whether the module takes it, as its first argument, or gives it."""
+    """Whether it is the module's first argument; its output otherwise."""
 
     shape: tuple[int, ...]
     """Shape of one example, without the batch dimension."""
@@ -33,10 +33,10 @@ class Point:
     dtype: torch.dtype
 
     channel: int
-    """Which dimension holds the channels, the batch being dimension 0."""
+    """Dimension that holds the channels, the batch being dimension 0."""
 
     is_batched: bool = True
-    """Whether dimension 0 is the batch indeed; it may be tokens, with the batch behind them."""
+    """Whether dimension 0 is the batch; some networks have tokens there, and the batch second."""
 
     @property
     def width(self) -> int:
@@ -45,13 +45,13 @@ class Point:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The other dimensions: height and width, or the number of tokens; none after pooling."""
+        """Sizes of the other dimensions: height and width, or tokens; empty after pooling."""
         return tuple(size for at, size in enumerate(self.shape, 1) if at != self.channel)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One module's only call in a forward pass; a point is None where no single tensor passes."""
+    """The only call of a module in a forward pass; a point is None if it is not one tensor."""
 
     path: str
     input: Point | None
@@ -59,7 +59,7 @@ class Call:
 
 
 class Flow:
-    """Modules that are called exactly once, in the order in which they begin."""
+    """Calls of modules that are called exactly once, in the order in which they begin."""
 
     def __init__(self, calls: Mapping[str, Call]) -> None:
         self.calls = dict(calls)
@@ -72,23 +72,23 @@ class Flow:
 
 
 def trace(network: nn.Module, input: InputDescription) -> Flow:
-    """The flow of two blank examples through the network, which is left as it was.
+    """Record the flow of two blank examples through the network, which is left unchanged.
 
     Works on the meta device too, without any arithmetic. Raises what the network raises.
     """
     device = next(network.parameters()).device
     dtype = getattr(torch, input.dtype)
     blank = torch.zeros(BATCH, *input.example_shape, dtype=dtype, device=device)
-    seen = _Seen(network)
+    recorder = _Recorder(network)
     try:
         with evaluating(network):
             network(blank)
     finally:
-        seen.close()
-    return Flow(seen.calls())
+        recorder.close()
+    return Flow(recorder.calls())
 
 
-class _Seen:
+class _Recorder:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.paths = {module: path for path, module in network.named_modules()}
@@ -124,7 +124,7 @@ class _Seen:
 
 
 def first_tensor(output: Any) -> Any:
-    """What a module gives: the tensor itself, or the first of a tuple (attention)."""
+    """Output tensor of a module: the output itself, or the first of a tuple (attention)."""
     return output[0] if isinstance(output, tuple) and output else output
 
 
@@ -138,14 +138,15 @@ def _point(module: nn.Module, path: str, is_input: bool, value: Any) -> Point | 
 
 
 def _channel(module: nn.Module, tensor: Tensor, is_input: bool) -> int:
-    """Dimension 1 or the last: the one that fits the module's layers, else the usual one."""
+    """Channel dimension, 1 or the last: the one whose size fits the module's layers."""
     last = tensor.ndim - 1
     widths = {w for m in module.modules() for w in _widths(m, is_input)}
     fits = [at for at in dict.fromkeys((1, last)) if tensor.shape[at] in widths]
     if len(fits) == 1:
         return fits[0]
-    usual = nn.Conv1d if tensor.ndim == 3 else nn.Module
-    return 1 if any(isinstance(m, usual) for m in module.modules()) else last
+    # Both or neither fit: channels come first in images and 1d convolutions, last in tokens.
+    channels_first = nn.Conv1d if tensor.ndim == 3 else nn.Module
+    return 1 if any(isinstance(m, channels_first) for m in module.modules()) else last
 
 
 def _widths(layer: nn.Module, is_input: bool) -> tuple[int, ...]:

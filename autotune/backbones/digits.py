@@ -20,6 +20,7 @@ from autotune.utils.files import cache_folder, write_whole
 
 INPUT = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 EPOCHS, BATCH, RATE, DECAY = 15, 64, 3e-3, 1e-2
+"""Epochs, batch size, first learning rate and weight decay of the pretraining."""
 
 
 def load(
@@ -30,7 +31,7 @@ def load(
     input: InputDescription | None = None,
     shapes_only: bool = False,
 ) -> Backbone:
-    """The digits network: pretrained on half of the digits, or with weights of the user's."""
+    """Load the digits network, pretrained on half of the digits or with the user's weights."""
     if name != "digits":
         raise UnknownName(unknown("builtin backbone", name, ["digits"]))
     network: nn.Module = DigitsNet()
@@ -83,7 +84,7 @@ class DigitsNet(nn.Module):
 
 
 def cache_file() -> Path:
-    """Where the pretrained weights are kept."""
+    """Path of the cached pretrained weights."""
     return cache_folder() / "digits-1.safetensors"
 
 
@@ -95,12 +96,12 @@ def _pretrained() -> dict[str, Tensor]:
     try:
         write_whole(file, save(state, metadata={"fingerprint": fingerprint(state)}))
     except OSError as error:
-        tell("cache", f"The digits network could not be kept in {file} ({error}).")
+        tell("cache", f"The digits network could not be cached in {file} ({error}).")
     return state
 
 
 def _cached(file: Path) -> dict[str, Tensor] | None:
-    """The cached weights, None when there are none or when they are not what was written."""
+    """Cached weights; None if there are none or the file is damaged."""
     try:
         with safe_open(file, "pt") as stored:
             state = {name: stored.get_tensor(name) for name in stored.keys()}
@@ -110,7 +111,7 @@ def _cached(file: Path) -> dict[str, Tensor] | None:
         return None
     except (SafetensorError, OSError, KeyError, TypeError):
         pass
-    tell("cache", f"The cached digits network {file} is damaged and is built again.")
+    tell("cache", f"The cached digits network {file} is damaged and will be trained again.")
     return None
 
 

@@ -7,13 +7,13 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-Pictures = NDArray[np.float32]
+Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
 @cache
-def halves() -> tuple[tuple[Pictures, Labels], tuple[Pictures, Labels]]:
-    """(pretraining, task) halves, cut by class: pictures (n, 1, 8, 8) in 0..1, labels (n,)."""
+def halves() -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
+    """(pretraining, task) halves, stratified by class: images (n, 1, 8, 8) in 0..1, labels (n,)."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """The network in evaluation mode and without gradients, its modes put back afterwards."""
+    """Context with the network in evaluation mode, without gradients; restores modes on exit."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a backbone takes as input: pictures of some size and scale, or plain arrays."""
+"""Descriptions of a backbone's input: images of some size and normalisation, or plain arrays."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from autotune.errors import ConfigError
 
-MOST = 2**28
-"""Values of one example."""
+MAX_VALUES = 2**28
+"""Largest number of values in one example: 1 GiB in float32."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
 class InputDescription:
-    """Pictures (`size`, `channels`, `mean`, `std`) or, with `shape` and `dtype` alone, arrays."""
+    """Images (`size`, `channels`, `mean`, `std`) or, with `shape` and `dtype` alone, arrays."""
 
     size: tuple[int, int] | None = None
     """Height and width in pixels."""
@@ -27,29 +27,31 @@ class InputDescription:
     channels: int = 3
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    """Pictures of uint8 become (x / 255 - mean) / std, one number a channel."""
+    """uint8 images become (x / 255 - mean) / std, with one mean and std per channel."""
 
     resize: int | None = None
-    """Length of the shorter side before the centre is cut out; `size` itself when None."""
+    """Length of the shorter side before the centre crop; None means `size`."""
 
     interpolation: str = "bilinear"
 
     shape: tuple[int, ...] | None = None
-    """Shape of one example, for inputs that are no pictures."""
+    """Shape of one example, for inputs that are not images."""
 
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.shape is None):
-            raise ConfigError("An input description needs 'size' (pictures) or 'shape' (arrays).")
+            raise ConfigError("An input description needs 'size' (images) or 'shape' (arrays).")
         shape = self.example_shape
-        if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > MOST:
-            raise ConfigError(f"An example has up to {MOST:,} values, {list(shape)} is none.")
+        if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > MAX_VALUES:
+            raise ConfigError(
+                f"An example must have 1 to {MAX_VALUES:,} values, got the shape {list(shape)}."
+            )
         if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
-            raise ConfigError(f"An input's dtype must be one of torch's, got {self.dtype!r}.")
+            raise ConfigError(f"An input's dtype must be a torch dtype, got {self.dtype!r}.")
         if self.size is not None and len({len(self.mean), len(self.std), self.channels}) > 1:
             raise ConfigError(
-                f"An input description needs one mean and std a channel, got {self.channels} "
+                f"An input description needs one mean and std per channel, got {self.channels} "
                 f"channels, {len(self.mean)} means and {len(self.std)} stds."
             )
         if self.interpolation not in INTERPOLATIONS:
@@ -57,13 +59,13 @@ class InputDescription:
             raise ConfigError(f"Interpolation must be one of {known}, got {self.interpolation!r}.")
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it describes pictures, not arrays of some shape."""
+    def is_image(self) -> bool:
+        """Whether it describes images, not arrays of some shape."""
         return self.size is not None
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of one example as the network sees it, without the batch."""
+        """Shape of one example as the network receives it, without the batch dimension."""
         if self.size is not None:
             return (self.channels, *self.size)
         assert self.shape is not None
@@ -72,21 +74,21 @@ class InputDescription:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `images` (n, channels, height, width) → float32 of the same shape and device."""
         device = images.device
-        # A GPU multiplies by the rounded 1 / 255 where the divisor is a number, not a tensor.
-        most = torch.tensor(255.0, device=device)
+        # For a divisor that is a number, a GPU multiplies by the rounded 1 / 255: use a tensor.
+        white = torch.tensor(255.0, device=device)
         mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=device).view(-1, 1, 1)
-        return images.float().div_(most).sub_(mean).div_(std)
+        return images.float().div_(white).sub_(mean).div_(std)
 
     def to_json(self) -> dict[str, Any]:
-        """Only the keys that mean something for this kind of input."""
-        if self.is_picture:
+        """Fields as a JSON mapping, without those that do not apply to this kind of input."""
+        if self.is_image:
             return {k: v for k, v in asdict(self).items() if k not in ("shape", "dtype")}
         return {"shape": self.shape, "dtype": self.dtype}
 
 
 def some_inputs(input: InputDescription, n: int = 4, *, seed: int = 0) -> Tensor:
-    """A batch that a network takes, (n, ...): noise; of whole numbers only 0 and 1."""
+    """Random batch that fits the description, (n, ...): normal noise, or 0 and 1 for integers."""
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, input.dtype)
     shape = (n, *input.example_shape)
@@ -96,7 +98,7 @@ def some_inputs(input: InputDescription, n: int = 4, *, seed: int = 0) -> Tensor
 
 
 def read_input(data: object, *, source: str) -> InputDescription:
-    """A mapping with the keys of `InputDescription`; `size` may be one number."""
+    """Read a mapping with the keys of `InputDescription`; `size` may be one number."""
     if not isinstance(data, dict):
         raise ConfigError(f"An input description must be a mapping with 'size', {source} is not.")
     known = set(InputDescription.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""`python:MODULE-or-FILE:FUNCTION`: a network that a function of the user's returns."""
+"""`python:MODULE-or-FILE:FUNCTION`: a network that a function of the user returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load(
     input: InputDescription | None = None,
     shapes_only: bool = False,
 ) -> Backbone:
-    """The network that the named function returns when it is called without arguments."""
+    """Load the network that the named function returns when called without arguments."""
     network = call_source(name, what="backbone")
     if weights not in (None, "none") and not shapes_only:
         assert weights is not None

@@ -1,4 +1,4 @@
-"""Ways: the modules that hold nothing but certain parameters, and what goes in and out of them."""
+"""Routes: the modules that hold only certain parameters, with their joint input and output."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from autotune.backbones.dataflow import Call, Flow, Point
 
 @dataclass(frozen=True)
 class Route:
-    """From what the first of some modules takes to what the last one gives."""
+    """Some modules, from the input of the first to the output of the last."""
 
     calls: tuple[Call, ...] = ()
-    """Calls of every module that holds nothing but the parameters, in the order of their begin."""
+    """Calls of every module that holds only the parameters, in the order in which they begin."""
 
     outer: tuple[Call, ...] = ()
-    """Calls of those modules that lie in no other of them."""
+    """Calls of the outermost of these modules."""
 
     @property
     def entry(self) -> Point | None:
@@ -30,7 +30,10 @@ class Route:
 
 
 class Routes:
-    """Finds the way through the modules of any set of parameters; modules without are in none."""
+    """Finds the route through the modules that hold a set of parameters.
+
+    Modules without parameters are on no route.
+    """
 
     def __init__(self, network: nn.Module, flow: Flow | None) -> None:
         self.ids = {name: id(p) for name, p in network.named_parameters(remove_duplicate=False)}
@@ -38,7 +41,7 @@ class Routes:
         self.held = [(call, ids) for call, ids in held if ids]
 
     def through(self, parameters: Collection[str]) -> Route:
-        """The way through the modules that hold nothing but `parameters` (names)."""
+        """Route through the modules that hold only `parameters` (names)."""
         wanted = {self.ids[name] for name in parameters}
         calls = [call for call, ids in self.held if ids <= wanted]
         paths = {call.path for call in calls}

@@ -1,4 +1,4 @@
-"""Spans: each stage and the whole network, for methods that add a path beside them."""
+"""Spans: each stage and the whole network, for methods that add a path in parallel to them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from autotune.backbones.units import Unit, Units, find_groups, find_units
 from autotune.problem.search_space import UnitPatterns as Tables
 
 NETWORK = "network"
-"""The span of the whole network, from its input to its head's."""
+"""Name of the span of the whole network, from its input to its head's input."""
 
 
 def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> Units:
-    """The units with every stage and the whole network behind them, and the flow kept.
+    """Append every stage and the whole network to the units as spans, and keep the flow.
 
-    The network's levels are its stages where these differ in shape (convolutions), else the
-    blocks inside them (transformers); the head comes last.
+    The network's levels are its stages if the shapes of their outputs differ (convolutions), else
+    the blocks inside them (transformers); the head comes last.
     """
     stages = find_groups(backbone, tables.stage)
     taken = {unit.name for unit in units.units}
     spans = [Unit(name, (), (names,)) for name, names in stages.items() if name not in taken]
     blocks = find_units(backbone, tables.block).units
-    ways = Routes(backbone.network, flow)
-    if NETWORK not in taken and (levels := _levels(stages, blocks, ways)):
+    routes = Routes(backbone.network, flow)
+    if NETWORK not in taken and (levels := _levels(stages, blocks, routes)):
         spans.append(Unit(NETWORK, (), (*levels, tuple(_head(backbone)))))
     return replace(units, units=(*units.units, *spans), flow=flow)
 
 
 def _levels(
-    stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], ways: Routes
+    stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], routes: Routes
 ) -> list[tuple[str, ...]]:
-    ends = {names: ways.through(names).exit for names in stages.values()}
+    ends = {names: routes.through(names).exit for names in stages.values()}
     if len({point.shape for point in ends.values() if point}) > 1:
         return [names for names, point in ends.items() if point]
     staged = {name for names in stages.values() for name in names}
-    held = [b.parameters for b in blocks if not staged or staged.issuperset(b.parameters)]
-    return [names for names in held if ways.through(names).exit]
+    inside = [b.parameters for b in blocks if not staged or staged.issuperset(b.parameters)]
+    return [names for names in inside if routes.through(names).exit]
 
 
 def _head(backbone: Backbone) -> list[str]:

@@ -25,7 +25,7 @@ FAMILIES = {
     "vit": "vit",
     "swin": "swin",
 }
-"""Space files by the start of torchvision's names; any other network takes `any`."""
+"""Search space by the prefix of torchvision's name; any other network uses `any`."""
 
 
 def load(
@@ -36,10 +36,10 @@ def load(
     input: InputDescription | None = None,
     shapes_only: bool = False,
 ) -> Backbone:
-    """A torchvision classifier.
+    """Load a torchvision classifier.
 
-    Without `weights` the published ones are downloaded by torchvision itself; `none` leaves the
-    network at random; a file is read by `read_weights`.
+    By default torchvision downloads the published weights; `weights` is `none` for random ones, or
+    a file for `read_weights`. Raises `BackboneError` if the download fails.
     """
     models = import_torchvision().models
     if name not in models.list_models(module=models):
@@ -75,8 +75,8 @@ def _built(models: Any, name: str) -> nn.Module:
     return network
 
 
-_WITH_AUXILIARY = ("googlenet", "inception_v3")
-_READ_TENSORS = ("regnet",)  # while they are built, so that the meta device will not do
+_WITH_AUXILIARY = ("googlenet", "inception_v3")  # have auxiliary classifiers by default
+_READ_TENSORS = ("regnet",)  # read tensors while they are built, so the meta device is no use
 
 
 def _downloaded(name: str, published: Any) -> dict[str, torch.Tensor]:

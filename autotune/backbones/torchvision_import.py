@@ -1,4 +1,4 @@
-"""The one door to torchvision, which must match the installed torch to the minor version."""
+"""The only import of torchvision, which must match the installed torch to the minor version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autotune.errors import DependencyError, first_line
 
 
 def import_torchvision() -> ModuleType:
-    """The torchvision package; `DependencyError` says what to install when it does not load."""
+    """Import torchvision; if that fails, raise `DependencyError` that names what to install."""
     import torch
 
     try:
@@ -16,8 +16,8 @@ def import_torchvision() -> ModuleType:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         reason = first_line(error)
         raise DependencyError(
-            f"torchvision must belong to the installed torch {torch.__version__}, loading it "
-            f"failed ({reason}). Install the pair together: "
+            f"torchvision must match the installed torch {torch.__version__}, importing it failed "
+            f"({reason}). Install both together: "
             "pip install --upgrade torch torchvision."
         ) from error
     module: ModuleType = torchvision

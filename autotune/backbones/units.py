@@ -20,16 +20,16 @@ class Unit:
 
     name: str
     parameters: tuple[str, ...]
-    """Their names in the network, in the order of registration; tied ones once."""
+    """Names in the network, in the order of registration; tied parameters appear once."""
 
     levels: tuple[tuple[str, ...], ...] = ()
-    """Parameters that a span runs over: a stage in one level, the network in several."""
+    """Names of the parameters in each level of a span: one for a stage, several for the network."""
 
     def is_span(self) -> bool:
         return bool(self.levels)
 
     def layers(self) -> tuple[str, ...]:
-        """Paths of the modules that own the parameters, each once."""
+        """Paths of the modules that hold the parameters, each once."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
 
 
@@ -46,12 +46,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Units:
-    """All units of a backbone in depth order, spans behind them, and the match table."""
+    """All units of a backbone in depth order, followed by its spans, and the match table."""
 
     units: tuple[Unit, ...]
     matches: tuple[Match, ...]
     flow: Flow | None = None
-    """What passes between modules; None where the input is not known: no place for paths then."""
+    """Tensors between modules; None if the input is unknown, which leaves no place for paths."""
 
     def __iter__(self) -> Iterator[Unit]:
         return iter(self.units)
@@ -63,9 +63,9 @@ class Units:
 def find_units(
     backbone: Backbone, patterns: Mapping[str, str] | str, *, granularity: str = "block"
 ) -> Units:
-    """Units by a layer-group table or, where it is the word `tree`, by the module tree.
+    """Cut a backbone into units by a layer-group table or, for the word `tree`, its module tree.
 
-    Raises `SpaceError` for a pattern that matches nothing and for parameters that none matches.
+    Raises `SpaceError` for a pattern that matches nothing or a parameter that no pattern matches.
     """
     if isinstance(patterns, str):
         return _from_tree(backbone, by_layer=granularity == "layer")
@@ -79,10 +79,10 @@ def find_units(
 def find_groups(
     backbone: Backbone, patterns: Mapping[str, str] | str
 ) -> dict[str, tuple[str, ...]]:
-    """Stage's name → parameters that it runs over; parameters may be in none.
+    """Stage's name → its parameters; a parameter may be in no stage.
 
-    By patterns as for `find_units`, `SpaceError` for one that matches nothing; or the innermost
-    containers of the module tree that hold at least two units.
+    Stages come from patterns as in `find_units` (`SpaceError` for one that matches nothing) or, for
+    the word `tree`, are the innermost containers of the module tree with at least two units.
     """
     if isinstance(patterns, str):
         return _containers(backbone)
@@ -103,7 +103,7 @@ def _containers(backbone: Backbone) -> dict[str, tuple[str, ...]]:
 
 
 def _above(path: str) -> list[str]:
-    """Paths of the modules around one, from the innermost outwards, the network left out."""
+    """Paths of a module's ancestors, from the innermost outwards, without the network."""
     parts = path.split(".")
     return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
 
@@ -121,7 +121,7 @@ def _refuse_unused(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[
         if pattern not in used:
             raise SpaceError(
                 f"Every pattern must match a parameter, {pattern!r} ({expression}) matches none. "
-                "Mend it, or choose another --space."
+                "Correct it, or choose another --space."
             )
 
 
@@ -170,7 +170,7 @@ def _from_tree(backbone: Backbone, *, by_layer: bool) -> Units:
 
 
 def _block_of(name: str, modules: Mapping[str, nn.Module], total: int) -> str:
-    """The outermost module above a parameter that is no container and not most of the network."""
+    """Outermost module above a parameter that is no container and not most of the network."""
     parts = name.split(".")[:-1]
     for depth in range(1, len(parts) + 1):
         path = ".".join(parts[:depth])
@@ -190,7 +190,7 @@ def _is_lone(module: nn.Module) -> bool:
 
 
 def _continues(before: str, unit: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether `unit` is a lone norm right behind the lone layer `before`, its sibling."""
+    """Whether `unit` is a norm without children right after its sibling `before`, also a leaf."""
     if before == unit or before.rpartition(".")[0] != unit.rpartition(".")[0]:
         return False
     if before not in modules or unit not in modules:
@@ -200,6 +200,6 @@ def _continues(before: str, unit: str, modules: Mapping[str, nn.Module]) -> bool
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer normalises: its class says so, and its parameters are vectors."""
+    """Whether a layer normalises: its class is named so, and its parameters are vectors."""
     vectors = all(p.ndim == 1 for p in module.parameters(recurse=False))
     return vectors and "norm" in type(module).__name__.lower()

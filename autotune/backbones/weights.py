@@ -1,4 +1,4 @@
-"""Weights from a file of the user's: safetensors, or a `.pth` read with `weights_only=True`."""
+"""Weights from a file of the user: safetensors, or a `.pth` read with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def read_weights(file: str) -> dict[str, Tensor]:
-    """The tensors of a weights file; `BackboneError` for a missing, damaged or foreign one."""
+    """Read a weights file; `BackboneError` if it is missing, damaged or no state dict."""
     path = Path(file)
     if path.suffix not in SUFFIXES:
         raise BackboneError(
@@ -47,10 +47,10 @@ _DAMAGE = (
 def load_weights(
     network: nn.Module, state: dict[str, Tensor], *, source: str, head: str | None = None
 ) -> nn.Module:
-    """Copy `state` into the network, which may keep its own head; returns the network.
+    """Copy `state` into the network, except a head of another shape; return the network.
 
-    Tensors in half precision are widened to the network's own dtype.
-    Raises `BackboneError`, naming the first keys, when others are missing, extra or misshaped.
+    Tensors are converted to the network's dtype. Raises `BackboneError`, naming the first keys, if
+    tensors outside the head are missing, unexpected or of another shape.
     """
     expected = network.state_dict()
     state = _unwrapped(state, expected)
@@ -60,11 +60,15 @@ def load_weights(
     missing = [k for k in expected if k not in state and not _is_optional(k, head)]
     extra = [k for k in state if k not in expected and not k.startswith(head)]
     wrong = sorted(misshaped - foreign_head)
-    faults = {"lacks": missing, "has beside them": extra, "has other shapes for": wrong}
+    faults = {
+        "lacks tensors": missing,
+        "has unexpected tensors": extra,
+        "has tensors of other shapes": wrong,
+    }
     for fault, keys in faults.items():
         if keys:
             raise BackboneError(
-                f"Weights must match the network; {source} {fault} {len(keys)} of its tensors, "
+                f"Weights must match the network; {source} {fault} ({len(keys)}), "
                 f"first {', '.join(keys[:3])}. Check --backbone and --weights."
             )
     kept = {k: t for k, t in state.items() if k in expected and k not in foreign_head}
@@ -73,7 +77,7 @@ def load_weights(
 
 
 def _unwrapped(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the `module.` of data-parallel training, unless the network has such names."""
+    """Remove the prefix `module.` of data-parallel training, unless the network's names have it."""
     if any(name in expected for name in state):
         return state
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}

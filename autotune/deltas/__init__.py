@@ -1,4 +1,4 @@
-"""Deltas: ways of changing a unit. A method is its file, a line of this table, a contract test."""
+"""Deltas: methods that change a unit. Each is a file, a line of this table and a contract test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ METHODS = Registry(
     group="autotune.deltas",
     base="autotune.deltas.base:Delta",
 )
-"""In the order in which methods of one unit attach and stand in its label; then other packages'."""
+"""Methods in the order in which they attach to a unit and appear in its label.
+
+Those of other packages follow the built-in ones.
+"""
 
 _HOMES = {
     "Delta": "base",

@@ -1,4 +1,4 @@
-"""An artifact on its backbone's network: put on, taken off, or written into the weights."""
+"""Put an artifact on its backbone's network, take it off, or write it into the weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from autotune.deltas.site import sites
 from autotune.deltas.surgery import exchange, exchange_buffer
 from autotune.errors import ArtifactError, AutotuneError, MergeError
 
+# raised on attaching or loading when a damaged file's tensors do not fit its plan
 _DOES_NOT_FIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
 
 TUNED = "_autotune"
-"""Where a network keeps what is loaded onto it; nothing, while it is bare."""
+"""Attribute in which a network keeps the deltas loaded onto it; absent on a bare network."""
 
 
 def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
-    """The model with what an artifact says of its backbone."""
+    """Backbone around a model, with the head that the artifact's header names."""
     if isinstance(model, Backbone):
         return model
     head = artifact.header.get("about", {}).get("head")
@@ -33,7 +34,7 @@ def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
 
 
 def input_of(artifact: Artifact) -> InputDescription:
-    """What the tuned network takes; `ArtifactError` for a file that does not say it."""
+    """Input description of the tuned network; `ArtifactError` if the file has none."""
     description = artifact.header.get("input")
     if description is None:
         raise ArtifactError(
@@ -50,7 +51,7 @@ def require_fits(backbone: Backbone, artifact: Artifact, source: str = "the arti
     """Raise `ArtifactError` for another backbone's artifact, or a network that is not bare."""
     if getattr(vars(backbone.network).get(TUNED), "active", None) is not None:
         raise ArtifactError(
-            "A delta goes onto the bare backbone, this one has a delta on. Call "
+            "A delta goes onto the bare backbone, this one already has a delta. Call "
             "autotune.switch(model, None) first."
         )
     if artifact.fingerprint != backbone.fingerprint:
@@ -65,9 +66,10 @@ def require_fits(backbone: Backbone, artifact: Artifact, source: str = "the arti
 def tuned(
     backbone: Backbone, artifact: Artifact, *, source: str = "the artifact"
 ) -> Iterator[nn.Module]:
-    """The backbone's network with the artifact on: deltas, head and prepared buffers, in eval mode.
+    """Context with the artifact's deltas, head and prepared buffers on the backbone's network.
 
-    Afterwards everything is what it was. Raises `ArtifactError` for another backbone's artifact.
+    The network is in evaluation mode, and restored on exit. Raises `ArtifactError` for another
+    backbone's artifact.
     """
     with put_on(backbone, artifact, source)[0]:
         yield backbone.network
@@ -76,7 +78,7 @@ def tuned(
 def put_on(
     backbone: Backbone, artifact: Artifact, source: str = "the artifact"
 ) -> tuple[ExitStack, Deltas]:
-    """As `tuned`, until the stack is closed; for good, where it is let go."""
+    """Like `tuned`, but on until the returned stack is closed; never closed, it stays on."""
     require_fits(backbone, artifact, source)
     with ExitStack() as stack:
         try:
@@ -87,11 +89,11 @@ def put_on(
 
 
 def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = None) -> float:
-    """Write an artifact into the backbone's network for good; the largest difference of outputs.
+    """Write an artifact into the backbone's network for good; return the largest difference.
 
-    It is on `inputs` (some noise when left out), relative to the largest output. Raises
-    `ArtifactError`, or `MergeError` with nothing changed, for a delta that cannot be merged or
-    outputs that change by more than 1e-5.
+    Outputs before and after are compared on `inputs` (n, ...), noise by default; the difference is
+    relative to the largest output. Raises `ArtifactError`, or `MergeError` with nothing changed for
+    a delta that cannot be merged or outputs that change by more than 1e-5.
     """
     network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
     if inputs is None:
@@ -108,7 +110,7 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where its first parameter is."""
+    """Device of the network's first parameter."""
     return next(network.parameters()).device
 
 
@@ -140,7 +142,7 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
     deltas = Deltas(network, artifact.units, artifact.plan, seed=0, flow=flow)
     stack.callback(deltas.detach)
     if set(stored) != set(deltas.tensors()):
-        raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or too much")
+        raise KeyError(f"{sorted(set(stored) ^ set(deltas.tensors()))[0]} is missing or unexpected")
     deltas.load(stored)
     head.requires_grad_(False)
     for parameter in deltas.parameters():
@@ -150,7 +152,10 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
 
 
 def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> None:
-    """What the plan would store is what the file has, before anything of that size is made."""
+    """Raise `ValueError` unless the file has as many values as the plan stores.
+
+    Checked before any delta is built: a damaged plan may ask for tensors of any size.
+    """
     plan, stored = artifact.plan, artifact.part("delta").values()
     wanted = plan_cost(sites(network, artifact.units, flow), plan).stored
     if (n_values := sum(tensor.numel() for tensor in stored)) != wanted:
@@ -158,7 +163,7 @@ def _check_size(network: nn.Module, artifact: Artifact, flow: Flow | None) -> No
 
 
 def _flow(network: nn.Module, artifact: Artifact) -> Flow | None:
-    """What passes between modules, where a delta of the plan needs it."""
+    """The network's flow if a delta of the plan adds a path; None otherwise."""
     methods = [method for choice in artifact.plan.choices.values() for method in choice.methods]
     if not any(new_delta(method).on_path for method in methods):
         return None

@@ -23,7 +23,7 @@ ARTIFACT_FORMAT = 1
 
 
 class _Header(BaseModel):
-    """What a file must say of itself, in these types; it may say more."""
+    """Types of the header fields, required and optional; others are allowed."""
 
     plan: dict[str, Any]
     units: dict[str, tuple[str, ...]]
@@ -46,26 +46,26 @@ class Artifact:
 
     plan: Plan
     units: tuple[Unit, ...]
-    """The tuned ones."""
+    """The tuned units."""
 
     fingerprint: str
     """Fingerprint of the backbone as it was loaded, before preparation."""
 
     tensors: Mapping[str, Tensor]
-    """`delta/UNIT/METHOD/NAME`, `head/NAME` and `buffer/NAME`."""
+    """Tensors by name: `delta/UNIT/METHOD/NAME`, `head/NAME` and `buffer/NAME`."""
 
     header: Mapping[str, Any]
     """`input`, `cost`, `metrics`, `task`, and `about` for versions, seeds and the like."""
 
     def part(self, kind: str) -> dict[str, Tensor]:
-        """The tensors of one kind (`delta`, `head`, `buffer`), the prefix taken off."""
+        """Tensors of one kind (`delta`, `head`, `buffer`), their names without the prefix."""
         prefix = kind + "/"
         named = self.tensors.items()
         return {name.removeprefix(prefix): t for name, t in named if name.startswith(prefix)}
 
 
 def to_bytes(artifact: Artifact) -> bytes:
-    """The file's content."""
+    """Content of the artifact's file."""
     header = {
         "format": ARTIFACT_FORMAT,
         "plan": json.loads(artifact.plan.to_json()),
@@ -80,7 +80,7 @@ def to_bytes(artifact: Artifact) -> bytes:
 
 
 def from_bytes(content: bytes, source: str) -> Artifact:
-    """What `to_bytes` wrote; `ArtifactError` for anything else. Nothing in it is executed."""
+    """Read what `to_bytes` wrote; `ArtifactError` for anything else. No code in it is executed."""
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])["__metadata__"]
@@ -114,12 +114,12 @@ def from_bytes(content: bytes, source: str) -> Artifact:
     ) as error:
         raise ArtifactError(
             f"A delta file must be what autotune wrote, {source} is not ({type(error).__name__}: "
-            f"{error}). Take the file from its run folder again."
+            f"{error}). Copy the file from its run folder again."
         ) from error
 
 
 def read_artifact(path: Path | str) -> Artifact:
-    """The delta file at `path`, or that of the answer in a run folder."""
+    """Read the delta file at `path`, or the answer's delta file in a run folder."""
     file = Path(path)
     if file.is_dir():
         file = file / "best" / "delta.safetensors"
@@ -129,7 +129,7 @@ def read_artifact(path: Path | str) -> Artifact:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """The header alone, and each tensor's shape and dtype under `tensors`; no backbone needed."""
+    """Read the header alone; its key `tensors` maps each tensor's name to its dtype and shape."""
     try:
         with safe_open(path, "pt") as stored:
             header = {key: json.loads(value) for key, value in (stored.metadata() or {}).items()}

@@ -1,4 +1,4 @@
-"""A network is changed so that it can be changed back."""
+"""Attach the deltas of a plan to a network, and detach or merge them exactly."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from autotune.problem.plan import Plan
 class Deltas:
     """The deltas of one plan on one network, in depth order.
 
-    `flow` must be known for methods that add paths; with `evidence` deltas look at data before
-    they attach. Raises `PlanError` for methods that may not share a unit, or have no place there.
+    Methods that add paths need `flow`. With `evidence`, deltas are initialised from data before
+    they attach. Raises `PlanError` for methods that may not share a unit or have no place there.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Deltas:
                 delta.attach(self.sites[place[0]])
 
     def parameters(self) -> list[nn.Parameter]:
-        """What trains, the head not included."""
+        """Trainable parameters of the deltas, without the head's."""
         return [p for delta in self.by_place.values() for p in delta.parameters()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored: `UNIT/METHOD/NAME` → tensor."""
+        """Tensors to store: `UNIT/METHOD/NAME` → tensor."""
         return {
             f"{unit}/{method}/{name}": tensor
             for (unit, method), delta in self.by_place.items()
@@ -86,7 +86,7 @@ class Deltas:
         }
 
     def cost(self) -> Cost:
-        """What really trains and is stored, counted on the tensors themselves."""
+        """Actual cost, counted on the tensors themselves; `predicted` comes from shapes."""
         stored = self.tensors().values()
         return Cost(
             sum(p.numel() for p in self.parameters()),
@@ -95,14 +95,14 @@ class Deltas:
         )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the values that `tensors` once gave."""
+        """Copy values that `tensors` returned earlier into the deltas."""
         for (unit, method), delta in self.by_place.items():
             prefix = f"{unit}/{method}/"
             values = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             delta.load(values)
 
     def train(self) -> None:
-        """Training mode for tuned units alone; normalisation stays frozen but where it adapts."""
+        """Put the tuned units into training mode; of normalisation only what a delta adapts."""
         for module in self._trained:
             module.training = not is_norm(module) and not isinstance(module, _STATISTICS)
         for (unit, _), delta in self.by_place.items():
@@ -110,22 +110,22 @@ class Deltas:
                 layer.training = True
 
     def detach(self) -> None:
-        """Everything as it was before: parameter objects, classes, flags and modes."""
+        """Restore parameter objects, classes, flags and modes as they were before."""
         for delta in reversed(self.by_place.values()):
             delta.detach()
         self._frozen()
 
     def merge(self, inputs: Tensor) -> float:
-        """Write the tuned tensors into the network itself, then detach; the largest difference.
+        """Write the tuned tensors into the network itself, detach, return the largest difference.
 
-        Raises `MergeError`, the network's own tensors as before, when a delta cannot be merged
-        (all stay on), or when on `inputs` (evaluation mode) the merged outputs differ by more
-        than 1e-5 of the largest (all are off).
+        Outputs on `inputs` are compared in evaluation mode, relative to the largest. Raises
+        `MergeError`, with the network's own tensors unchanged, for a delta that cannot be merged
+        (all stay attached) or a difference above 1e-5 (all are detached).
         """
         if kept := [f"{m} in {u}" for (u, m), d in self.by_place.items() if not d.mergeable]:
             raise MergeError(
                 f"A merge needs deltas of weights alone, {', '.join(kept)} adds a path. "
-                "Keep the delta file beside the backbone instead."
+                "Keep the delta file next to the backbone instead."
             )
         together = _output(self.network, inputs)
         tuned = self._tensors_of_sites()
@@ -150,7 +150,10 @@ class Deltas:
 
 
 TOLERANCE = 1e-5
-"""Largest difference of a merge, relative to the largest output."""
+"""Largest accepted change of outputs by a merge, relative to the largest output.
+
+Rounding in float32 stays below it, in half precision it does not.
+"""
 
 
 def _output(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -170,7 +173,7 @@ def _write(tensors: list[tuple[nn.Module, str, Tensor]]) -> None:
             _held(module, name).copy_(tensor)
 
 
-_STATISTICS = (nn.modules.batchnorm._NormBase,)
+_STATISTICS = (nn.modules.batchnorm._NormBase,)  # layers with running statistics
 
 
 @contextmanager
@@ -183,7 +186,7 @@ def attached(
     flow: Flow | None = None,
     evidence: Evidence | None = None,
 ) -> Iterator[Deltas]:
-    """The network with the plan's deltas on; afterwards everything is what it was before."""
+    """Context with the plan's deltas attached to the network; on exit everything is restored."""
     deltas = Deltas(network, units, plan, seed=seed, flow=flow, evidence=evidence)
     try:
         yield deltas

@@ -1,4 +1,4 @@
-"""The law of every delta, and the two families: changes of weights, and paths beside modules."""
+"""The contract of every delta, and helpers that check options and count costs."""
 
 from __future__ import annotations
 
@@ -20,40 +20,45 @@ Gate = float | Tensor
 
 
 class Evidence(Protocol):
-    """What a delta may look at before it trains, on the training inputs and the frozen network."""
+    """Facts about training data and the frozen network that a delta may be initialised from."""
 
     def scores(self, kind: str) -> Mapping[str, Tensor]:
-        """Parameter's name → score of each weight: `fisher` or `gradient`, with a fitted head."""
+        """Parameter's name → score of each weight, in the parameter's shape.
+
+        `kind` is `fisher` or `gradient`; gradients come through a head that was fitted first.
+        """
 
     def passing(self, site: Site) -> tuple[Tensor, Tensor]:
-        """What goes into a site and what comes out, (n, ...) each; no labels."""
+        """Inputs and outputs of a site on training examples, (n, ...) each; no labels."""
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for all trials."""
+        """Result of `make`, computed once per `key` for all trials."""
 
 
 class Delta(nn.Module, ABC):
     """Trainable change to one unit.
 
-    Laws: zero at start; `count` equals what `attach` adds to training, from shapes alone;
-    `detach` undoes `attach` exactly; a `mergeable` method does nothing but change the unit's own
-    tensors, so that writing these into the unit merges it; tensors that were saved and loaded
-    give equal bits.
+    Laws: the change is zero at the start; `count` equals what `attach` adds to training, from
+    shapes alone; `detach` undoes `attach` exactly; a `mergeable` method only changes the unit's own
+    tensors, so that writing these into the unit merges it; saving and loading changes no bit of
+    its tensors.
     """
 
     paper: ClassVar[str] = ""
-    """Where the method comes from."""
+    """Paper that the method comes from, for the table of methods, as are the next three."""
 
     what: ClassVar[str] = ""
-    """What trains, in a few words."""
+    """Description of what trains, in a few words."""
 
-    where: ClassVar[str] = "places where it counts more than nothing"
-    """What it applies to."""
+    where: ClassVar[str] = "places where its cost is not zero"
+    """Layers, units or spans that it applies to."""
 
     inference: ClassVar[str] = "none"
-    """What it costs extra when the network is used."""
+    """Extra computation when the network is used."""
 
     mergeable: ClassVar[bool] = True
+    """Whether it can be written into the unit's own tensors."""
+
     on_path: ClassVar[bool] = False
     """Whether it changes what flows between modules, so that the flow must be known."""
 
@@ -64,17 +69,18 @@ class Delta(nn.Module, ABC):
     """Whether it leaves all else frozen, so that a plan with it has no other choice."""
 
     is_uniform_baseline: ClassVar[bool] = False
-    """Whether the uniform baseline consists of it, at sizes of its option `nests`, which then has
-    no default. Of several such methods in a space the first in the table counts."""
+    """Whether the uniform baseline is made of it, in sizes of the option that `nests` names (which
+    then has no default). If a space offers several such methods, the first in the table is used."""
 
     nests: ClassVar[str] = ""
-    """Option whose smaller values are the beginning of larger ones, for `narrow`; or empty."""
+    """Option at a smaller value of which the delta is the beginning of a larger one, for `narrow`;
+    empty if there is none."""
 
     gate: Gate = 1.0
-    """Factor of the change that is applied; 0 is exactly the backbone. Not trained, not stored."""
+    """Factor of the change; at 0 the network is exactly the backbone. Not trained, not stored."""
 
     not_zero: ClassVar[str] = ""
-    """Why it does not start as exactly the backbone; empty for all that do."""
+    """Reason why the network does not start as exactly the backbone; empty if it does."""
 
     def retrains(self) -> bool:
         """Whether it sets whole tensors freely, so that a second change of weights adds nothing."""
@@ -82,56 +88,60 @@ class Delta(nn.Module, ABC):
 
     @abstractmethod
     def changes(self, site: Site) -> list[Slot]:
-        """The slots whose tensor, once merged, may differ from the backbone's."""
+        """Slots whose tensor, once merged, may differ from the backbone's."""
 
     @abstractmethod
     def count(self, site: Site) -> Cost:
-        """Cost at this site from shapes and dtypes alone; zero where the method finds no place."""
+        """Cost at this site from shapes and dtypes alone; zero if the method has no place here."""
 
     def most(self, site: Site) -> int | None:
-        """Largest size that makes sense here, where a space leaves it to the budget; None: any."""
+        """Largest useful size at this site, for sizes that the budget decides; None: no limit."""
         return None
 
     def adapts(self, site: Site) -> list[nn.Module]:
-        """Normalisation layers whose statistics it lets follow the training batches."""
+        """Normalisation layers whose running statistics follow the training batches."""
         return []
 
     def start(self, site: Site, evidence: Evidence) -> None:
-        """Look at data, before anything is attached to the network."""
+        """Initialise from data, before anything is attached to the network."""
 
     @abstractmethod
     def attach(self, site: Site) -> None:
-        """Put the delta on the site; what trains are its own `parameters()`."""
+        """Attach the delta to the site; its own `parameters()` are what trains."""
 
     @abstractmethod
     def detach(self) -> None:
-        """Take it off: the same parameter objects, classes and flags as before."""
+        """Take the delta off: parameter objects, classes and flags are the same as before."""
 
     def gated(self) -> Delta:
-        """A delta that trains as much behind a `gate`: itself, where it has one."""
+        """Delta that trains the same tensors and obeys `gate`; most deltas return themselves."""
         return self
 
     def masses(
         self, gradients: Sequence[tuple[Slot, Tensor]], sizes: Sequence[int]
     ) -> Sequence[float] | None:
-        """Squared norms of what the loss asks of it at start, in each of some sizes.
+        """Squared norm of the part of the gradients that the delta can follow, for each size.
 
-        From the gradients of `changes`; None where those of its own parameters say it.
+        `gradients` are those of the slots in `changes`, at the start. None if the gradients of the
+        delta's own parameters give the answer.
         """
         return None
 
     def narrow(self, size: int) -> None:
-        """Compute with its beginning alone, as a delta whose option `nests` is `size`."""
+        """Use the first `size` ranks or channels alone, like a delta whose option `nests` is it."""
         for module in self.modules():
             if isinstance(module, Nested):
                 module.size = size
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored: the state dict, with the dots of parameter names put back."""
+        """Tensors to store: the state dict, with the dots of parameter names restored."""
         return {name.replace("/", "."): tensor for name, tensor in self.state_dict().items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the values of what `tensors` once gave; `KeyError` or shape errors otherwise."""
+        """Copy values that `tensors` returned earlier.
+
+        Raises `KeyError` for a tensor that is missing, `ValueError` for another shape.
+        """
         with torch.no_grad():
             for name, tensor in self.tensors().items():
                 if tensors[name].shape != tensor.shape:
@@ -143,7 +153,7 @@ class Delta(nn.Module, ABC):
 def check_method(name: str, options: dict[str, Option], delta: type[Delta]) -> Method:
     """The method in its canonical form: options in declared order, defaults left out.
 
-    Raises `PlanError` for an option that is unknown, missing or has a value it cannot have.
+    Raises `PlanError` for an option that is unknown, missing or has an invalid value.
     """
     declared = signature(delta).parameters
     if unknown := [key for key in options if key not in declared]:
@@ -157,14 +167,14 @@ def check_method(name: str, options: dict[str, Option], delta: type[Delta]) -> M
 
 
 def check_size(method: str, option: str, value: object, least: int = 1) -> int:
-    """`value` itself when it is a whole number of at least `least`; `PlanError` otherwise."""
+    """Return `value` if it is a whole number of at least `least`; raise `PlanError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise PlanError(f"{method} needs a {option} of at least {least}, got {value!r}.")
     return value
 
 
 def check_word(method: str, option: str, value: object, known: tuple[str, ...]) -> str:
-    """`value` itself when it is one of the known words; `PlanError` otherwise."""
+    """Return `value` if it is one of the `known` words; raise `PlanError` otherwise."""
     if not isinstance(value, str) or value not in known:
         raise PlanError(f"{method} takes as {option} one of {', '.join(known)}, got {value!r}.")
     return value
@@ -181,7 +191,7 @@ def stored_cost(numel: int, dtype: torch.dtype) -> Cost:
 
 
 def cost_of_module(module: nn.Module) -> Cost:
-    """Cost of a module's parameters and of the buffers that its state has."""
+    """Cost of a module's parameters and of the buffers in its state dict."""
     trained = {name for name, _ in module.named_parameters()}
     costs = [
         (cost_of if name in trained else stored_cost)(tensor.numel(), tensor.dtype)
@@ -191,12 +201,12 @@ def cost_of_module(module: nn.Module) -> Cost:
 
 
 def is_off(gate: Gate) -> bool:
-    """Whether nothing of a change is applied, for certain."""
+    """Whether the gate is the number 0; a tensor, which may be trained, is never off."""
     return not isinstance(gate, Tensor) and gate == 0
 
 
 def scaled(change: Tensor, gate: Gate) -> Tensor:
-    """gate · change; the change itself at a gate of 1."""
+    """gate · change; the change itself, bit for bit, at a gate of 1."""
     if not isinstance(gate, Tensor) and gate == 1:
         return change
     return gate * change

@@ -1,4 +1,4 @@
-"""Small modules that the added paths are made of; they work on channels, wherever these are."""
+"""Building blocks of added paths; they work on channels, whichever dimension holds them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Bottleneck(Nested):
 
 
 def as_places(x: Tensor, channel: int, places: tuple[int, ...]) -> Tensor:
-    """x with its height and width, or tokens, averaged or repeated to `places`; none is the mean.
+    """Average or repeat the positions of x (height and width, or tokens) to the shape `places`.
 
-    (n, ..., channels, ...) with the channels at `channel` → (n, *places, channels).
+    (n, ..., channels, ...) with the channels at `channel` → (n, *places, channels). Without
+    `places`, the mean over positions (n, channels).
     """
     last = x.movedim(channel, -1)
     if tuple(last.shape[1:-1]) == places:
@@ -46,5 +47,5 @@ def as_places(x: Tensor, channel: int, places: tuple[int, ...]) -> Tensor:
 
 
 def as_channels(x: Tensor, width: int) -> Tensor:
-    """x (..., channels) with channels of zeros behind its own, or with its last ones left out."""
+    """Append channels of zeros to x (..., channels), or drop its last ones, to get `width`."""
     return F.pad(x, (0, width - x.shape[-1]))

@@ -1,4 +1,4 @@
-"""What a search space offers on a backbone: every unit's choices with their costs."""
+"""Choices that a search space offers for every unit of a backbone, with their costs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from autotune.problem.search_space import BUDGET, SearchSpace
 from autotune.problem.sizing import largest_size
 
 SHARES = (Fraction(1), Fraction(1, 2), Fraction(1, 4))
-"""An option that is the word `budget` takes the largest sizes that cost these parts of it."""
+"""Fractions of the budget: an option set to `budget` takes the largest size that fits into each.
+
+Half and a quarter leave room for a plan of several units or methods.
+"""
 
 Combination = list[tuple[str, dict[str, Option]]]
 
 
 def space_choices(space: SearchSpace) -> list[Choice]:
-    """Every choice that the space offers, `budget` as 1; `SpaceError` lists all that are none."""
+    """Every choice that the space offers, with 1 for `budget`; `SpaceError` lists all faults."""
     return list(dict.fromkeys(choice for _, choice in _checked(space)))
 
 
@@ -40,11 +43,11 @@ def find_candidates(
     room: int = 0,
     measure: Measure = Measure.PARAMETERS,
 ) -> Candidates:
-    """Unit → choice → cost, from shapes alone; a method without a place in a unit is no choice.
+    """Unit → choice → cost, from shapes alone, for methods that have a place in the unit.
 
-    Spans that the space offers nothing for are left out. Sizes that the space leaves to the
-    `budget` are the largest that cost all of `room`, a half and a quarter of it; or of what the
-    largest that makes sense there costs.
+    Spans without a choice are left out. An option set to `budget` takes the largest sizes that
+    cost at most all, a half and a quarter of `room`, or of the cost of the largest useful size at
+    the site (`Delta.most`) if that is less.
     """
     combinations = [combination for combination, _ in _checked(space)]
     places = sites(network, units, units.flow)
@@ -63,7 +66,7 @@ def find_candidates(
 
 
 def make_choice(combination: Combination) -> Choice:
-    """The methods in the table's order; `PlanError` when they may not share a unit."""
+    """Choice with its methods in the table's order; `PlanError` if they may not share a unit."""
     methods = [check_method(n, options, METHODS.load(n)) for n, options in combination]
     order = METHODS.names()
     choice = Choice(tuple(sorted(methods, key=lambda m: order.index(m.name))))
@@ -72,7 +75,7 @@ def make_choice(combination: Combination) -> Choice:
 
 
 def method_facts(candidates: Candidates) -> MethodFacts:
-    """What a search must know of the methods that are offered, beside their costs."""
+    """Facts about the offered methods that a search needs in addition to their costs."""
     names = {name for choices in candidates.values() for c in choices for name in c.names}
     deltas = {name: METHODS.load(name) for name in METHODS.names() if name in names}
     alone = frozenset(name for name, delta in deltas.items() if delta.goes_alone)
@@ -83,7 +86,7 @@ def method_facts(candidates: Candidates) -> MethodFacts:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise `PlanError` for a choice that must be alone next to another."""
+    """Raise `PlanError` if a choice that must be alone in its plan is not."""
     methods = [(choice, name) for choice in plan.choices.values() for name in choice.names]
     alone = [choice for choice, name in methods if METHODS.load(name).goes_alone]
     if alone and len(plan) > 1:
@@ -108,7 +111,7 @@ def check_choice(choice: Choice, site: Site) -> None:
 def _check_company(choice: Choice) -> None:
     deltas = {method.name: new_delta(method) for method in choice.methods}
     if len(deltas) < len(choice.methods):
-        raise PlanError(f"A choice has a method once, {choice.label} has one twice. Leave one out.")
+        raise PlanError(f"A choice has each method once, {choice.label} has one twice. Drop one.")
     whole = [name for name, delta in deltas.items() if delta.retrains()]
     weights = [name for name, delta in deltas.items() if not delta.on_path]
     if whole and len(weights) > 1:
@@ -139,7 +142,7 @@ def _checked(space: SearchSpace) -> Iterator[tuple[Combination, Choice]]:
 
 
 def _sized(combination: Combination, site: Site, room: int, measure: Measure) -> Iterator[Choice]:
-    """The combination itself, or with the sizes that take their share of the room at a site."""
+    """Choices of one combination at a site: one, or with `budget` in it one per share of `room`."""
     if all(BUDGET not in options.values() for _, options in combination):
         yield make_choice(combination)
         return

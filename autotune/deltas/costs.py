@@ -15,13 +15,13 @@ from autotune.problem.plan import Choice, Method, Plan
 
 
 def new_delta(method: Method) -> Delta:
-    """A delta of this method, not yet attached; `UnknownName` for one that is in no table."""
+    """Delta of this method, not yet attached; `UnknownName` for an unknown method."""
     delta: Delta = METHODS.load(method.name)(**dict(method.options))
     return delta
 
 
 def everywhere(network: nn.Module, units: Units, choice: Choice) -> tuple[Plan, Cost]:
-    """One choice in every unit where it has a place, whatever the space offers, and its cost."""
+    """Plan with one choice in every unit where it has a place, and its cost; ignores the space."""
     places = sites(network, units, units.flow)
     names = [unit.name for unit in units if has_place(choice, places[unit.name])]
     plan = Plan(dict.fromkeys(names, choice))

@@ -1,4 +1,4 @@
-"""Two low-rank factors of a kernel: their product, and as a change of the kernel."""
+"""Two low-rank factors of a kernel, and their product as a change of the kernel."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Factors(Nested):
 
     @property
     def down(self) -> Tensor:
-        """The rows of A that are computed with."""
+        """Rows of A in use, (size, columns)."""
         return self.a[: self.size]
 
     @property
     def up(self) -> Tensor:
-        """The columns of B that are computed with."""
+        """Columns of B in use, (rows, size)."""
         return self.b[:, : self.size]
 
     def product(self, kernel: Tensor) -> Tensor:
-        """B·A in the shape of a kernel."""
+        """B·A in the kernel's shape."""
         return (self.up @ self.down).view_as(kernel)
 
 

@@ -1,4 +1,4 @@
-"""A swap: what differs between two states of a network, exchanged in a moment."""
+"""Swap a network between two states by exchanging only what differs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 SwapTable = dict[Any, Any]
 State = Mapping[nn.Module, tuple[type, list[tuple[SwapTable, SwapTable]]]]
-"""Module → its class, and each table that it keeps beside a copy of what is in it."""
+"""Module → its class, and each of its dicts (`__dict__`, `_parameters`, …) with a copy of it."""
 
-_OWN = frozenset({"training"})
-"""What each state shares: the caller sees to modes."""
+_IGNORED = frozenset({"training"})
+"""Attributes that a swap leaves alone: the caller sets the modes."""
 
 
 def state_of(network: nn.Module) -> State:
-    """Present state of every module: class, parameters, buffers, children and hooks."""
+    """Current state of every module: class, parameters, buffers, children and hooks."""
     return {module: (type(module), _tables(module)) for module in network.modules()}
 
 
@@ -30,19 +30,19 @@ def _tables(module: nn.Module) -> list[tuple[SwapTable, SwapTable]]:
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """What is other about some modules after something was put on their network.
+    """Difference between two states of some modules, before and after something was put on.
 
-    Nothing is computed and nothing copied when it is exchanged, so it takes microseconds a module;
-    tensors follow the network to its device.
+    A swap computes and copies nothing, so it takes microseconds per module; tensors are moved if
+    the network is on another device by then.
     """
 
     classes: list[tuple[nn.Module, type, type]]
     tables: list[tuple[SwapTable, SwapTable, SwapTable]]
-    """A table, what was in it and what is; of what did not change only the key (`_SAME`)."""
+    """(table, content before, content after); values that did not change are `_SAME`."""
 
     @classmethod
     def between(cls, before: State, after: State) -> Swap:
-        """From one state to another, of the modules that both have."""
+        """Difference from one state to another, over the modules that both have."""
         classes, tables = [], []
         for module, (old, was) in before.items():
             if module not in after:
@@ -58,14 +58,14 @@ class Swap:
         return cls(classes, tables)
 
     def put_on(self, device: torch.device) -> None:
-        """The later state."""
+        """Switch to the later state."""
         for module, _, later in self.classes:
             module.__class__ = later
         for table, old, new in self.tables:
             _fill(table, new, old, device)
 
     def take_off(self, device: torch.device) -> None:
-        """The earlier state."""
+        """Switch back to the earlier state."""
         for table, old, new in self.tables:
             _fill(table, old, new, device)
         for module, earlier, _ in self.classes:
@@ -77,20 +77,20 @@ _SAME: Any = object()
 
 def _differs(old: SwapTable, new: SwapTable) -> bool:
     return list(old) != list(new) or any(
-        new[key] is not value for key, value in old.items() if key not in _OWN
+        new[key] is not value for key, value in old.items() if key not in _IGNORED
     )
 
 
 def _changes(old: SwapTable, new: SwapTable) -> tuple[SwapTable, SwapTable]:
     def marked(table: SwapTable, other: SwapTable) -> SwapTable:
-        same = {key for key in table if key in _OWN or (key in other and other[key] is table[key])}
+        same = {k for k in table if k in _IGNORED or (k in other and other[k] is table[k])}
         return {key: _SAME if key in same else value for key, value in table.items()}
 
     return marked(old, new), marked(new, old)
 
 
 def _fill(table: SwapTable, content: SwapTable, other: SwapTable, device: torch.device) -> None:
-    """In the order of `content`; what came into the table since stays, behind it."""
+    """Refill a table in the order of `content`; keys added since then stay, at the end."""
     before = dict(table)
     table.clear()
     for key, value in content.items():

@@ -1,4 +1,4 @@
-"""Kernels of layers as matrices and by output channel, and their unconstrained change."""
+"""Layer kernels seen as matrices or by output channel, and an unconstrained change of them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def channels(slot: Slot) -> int:
 
 
 def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
-    """`values`, one an output channel, in a shape that multiplies `kernel` channel by channel."""
+    """Reshape `values` (one per output channel) to multiply `kernel` channel by channel."""
     layer = slot.layer
     if isinstance(layer, _EMBEDDINGS):
         return values
     rest = [1] * (kernel.ndim - 1)
     if isinstance(layer, _TRANSPOSED) and kernel.ndim > 1:
+        # (in, out/groups, …): each group of input rows has its own output channels
         by_group = values.view(layer.groups, 1, -1, *rest[1:])
         rows = len(kernel) // layer.groups
         return by_group.expand(-1, rows, -1, *rest[1:]).flatten(0, 1)
@@ -51,7 +52,7 @@ def per_channel(values: Tensor, slot: Slot, kernel: Tensor) -> Tensor:
 
 
 def top_singular_masses(kernels: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
-    """For each rank the sum over kernels of the squares of so many largest singular values."""
+    """For each rank r, the sum over kernels of the r largest squared singular values."""
     spectra = [_squared_singular_values(kernel) for kernel in kernels]
     return [float(sum(float(squares[:rank].sum()) for squares in spectra)) for rank in ranks]
 

@@ -1,4 +1,4 @@
-"""Delta files on a model: several by name, one of them on at a time, or none."""
+"""Load several delta files onto a model by name; at most one is active at a time."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from autotune.deltas.surgery import frozen
 from autotune.errors import ArtifactError, unknown
 
 DEFAULT = "default"
-_WHILE = count()
+_TEMPORARY = count()
 
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """One delta on a network, or off it for a while."""
+    """One delta that was loaded onto a network, active or not."""
 
     artifact: Artifact
     swap: Swap
     stack: ExitStack
-    """Detaches it for good, while it is on."""
+    """Detaches the delta for good; closed only while the delta is active."""
 
 
 @dataclass
 class _Mount:
-    """What was loaded onto one network, which keeps it; a copy of the network does not."""
+    """Deltas that were loaded onto one network, which holds this as an attribute."""
 
     backbone: Backbone
     loaded: dict[str, _Loaded] = field(default_factory=dict)
     active: str | None = None
     thaw: Callable[[], None] | None = None
-    """Puts modes and flags back, while a delta is on."""
+    """Restores modes and flags; set while a delta is active."""
 
+    # A copied or pickled network gets None instead: swaps refer to the original's modules.
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
 
@@ -52,11 +53,11 @@ class _Mount:
 def load_adapted(
     model: nn.Module | Backbone, path: Path | str | Artifact, *, name: str = DEFAULT
 ) -> nn.Module:
-    """The model with the delta file at `path` on it, in place, in evaluation mode.
+    """Load the delta file at `path` onto the model, in place; return it in evaluation mode.
 
-    A second file needs another `name`; `switch` changes between them, `detach` takes them off
-    again: the model is then what it was, bit for bit. Raises `ArtifactError` for a file of
-    another backbone, a damaged one, or a name that is taken.
+    A second file needs another `name`; `switch` changes between them. `detach` takes them off
+    and restores the model bit for bit. Raises `ArtifactError` for a damaged file, a file made for
+    another backbone, or a name that is taken.
     """
     artifact = path if isinstance(path, Artifact) else read_artifact(path)
     source = "the artifact" if isinstance(path, Artifact) else str(path)
@@ -80,7 +81,7 @@ def load_adapted(
 
 
 def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
-    """The loaded delta of that name on the model; with None the bare backbone.
+    """Activate the loaded delta `name`, or with None the bare backbone; return the model.
 
     Nothing is computed: tensors, hooks and classes of modules are exchanged. Raises
     `ArtifactError` for a name that is not loaded.
@@ -91,9 +92,9 @@ def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
 
 
 def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
-    """Take off a model what `load_adapted` put on, of all names or of one, which is forgotten.
+    """Take off and forget the deltas that `load_adapted` loaded, or the one called `name`.
 
-    `ArtifactError` when there is nothing.
+    Raises `ArtifactError` if there is none.
     """
     mount = _mount(model, name)
     network, before = mount.backbone.network, mount.active
@@ -109,12 +110,13 @@ def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
 
 @contextmanager
 def adapted(model: nn.Module | Backbone, delta: Path | str | Artifact) -> Iterator[nn.Module]:
-    """The model with a delta file on it for a while: `with adapted(model, path) as tuned: …`.
+    """Context with a delta file on the model: `with adapted(model, path) as tuned: …`.
 
-    Afterwards everything is what it was, another delta on it included. Raises as `load_adapted`.
+    On exit everything is restored, including another delta that was active. Raises like
+    `load_adapted`.
     """
     mount = _mount_of(model)
-    before, name = mount.active if mount else None, f"for a while {next(_WHILE)}"
+    before, name = mount.active if mount else None, f"temporary {next(_TEMPORARY)}"
     network = load_adapted(model, delta, name=name)
     try:
         yield network
@@ -127,12 +129,13 @@ def adapted(model: nn.Module | Backbone, delta: Path | str | Artifact) -> Iterat
 
 
 def merge(model: nn.Module | Backbone, inputs: Tensor | None = None) -> float:
-    """Write the delta that is on into the model for good; the largest difference of outputs.
+    """Write the active delta into the model for good; return the largest difference of outputs.
 
-    Head and prepared buffers stay, too; the model is then a plain network. The difference is on
-    `inputs` (n, ...) (some noise when left out), relative to the largest output. Raises
-    `ArtifactError` where several are loaded or none is on, `MergeError`, nothing changed, for a
-    delta that cannot be merged or outputs that change by more than 1e-5.
+    The tuned head and prepared buffers stay too; the model is then a plain network. Outputs are
+    compared on `inputs` (n, ...), noise by default; the difference is relative to the largest
+    output. Raises `ArtifactError` if several deltas are loaded or none is active, and `MergeError`,
+    with nothing changed, for a delta that cannot be merged or outputs that change by more than
+    1e-5.
     """
     mount = _mount(model)
     name = mount.active
@@ -157,7 +160,7 @@ def _mount_of(model: nn.Module | Backbone) -> _Mount | None:
 
 
 def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
-    """What was loaded onto a model, a delta of that name among it."""
+    """Deltas on a model; `ArtifactError` if there are none, or none of that name."""
     mount = _mount_of(model)
     if mount is None:
         raise ArtifactError("There is no delta on this model. Put one on with load_adapted.")
@@ -167,7 +170,7 @@ def _mount(model: nn.Module | Backbone, name: str | None = None) -> _Mount:
 
 
 def _load(backbone: Backbone, artifact: Artifact, source: str) -> _Loaded:
-    """Put on, and off again in a way that it comes back."""
+    """Put an artifact on once to record the swap that does it, then swap back."""
     network, before = backbone.network, state_of(backbone.network)
     undo = frozen(network)
     try:
@@ -180,9 +183,9 @@ def _load(backbone: Backbone, artifact: Artifact, source: str) -> _Loaded:
 
 
 def _unload(network: nn.Module, loaded: _Loaded) -> None:
-    """Off for good, what is on the network now."""
+    """Detach the active delta for good."""
     loaded.stack.close()
-    loaded.swap.take_off(device_of(network))  # to where the network is by now
+    loaded.swap.take_off(device_of(network))  # the network may have moved to another device
 
 
 def _exchange(mount: _Mount, name: str | None) -> None:

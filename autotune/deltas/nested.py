@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Nested(nn.Module):
-    """Computes with its first ranks or channels alone, where `size` says so."""
+    """Module that uses only its first `size` ranks or channels."""
 
     size: int | None = None
     """Number of leading entries that are used; None means all."""

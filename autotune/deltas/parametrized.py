@@ -1,4 +1,4 @@
-"""Deltas that change weights, by `torch.nn.utils.parametrize`."""
+"""Deltas that change weights through `torch.nn.utils.parametrize`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from autotune.deltas.site import Site, Slot
 class WeightDelta(Delta):
     """A delta that writes some of a unit's tensors as a function of the frozen ones.
 
-    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Deltas on one
-    tensor come off in the reverse order of coming on.
+    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Several deltas
+    on one tensor are detached in the reverse order of attaching.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class WeightDelta(Delta):
 
     @abstractmethod
     def part(self, slot: Slot) -> nn.Module:
-        """The module that gives the change of a slot's frozen tensor, zero at start."""
+        """Module that computes the change of a slot's frozen tensor, zero at the start."""
 
     def attach(self, site: Site) -> None:
         for slot in self.changes(site):
@@ -46,7 +46,7 @@ class _Gated(nn.Module):
 
     def __init__(self, delta: WeightDelta, part: nn.Module) -> None:
         super().__init__()
-        self.part, self._delta = part, (delta,)  # in a tuple, so that it is no child
+        self.part, self._delta = part, (delta,)  # a tuple, so that it is no submodule
 
     def forward(self, tensor: Tensor) -> Tensor:
         gate = self._delta[0].gate
@@ -54,7 +54,7 @@ class _Gated(nn.Module):
 
 
 def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:
-    """What changes a tensor, where that is all and it is applied as it is; None otherwise."""
+    """Part that changes a tensor, if it is the only one and its gate is 1; None otherwise."""
     if not parametrize.is_parametrized(module, attribute):
         return None
     stack: Any = module.parametrizations
@@ -74,6 +74,7 @@ def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable
             del stack[attribute][-1]
             return
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        # the parameter comes back as the last one: restore the order of registration
         module._parameters.update({k: module._parameters.pop(k) for k in order})
 
     return undo

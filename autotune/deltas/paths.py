@@ -1,4 +1,4 @@
-"""Deltas that add a path beside frozen modules, by forward hooks."""
+"""Deltas that add a path in parallel to frozen modules, through forward hooks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from autotune.problem.budget import Cost
 
 
 class PathDelta(Delta):
-    """A delta that adds a path beside frozen modules and leaves their weights alone.
+    """A delta that adds a path in parallel to frozen modules and leaves their weights alone.
 
-    Built on forward hooks, so a gate of 0 gives the frozen module's own output.
+    Built on forward hooks, so a gate of 0 returns the frozen module's own output.
     """
 
     mergeable = False
@@ -32,14 +32,14 @@ class PathDelta(Delta):
 
     @abstractmethod
     def build(self, site: Site) -> nn.Module | None:
-        """The new modules, float32 and at their start; None where the site has no place."""
+        """New modules in float32, initialised; None if the site has no place for them."""
 
     @abstractmethod
     def hook(self, site: Site) -> list[Any]:
-        """Put `path` beside the site's modules; handles that take it off."""
+        """Register hooks that add `path` to the site's modules; return their handles."""
 
     def built(self, site: Site) -> nn.Module | None:
-        """The new modules with the network's dtype and device."""
+        """New modules in the network's dtype, on its device."""
         like = next(p for p in site.network.parameters() if p.is_floating_point())
         path = self.build(site)
         return path.to(like) if path is not None else None
@@ -64,12 +64,15 @@ class PathDelta(Delta):
             self._handles.pop().remove()
 
     def _follow(self) -> Callable[..., None]:
-        """Move to where the network now computes: the path is in none of its modules."""
+        """Hook that moves the path to the input's device.
+
+        The path is no submodule of the network, so `network.to(device)` does not move it.
+        """
 
         def follow(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             assert self.path is not None
-            at = next(self.path.parameters()).device
-            if arguments and isinstance(arguments[0], Tensor) and arguments[0].device != at:
+            device = next(self.path.parameters()).device
+            if arguments and isinstance(arguments[0], Tensor) and arguments[0].device != device:
                 self.path.to(arguments[0].device)
 
         return follow
@@ -77,12 +80,12 @@ class PathDelta(Delta):
 
 @dataclass(frozen=True, eq=False)
 class Touch:
-    """What a delta does to a tensor that a module takes first, or gives (the first of several)."""
+    """Change or observation of a module's first input, or of its output (the first of a tuple)."""
 
     change: Callable[[Tensor], Tensor | None]
     is_input: bool
     only_looks: bool
-    """Whether the tensor stays as it is."""
+    """Whether `change` only observes the tensor, its result being ignored."""
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, tuple):
@@ -91,7 +94,7 @@ class Touch:
         return value if self.only_looks else changed
 
     def put_on(self, module: nn.Module) -> Any:
-        """As a hook, which carries this touch with it; a handle that takes it off."""
+        """Register a hook that carries this touch as an attribute; return its handle."""
         if self.is_input:
             return module.register_forward_pre_hook(self._hook_before(), with_kwargs=True)
 
@@ -111,11 +114,11 @@ class Touch:
 
 
 IDLE = Touch(lambda x: None, is_input=True, only_looks=True)
-"""What a hook carries that does nothing to tensors."""
+"""Touch of a hook that leaves tensors alone."""
 
 
 def touch_of(hook: Any) -> Touch | None:
-    """What a hook carries; None for those that are not ours, or that do more than touch."""
+    """Touch that a hook carries; None for hooks of others and for ours that do more than that."""
     touch: Touch | None = getattr(hook, "touch", None)
     return touch
 
@@ -126,12 +129,12 @@ def _carrying(hook: Callable[..., Any], touch: Touch) -> Callable[..., Any]:
 
 
 def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> Any:
-    """The tensor at a point becomes `change` of it; a handle that undoes it."""
+    """Replace the tensor at a point by `change` of it; return a handle that undoes it."""
     return _touched(site, point, Touch(change, point.is_input, only_looks=False))
 
 
 def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
-    """`look` sees the tensor at a point before anything changes it in place; a handle."""
+    """Call `look` with the tensor at a point, before it is changed in place; return a handle."""
     return _touched(site, point, Touch(look, point.is_input, only_looks=True))
 
 

@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int, *names: str) -> Iterator[None]:
-    """Random numbers that depend on the seed and the names alone; torch's own state is kept."""
+    """Context whose random numbers depend on the seed and names alone; torch's state is kept."""
     text = ":".join([str(seed), *names])
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
     with torch.random.fork_rng():

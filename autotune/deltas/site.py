@@ -22,7 +22,7 @@ class Slot:
 
     @property
     def layer(self) -> nn.Module:
-        """The first module that holds it."""
+        """First module that holds it."""
         return self.owners[0][0]
 
     @property
@@ -38,7 +38,7 @@ class Slot:
 
     @property
     def frozen(self) -> Tensor:
-        """The parameter itself, under whatever is attached to it."""
+        """The pretrained parameter, without what deltas do to it."""
         if parametrize.is_parametrized(self.layer, self.attribute):
             original: Tensor = self.layer.parametrizations[self.attribute].original  # type: ignore[union-attr,index]
             return original
@@ -49,11 +49,11 @@ class Slot:
         return is_norm(self.layer)
 
     def is_bias(self) -> bool:
-        """Whether it is added, one number a channel."""
+        """Whether it is added to the output, one value per channel."""
         return self.attribute.endswith("bias") and self.tensor.ndim == 1
 
     def is_matrix(self) -> bool:
-        """Whether it multiplies: a kernel, an embedding, a projection (packed ones as one)."""
+        """Whether it is a kernel, an embedding or a projection (a packed one counts as one)."""
         return self.attribute.endswith("weight") and self.tensor.ndim > 1 and not self.is_norm()
 
 
@@ -65,17 +65,19 @@ class Site:
     slots: tuple[Slot, ...]
     network: nn.Module
     modules: tuple[nn.Module, ...] = ()
-    """The module that a unit is, dropout included; its layers alone where it is no module."""
+    """All modules below the unit's name, dropout included; if the unit is not one module, only the
+    layers that hold its parameters."""
 
-    ways: tuple[Route, ...] = ()
-    """Through a unit, or each level of a span; the last level of the network is its head."""
+    routes: tuple[Route, ...] = ()
+    """Route through a unit, or one per level of a span; the last level of the network is its
+    head."""
 
     source: Point | None = None
-    """What the network itself takes."""
+    """Input of the whole network."""
 
     @classmethod
     def of(cls, network: nn.Module, unit: Unit, flow: Flow | None = None) -> Site:
-        """The site of `unit`; to be made before anything is attached to the network."""
+        """Site of `unit`; call this before anything is attached to the network."""
         return sites(network, [unit], flow)[unit.name]
 
     def is_span(self) -> bool:
@@ -84,34 +86,34 @@ class Site:
 
     @property
     def is_network(self) -> bool:
-        """Whether it runs over all of the network, in several levels."""
-        return len(self.ways) > 1
+        """Whether it spans the whole network, in several levels."""
+        return len(self.routes) > 1
 
     @property
     def entry(self) -> Point | None:
-        """What goes in."""
-        return self.source if self.is_network else self.ways[0].entry if self.ways else None
+        """Tensor that goes in."""
+        return self.source if self.is_network else self.routes[0].entry if self.routes else None
 
     @property
     def exit(self) -> Point | None:
-        """What comes out; of the whole network what its head takes."""
-        if not self.ways:
+        """Tensor that comes out; for the whole network, the input of its head."""
+        if not self.routes:
             return None
-        return self.ways[-1].entry if self.is_network else self.ways[0].exit
+        return self.routes[-1].entry if self.is_network else self.routes[0].exit
 
     @property
     def levels(self) -> list[Point]:
-        """What comes out of each level of the network, the head left out."""
-        return [way.exit for way in self.ways[:-1] if way.exit]
+        """Output of each level of the network, without the head's."""
+        return [route.exit for route in self.routes[:-1] if route.exit]
 
     def shape(self) -> tuple[object, ...]:
-        """All that a cost may depend on; equal for two blocks of the same layers and features."""
+        """Everything a cost may depend on; equal for two blocks of the same layers and features."""
         slots = [(slot.attribute, slot.tensor.shape, slot.tensor.dtype) for slot in self.slots]
         layers = [str(slot.layer) for slot in self.slots]
         buffers = [b.shape for m in self.modules for b in m.buffers(recurse=False)]
-        paths = [call.path for way in self.ways for call in way.outer]
-        calls = [self._call_shape(call, paths) for way in self.ways for call in way.calls]
-        whole = (len(self.ways), self.source) if self.is_span() else None
+        paths = [call.path for route in self.routes for call in route.outer]
+        calls = [self._call_shape(call, paths) for route in self.routes for call in route.calls]
+        whole = (len(self.routes), self.source) if self.is_span() else None
         return (*slots, *layers, *buffers, *calls, whole)
 
     def _call_shape(self, call: Call, tops: Sequence[str]) -> tuple[object, ...]:
@@ -121,21 +123,21 @@ class Site:
         return (_below(call.path, tops), type(module).__name__, heads, *points)
 
     def parts(self, kind: type[nn.Module] | str) -> list[Call]:
-        """Calls of the outermost modules of one kind: a class, or a word in their class's name."""
-        calls = [call for way in self.ways for call in way.calls]
+        """Calls of the outermost modules of one kind: a class, or part of a class's name."""
+        calls = [call for route in self.routes for call in route.calls]
         parts = [c for c in calls if _is_a(self.network.get_submodule(c.path), kind)]
         return [c for c in parts if not any(c.path.startswith(f"{o.path}.") for o in parts)]
 
 
 def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -> dict[str, Site]:
-    """Unit's name → its site. Raises `KeyError` for a parameter that the network does not have."""
+    """Unit's name → its site; `KeyError` for a parameter that the network does not have."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     by_name = {}
     for path, module in network.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append((module, attribute))
             by_name[f"{path}.{attribute}" if path else attribute] = parameter
-    ways = Routes(network, flow)
+    routes = Routes(network, flow)
     whole = flow.get("") if flow else None
 
     def slot(name: str) -> Slot:
@@ -143,9 +145,9 @@ def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -
 
     def site(unit: Unit) -> Site:
         slots = tuple(map(slot, unit.parameters))
-        runs = [ways.through(names) for names in unit.levels or [unit.parameters]]
+        levels = tuple(routes.through(names) for names in unit.levels or [unit.parameters])
         modules = tuple(_modules(network, unit, slots))
-        return Site(unit.name, slots, network, modules, tuple(runs), whole.input if whole else None)
+        return Site(unit.name, slots, network, modules, levels, whole.input if whole else None)
 
     return {unit.name: site(unit) for unit in units}
 
@@ -159,7 +161,7 @@ def _modules(network: nn.Module, unit: Unit, slots: tuple[Slot, ...]) -> list[nn
 
 
 def _below(path: str, tops: Sequence[str]) -> str:
-    """The path with its outermost module's own path left out."""
+    """Path relative to the outermost module that contains it."""
     top = next(top for top in tops if path == top or path.startswith(f"{top}."))
     return path.removeprefix(top)
 

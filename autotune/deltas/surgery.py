@@ -12,13 +12,13 @@ from torch.nn.utils import parametrize
 
 
 def difference(outputs: Tensor, expected: Tensor) -> float:
-    """The largest, relative to the largest of theirs."""
+    """Largest difference between outputs, relative to the largest expected one."""
     largest = expected.abs().max().float()
     return float((outputs.float() - expected.float()).abs().max() / largest.clamp_min(1e-12))
 
 
 def settle(network: nn.Module) -> None:
-    """Weights that deltas compute become parameters of their own; frozen ones stay as they are."""
+    """Turn weights that deltas compute into plain parameters; frozen ones stay as they are."""
     for module in list(network.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             value = getattr(module, name).detach().clone()
@@ -27,7 +27,7 @@ def settle(network: nn.Module) -> None:
 
 
 def frozen(network: nn.Module) -> Callable[[], None]:
-    """Evaluation mode and no gradients for the whole network; a call that puts both back."""
+    """Freeze the network (evaluation mode, no gradients); return a function that undoes it."""
     flags = [(p, p.requires_grad) for p in network.parameters()]
     modes = [(m, m.training) for m in network.modules()]
     network.requires_grad_(False)
@@ -46,7 +46,7 @@ Undo = Callable[[], None]
 
 
 def exchange(network: nn.Module, path: str, module: nn.Module) -> Undo:
-    """Put `module` in the place of the one at `path`; a call that puts that back."""
+    """Replace the module at `path` by `module`; return a function that puts it back."""
     parent_path, _, name = path.rpartition(".")
     children = network.get_submodule(parent_path)._modules
     before = children[name]
@@ -55,7 +55,10 @@ def exchange(network: nn.Module, path: str, module: nn.Module) -> Undo:
 
 
 def exchange_buffer(network: nn.Module, name: str, value: Tensor) -> Undo:
-    """A tensor with these values in the place of a buffer; a call that puts that back."""
+    """Replace a buffer by a tensor of these values; return a function that puts it back.
+
+    Raises `ValueError` for another shape.
+    """
     path, _, last = name.rpartition(".")
     buffers, before = network.get_submodule(path)._buffers, network.get_buffer(name)
     if value.shape != before.shape:
@@ -66,7 +69,7 @@ def exchange_buffer(network: nn.Module, name: str, value: Tensor) -> Undo:
 
 @contextmanager
 def exchanged(network: nn.Module, path: str, module: nn.Module) -> Iterator[nn.Module]:
-    """`module` in the place of the one at `path`, which comes back afterwards."""
+    """Context in which `module` replaces the one at `path`."""
     undo = exchange(network, path, module)
     try:
         yield module

@@ -20,7 +20,7 @@ from autotune.run.settings import OBJECT
 from autotune.session.api import named
 from autotune.session.setup import prepare_search
 from autotune.session.sources import find_backbone
-from autotune.tasks.imagefolder import SUFFIXES, decode_picture
+from autotune.tasks.imagefolder import SUFFIXES, decode_image
 from autotune.tasks.loading import PartFeed
 from autotune.tasks.npz import as_inputs
 from autotune.tasks.part import Part
@@ -116,9 +116,9 @@ def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Pa
     )
     if not files:
         raise TaskError(f"A folder must contain images, {str(path)!r} has none. Check the path.")
-    if input is None or not input.is_picture:
+    if input is None or not input.is_image:
         raise TaskError("The backbone takes no images. Use an .npy array of its inputs.")
-    images = torch.stack([decode_picture(file, input) for file in files])
+    images = torch.stack([decode_image(file, input) for file in files])
     part = Part(input.normalise(images), np.zeros(len(files), np.int64))
     return [str(file) for file in files], part
 

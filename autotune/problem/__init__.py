@@ -1,4 +1,4 @@
-"""Plain values: what may be chosen in a network, at what cost, within which budget."""
+"""Plain values: the choices in a network, their costs, and the budget."""
 
 from __future__ import annotations
 

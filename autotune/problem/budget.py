@@ -1,4 +1,4 @@
-"""What a choice costs, and the limit on what a plan may cost."""
+"""The cost of a choice, and the limit on the cost of a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.errors import BudgetError
 
 
 class Measure(Enum):
-    """What a budget counts."""
+    """Quantity that a budget limits."""
 
     PARAMETERS = "parameters"
     BYTES = "bytes"
@@ -20,7 +20,7 @@ class Measure(Enum):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one choice or plan trains and stores. Costs add up."""
+    """Number of values that a choice or plan trains and stores. Costs can be added."""
 
     parameters: int = 0
     """Trainable parameters."""
@@ -29,7 +29,7 @@ class Cost:
     """Values in the delta file: trained parameters, indices and buffers."""
 
     bytes: int = 0
-    """Bytes of these values as stored, the file's header not counted."""
+    """Bytes of the stored values, without the file's header."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -55,10 +55,10 @@ class Budget:
     """Largest cost that fits."""
 
     total: int
-    """The whole backbone in the same measure, its old head not counted."""
+    """Size of the whole backbone in the same measure, without its old head."""
 
     measure: Measure = Measure.PARAMETERS
-    """What is counted: trainable parameters, or bytes of the delta file's tensors."""
+    """Quantity that is counted: trainable parameters, or bytes of the delta file's tensors."""
 
     text: str = ""
     """The budget as the user wrote it."""
@@ -66,8 +66,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise BudgetError(
-                f"A budget must allow at least one of its {self.measure.value}, "
-                f"got {self.text or self.limit!r} of {self.total:,}. Raise it."
+                f"A budget must allow at least 1 of the backbone's {self.total:,} "
+                f"{self.measure.value}, got {self.text or self.limit!r}. Raise it."
             )
 
     @classmethod
@@ -90,13 +90,13 @@ class Budget:
 
 
 def check_text(text: str) -> str:
-    """`text` itself when it reads as a budget of some backbone; `BudgetError` otherwise."""
+    """Return `text` if it can be read as a budget of some backbone; else raise `BudgetError`."""
     _read(text)
     return text
 
 
 def largest_first(texts: Sequence[str]) -> list[str]:
-    """Budgets in one unit, the largest first; `BudgetError` for different units."""
+    """Sort budgets in the same unit, largest first; `BudgetError` for different units."""
     read = {text.strip(): _read(text) for text in texts}
     kinds = {"%" if suffix == "%" else suffix in ("kB", "MB") for _, suffix in read.values()}
     if len(kinds) > 1:

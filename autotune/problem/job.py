@@ -1,4 +1,4 @@
-"""What passes between the study and the engine: jobs one way, progress the other. Plain values."""
+"""Plain values that the study and the engine exchange: jobs to the engine, progress back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from autotune.errors import first_line
 from autotune.problem.plan import Plan
 
 EPOCHS = 10
-"""Epochs of a training, if nothing else is asked for."""
+"""Default number of epochs of a training."""
 
 ATTEMPTS = 3
-"""A job whose worker dies is started so often before it counts as failed, if nothing else is
-asked."""
+"""Default number of starts of a job whose worker dies, before the job counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Job:
     """One training to be run."""
 
     name: str
-    """`trial 7`, `reference uniform`, `repeat 7 seed 1`."""
+    """Name such as `trial 7`, `reference uniform`, `repeat 7 seed 1`."""
 
     plan: Plan
     hyperparameters: Mapping[str, float]
@@ -30,7 +29,7 @@ class Job:
 
     seed: int
     number: int = -1
-    """The trial's number in the study; -1 for a job beside it."""
+    """The trial's number in the study; -1 for a job that is no trial."""
 
     attempt: int = 0
     """Number of earlier starts; a report of an older attempt is ignored."""
@@ -39,37 +38,38 @@ class Job:
     """Train on training and validation data together, for the delivered file under folds."""
 
     parts: int = 1
-    """Parts that each batch is trained in."""
+    """Number of parts in which each batch is trained, to save memory."""
 
     head_rate: float | None = None
-    """Learning rate of a linear probe that is trained first, for its head to begin with."""
+    """Learning rate of a linear probe that is trained first, to initialise the head."""
 
     checkpoint: bytes | None = field(default=None, repr=False)
-    """Where to go on, as the last progress gave it."""
+    """Checkpoint to resume from, taken from the last progress."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands after an epoch or, with folds, after a fold."""
+    """State of a job after an epoch or, with folds, after a fold."""
 
     step: int
     """Epochs (folds) done, from 1."""
 
     value: float
-    """What is maximised, on validation; larger is better."""
+    """Value on validation data that is maximised; larger is better."""
 
     metrics: Mapping[str, float]
     checkpoint: bytes = field(default=b"", repr=False)
-    """Enough to go on from here, as safetensors."""
+    """Safetensors file to resume from here."""
 
     artifact: bytes | None = field(default=None, repr=False)
-    """The delta file, with the last progress of a job that delivers one."""
+    """Delta file; only in the last progress of a job that delivers one."""
 
     parts: int = 1
-    """Parts that each batch is trained in, where a whole one does not fit into memory."""
+    """Number of parts in which each batch is trained; more than 1 if a whole one does not fit into
+    memory."""
 
     folds: tuple[float, ...] = ()
-    """Where plans are scored by folds: the value of each one so far, whose mean is the value."""
+    """Values of the folds so far, if plans are scored by folds; `value` is their mean."""
 
 
 class Decision(Enum):
@@ -80,12 +80,12 @@ class Decision(Enum):
 
 
 RunsJob = Callable[[Job], Iterator[Progress]]
-"""What a backend receives: runs a job and tells its progress; raises when the job fails."""
+"""Function that a backend receives: runs a job, yields its progress, raises if the job fails."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed."""
+    """Reason why a job failed: type and message of its error."""
 
     type: str
     text: str
@@ -96,6 +96,6 @@ class Failure:
 
 
 def used(plan: Plan, hyperparameters: Mapping[str, float]) -> dict[str, float]:
-    """The hyperparameters that matter for this plan: those of the head and of its methods."""
+    """Hyperparameters that this plan uses: those of the head and of its methods."""
     rates = {f"lr:{method}" for method in ("head", *plan.methods())}
     return {k: v for k, v in hyperparameters.items() if k in rates or not k.startswith("lr:")}

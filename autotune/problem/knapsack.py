@@ -15,16 +15,16 @@ from autotune.problem.problem import Problem
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Scores = Mapping[tuple[str, str], float]
-"""(unit, label) → how good this choice is; sums over units. A missing one counts as 0."""
+"""(unit, label) → score of this choice, 0 if missing; a plan's score is the sum over units."""
 
 
 def best_plan(problem: Problem, scores: Scores) -> Plan:
-    """The plan with the largest sum of scores that fits; the cheapest of equally good ones.
+    """Plan with the largest sum of scores that fits; of equally good ones, the cheapest.
 
-    Exact: dynamic programming over the undominated (cost, score) pairs, unit after unit. Pairs
-    that even the fractional relaxation of the remaining units cannot lift to what another pair
-    surely reaches are dropped (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004). Choices
-    that must be alone are compared with what the others reach together.
+    Exact: dynamic programming over the undominated (cost, score) pairs, unit after unit. A pair is
+    dropped if even the fractional relaxation of the remaining units cannot raise it to a score
+    that another pair is sure to reach (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004).
+    Choices that must be alone in a plan compete with the best plan of all others.
     """
     together = _best_together(problem, scores)
     single = [Plan({unit: choice}) for unit, choice in problem.alone()]
@@ -34,7 +34,7 @@ def best_plan(problem: Problem, scores: Scores) -> Plan:
 
 
 def total(plan: Plan, problem: Problem, scores: Scores) -> float:
-    """Sum of a plan's scores, those of frozen units included."""
+    """Sum of a plan's scores, including those of frozen units."""
     return sum(scores.get((unit, plan[unit].label), 0.0) for unit in problem.units)
 
 
@@ -72,7 +72,7 @@ def _shared(problem: Problem, unit: str) -> list[Choice]:
 
 
 def _slack(stages: list[_Stage]) -> float:
-    """More than rounding can shift a sum of scores, however much of it cancels out."""
+    """Upper bound on the rounding error of a sum of scores, even under cancellation."""
     return 1e-9 * sum(float(np.abs(stage.score).max()) for stage in stages)
 
 
@@ -84,7 +84,7 @@ def _extend(
     fits = np.flatnonzero(costs <= room)
     order = fits[np.lexsort((-totals[fits], costs[fits]))]
     best = np.maximum.accumulate(totals[order])
-    better = np.concatenate(([True], best[1:] > best[:-1]))
+    better = np.concatenate(([True], best[1:] > best[:-1]))  # than every cheaper pair
     kept = order[better]
     left = room - costs[kept]
     reached = np.max(totals[kept] + bound.reach(left))
@@ -103,7 +103,7 @@ def _trace(problem: Problem, steps: list[_Step], at: int) -> Plan:
 
 
 class _Bound:
-    """Fractional relaxation of some units: the largest sum of scores for each room."""
+    """Fractional relaxation of some units: an upper bound on their scores within a room."""
 
     def __init__(self, stages: list[_Stage]) -> None:
         hulls = [_hull(stage) for stage in stages]
@@ -118,7 +118,7 @@ class _Bound:
         return self.base + np.interp(room, self.cost, self.score)
 
     def reach(self, room: Integers) -> Floats:
-        """A score that whole pieces surely reach."""
+        """Score that is sure to be reached within each room, with whole pieces alone."""
         whole = np.searchsorted(self.cost, room, side="right") - 1
         return self.base + self.score[whole]
 

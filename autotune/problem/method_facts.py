@@ -1,4 +1,4 @@
-"""What a search must know of methods beside their costs, as plain values."""
+"""Facts about methods that a search needs in addition to their costs, as plain values."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class MethodFacts:
     """Methods that leave all else frozen: a plan with one of them has no other choice."""
 
     uniform: str = ""
-    """Method of the uniform baseline; empty where no method of the problem is."""
+    """Method of the uniform baseline; empty if the problem has none."""
 
     uniform_size: str = ""
-    """Its option that the baseline raises in all units alike."""
+    """Option of this method that the baseline raises equally in all units."""
 
     def goes_alone(self, choice: Choice) -> bool:
-        """Whether a choice takes no other choice next to it in a plan."""
+        """Whether a choice must be the only one of its plan."""
         return not self.alone.isdisjoint(choice.names)
 
     def size_in_uniform(self, choice: Choice) -> int | None:
@@ -32,7 +32,7 @@ class MethodFacts:
         return int(dict(choice.methods[0].options)[self.uniform_size])
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads back."""
+        """The facts as JSON, for `from_json`."""
         return {
             "alone": sorted(self.alone),
             "uniform": self.uniform,
@@ -41,5 +41,5 @@ class MethodFacts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MethodFacts:
-        """The facts that `to_json` wrote."""
+        """Read the facts that `to_json` wrote."""
         return cls(frozenset(data["alone"]), data["uniform"], data["uniform_size"])

@@ -1,4 +1,4 @@
-"""What is done to a network: methods with options, one choice a unit, a plan over all units."""
+"""Changes to a network: methods with options, one choice per unit, a plan over all units."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Option = int | float | str | bool
 
 @dataclass(frozen=True)
 class Method:
-    """One way of changing a unit, with its options in the method's own order."""
+    """A method of changing a unit, with its options in the order that the method declares."""
 
     name: str
     options: tuple[tuple[str, Option], ...] = ()
@@ -35,13 +35,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Choice:
-    """The methods of one unit in the method table's order; none of them means frozen."""
+    """The methods of one unit in the method table's order; no methods means frozen."""
 
     methods: tuple[Method, ...] = ()
 
     @classmethod
     def of(cls, name: str, **options: Option) -> Choice:
-        """A choice of a single method by its name: `Choice.of("lowrank", rank=4)`."""
+        """Choice of a single method by its name: `Choice.of("lowrank", rank=4)`."""
         return cls((Method(name, tuple(options.items())),))
 
     def __add__(self, other: Choice) -> Choice:
@@ -49,16 +49,16 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """The written form: `frozen`, `lowrank-4`, `subtune-norms+lowrank-2`."""
+        """Written form: `frozen`, `lowrank-4`, `subtune-norms+lowrank-2`."""
         return "+".join(method.label for method in self.methods) or "frozen"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the methods, options left out."""
+        """Names of the methods, without options."""
         return tuple(method.name for method in self.methods)
 
     def is_frozen(self) -> bool:
-        """Whether nothing of the unit changes."""
+        """Whether the unit is left unchanged."""
         return not self.methods
 
 
@@ -67,7 +67,7 @@ FROZEN = Choice()
 
 @dataclass(frozen=True)
 class Plan:
-    """Unit → choice. Frozen units are left out, so equal plans are equal however they were made."""
+    """Unit → choice. Frozen units are dropped, so plans that do the same compare as equal."""
 
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class Plan:
         return ", ".join(f"{unit}={c.label}" for unit, c in self.choices.items()) or "(empty plan)"
 
     def _repr_html_(self) -> str:
-        """In a notebook: what each changed unit takes."""
+        """Table of the changed units and their choices, for notebooks."""
         rows = [(unit, choice.label) for unit, choice in self.choices.items()]
         return Table.of(("unit", "choice"), rows).to_html() if rows else "<p>(empty plan)</p>"
 
@@ -104,11 +104,11 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits of the sha256 of the canonical JSON."""
+        """First 16 hexadecimal digits of the canonical JSON's SHA-256."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted units, no spaces, frozen units left out."""
+        """Canonical JSON: sorted units, no spaces, no frozen units."""
         units = {unit: [m.to_json() for m in c.methods] for unit, c in self.choices.items()}
         return json.dumps({"format": PLAN_FORMAT, "units": units}, separators=(",", ":"))
 

@@ -1,4 +1,4 @@
-"""All that a strategy may know: units, their choices, what these cost, and the budget."""
+"""Everything that a strategy knows: the units, their choices, the costs, and the budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.problem.plan import FROZEN, Choice, Plan
 from autotune.utils.table import Column, Table
 
 Candidates = Mapping[str, Mapping[Choice, Cost]]
-"""Unit → choice → cost, in depth order, *frozen* left out."""
+"""Unit → choice → cost, in depth order, without *frozen*."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Problem:
     """Names in depth order."""
 
     choices: Mapping[str, tuple[Choice, ...]]
-    """What each unit may take: *frozen* first, then every choice that fits the budget alone."""
+    """Unit → its choices: *frozen* first, then every choice that fits the budget alone."""
 
     costs: Mapping[tuple[str, str], Cost]
     """(unit, label) → cost."""
@@ -33,10 +33,10 @@ class Problem:
     budget: Budget
 
     fixed: Cost = Cost()
-    """Charged whatever the plan: the head under `--count-head`, prepared buffers in bytes."""
+    """Cost charged to every plan: the head with `--count-head`, prepared buffers in bytes."""
 
     methods: MethodFacts = MethodFacts()
-    """Which methods go alone, and which is the uniform baseline's."""
+    """Methods that must be alone in a plan, and the method of the uniform baseline."""
 
     @classmethod
     def of(
@@ -47,10 +47,10 @@ class Problem:
         fixed: Cost = Cost(),
         methods: MethodFacts = MethodFacts(),
     ) -> Problem:
-        """The problem of choosing among `candidates`; those that can never fit are left out.
+        """Problem of choosing among `candidates`, without those that can never fit.
 
-        `fixed` is charged to the budget whatever the plan. `methods` says which methods go alone
-        and which one the uniform baseline uses.
+        `fixed` is charged to every plan. `methods` names the methods that must be alone in a plan
+        and the one that the uniform baseline uses.
         """
         choices, costs = {}, {}
         for unit, cost_by_choice in candidates.items():
@@ -61,7 +61,7 @@ class Problem:
         return cls(tuple(candidates), choices, costs, budget, fixed, methods)
 
     def charged(self, cost: Cost) -> Problem:
-        """The same problem with `cost` paid whatever the plan; what no longer fits is left out."""
+        """The same problem with `cost` charged to every plan, without what no longer fits."""
         candidates = {
             unit: {c: self.costs[unit, c.label] for c in choices if not c.is_frozen()}
             for unit, choices in self.choices.items()
@@ -70,24 +70,24 @@ class Problem:
         return Problem.of(candidates, self.budget, fixed=fixed, methods=self.methods)
 
     def alone(self) -> list[tuple[str, Choice]]:
-        """(unit, choice) of those that take no other choice next to them."""
+        """(unit, choice) of all choices that must be the only one of their plan."""
         return [(u, c) for u in self.units for c in self.choices[u] if self.goes_alone(c)]
 
     def goes_alone(self, choice: Choice) -> bool:
-        """Whether a choice takes no other choice next to it in a plan."""
+        """Whether a choice must be the only one of its plan."""
         return self.methods.goes_alone(choice)
 
     @property
     def room(self) -> int:
-        """What is left for the plan once `fixed` is paid for."""
+        """Budget that is left for the plan after `fixed`."""
         return self.budget.limit - self.fixed[self.budget.measure]
 
     def cost(self, plan: Plan) -> Cost:
-        """Cost of a plan, `fixed` not included."""
+        """Cost of a plan, without `fixed`."""
         return sum((self.costs[unit, plan[unit].label] for unit in plan), Cost())
 
     def fits(self, plan: Plan) -> bool:
-        """Whether the budget allows a plan, `fixed` paid for, and its choices go together."""
+        """Whether a plan is within the budget after `fixed`, and its choices may be combined."""
         if len(plan) > 1 and any(map(self.goes_alone, plan.choices.values())):
             return False
         return self.cost(plan)[self.budget.measure] <= max(self.room, 0)
@@ -97,7 +97,7 @@ class Problem:
         return self.costs[unit, choice.label][self.budget.measure]
 
     def choice(self, unit: str, label: str) -> Choice:
-        """The choice of `unit` with this label; `PlanError` when it has none."""
+        """Choice of `unit` with this label; `PlanError` if there is none."""
         try:
             return self._by_label[unit, label]
         except KeyError:
@@ -110,11 +110,11 @@ class Problem:
         return {(unit, c.label): c for unit, choices in self.choices.items() for c in choices}
 
     def labels(self, plan: Plan) -> dict[str, str]:
-        """The plan as unit → label, every unit named."""
+        """The plan as unit → label, for every unit."""
         return {unit: plan[unit].label for unit in self.units}
 
     def table(self, plan: Plan | None = None) -> Table:
-        """A row a unit in depth order: what a plan gives it, or how many choices it has."""
+        """One row per unit in depth order: its choice in a plan, or its number of choices."""
         if plan is None:
             head = ("unit", Column("choices", "d"), "cheapest", "most expensive")
             return Table.of(head, [self._offer(unit) for unit in self.units])
@@ -123,7 +123,7 @@ class Problem:
         return Table.of(("unit", "choice", Column("parameters", ",d"), Column("bytes", ",d")), rows)
 
     def _offer(self, unit: str) -> tuple[str, int, str, str]:
-        """A line of the table of what may be chosen."""
+        """Row of one unit in the table of choices."""
         offers = [c for c in self.choices[unit] if not c.is_frozen()]
         priced = sorted(offers, key=lambda choice: self.price(unit, choice))
         if not priced:
@@ -135,7 +135,7 @@ class Problem:
         return f"{choice.label}: {self.price(unit, choice):,}"
 
     def _repr_html_(self) -> str:
-        """In a notebook: the budget, and what each unit may take."""
+        """The budget and a table of each unit's choices, for notebooks."""
         budget = self.budget
         summary = f"Within {budget.limit:,} of {budget.total:,} {budget.measure.value}:"
         return f"<p>{summary}</p>{self.table().to_html()}"
@@ -146,12 +146,12 @@ class Problem:
 
 
 def entries_of(problem: Problem) -> list[tuple[str, Choice]]:
-    """(unit, choice) of all choices but *frozen*, in depth order."""
+    """(unit, choice) of all choices except *frozen*, in depth order."""
     return [(u, c) for u in problem.units for c in problem.choices[u] if not c.is_frozen()]
 
 
 def require_room(problem: Problem, candidates: Candidates) -> None:
-    """Raise `BudgetError`, naming the cheapest choice, when nothing fits the budget."""
+    """Raise `BudgetError`, naming the cheapest choice, if nothing fits the budget."""
     if not problem.is_empty():
         return
     budget = problem.budget
@@ -168,12 +168,12 @@ def require_room(problem: Problem, candidates: Candidates) -> None:
 
 
 def decode(problem: Problem, proposal: Mapping[str, str]) -> Plan:
-    """The plan that `proposal` (unit → label) becomes within the budget; never rejects.
+    """Turn `proposal` (unit → label) into a plan within the budget; no proposal is rejected.
 
-    A proposal that fits stays as it is. Otherwise units are paid for in an order drawn from the
-    proposal's own digest, so that no part of the network is favoured; a choice that no longer
-    fits becomes the costliest one of the same methods that does, or *frozen*. A choice that must
-    be alone is, when it comes first in that order, and is left out otherwise.
+    A proposal that fits is kept. Otherwise units are paid for in an order drawn from the
+    proposal's digest, so that no part of the network is favoured; a choice that no longer fits
+    becomes the most expensive one of the same methods that does, or *frozen*. A choice that must
+    be alone is the whole plan if it comes first in that order, and is dropped otherwise.
     """
     wanted = {unit: problem.choice(unit, label) for unit, label in proposal.items()}
     plan = Plan({unit: choice for unit, choice in wanted.items() if not problem.goes_alone(choice)})
@@ -198,6 +198,6 @@ def _draw(plan: Plan, unit: str) -> bytes:
 def _affordable(problem: Problem, unit: str, wanted: Choice, room: int) -> Choice:
     if problem.price(unit, wanted) <= room:
         return wanted
-    kin = [c for c in problem.choices[unit] if c.names == wanted.names]
-    fitting = [c for c in kin if problem.price(unit, c) <= room]
+    similar = [c for c in problem.choices[unit] if c.names == wanted.names]
+    fitting = [c for c in similar if problem.price(unit, c) <= room]
     return max(fitting, key=lambda c: (problem.price(unit, c), c.label), default=FROZEN)

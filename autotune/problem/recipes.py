@@ -1,4 +1,4 @@
-"""Plans that need no search: one method as evenly as the budget allows, and the last units."""
+"""Plans without a search: one method spread as evenly as possible, and the last units."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from autotune.problem.problem import Problem
 
 
 def uniform_placement(problem: Problem) -> Plan:
-    """The baseline method at the same size in every unit as the budget allows, raised step by step.
+    """Plan with the baseline method in every unit, its size raised step by step within the budget.
 
-    Within a size the cheapest units come first, so that as many as possible have it. Empty where
-    the problem has no choice of the method.
+    At each size the cheapest units come first, so that as many as possible get it. The plan is
+    empty if the problem has no choice of the method.
     """
     sizes = sorted({size for unit in problem.units for size in _by_size(problem, unit)})
     plan: dict[str, Choice] = {}
@@ -26,7 +26,7 @@ def uniform_placement(problem: Problem) -> Plan:
 
 
 def last_units(problem: Problem, units: Sequence[str]) -> Plan:
-    """From the last of the units backwards, each with the most expensive choice that still fits."""
+    """Plan from the last of `units` backwards, each with its most expensive choice that fits."""
     room, plan = problem.room, dict[str, Choice]()
     for unit in reversed(units):
         fitting = [c for c in problem.choices[unit] if problem.price(unit, c) <= room]

@@ -10,7 +10,7 @@ from autotune.problem.problem import Problem
 
 
 def random_placement(problem: Problem, seed: int) -> Plan:
-    """Units in random order, each with a random choice that still fits, until nothing fits."""
+    """Random plan: units in random order, each with a random choice that still fits."""
     draw = random.Random(seed_of(seed, "random placement"))
     room = problem.room
     plan: dict[str, Choice] = {}
@@ -27,6 +27,6 @@ def random_placement(problem: Problem, seed: int) -> Plan:
 
 
 def seed_of(*parts: object) -> int:
-    """A seed of 32 bits from a few values, the same on every machine."""
+    """32-bit seed from a few values, the same on every machine."""
     text = ":".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""A search space: how a family of networks is cut into units, and what each unit may take."""
+"""Search spaces: how a family of networks is cut into units, and the choices of each unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.problem.plan import Option
 
 TREE: Literal["tree"] = "tree"
 BUDGET = "budget"
-"""Value of an option whose sizes follow from the budget."""
+"""Value of an option whose sizes are computed from the budget."""
 
 Patterns = Annotated[dict[str, str], Field(min_length=1)]
 Options = dict[str, Option | list[Option]]
@@ -26,7 +26,7 @@ class _Strict(BaseModel):
 
 
 class UnitPatterns(_Strict):
-    """Layer-group table, as timm's `group_matcher`: pattern's name → regular expression.
+    """Layer-group table, like timm's `group_matcher`: pattern's name → regular expression.
 
     A pattern is matched at the start of parameter names; the first that matches decides. Its
     first group names the unit; without a group the unit has the pattern's name. The word `tree`
@@ -36,7 +36,7 @@ class UnitPatterns(_Strict):
     block: Patterns | Literal["tree"]
     layer: Patterns | Literal["tree"]
     stage: Patterns | Literal["tree"] = TREE
-    """Spans beside the whole network, in the same way; parameters may be in none of them."""
+    """Stages, which become spans, in the same form; a parameter may be in no stage."""
 
     @field_validator("block", "layer", "stage")
     @classmethod
@@ -50,27 +50,27 @@ class UnitPatterns(_Strict):
 
 
 class Hyperparameters(_Strict):
-    """Grids of the training hyperparameters that are searched beside the plan."""
+    """Grids of the training hyperparameters that are searched together with the plan."""
 
     lr: dict[str, Rates]
-    """Learning rates per method, and of the head, from the half-decade grid."""
+    """Method, or `head` → learning rates, usually in half-decades (0.001, 0.003, 0.01)."""
 
     weight_decay: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0]
     """AdamW's decay of matrices and kernels; norms, biases and gates never decay."""
 
 
 class SearchSpace(_Strict):
-    """One family's units, choices and hyperparameters."""
+    """Units, choices and hyperparameters of one family of networks."""
 
     family: str
     units: UnitPatterns
     choices: Annotated[
         list[Annotated[dict[str, Options], Field(min_length=1)]], Field(min_length=1)
     ]
-    """Each entry is a method with lists of options, or several methods that are taken together.
+    """Each entry is a method with lists of option values, or several methods that are combined.
 
-    An option that is the word `budget` stands for three sizes: the largest that cost the whole
-    budget, a half and a quarter of it.
+    The value `budget` stands for three sizes: the largest within the whole budget, a half and a
+    quarter of it.
     """
 
     hyperparameters: Hyperparameters
@@ -82,7 +82,7 @@ class SearchSpace(_Strict):
 
 
 def read_space(data: object, *, source: str) -> SearchSpace:
-    """`data` as a search space; `SpaceError` lists every problem at once, naming `source`."""
+    """Validate `data` as a search space; `SpaceError` names `source` and lists every problem."""
     if not isinstance(data, Mapping):
         raise SpaceError(f"A search space must be a mapping with 'family', ..., {source} is not.")
     try:
@@ -93,14 +93,14 @@ def read_space(data: object, *, source: str) -> SearchSpace:
 
 def problems(error: ValidationError) -> str:
     """Every problem that pydantic found, on one line."""
-    return "; ".join(f"{_place(e['loc'])}: {_said(e)}" for e in error.errors())
+    return "; ".join(f"{_place(e['loc'])}: {_described(e)}" for e in error.errors())
 
 
 def _place(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "(top level)"
 
 
-def _said(error: Any) -> str:
+def _described(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "this key is not known"
     if error["type"] == "missing":

@@ -1,4 +1,4 @@
-"""The largest size that a price allows: widths and ranks that follow from a budget."""
+"""The largest size within a price, for widths and ranks that follow from a budget."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ PriceOfSize = Callable[[int], int]
 
 
 def largest_size(price: PriceOfSize, limit: int) -> int:
-    """The largest size of at least 1 whose price keeps within the limit; 0 when none does.
+    """Largest size of at least 1 whose price is within the limit; 0 if there is none.
 
-    Prices never fall with the size. Where they stop rising (everything is taken), it is the
-    smallest of the equally expensive sizes. Asks for few prices, as they are nearly straight lines.
+    `price` must not fall as the size grows. If it stops rising (a larger size has no effect), the
+    smallest of the equally expensive sizes is returned. Computes few prices, as they are nearly
+    linear in the size.
     """
     if price(1) > limit:
         return 0
@@ -25,11 +26,14 @@ def largest_size(price: PriceOfSize, limit: int) -> int:
 
 
 def _between(price: PriceOfSize, limit: int, low: int, high: int) -> int:
-    """By turns where a straight line meets the limit, and the middle; `low` fits, `high` not."""
-    straight = True
+    """Search between `low`, which fits, and `high`, which does not.
+
+    Interpolation alternates with bisection, which bounds the number of steps.
+    """
+    interpolates = True
     while high - low > 1:
         rise = (limit - price(low)) * (high - low) // (price(high) - price(low))
-        at = min(max(low + rise, low + 1), high - 1) if straight else (low + high) // 2
-        low, high = (at, high) if price(at) <= limit else (low, at)
-        straight = not straight
+        size = min(max(low + rise, low + 1), high - 1) if interpolates else (low + high) // 2
+        low, high = (size, high) if price(size) <= limit else (low, size)
+        interpolates = not interpolates
     return low

@@ -40,10 +40,10 @@ def search(
 
     `backbone` is a source or any `nn.Module` that returns logits (n, classes); `task` is a
     source, a data set, or (train, test) or (train, val, test) of them. Other settings are those
-    of `autotune search`: `strategy`, `trials`, `epochs`, `seed`, `out`, … The module is given
-    back unchanged. `callbacks` are callables that take each `Event`. `origins` says where settings
-    were given, as `autotune config` shows it, if not here. Raises `AutotuneError`, one kind for
-    each wrong input.
+    of `autotune search`: `strategy`, `trials`, `epochs`, `seed`, `out`, … The module is left
+    unchanged. `callbacks` are called with each `Event`. `origins` maps settings to the places they
+    were given in, for `autotune config`; default: this call. Raises a subclass of `AutotuneError`
+    for each kind of wrong input.
     """
     values = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(values)
@@ -64,12 +64,12 @@ def prepare(
     budget: str = "1%",
     **settings: Any,
 ) -> Setup:
-    """Resolve what `search` would begin with, for a study of your own; nothing is written.
+    """Resolve everything that `search` starts from, for a study of your own; write nothing.
 
     `backbone`, `task`, `budget` and the other settings are those of `search`. The setup has the
     `problem` (units, choices, costs, budget), the `grids` of hyperparameters, and the `engine`
-    that trains a job and reports its progress; `engine.close()` gives the network back unchanged.
-    Raises `AutotuneError`, one kind for each wrong input.
+    that trains a job and reports its progress; `engine.close()` restores the network. Raises a
+    subclass of `AutotuneError` for each kind of wrong input.
     """
     sources = {"backbone": _name(backbone), "task": _name(task), "budget": budget}
     return prepare_search(read_settings({**sources, **settings}), backbone, task)
@@ -87,8 +87,8 @@ def search_budgets(
     """Run one search for each budget, the largest first, and return the study of each.
 
     `backbone`, `task`, `callbacks`, `origins` and the settings are those of `search`. The run
-    folders lie in `out` and are named by their budgets. With the strategy `policy` all use one
-    supernet: `supernet` where it is named, else that of the first.
+    folders are in `out` and are named by their budgets. With the strategy `policy`, all searches
+    use one supernet: that of the run `supernet` if given, else that of the first search.
 
     Raises `ConfigError` for several budgets with a `storage`.
     """
@@ -123,20 +123,20 @@ def resume(
     A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
     `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
     `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
-    callables that take each `Event`. Raises `ConfigError` for another change, `RunError` where
-    the data or the network differ.
+    called with each `Event`. Raises `ConfigError` for another change, `RunError` if the data or
+    the network differ.
     """
     began, study = time.time(), Study(run)
     timings.reset()
-    if strange := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
+    if fixed := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(
             "A resumed run may change how many trials there are and where they run, not "
-            f"{strange[0]!r}. Start a new search for that."
+            f"{fixed[0]!r}. Start a new search for that."
         )
-    asked = changes.get("trials")
-    begun = sum(not trial.origin for trial in study.trials)  # those of a profile come on top
-    if asked is not None and asked < begun:
-        raise ConfigError(f"--trials is the total: {begun} were begun, got {asked}. Give more.")
+    total = changes.get("trials")
+    begun = sum(not trial.origin for trial in study.trials)  # trials of a profile do not count
+    if total is not None and total < begun:
+        raise ConfigError(f"--trials is the total: {begun} were begun, got {total}. Give more.")
     with listening(callbacks), released(reopened(study, backbone, task, **changes)) as setup:
         changed = changed_settings(study.settings, setup.settings)
         drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
@@ -144,7 +144,7 @@ def resume(
 
 
 def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
-    """Prepare a run again; `RunError` where it began from objects and they are not given."""
+    """Prepare a run again; `RunError` if it began from objects and they are not given."""
     before = study.settings
     backbone = named(study, "backbone", backbone)
     task = named(study, "task", task)
@@ -156,7 +156,7 @@ def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: An
 def named(study: Study, kind: str, replacement: Any = None) -> Any:
     """The `backbone` or `task` of a run; `RunError` for one that must be given and is not.
 
-    A run folder may come from others, so a `python:` source in it runs only when it is named here.
+    A run folder may come from others, so a `python:` source in it runs only if it is given here.
     """
     source: str = getattr(study.settings, kind)
     if replacement is not None:

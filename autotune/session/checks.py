@@ -23,7 +23,10 @@ from autotune.tasks.loading import batches
 
 
 def check_policy(settings: Settings) -> None:
-    """Refuse `--policy` and `--supernet` for other strategies, and a file that is no policy."""
+    """Raise `ConfigError` for `--policy` or `--supernet` with a strategy that learns no policy.
+
+    Raises `PolicyError` for a file that is no policy.
+    """
     source = load_strategy(settings.strategy).score_source
     for name, file in (("policy", settings.policy), ("supernet", settings.supernet)):
         if file is not None and source is not ScoreSource.POLICY:
@@ -36,36 +39,36 @@ def check_policy(settings: Settings) -> None:
 
 
 def check_pruner(settings: Settings) -> None:
-    """Refuse a pruner that is unknown, or that does not go with the folds or the objective."""
+    """Refuse a pruner that is unknown or does not work with the folds or the objective."""
     PRUNERS.check(settings.pruner)
     if settings.pruner == "wilcoxon" and not settings.folds:
         raise ConfigError("--pruner wilcoxon compares folds, there are none. Give --folds 5.")
     if settings.objective and settings.pruner in ("median", "wilcoxon"):
         raise ConfigError(
-            f"--pruner {settings.pruner} knows no cost, so it would end what {settings.objective} "
-            "is to keep. Use forecast, halving, hyperband, race or none."
+            f"--pruner {settings.pruner} ignores cost, so it would end trials that the objective "
+            f"{settings.objective} needs. Use forecast, halving, hyperband, race or none."
         )
 
 
 def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) -> None:
-    """Run one small batch, so that a network that cannot run is refused before anything starts.
+    """Run one small batch, to refuse a network that cannot run before anything starts.
 
-    Once with the network's own head, once with one for the task's classes.
+    The batch runs twice: with the network's own head, and with a head for the task's classes.
     """
     small = task.train.take(np.arange(min(2, len(task.train))))
     device = next(backbone.network.parameters()).device
     inputs, _ = next(batches(small, 2, input=input, device=device))
     with evaluating(backbone.network) as network:
-        logits = _tried(network, inputs)
+        logits = _forward(network, inputs)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise BackboneError(
-                f"A backbone must return logits (n, classes), this one gives {got}."
+                f"A backbone must return logits (n, classes), this one returns {got}."
             )
         _try_head(backbone, len(task.classes), inputs)
 
 
-def _tried(network: nn.Module, inputs: torch.Tensor) -> Any:
+def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:
     try:
         return network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
@@ -87,6 +90,6 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
         got = (first_line(error),)
     if got != (len(inputs), n):
         raise BackboneError(
-            f"With a head for {n} classes in the place of {path!r} the backbone must give "
+            f"With a head for {n} classes in place of {path!r} the backbone must return "
             f"({len(inputs)}, {n}), got {got}. Name the last layer with --head."
         )

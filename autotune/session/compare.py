@@ -1,4 +1,4 @@
-"""`compare`: a finished search against what a user would have done without it."""
+"""`compare`: run a finished search against recipes that need no search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from autotune.problem.sampling import random_placement
 from autotune.run.notebook import Study
 from autotune.run.settings import load_space
 from autotune.session.api import reopened
-from autotune.session.session import driving
+from autotune.session.driving import driving
 from autotune.session.setup import Setup, released
 from autotune.study.driver import Driver
 from autotune.study.selection.baselines import PROBE
@@ -49,7 +49,7 @@ from autotune.training.loop import Recipe, evaluate
 
 @dataclass(frozen=True)
 class Comparison:
-    """A finished search and what it is compared with, each over the same seeds."""
+    """A finished search and the recipes it is compared with, each over the same seeds."""
 
     rows: list[ComparisonRow]
     """Rows of the comparison, the answer of the search first."""
@@ -58,16 +58,16 @@ class Comparison:
     """Name of the cheapest row that is not distinguishable from the best within the budget."""
 
     full: float | None
-    """Seconds of one full fine-tuning as measured here; None where it did not run."""
+    """Seconds of one full fine-tuning as measured here; None if it did not run."""
 
     seconds: float
-    """Duration of the search without its control baseline."""
+    """Seconds of the search without its control baseline."""
 
     source: dict[str, Any] | None
-    """Accuracy on the source task with the delta off and on, where one was named."""
+    """Accuracy on the source task with the delta off and on; None if no task was given."""
 
     def to_json(self) -> dict[str, Any]:
-        """Output of `autotune compare --json`: each row with what the answer gains over it."""
+        """Output of `autotune compare --json`: rows, each with the answer's gain over it."""
         ours, *others = self.rows
         rows = [ours.to_json(), *({**r.to_json(), **_against(ours, r)} for r in others)]
         return {
@@ -90,20 +90,21 @@ def compare(
     workers: int | None = None,
     device: str | None = None,
 ) -> Comparison:
-    """Run what a search is to be compared with, all over the same seeds; what is there is kept.
+    """Compare a finished search with other recipes over the same seeds; run what is missing.
 
-    Beside the answer and the references of the search: two more random placements, last-k, norms
-    only, biases only, LP-FT, full fine-tuning, and random search with equal compute. Each takes
-    the best on validation of three learning rates with the study's seed and repeats it with the
-    next. `only` names some of them; `source` is a task that the backbone's own head was trained
-    for; `workers` and `device` say where. A run that began from objects needs the same `backbone`
-    and `task` again. Raises `RunError` while the search has not ended, `ConfigError` for a rival
-    that there is not, `TaskError` for a source task with other classes.
+    In addition to the answer and the search's baselines, these are two more random placements,
+    last-k, norms only, biases only, LP-FT, full fine-tuning, and random search with equal compute.
+    Each recipe takes the best on validation of three learning rates with the study's seed, and is
+    repeated with the next seeds. `only` selects recipes by name; `source` is a task that the
+    backbone's own head was trained for; `workers` and `device` replace the run's settings. A run
+    that began from objects needs the same `backbone` and `task` again. Raises `RunError` while the
+    search has not ended, `ConfigError` for an unknown recipe, `TaskError` for a source task with
+    another number of classes.
     """
     study = Study(run)
     study.best  # noqa: B018  (raises while the search has not ended)
-    if strange := [name for name in only if name not in NAMES]:
-        raise ConfigError(unknown("recipe", strange[0], NAMES))
+    if unlisted := [name for name in only if name not in NAMES]:
+        raise ConfigError(unknown("recipe", unlisted[0], NAMES))
     chosen = [name for name in NAMES if not only or name in (WINNER, *only)]
     with (
         released(reopened(study, backbone, task, workers=workers, device=device)) as setup,
@@ -128,7 +129,7 @@ def _against(answer: ComparisonRow, other: ComparisonRow) -> dict[str, Any]:
 
 
 def _recipe(name: str, setup: Setup, driver: Driver, study: Study) -> ComparedRecipe | None:
-    """The recipe of a name in `NAMES`; None where the space or the network offers none."""
+    """Recipe of a name in `NAMES`; None if the space or the network offers no plan for it."""
     problem, seed, final = driver.problem, study.settings.seed, driver.final
     assert final is not None
     if name == WINNER:
@@ -137,15 +138,15 @@ def _recipe(name: str, setup: Setup, driver: Driver, study: Study) -> ComparedRe
     head = _head_rate(driver)
     if name == "random search":
         n = _equal_compute(study)
-        tried = random_trials(problem, setup.grids, seed, n)
-        return ComparedRecipe(name, tried, {plan.digest: problem.cost(plan) for plan, _ in tried})
+        trials = random_trials(problem, setup.grids, seed, n)
+        return ComparedRecipe(name, trials, {plan.digest: problem.cost(plan) for plan, _ in trials})
     plan, cost = _plan(name, setup, problem, seed)
     if not plan.choices and name != PROBE:
         return None
-    rates = three_rates(_grids(setup), plan, head)
+    candidates = three_rates(_grids(setup), plan, head)
     return ComparedRecipe(
         name,
-        [(plan, used(plan, tried)) for tried in rates],
+        [(plan, used(plan, hyperparameters)) for hyperparameters in candidates],
         {plan.digest: cost},
         head_rate=(head or middle(setup.grids["lr:head"])) if name == "LP-FT" else None,
     )
@@ -169,7 +170,7 @@ def _plan(name: str, setup: Setup, problem: Problem, seed: int) -> tuple[Plan, C
 
 
 def _grids(setup: Setup) -> Grids:
-    """Grids of the study's methods, and of `subtune` in any case."""
+    """Grids of the study; without one for `subtune`, also that of its space or its family's."""
     spaces = setup.space, load_space(setup.backbone.family)
     rates = next(r for s in spaces if (r := s.hyperparameters.lr.get("subtune")))
     return {"lr:subtune": tuple(rates), **setup.grids}
@@ -187,14 +188,14 @@ def _equal_compute(study: Study) -> int:
 
 
 def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
-    """Accuracy of the backbone's original head on its original task, delta off and on."""
+    """Accuracy of the backbone's original head on its original task, with the delta off and on."""
     task = load_task(source, backbone.input).split(study.settings.seed)
     part, head = task.test, backbone.network.get_submodule(backbone.head)
     assert part is not None
-    own_classes = len(head.weight)  # type: ignore[arg-type]
-    if len(task.classes) != own_classes:
+    n_classes = len(head.weight)  # type: ignore[arg-type]
+    if len(task.classes) != n_classes:
         raise TaskError(
-            f"A source task has the classes of the backbone's own head, {own_classes}; "
+            f"A source task must have the {n_classes} classes of the backbone's own head, "
             f"{source} has {len(task.classes)}. Name another --source."
         )
     input = infer_input(task.train, backbone.input)

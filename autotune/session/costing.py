@@ -1,4 +1,4 @@
-"""The problem of a search: its budget in numbers, the head charged, candidates with costs."""
+"""Build the problem of a search: resolve its budget, charge the head, price the candidates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from autotune.training.batchnorm import statistics_cost
 def make_problem(
     settings: Settings, backbone: Backbone, units: Units, space: SearchSpace, n_classes: int
 ) -> tuple[Candidates, Problem]:
-    """The candidates of a search and its problem, the head charged.
+    """Candidates of a search, and its problem with the head charged.
 
-    Sizes that follow from the budget leave room for re-estimated statistics where these may be
-    charged later. Raises `BudgetError` when nothing fits the budget.
+    Sizes that follow from the budget leave room for re-estimated statistics if these may be
+    charged later. Raises `BudgetError` if nothing fits the budget.
     """
     budget, fixed = parse_budget(settings, backbone), head_cost(settings, backbone, n_classes)
     statistics = Cost() if settings.bnstats == "off" else statistics_cost(backbone.network)
     candidates = candidates_within(backbone, units, space, budget, fixed + statistics)
     problem = Problem.of(candidates, budget, fixed=fixed + statistics)
     if settings.bnstats == "auto" and problem.is_empty():
+        # No room for statistics: the preparation will not re-estimate them.
         candidates = candidates_within(backbone, units, space, budget, fixed)
         problem = Problem.of(candidates, budget, fixed=fixed)
     require_room(problem, candidates)
@@ -35,13 +36,13 @@ def make_problem(
 def candidates_within(
     backbone: Backbone, units: Units, space: SearchSpace, budget: Budget, fixed: Cost
 ) -> Candidates:
-    """What each unit and span may take, at which cost; sizes that follow from the budget fitted."""
+    """Choices of each unit and span with their costs; sizes fit what the budget leaves."""
     room = max(budget.limit - fixed[budget.measure], 0)
     return find_candidates(backbone.network, units, space, room=room, measure=budget.measure)
 
 
 def parse_budget(settings: Settings, backbone: Backbone) -> Budget:
-    """The budget in numbers: 100 % are the backbone's parameters, its old head not counted."""
+    """Resolve the budget; 100 % are the backbone's parameters, without its old head."""
     parameters = backbone.parameters().values()
     n = sum(p.numel() for p in parameters)
     total = Cost(n, n, sum(p.numel() * p.element_size() for p in parameters))
@@ -49,7 +50,7 @@ def parse_budget(settings: Settings, backbone: Backbone) -> Budget:
 
 
 def head_cost(settings: Settings, backbone: Backbone, classes: int) -> Cost:
-    """Cost of the task's head where it is counted, else nothing."""
+    """Cost of the task's head if it is counted, else zero."""
     if not settings.count_head:
         return Cost()
     head = backbone.network.get_submodule(backbone.head)

@@ -34,41 +34,50 @@ from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
 
 DISAGREES = 0.5
-"""Rank correlation of the proxies of two halves below which a warning says that they disagree."""
+"""Rank correlation of the proxies of two halves below which a warning says that they disagree.
+
+Not tuned: only the warning depends on it.
+"""
 
 MOVED = 0.01
-"""Largest change of a probability below which a warning says that the policy did not move."""
+"""Largest change of a probability below which a warning says that the policy did not move.
+
+Not tuned: only the warning depends on it.
+"""
 
 
 def learned_scores(folder: RunFolder, setup: Setup, driver: Driver) -> Scores | None:
-    """(unit, label) → score, for a strategy that uses scores; computed now unless recorded."""
+    """(unit, label) → score, computed now unless recorded; None if the strategy uses none."""
     source = driver.strategy.score_source
     if source is ScoreSource.NONE:
         return None
     if source is ScoreSource.PROXIES:
         return _proxy_scores(setup, driver)
     if driver.policy_stage is None:
-        driver.record(POLICY, _learned(folder, setup, driver))
+        driver.record(POLICY, _learn(folder, setup, driver))
     folder.supernet.unlink(missing_ok=True)
     assert driver.policy_stage is not None
     return _scores(driver.policy_stage)
 
 
 def _proxy_scores(setup: Setup, driver: Driver) -> Scores:
-    """Scores from one criterion, as the policy starts: concave in the criterion and the price."""
+    """Scores from one criterion, computed like a policy's first scores.
+
+    They are concave in the criterion and the price.
+    """
     if driver.attribute(PROXIES) is None:
         began = time.monotonic()
         tell("stage", "Proxies", stage="proxies")
         first, second = _by_criterion(setup, driver)
         driver.write(PROXIES, [rows(first), rows(second)])
-        _say_agreement(_agreement((first, second)))
+        _report_agreement(_agreement((first, second)))
         tell("proxies", f"Proxies took {time.monotonic() - began:.1f} s.")
     policy = _policy(setup, driver)
     return policy.first_scores
 
 
 def _by_criterion(setup: Setup, driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
-    """(unit, label of one method) → `mass`, the value of the criterion, on each of two halves."""
+    """(unit, label of one method) → `mass`: value of the criterion, for two halves of the data."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     name = driver.strategy.criterion
     if name in ("mass", "ratio"):
@@ -91,11 +100,11 @@ def _mass(name: str, proxies: Mapping[str, float]) -> dict[str, float]:
     return {"mass": by_chance if name == "ratio" else proxies["mass"]}
 
 
-def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
+def _learn(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
     """Learn the policy and report the outcome."""
     began, schedule = time.monotonic(), Schedule.of(setup.settings.epochs)
     if setup.settings.supernet:
-        policy, course, rates = _by_other(setup, driver)
+        policy, course, rates = _by_other_run(setup, driver)
     elif can_share(driver.problem.choices):
         policy, course, rates = _by_supernet(folder, setup, driver, schedule)
     else:
@@ -109,7 +118,7 @@ def _learned(folder: RunFolder, setup: Setup, driver: Driver) -> PolicyStage:
 def _by_supernet(
     folder: RunFolder, setup: Setup, driver: Driver, schedule: Schedule
 ) -> tuple[Policy, Course, dict[str, float]]:
-    """The policy, the course of its rounds, and the learning rates that trials begin at."""
+    """Train a supernet; returns the policy, its course, and the rates that trials begin at."""
     choices, head_rates = driver.problem.choices, setup.grids["lr:head"]
     tell("stage", "Head", stage="head")
     with one_shot(setup.engine, choices, middles(setup.grids), head_rates) as shot:
@@ -122,21 +131,22 @@ def _by_supernet(
         for _ in run_rounds(policy, shot, schedule, course):
             driver.lease.check()
             write_whole(folder.supernet, _checkpoint(shot, policy, course))
-            _tell_round(course, schedule)
+            _report_round(course, schedule)
         return policy, course, {"lr:head": shot.rates["lr:head"]}
 
 
 def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
-    """Records of the run given by `--supernet`; `ConfigError` where its training differs."""
+    """Records of the run given by `--supernet`; `ConfigError` if its training differs."""
     other = open_run(run, "--supernet", identity, statistics)
     if other.policy_stage is None:
         raise ConfigError(
-            f"--supernet needs a run by policy, {other.folder.path} has none. Leave it out."
+            f"--supernet needs a run that learned a policy, {other.folder.path} did not. "
+            "Leave it out."
         )
     return other
 
 
-def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
+def _by_other_run(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, float]]:
     """Learn from the measurements of another run's supernet, whose budget may differ."""
     assert setup.settings.supernet is not None
     assert driver.preparation is not None
@@ -152,7 +162,7 @@ def _by_other(setup: Setup, driver: Driver) -> tuple[Policy, Course, dict[str, f
 
 
 def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
-    """Teach the network what the trials said, and write `best/policy.safetensors`."""
+    """Train the policy's network on the trials, and write `best/policy.safetensors`."""
     if driver.strategy.score_source is not ScoreSource.POLICY:
         return
     stage, settings = driver.policy_stage, setup.settings
@@ -165,19 +175,19 @@ def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
 
 
 def _policy(setup: Setup, driver: Driver) -> Policy:
-    """The policy before any credit is earned."""
+    """Policy from the recorded proxies, before any credit is earned."""
     file = setup.settings.policy
     network = read_policy(file) if file else None
     return Policy(driver.problem, _mean(_halves(driver)), network, seed=setup.settings.seed)
 
 
 def _scores(stage: PolicyStage) -> Scores:
-    """(unit, label) → score, and (hyperparameter, value) → 1 for those that trials begin at."""
+    """(unit, label) → score; also (hyperparameter, value) → 1 for rates that trials begin at."""
     return {**stage.scores, **{(name, str(rate)): 1.0 for name, rate in stage.rates.items()}}
 
 
 def _halves(driver: Driver) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
-    """The proxies of two disjoint halves, as recorded."""
+    """Recorded proxies of two disjoint halves of the data."""
     first, second = map(from_rows, driver.attribute(PROXIES))
     return first, second
 
@@ -202,7 +212,7 @@ def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
 
 
 def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
-    """Course of an interrupted session."""
+    """Restore supernet, policy and course of an interrupted session."""
     if not folder.supernet.is_file():
         return Course()
     with safe_open(folder.supernet, "pt") as stored:
@@ -216,7 +226,7 @@ def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
     )
 
 
-def _tell_round(course: Course, schedule: Schedule) -> None:
+def _report_round(course: Course, schedule: Schedule) -> None:
     plan = f": {course.plans[-1]}" if course.plans else " (warm-up)"
     tell(
         "round",
@@ -252,21 +262,21 @@ def _outcome(
 
 
 def _agreement(halves: tuple[ChoiceMeasurements, ChoiceMeasurements]) -> float | None:
-    """Spearman's correlation of the masses of two disjoint halves; None for fewer than three."""
+    """Spearman's correlation of the masses of two halves; None for fewer than three values."""
     first, second = ([measured["mass"] for _, measured in sorted(half.items())] for half in halves)
     if len({*first}) < 3 or len({*second}) < 3:
         return None
     return rank_correlation(first, second)
 
 
-def _say_agreement(agreement: float | None) -> None:
+def _report_agreement(agreement: float | None) -> None:
     if agreement is None:
         return
     tell("agreement", f"Rank correlation of the proxies of two halves: {agreement:.2f}.")
     if agreement < DISAGREES:
         warn(
             f"The proxies of two halves of the data disagree (rank correlation {agreement:.2f}), "
-            "so they say little."
+            "so they are unreliable."
         )
 
 
@@ -278,7 +288,7 @@ def _report(stage: PolicyStage) -> None:
             f"Left to the trials alone, as they cannot share a supernet: "
             f"{', '.join(stage.left_out)}.",
         )
-    _say_agreement(stage.agreement)
+    _report_agreement(stage.agreement)
     if stage.unreached:
         warn(
             f"No gradient reaches {len(stage.unreached)} choices, so they are not proposed: "

@@ -36,38 +36,38 @@ ByMode = Mapping[str, Baseline]
 
 
 def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
-    """Return the prepared buffers (empty: off) and the records of what was trained to decide.
+    """Return the prepared buffers (empty: off) and the records of the trainings that decided.
 
     `auto` compares uniform low rank on validation, with re-estimated statistics and without, each
-    at the better of two learning rates: a linear probe gains by new statistics what tuned layers
-    may gain better by themselves. Where there is no low rank, or it learns nothing, it compares
-    linear probes. Those of the other mode are baselines next to the study's own.
+    at the better of two learning rates. Linear probes alone would mislead: they gain from new
+    statistics what tuned layers may gain more from training. They decide if there is no low rank,
+    or if it is no better than they are. Trainings of the other mode are recorded as baselines too.
     """
-    asked, engine, network = setup.settings.bnstats, setup.engine, setup.backbone.network
+    setting, engine, network = setup.settings.bnstats, setup.engine, setup.backbone.network
     if not has_statistics(network):
-        if asked == "on":
+        if setting == "on":
             raise ConfigError(
                 "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
             )
         return {}, {PREPARATION: Preparation("off", "no statistics to estimate")}
     tell("stage", "Preparation", stage="preparation")
-    if asked == "auto" and setup.problem.charged(cost := statistics_cost(network)).is_empty():
+    if setting == "auto" and setup.problem.charged(cost := statistics_cost(network)).is_empty():
         why = f"re-estimated statistics ({cost.bytes:,} bytes) leave no room in the budget"
         tell("preparation", f"Normalisation statistics kept: {why}.")
         return {}, {PREPARATION: Preparation("off", why)}
     with spent("prefix"):
         buffers: BuffersByMode = {"off": {}, "on": engine.statistics()}
-    if asked != "auto" and not setup.settings.references:
-        return buffers[asked], {PREPARATION: Preparation(asked, "as asked")}
+    if setting != "auto" and not setup.settings.references:
+        return buffers[setting], {PREPARATION: Preparation(setting, "as requested")}
     probes = {mode: _probe(setup, values) for mode, values in buffers.items()}
-    uniform = _uniform(setup, buffers, probes) if asked == "auto" else {}
-    mode, why = _chosen(probes, uniform) if asked == "auto" else (asked, "as asked")
+    uniform = _uniform(setup, buffers, probes) if setting == "auto" else {}
+    mode, why = _chosen(probes, uniform) if setting == "auto" else (setting, "as requested")
     _report(mode, probes, uniform)
     return buffers[mode], _records(setup, mode, why, probes, uniform)
 
 
 def _chosen(probes: ByMode, uniform: ByMode) -> tuple[str, str]:
-    """`on` or `off`, and the reason; `off` where both are equal."""
+    """(`on` or `off`, reason); `off` if both are equal."""
     values = {mode: baseline.value for mode, baseline in uniform.items()}
     if values and max(values.values()) > max(probe.value for probe in probes.values()):
         return max(values, key=lambda mode: values[mode]), "better uniform low rank on validation"
@@ -77,7 +77,7 @@ def _chosen(probes: ByMode, uniform: ByMode) -> tuple[str, str]:
 def _records(
     setup: Setup, mode: str, why: str, probes: ByMode, uniform: ByMode
 ) -> dict[str, Recorded]:
-    """Records of the decision, and the baselines of the other mode."""
+    """Records of the decision, and baselines of both modes."""
     by_mode = [{m: one.value for m, one in compared.items()} for compared in (probes, uniform)]
     records: dict[str, Recorded] = {PREPARATION: Preparation(mode, why, *by_mode)}
     if setup.settings.references:
@@ -95,7 +95,7 @@ def _probe(setup: Setup, buffers: Buffers) -> Baseline:
 
 
 def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
-    """Uniform low rank in both modes, at the middle and the highest rate; empty where none fits."""
+    """Uniform low rank in both modes, at the middle and the highest rate; empty if none fits."""
     plan = uniform_placement(setup.problem.charged(buffer_cost(buffers["on"])))
     if not plan.choices:
         return {}
@@ -129,6 +129,6 @@ def _report(mode: str, probes: ByMode, uniform: ByMode) -> None:
 
 
 def buffer_cost(buffers: Buffers) -> Cost:
-    """Cost of prepared buffers, which the delta file stores and nothing trains."""
+    """Cost of prepared buffers, which are stored in the delta file but not trained."""
     stored = sum(b.numel() for b in buffers.values())
     return Cost(0, stored, sum(b.numel() * b.element_size() for b in buffers.values()))

@@ -1,4 +1,4 @@
-"""The dry run: what a search would do, without training or writing anything."""
+"""Dry run: preview a search without training or writing anything."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def preview(
     budget: str = "1%",
     **settings: Any,
 ) -> Preview:
-    """What `search` would do with the same `backbone`, `task`, `budget` and settings.
+    """Preview a `search` with the same `backbone`, `task`, `budget` and settings.
 
-    Units and choices with their costs, baselines, parts of the data, memory, and the time that
-    a search takes at most, from a few timed steps. Nothing is trained or written, and the module
-    is given back unchanged. Raises what `search` raises for wrong input.
+    The preview has units and choices with their costs, baselines, parts of the data, memory, and
+    an upper bound on the time of the search, from a few timed steps. Nothing is trained or written,
+    and the module is left unchanged. Raises what `search` raises for wrong input.
     """
     sources = {"backbone": _source(backbone), "task": _source(task), "budget": budget}
     resolved = read_settings({**sources, **settings})
@@ -111,11 +111,15 @@ def _preview(setup: Setup) -> Preview:
 
 
 POLICY_STAGE_COST = 1.4
-"""Largest cost of a policy's heads, proxies and supernet, in full fine-tunings."""
+"""Upper bound on the cost of a policy's heads, proxies and supernet, in full fine-tunings."""
 
 
 def _most_seconds(settings: Settings, full: float, n_baselines: int) -> float | None:
-    """Seconds without pruning, three rates per baseline; None where the strategy ends it."""
+    """Upper bound in seconds, without pruning; None if the strategy decides when to end.
+
+    Counts trials, three rates per baseline (the linear probe is cheap), and three trainings of
+    finalists with further seeds.
+    """
     if settings.most_trials is None:
         return None
     baselines = 3 * n_baselines if settings.references else 0

@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autotune.deltas.artifact import from_bytes, to_bytes
-from autotune.errors import (
-    Interrupted,
-    RunError,
-)
 from autotune.problem.problem import Problem
 from autotune.run.related import open_run
-from autotune.run.settings import Settings, current_names, write_settings
+from autotune.run.settings import Settings, write_settings
+from autotune.session.driving import driving
+from autotune.session.identity import identity_of
 from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
 from autotune.session.preparation import buffer_cost, settle_preparation
 from autotune.session.setup import Setup
-from autotune.session.workers import WHERE, open_backend
 from autotune.study.backends.base import Backend
-from autotune.study.driver import Driver, DriverOptions, create
-from autotune.study.lease import Lease
-from autotune.study.reader import Records
-from autotune.study.run_folder import EventLog, RunFolder
+from autotune.study.driver import Driver, create
+from autotune.study.run_folder import RunFolder
 from autotune.study.selection.baselines import run_baselines
 from autotune.study.selection.finalists import run_finalists
 from autotune.study.selection.unit_profiles import as_trials, repeat_all
 from autotune.study.stages import ESTIMATE, FINAL, PREPARATION, SESSION, TIMINGS, Final, versioned
-from autotune.study.strategies import check_options
 from autotune.study.strategies.score_source import ScoreSource
 from autotune.training.engine import Engine
 from autotune.training.estimate import estimate
-from autotune.utils.events import log, tell, warn
+from autotune.utils.events import tell, warn
 from autotune.utils.files import write_whole
-from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
 from autotune.utils.interrupts import interruptible
 from autotune.utils.timings import counted, spent
 
 
 @interruptible()
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Prepare the backbone, make the study and the run folder, and drive."""
+    """Prepare the backbone, create the study and the run folder, and drive the study."""
     buffers, records = settle_preparation(setup)
-    problem, identity = setup.problem.charged(buffer_cost(buffers)), _identity(setup)
+    problem, identity = setup.problem.charged(buffer_cost(buffers)), identity_of(setup)
     stored = {name: versioned(record.to_json()) for name, record in records.items()}
     begun = {"identity": identity, **stored}
     if setup.settings.supernet is not None:
@@ -65,7 +52,7 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
 
 
 def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
-    """Trials of `--profile`, which count in addition to those that are asked for."""
+    """Trials of `--profile`, which come in addition to the requested number of trials."""
     if setup.settings.profile is None:
         return ()
     statistics = begun[PREPARATION]["bnstats"]
@@ -76,9 +63,9 @@ def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Seque
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Drive the study until it has its answer; `Interrupted` on Ctrl-C, nothing is lost.
+    """Drive the study to its answer; on Ctrl-C raise `Interrupted`, keeping finished work.
 
-    `origins` says of settings where they were given.
+    `origins` maps settings to the places they were given in.
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
@@ -91,70 +78,19 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
         try:
             _run(folder, setup, driver, backend)
         finally:
-            _note_sitting(driver, began)
+            _record_session(driver, began)
 
 
 def _note_settings(folder: RunFolder, settings: Settings) -> None:
-    """Write `config.yaml` where a resume changed something; a new search has written it."""
+    """Write `config.yaml` if a resume changed a setting; a new search has written it already."""
     text = write_settings(settings)
     if folder.config.read_text() != text:
         write_whole(folder.config, text)
 
 
-@contextmanager
-def driving(
-    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
-) -> Iterator[tuple[Driver, Backend]]:
-    """Own the study of a run for a while, its backbone prepared as it was.
-
-    Raises `RunError` where something differs from what the run began with or the disk is full, and
-    `Interrupted` on Ctrl-C or SIGTERM, which names the command to go on with.
-    """
-    try:
-        with _owned(folder, setup, deadline) as owned:
-            yield owned
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            "Interrupted. What was finished is kept; go on with: "
-            f"autotune {command} {shlex.quote(str(folder.path))}"
-        ) from error
-    except Exception as error:
-        if is_full(error):
-            raise disk_is_full(folder.path) from error
-        raise
-
-
-@contextmanager
-def _owned(
-    folder: RunFolder, setup: Setup, deadline: float | None
-) -> Iterator[tuple[Driver, Backend]]:
-    records = Records(folder, setup.settings.storage)
-    _refuse_other(current_names(records.identity), _identity(setup), folder)
-    lease = Lease(
-        folder.lease,
-        lambda: records.study.user_attrs.get("lease"),
-        lambda owner: records.study.set_user_attr("lease", owner),
-    )
-    with _listening(folder), lease:
-        if setup.settings.storage is None:
-            warn_of_network(folder.path)
-        driver = Driver(
-            folder,
-            setup.settings.storage,
-            _driver_options(setup),
-            lease,
-            trials=setup.settings.trials,
-            deadline=deadline,
-        )
-        prepared = folder.read(folder.prepared)
-        setup.engine.prepare(load_tensors(prepared) if prepared else {})
-        with open_backend(setup) as backend, interruptible():
-            yield driver, backend
-
-
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
     engine, settings = setup.engine, setup.settings
-    _tell_begin(folder, setup, driver)
+    _report_begin(folder, setup, driver)
     if driver.attribute(ESTIMATE) is None:
         with spent("training"):
             driver.write(ESTIMATE, _estimated(engine))
@@ -177,8 +113,8 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
     tell("answer", f"The answer is in {folder.best}")
 
 
-def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
-    """Report the task, budget and stages of a search to those who follow it."""
+def _report_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
+    """Report the task, budget and stages of a search as an event."""
     settings, budget = setup.settings, driver.problem.budget
     stages = driver.strategy.score_source.stages
     unneeded = [stage for stage in ScoreSource.POLICY.stages if stage not in stages]
@@ -202,16 +138,16 @@ def _tell_begin(folder: RunFolder, setup: Setup, driver: Driver) -> None:
 
 
 def _estimated(engine: Engine) -> dict[str, Any]:
-    """Estimate of one full fine-tuning; `full` is None where it does not fit into memory."""
+    """Estimate of one full fine-tuning; `full` is None if it does not fit into memory."""
     try:
         return asdict(estimate(engine))
     except torch.OutOfMemoryError:
-        warn("Full fine-tuning does not fit into memory, so the search's cost has no unit.")
+        warn("Full fine-tuning does not fit into memory, so the cost cannot be compared with it.")
         return {"full": None}
 
 
 def _sign(folder: RunFolder, final: Final) -> None:
-    """Write the test metrics and the seeds' spread into the header of `best/`."""
+    """Write the test metrics and the spread over seeds into the header of the answer's file."""
     artifact = from_bytes(folder.best.read_bytes(), str(folder.best))
     spreads = {"values": final.values, "tests": final.tests}
     by_seed = {name: spread.to_json() for name, spread in spreads.items() if spread is not None}
@@ -220,66 +156,7 @@ def _sign(folder: RunFolder, final: Final) -> None:
     write_whole(folder.best, to_bytes(signed))
 
 
-def _driver_options(setup: Setup) -> DriverOptions:
-    settings = setup.settings
-    return DriverOptions(
-        strategy=settings.strategy,
-        seed=settings.seed,
-        steps=settings.folds or settings.epochs,
-        grids=setup.grids,
-        workers=settings.n_workers,
-        folds=settings.folds,
-        pruner=settings.pruner,
-        objective=settings.objective or "",
-        strategy_options=check_options(settings.strategy, settings.options),
-        keep=settings.keep,
-        disk=settings.disk_bytes,
-        attempts=settings.retries + 1,
-    )
-
-
-def _identity(setup: Setup) -> dict[str, Any]:
-    """Settings and digests that must not change between sessions."""
-    space, policy = setup.space.model_dump_json(), setup.settings.policy
-    kept = setup.settings.model_dump(
-        exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}
-    )
-    return {
-        "backbone's fingerprint": setup.backbone.fingerprint,
-        "data": setup.task.digest(),
-        **({"policy's digest": _digest(Path(policy).read_bytes())} if policy else {}),
-        "search space": _digest(space.encode()),
-        **kept,
-    }
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
-    differs = [key for key in now if stored.get(key) != now[key]]
-    if differs:
-        raise RunError(
-            f"A run goes on with what it began with; {folder.path} differs in "
-            f"{', '.join(differs)}. Start a new search, or bring the old state back."
-        )
-
-
-def _note_sitting(driver: Driver, began: float) -> None:
+def _record_session(driver: Driver, began: float) -> None:
     if not driver.lease.is_lost:
         driver.write(f"{TIMINGS}:{began:.3f}", counted())
         driver.write(f"{SESSION}:{began:.3f}", time.time() - began)
-
-
-@contextmanager
-def _listening(folder: RunFolder) -> Iterator[None]:
-    handler, level = EventLog(folder), log.level
-    log.addHandler(handler)
-    log.setLevel(min(logging.INFO, level) if level else logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()

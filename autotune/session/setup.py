@@ -1,4 +1,4 @@
-"""Setup of a search: everything is read, resolved and, where it is wrong, refused here."""
+"""Setup of a search: read and resolve everything, and refuse wrong input."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ class Setup:
     engine: Engine
     candidates: Candidates
     problem: Problem
-    """The head is charged where it counts; prepared buffers are not known yet."""
+    """Problem with the head charged if it counts; prepared buffers are not known yet."""
 
     grids: Grids
 
 
 @spent("data")
 def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
-    """Everything that can be refused is refused here, before a run folder is made."""
+    """Resolve the settings, and refuse wrong input before a run folder is created.
+
+    Raises a subclass of `AutotuneError` for each kind of wrong input.
+    """
     STRATEGIES.check(settings.strategy)
     check_pruner(settings)
     check_policy(settings)
@@ -67,8 +70,8 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     space, units = find_choices(settings, loaded, source_input)
     names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}
     recipe = Recipe(**settings.model_dump(include=names), device=device)
-    if settings.augment != "none" and (source_input is None or not source_input.is_picture):
-        raise ConfigError(f"--augment {settings.augment} needs pictures, {data.source} has none.")
+    if settings.augment != "none" and (source_input is None or not source_input.is_image):
+        raise ConfigError(f"--augment {settings.augment} needs images, {data.source} has none.")
     engine = Engine(
         loaded,
         units,
@@ -114,7 +117,7 @@ def _grids(space: SearchSpace, candidates: Candidates) -> Grids:
 
 @contextmanager
 def released(setup: Setup) -> Iterator[Setup]:
-    """Yield the setup, and give its network back unchanged afterwards."""
+    """Context with the setup, whose network is restored on exit."""
     try:
         yield setup
     finally:

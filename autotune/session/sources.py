@@ -1,4 +1,4 @@
-"""What settings name: the backbone with its units, the task, the device."""
+"""Load what settings name: the backbone with its units, the task, the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autotune.utils.events import warn
 
 
 def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
-    """The backbone of a source or object, with its input description."""
+    """Load the backbone of a source or object, with its input description."""
     described = load_input(settings.input)
     if isinstance(backbone, Backbone):
         return backbone
@@ -41,7 +41,7 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
 def find_choices(
     settings: Settings, backbone: Backbone, input: InputDescription | None
 ) -> tuple[SearchSpace, Units]:
-    """The search space, and the units and spans that it cuts; no spans for an unknown input."""
+    """Search space with its units and spans of the backbone; no spans if the input is unknown."""
     space = load_space(settings.space or backbone.family)
     patterns = getattr(space.units, settings.granularity)
     units = find_units(backbone, patterns, granularity=settings.granularity)
@@ -51,25 +51,27 @@ def find_choices(
         flow = trace(backbone.network, input)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         first = first_line(error)
-        warn(f"What flows through the network is not known, so no path is offered: {first}")
+        warn(f"The network cannot be traced, so no method that adds a path is offered: {first}")
         return space, units
     return space, with_spans(backbone, units, space.units, flow)
 
 
 def choose_device(name: str) -> str:
-    """The device of a name; `auto` is the first GPU or the CPU. `ConfigError` if missing."""
+    """Device of a name; `auto` is the first GPU or the CPU. `ConfigError` if it is missing."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         first = first_line(error)
-        raise ConfigError(f"A device must be there, {name!r} is not ({first}). Use cpu.") from error
+        raise ConfigError(
+            f"A device must be available, {name!r} is not ({first}). Use cpu."
+        ) from error
     return name
 
 
 def find_task(task: Any, backbone: Backbone) -> Task:
-    """The task of a source or object, as the backbone takes its inputs."""
+    """Load the task of a source or object, with inputs as the backbone takes them."""
     if isinstance(task, str):
         return load_task(task, backbone.input)
     return as_task(task, OBJECT, backbone.input)

@@ -1,4 +1,4 @@
-"""The backend of a search, by its settings: in this process, in workers, or on Ray."""
+"""Open the backend of a search: in this process, in worker processes, or on Ray."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from autotune.utils.timings import spent
 from autotune.utils.user_code import import_shipped, import_sources, ship_sources
 
 WHERE = frozenset(name for name, setting in descriptions().items() if setting.is_movable)
-"""Settings that say where a search runs, which may change when it is resumed."""
+"""Settings of where a search runs, which may change when it is resumed."""
 
 ALIKE = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy")
-"""Libraries that must have one version on all nodes."""
+"""Libraries that must have the same version on all nodes."""
 
 
 def require_one_gpu(settings: Settings) -> None:
-    """`ConfigError` for more than one GPU per trial: the others would be reserved and idle."""
+    """Raise `ConfigError` for several GPUs per trial: all but one would be reserved and idle."""
     if (gpus := settings.gpus_per_trial or 0) > 1:
         raise ConfigError(
             f"A trial runs on one GPU at most, got --gpus-per-trial {gpus:g}. Leave it out for "
@@ -40,7 +40,7 @@ def require_one_gpu(settings: Settings) -> None:
 
 
 def open_backend(setup: Setup) -> Backend:
-    """The backend of a search; `ray` is imported here and nowhere before."""
+    """Open the backend of a search; Ray is imported only if it is used."""
     settings = setup.settings
     require_one_gpu(settings)
     if settings.where == "inline":
@@ -67,16 +67,19 @@ def _processes(setup: Setup) -> Backend:
 
 
 def gpus_in_turn(workers: int, share: float | None) -> list[str]:
-    """`CUDA_VISIBLE_DEVICES` of each worker: one GPU each, or a GPU for several; none on a CPU."""
+    """`CUDA_VISIBLE_DEVICES` per worker: one GPU each, or one for several; empty on the CPU.
+
+    `share` is the part of a GPU that a trial takes.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     visible = [gpu for gpu in visible if gpu not in ("", "-1")]
     if not visible or share == 0:
         return []
-    together = int(1 / share) if share and share < 1 else 1
-    if workers > together * len(visible):
+    per_gpu = int(1 / share) if share and share < 1 else 1
+    if workers > per_gpu * len(visible):
         warn(f"{workers} workers share {len(visible)} GPUs. --gpus-per-trial 0.5 puts two on one.")
-    return [visible[(at // together) % len(visible)] for at in range(workers)]
+    return [visible[(at // per_gpu) % len(visible)] for at in range(workers)]
 
 
 def _ready_process(places: list[str], threads: int, gpus: list[str], at: int) -> None:
@@ -107,7 +110,7 @@ def _ray(setup: Setup) -> Backend:
         engine = setup.engine
         parts = [engine.task.train, engine.task.val, engine.task.test]
         visit = partial(complaint, versions(), [f for p in parts if p for f in p.files()])
-        engine.to("cpu")  # tensors travel through memory
+        engine.to("cpu")  # tensors are sent to other machines through CPU memory
         try:
             return _made("ray", engine, cluster, ready, arrived, visit)
         finally:
@@ -128,21 +131,21 @@ def _arrived(device: str, engine: Any) -> None:
 
 
 def complaint(expected_versions: dict[str, str], files: Sequence[Path]) -> str:
-    """Reason why trials cannot run on this node; empty when they can."""
+    """Reason why trials cannot run on this node; empty if they can."""
     present = versions()
     differing = [
-        f"{name} {present.get(name, 'is not there')} instead of {expected}"
+        f"{name} {present.get(name, '(not installed)')} instead of {expected}"
         for name, expected in expected_versions.items()
         if present.get(name) != expected
     ]
     complaints = [f"has {', '.join(differing)}"] if differing else []
-    if lost := next((file for file in files if not file.exists()), None):
-        complaints.append(f"lacks {lost} (bring the data there, or give --ship-data)")
+    if missing := next((file for file in files if not file.exists()), None):
+        complaints.append(f"lacks {missing} (copy the data there, or give --ship-data)")
     return " and ".join(complaints)
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that all nodes must have alike."""
+    """Installed versions of the libraries that must be the same on all nodes."""
     installed = {name: installed_version(name) for name in ALIKE}
     return {name: version for name, version in installed.items() if version is not None}
 

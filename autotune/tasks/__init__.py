@@ -28,7 +28,7 @@ SOURCES = Registry(
 
 
 def load_task(source: str, input: InputDescription | None) -> Task:
-    """The task of a source `KIND:REST`, its images in the size that `input` describes.
+    """Load the task of a source `KIND:REST`, its images in the size that `input` describes.
 
     Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
     """

@@ -13,13 +13,13 @@ class View:
     """One random shift and flip for every example of a part."""
 
     shifts: Tensor | None = None
-    """(n, 2) floats in [0, 1): shift down and right, 0.5 being none."""
+    """(n, 2) floats in [0, 1): shift down and right; 0.5 means no shift."""
 
     flips: Tensor | None = None
-    """(n,) booleans: whether left and right are exchanged."""
+    """(n,) booleans: whether the image is mirrored left to right."""
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The examples x (n, channels, height, width) of these rows, shifted and flipped."""
+        """Shift and flip the examples x (n, channels, height, width) of these rows."""
         if self.shifts is not None:
             x = _shifted(x, self.shifts[rows])
         if self.flips is not None:
@@ -28,11 +28,11 @@ class View:
 
 
 SHIFT_DIVISOR = 8
-"""Images shift by up to an eighth of their side: 4 of 32 pixels, as is usual for CIFAR."""
+"""Images are shifted by up to 1/8 of their side: 4 of 32 pixels, as is usual for CIFAR."""
 
 
 def _shifted(x: Tensor, shifts: Tensor) -> Tensor:
-    """Images shifted within a border of reflected pixels."""
+    """Shift images, with reflected pixels beyond their borders."""
     height, width = x.shape[-2:]
     most = max(1, height // SHIFT_DIVISOR), max(1, width // SHIFT_DIVISOR)
     padded = torch.nn.functional.pad(x, (most[1], most[1], most[0], most[0]), mode="reflect")
@@ -45,11 +45,11 @@ def _shifted(x: Tensor, shifts: Tensor) -> Tensor:
 
 
 AUGMENTATIONS = {"none": (), "flip": ("flips",), "crop+flip": ("shifts", "flips")}
-"""Name of an augmentation → what a view of it draws."""
+"""Name of an augmentation → fields of `View` that it draws."""
 
 
 def draw_view(augment: str, n: int, generator: torch.Generator) -> View:
-    """A random view of n examples, drawn from `generator`."""
+    """Random view of n examples, drawn from `generator`."""
     parts = AUGMENTATIONS[augment]
     shifts = torch.rand(n, 2, generator=generator) if "shifts" in parts else None
     flips = torch.rand(n, generator=generator) < 0.5 if "flips" in parts else None

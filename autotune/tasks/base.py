@@ -17,7 +17,7 @@ from autotune.tasks.splits import cut_part
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A labelled data set; parts that its source lacks are None until `split` cuts them."""
+    """A labelled data set; parts that its source lacks are None until `split` makes them."""
 
     source: str
     train: Part
@@ -35,9 +35,9 @@ class Task:
         )
 
     def split(self, seed: int) -> Task:
-        """The task in three stratified parts: test is 20 % of all, validation 20 % of the rest.
+        """Split off missing parts, stratified: test is 20 % of all, validation 20 % of the rest.
 
-        Raises `TaskError` when a class would be missing from a part, or when there is one class.
+        Raises `TaskError` if a class would be missing from a part, or if there is only one class.
         """
         if len(self.classes) < 2:
             raise TaskError(f"A task must have at least two classes, {self.source} has one.")
@@ -51,7 +51,10 @@ class Task:
         return whole
 
     def folds(self, k: int, seed: int) -> list[tuple[Part, Part]]:
-        """(train, validation) of k stratified folds over train and validation together."""
+        """(train, validation) of k stratified folds over both parts together.
+
+        Raises `TaskError` if a class has fewer than k examples.
+        """
         from sklearn.model_selection import StratifiedKFold
 
         both = self.selectable()
@@ -92,7 +95,7 @@ class Task:
 
 
 def encode(labels: Sequence[Any], *, known: Sequence[Any], source: str) -> Labels:
-    """Labels as numbers from 0, in the order of `known`; `TaskError` for any other label."""
+    """Encode labels as numbers from 0, in the order of `known`; `TaskError` for other labels."""
     number = {label: i for i, label in enumerate(known)}
     if unknown := [label for label in labels if label not in number]:
         raise TaskError(

@@ -7,37 +7,37 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from autotune.backbones.digits_data import Pictures, halves
+from autotune.backbones.digits_data import Images, halves
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import UnknownName, unknown
 from autotune.tasks.base import Task
 from autotune.tasks.part import Part
 
 
-def _noise(x: Pictures) -> Pictures:
+def _noise(x: Images) -> Images:
     noise = np.random.default_rng(0).normal(0, 0.5, x.shape)
     return (x + noise).astype(np.float32)
 
 
-def _contrast(x: Pictures) -> Pictures:
+def _contrast(x: Images) -> Images:
     """Reduce the contrast, on a background that brightens from left to right."""
     ramp = np.linspace(0, 1, x.shape[-1], dtype=np.float32)
     return (0.3 * x + 0.7 * ramp).astype(np.float32)
 
 
-def _rotated(x: Pictures) -> Pictures:
+def _rotated(x: Images) -> Images:
     return np.ascontiguousarray(np.rot90(x, axes=(2, 3)))
 
 
-def _inverted(x: Pictures) -> Pictures:
+def _inverted(x: Images) -> Images:
     return (1 - x).astype(np.float32)
 
 
-def _plain(x: Pictures) -> Pictures:
+def _plain(x: Images) -> Images:
     return x
 
 
-SHIFTS: dict[str, Callable[[Pictures], Pictures]] = {
+SHIFTS: dict[str, Callable[[Images], Images]] = {
     "digits": _inverted,
     "digits-inverted": _inverted,
     "digits-noise": _noise,
@@ -48,7 +48,7 @@ SHIFTS: dict[str, Callable[[Pictures], Pictures]] = {
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """Images (n, 1, 8, 8) float32 in about 0..1 of ten classes, not split into parts."""
+    """Load float32 images (n, 1, 8, 8) of ten classes, in about 0..1, not split into parts."""
     if name not in SHIFTS:
         raise UnknownName(unknown("builtin task", name, SHIFTS))
     _, (x, y) = halves()

@@ -35,20 +35,20 @@ _RESAMPLING = {
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """Images in the size of `input`; classes are the sorted names of the folders."""
+    """Load images in the size of `input`; classes are the sorted names of the folders."""
     root = Path(name)
     if not root.is_dir():
         raise TaskError(f"An imagefolder: task must be a folder, {name!r} is not.")
-    if input is None or not input.is_picture:
+    if input is None or not input.is_image:
         raise TaskError(
             "A folder of images needs a backbone whose image size is known. "
             "Describe it with --input FILE (size, channels, mean, std)."
         )
-    split = (root / "train").is_dir()
-    classes = _classes(root / "train" if split else root)
-    train = _part(root / "train" if split else root, classes, input)
-    val = _part(root / "val", classes, input) if split and (root / "val").is_dir() else None
-    test = _part(root / "test", classes, input) if split and (root / "test").is_dir() else None
+    is_split = (root / "train").is_dir()
+    classes = _classes(root / "train" if is_split else root)
+    train = _part(root / "train" if is_split else root, classes, input)
+    val = _part(root / "val", classes, input) if is_split and (root / "val").is_dir() else None
+    test = _part(root / "test", classes, input) if is_split and (root / "test").is_dir() else None
     return Task(f"imagefolder:{name}", train, val, test, tuple(classes))
 
 
@@ -65,7 +65,7 @@ class ImageFiles(Sequence[Tensor]):
         return len(self.files)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_picture(self.files[at], self.input)
+        return decode_image(self.files[at], self.input)
 
     def carried(self) -> Sequence[Tensor]:
         """The same images with the content of their files in memory."""
@@ -84,18 +84,22 @@ class _EncodedImages(Sequence[Tensor]):
         return len(self.contents)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_picture(BytesIO(self.contents[at].tobytes()), self.input)
+        return decode_image(BytesIO(self.contents[at].tobytes()), self.input)
 
 
 PIXELS = 100_000_000
-"""Most pixels of an image, also after it was enlarged.
+"""Largest number of pixels of an image, also after it was enlarged.
 
 Pillow warns from 89 million on; a larger image would take over 300 MB while it is decoded.
 """
 
 
-def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
-    """uint8 (channels, height, width): shorter side resized to `resize`, then cropped to `size`."""
+def decode_image(file: Path | BytesIO, input: InputDescription) -> Tensor:
+    """Decode an image to uint8 (channels, height, width).
+
+    Its shorter side is resized to `resize`, then it is cropped to `size`. Raises `TaskError` for a
+    file that does not decode or is too large.
+    """
     try:
         with Image.open(file) as opened:
             _check_size(opened.size, input)
@@ -111,11 +115,11 @@ def decode_picture(file: Path | BytesIO, input: InputDescription) -> Tensor:
 
 
 def _check_size(size: tuple[int, int], input: InputDescription) -> None:
-    """Refuse an image that is huge, or would be once its short side is enlarged."""
+    """Raise `ValueError` for an image that is huge, or would be once its short side is enlarged."""
     assert input.size is not None
     scale = max(1.0, max(input.resize or 0, *input.size) / min(size))
     if size[0] * size[1] * scale**2 > PIXELS:
-        raise ValueError(f"of {size[0]} × {size[1]} pixels it would fill memory")
+        raise ValueError(f"its {size[0]} × {size[1]} pixels would fill memory")
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], input: InputDescription) -> Image.Image:
@@ -158,7 +162,7 @@ def _part(folder: Path, classes: list[str], input: InputDescription) -> Part:
 
 
 def _kept(images: ImageFiles) -> Tensor | Sequence[Tensor]:
-    """The decoded images where they fit into memory; otherwise their files."""
+    """The decoded images if they fit into memory, otherwise their files."""
     assert images.input.size is not None
     height, width = images.input.size
     if len(images) * height * width * images.input.channels > IN_MEMORY:

@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor]
 """(inputs, labels)."""
 
 FeedBatch = tuple[tuple[Tensor, ...], Tensor]
-"""(arguments of a network, one tensor or several with a row for each example; labels)."""
+"""(arguments of a network: tensors with one row per example; labels)."""
 
 
 class Feed(Protocol):
@@ -139,7 +139,7 @@ class _Indexed(Dataset[tuple[Tensor, int]]):
 
 
 def check_fits(part: Part, input: InputDescription | None, source: str) -> None:
-    """Raise `TaskError` when the backbone cannot take the examples."""
+    """Raise `TaskError` if the backbone cannot take the examples."""
     example = part.first()
     shape, is_raw = tuple(example.shape), example.dtype == torch.uint8
     if input is None:
@@ -162,11 +162,12 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:
     """Generator of one epoch, the same in an uninterrupted and in a resumed run."""
+    # larger than any number of epochs, so that no two seeds share a generator
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
 def infer_input(part: Part, described: InputDescription | None) -> InputDescription | None:
-    """The backbone's description, or the shape and dtype of the arrays when it has none."""
+    """The backbone's description or, if it has none, that of the arrays; None for uint8 images."""
     if described is not None:
         return described
     example: Any = part.first()

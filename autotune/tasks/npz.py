@@ -20,7 +20,7 @@ ARRAYS = "It needs x_train and y_train, and may have x_val, y_val, x_test, y_tes
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """uint8 images (n, h, w), (n, h, w, c) or (n, c, h, w), or arrays that the network takes.
+    """Load uint8 images (n, h, w), (n, h, w, c) or (n, c, h, w), or arrays for the network.
 
     Labels are integers or strings, (n,). Object arrays are refused: nothing is unpickled.
     """
@@ -89,7 +89,11 @@ def _part(
 
 
 def as_inputs(x: NDArray[Any], input: InputDescription | None, where: str) -> torch.Tensor:
-    """A tensor that a network takes; uint8 images become (n, channels, height, width)."""
+    """Convert an array to a network's input.
+
+    uint8 images become (n, channels, height, width), other integers int64, and floats float32.
+    Raises `TaskError`, naming `where`, for NaN, infinity or another dtype.
+    """
     if x.dtype == np.uint8:
         return torch.from_numpy(_channels_first(x, where))
     if x.dtype.kind == "f":

@@ -20,7 +20,7 @@ FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and ma
 
 
 def load(name: str, input: InputDescription | None) -> Task:
-    """The task that the named function returns, in any form that `as_task` takes."""
+    """Load the task that the named function returns, in any form that `as_task` accepts."""
     return as_task(call_source(name, what="task"), f"python:{name}", input)
 
 
@@ -77,7 +77,7 @@ def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
         return inputs, [int(label) for _, label in examples]
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         raise TaskError(
-            f"A data set must give (input, label) with inputs of one shape, {where} does not "
+            f"A data set must yield (input, label) with inputs of one shape, {where} does not "
             f"({error}). {FORMS}"
         ) from error
 

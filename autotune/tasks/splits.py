@@ -9,7 +9,7 @@ from autotune.tasks.part import Part
 
 
 def halved(part: Part, seed: int) -> tuple[Part, Part]:
-    """Two halves, stratified by class where every class has two examples."""
+    """Split a part into halves, stratified by class if every class has at least two examples."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(part))
@@ -20,7 +20,7 @@ def halved(part: Part, seed: int) -> tuple[Part, Part]:
 
 
 def cut_part(part: Part, seed: int, source: str) -> tuple[Part, Part]:
-    """(rest, 20 % of the part), stratified by class; `TaskError` when a class is too small."""
+    """Split a part into (rest, 20 %), stratified by class; `TaskError` if a class is too small."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(part))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGE = "autotune"
-"""What is imported."""
+"""Name to import."""
 
 DISTRIBUTION = "torch-autotune"
-"""What is installed: on the public index the name `autotune` belongs to another project."""
+"""Name to install: on PyPI the name `autotune` belongs to another project."""
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an optional part, as messages print it."""
+    """Command that installs an optional part, for messages."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def installed_version(package: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """Installed version of a package; None if it is not installed."""
     try:
         return version(DISTRIBUTION if package == PACKAGE else package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What happens, told through the standard log: a line of text and, for machines, its fields."""
+"""Events, sent through `logging`: a line of text and its machine-readable fields."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ log.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a search, as callbacks get it and as a line of `log.jsonl`."""
+    """Something that happened in a search, as passed to callbacks and written to `log.jsonl`."""
 
     kind: str
-    """As `stage`, `start`, `progress-of-trial`, `end`, `reference`, `warning`."""
+    """Kind such as `stage`, `start`, `progress-of-trial`, `end`, `reference`, `warning`."""
 
     text: str
-    """A line for people."""
+    """One line for people."""
 
     time: float
     """Seconds since 1970."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What belongs to the kind: `number`, `value`, `step`, `plan`, …"""
+    """Values that belong to the kind: `number`, `value`, `step`, `plan`, …"""
 
     def to_json(self) -> dict[str, Any]:
-        """One flat mapping; what `from_json` takes."""
+        """The event as one flat mapping, for `from_json`."""
         return {"time": self.time, "text": self.text, "kind": self.kind, **self.fields}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Event:
-        """An event as `to_json` gave it."""
+        """Event from a mapping that `to_json` returned."""
         fields = {k: v for k, v in line.items() if k not in ("kind", "text", "time")}
         return cls(line["kind"], line["text"], line["time"], fields)
 
 
 Callback = Callable[[Event], object]
-"""Anything that takes an event; what it returns is not looked at."""
+"""Anything that takes an event; its result is ignored."""
 
 
 def tell(kind: str, text: str, *, level: int = logging.INFO, **fields: Any) -> None:
@@ -51,12 +51,12 @@ def tell(kind: str, text: str, *, level: int = logging.INFO, **fields: Any) -> N
 
 
 def warn(text: str, **fields: Any) -> None:
-    """Something did not happen as asked."""
+    """Log a warning: something was not done as requested."""
     tell("warning", text, level=logging.WARNING, **fields)
 
 
 def event_of(record: logging.LogRecord) -> Event | None:
-    """The event that `tell` put into a log record; None for what others log."""
+    """Event that `tell` put into a log record; None for records of other code."""
     event: dict[str, Any] | None = getattr(record, "event", None)
     if event is None:
         return None
@@ -66,9 +66,9 @@ def event_of(record: logging.LogRecord) -> Event | None:
 
 @contextmanager
 def listening(callbacks: Iterable[Callback]) -> Iterator[None]:
-    """Every event goes to each callback until the block ends.
+    """Pass every event to each callback until the block ends.
 
-    A callback that raises is warned of and gets no more; the search goes on.
+    A callback that raises causes a warning and gets no more events; the search continues.
     """
     handlers = [_Listener(_callable(callback)) for callback in callbacks]
     before = log.level
@@ -104,4 +104,5 @@ class _Listener(logging.Handler):
         except Exception as error:
             self.callback = None
             name = getattr(callback, "__qualname__", type(callback).__name__)
-            warn(f"The callback {name} raised {type(error).__name__}: {error}. It is left out now.")
+            kind = type(error).__name__
+            warn(f"The callback {name} raised {kind}: {error}. It gets no more events.")

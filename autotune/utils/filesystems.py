@@ -1,4 +1,4 @@
-"""Disks that are full, and file systems that several machines see."""
+"""Full disks, and file systems that several machines share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from autotune.errors import RunError
 from autotune.utils.events import warn
 
 NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs 9p lustre gpfs beegfs ceph glusterfs afs".split())
-"""File systems on which SQLite may not write ahead."""
+"""File systems on which SQLite must not use write-ahead logging."""
 
 
 def warn_of_network(folder: Path) -> None:
-    """Say it where the study's SQLite file is on a network file system."""
+    """Warn if the folder of the study's SQLite file is on a network file system."""
     if kind := network_kind(folder):
         warn(
             f"{folder} is on a network file system ({kind}), so the study is written with a "
@@ -28,7 +28,7 @@ def network_kind(folder: Path) -> str:
 
 
 def file_system(path: Path) -> str:
-    """Kind of the file system that holds `path`, as Linux names it; empty where that is unknown."""
+    """Kind of the file system that holds `path`, as Linux names it; empty if unknown."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -39,15 +39,15 @@ def file_system(path: Path) -> str:
 
 
 def disk_is_full(folder: Path) -> RunError:
-    """What is raised when nothing can be written any more."""
+    """Error to raise when nothing can be written any more."""
     return RunError(
         f"The disk of {folder} is full, so the search stops; what was recorded is kept. "
-        f"Make room, then go on with: autotune resume {folder}"
+        f"Make room, then resume it with: autotune resume {folder}"
     )
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that a disk is full."""
+    """Whether an error, or one of its causes, reports a full disk."""
     while error is not None:
         text = str(error).lower()
         if "disk is full" in text or "no space left" in text or "disk i/o error" in text:

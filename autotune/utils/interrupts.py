@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a search, also when they come where an exception is lost."""
+"""Ctrl-C and SIGTERM end a search, even if they arrive where Python discards exceptions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_asked = threading.Event()
+_requested = threading.Event()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM, which a scheduler sends, raise `KeyboardInterrupt` until the block ends.
+    """Make SIGINT and SIGTERM (sent by schedulers) raise `KeyboardInterrupt` inside the block.
 
-    At once, and where that was lost at the next `check`. A handler of the caller's for SIGINT
-    stays. Outside of the main thread, where Python takes no signals, this does nothing.
+    They raise at once, or at the next `check` where the exception would be lost. The caller's own
+    handler of SIGINT stays. Does nothing outside the main thread, which alone handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -29,25 +29,25 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        _asked.clear()
+        _requested.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def check() -> None:
-    """Once a batch: raise `KeyboardInterrupt` where one was asked for and did not end the block."""
-    if _asked.is_set():
+    """Raise `KeyboardInterrupt` if a signal came but did not end the block; called per batch."""
+    if _requested.is_set():
         raise KeyboardInterrupt
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    _asked.set()
+    _requested.set()
     if not _is_lost(frame):
         raise KeyboardInterrupt
 
 
 def _is_lost(frame: FrameType | None) -> bool:
-    """Whether Python would print what is raised here and go on: destructors, weak references."""
+    """Whether Python would discard an exception raised here: in destructors, weak references."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
             return True

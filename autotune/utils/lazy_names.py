@@ -1,4 +1,4 @@
-"""Names that a package offers and imports only when they are first used."""
+"""Names that a package exports but imports only when they are first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of names: what a family offers, loaded when it is asked for."""
+"""Tables of names: the members of a family, imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from autotune.errors import NotBuilt, UnknownName, unknown
 from autotune.utils.events import warn
 
 OURS = "autotune"
-"""The package of the names that a table has itself."""
+"""Package of the built-in names."""
 
 
 class Registry:
     """Names of one family, each with `module:attribute`; nothing is imported before `load`.
 
-    With a `group` of entry points other packages add names of their own, subclasses of `base`.
+    With a `group` of entry points, other packages can add subclasses of `base` under new names.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Registry:
 
     @cached_property
     def added(self) -> dict[str, EntryPoint]:
-        """What installed packages add, by name; a name that is taken is left out with a warning."""
+        """Entry points of installed packages by name; one whose name is taken causes a warning."""
         points = entry_points(group=self.group) if self.group else ()
         points_by_name: dict[str, EntryPoint] = {}
         for point in sorted(points, key=lambda point: point.name):
@@ -58,11 +58,11 @@ class Registry:
         return (*self.entries, *self.added)
 
     def package(self, name: str) -> str:
-        """The installed package that a known name comes from."""
+        """Installed package that a known name comes from."""
         return OURS if name in self.entries else _package(self.added[name])
 
     def check(self, name: str) -> None:
-        """Raise `NotBuilt` for a reserved name and `UnknownName` for one that is in no table."""
+        """Raise `NotBuilt` for a reserved name and `UnknownName` for an unknown one."""
         if name in self.reserved:
             raise NotBuilt(
                 f"The {self.kind} {name!r} is reserved but not built yet. {self.reserved[name]}"
@@ -71,7 +71,11 @@ class Registry:
             raise UnknownName(unknown(self.kind, name, self.names()))
 
     def load(self, name: str) -> Any:
-        """The object behind `name`; `UnknownName` too for one of another package that is broken."""
+        """Import the object behind `name`.
+
+        Raises `NotBuilt` for a reserved name, and `UnknownName` for an unknown one or one of
+        another package that cannot be used.
+        """
         self.check(name)
         return _attribute(self.entries[name]) if name in self.entries else self._foreign(name)
 
@@ -79,19 +83,19 @@ class Registry:
         point, base = self.added[name], _attribute(self.base)
         try:
             loaded = point.load()
-        except Exception as error:  # importing it runs code of others, which may raise anything
+        except Exception as error:  # importing runs foreign code, which may raise anything
             reason = f"does not ({type(error).__name__}: {error})"
             raise UnknownName(self._broken(point, "load", reason)) from error
         if not isinstance(loaded, type) or not issubclass(loaded, base):
-            raise UnknownName(self._broken(point, f"be a subclass of {base.__name__}", "is none"))
-        if lacks := ", ".join(sorted(getattr(loaded, "__abstractmethods__", ()))):
-            raise UnknownName(self._broken(point, "be complete", f"lacks {lacks}"))
+            raise UnknownName(self._broken(point, f"be a subclass of {base.__name__}", "is not"))
+        if missing := ", ".join(sorted(getattr(loaded, "__abstractmethods__", ()))):
+            raise UnknownName(self._broken(point, "be complete", f"lacks {missing}"))
         return loaded
 
     def _broken(self, point: EntryPoint, rule: str, reason: str) -> str:
         return (
             f"The {self.kind} {point.name!r} of the package {_package(point)} must {rule}, "
-            f"{point.value} {reason}. Mend or uninstall that package."
+            f"{point.value} {reason}. Fix or uninstall that package."
         )
 
 

@@ -1,4 +1,4 @@
-"""A table of plain values: what is behind every picture, in the forms in which it is read."""
+"""Tables of plain values, the data behind every figure, as text, JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Cell = str | int | float | Spread | None
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and how the values below it are written."""
+    """A heading, and the format of the values below it."""
 
     name: str
     form: str = ""
-    """A format specification, as `,d` or `.1%`; empty for text, which stands on the left."""
+    """Format specification such as `,d` or `.1%`; empty for text, which is left-aligned."""
 
     def written(self, value: Cell) -> str:
-        """A value as it is shown; nothing for None."""
+        """Value in the column's format; empty for None."""
         if value is None:
             return ""
         return value if isinstance(value, str) else format(value, self.form)
@@ -45,7 +45,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     marked: int | None = None
-    """The row that it is about."""
+    """Index of the row to highlight."""
 
     @classmethod
     def of(
@@ -54,32 +54,32 @@ class Table:
         rows: Sequence[Sequence[Cell]],
         marked: int | None = None,
     ) -> Table:
-        """A table; a column that is a word holds text."""
-        headed = tuple(Column(c) if isinstance(c, str) else c for c in columns)
-        return cls(headed, tuple(map(tuple, rows)), marked)
+        """Build a table; a column given as a string holds text."""
+        headings = tuple(Column(c) if isinstance(c, str) else c for c in columns)
+        return cls(headings, tuple(map(tuple, rows)), marked)
 
     def texts(self) -> list[list[str]]:
-        """Every row as it is shown."""
+        """Rows of formatted values."""
         pairs = [zip(self.columns, row, strict=True) for row in self.rows]
         return [[column.written(value) for column, value in row] for row in pairs]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A mapping from heading to value for each row."""
+        """Rows as mappings from heading to value."""
         names = [column.name for column in self.columns]
         return [dict(zip(names, map(_plain, row), strict=True)) for row in self.rows]
 
     def to_markdown(self) -> str:
-        """A table of Markdown."""
-        sides = ["---:" if column.form else "---" for column in self.columns]
+        """The table in Markdown, the marked row in bold."""
+        rules = ["---:" if column.form else "---" for column in self.columns]
         bold = [
             [f"**{text}**" if text and at == self.marked else text for text in row]
             for at, row in enumerate(self._escaped())
         ]
-        lines = [[escaped(column.name) for column in self.columns], sides, *bold]
+        lines = [[escaped(column.name) for column in self.columns], rules, *bold]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_html(self) -> str:
-        """A `<table>`, every text escaped."""
+        """The table as an HTML `<table>`, every text escaped."""
         head = "".join(f"<th scope='col'{_side(c)}>{escape(c.name)}</th>" for c in self.columns)
         rows = "".join(self._row(at, row) for at, row in enumerate(self.texts()))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -94,8 +94,8 @@ class Table:
 
 
 def escaped(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))
+    """Escape a text so that Markdown shows it unchanged, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _plain(value: Cell) -> str | int | float | None:

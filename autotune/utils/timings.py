@@ -1,4 +1,4 @@
-"""Where the seconds of a sitting go: each counts for one stage, the innermost that was open."""
+"""Seconds of a session by stage; each counts for the innermost stage that is open."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 STAGES = {
-    "data": "reading examples, or what is kept of them",
-    "prefix": "the frozen part before a plan",
-    "training": "steps, and what a trial takes to begin",
-    "evaluation": "on validation and test",
-    "proposing": "the policy's learning, and plans",
+    "data": "reading examples or their cached outputs",
+    "prefix": "computing the frozen part before a plan",
+    "training": "training steps, and the start of each trial",
+    "evaluation": "validation and test",
+    "proposing": "learning of the policy, and proposing plans",
     "storage": "the study's records and files",
     "workers": "waiting for workers",
 }
-"""Stages of a session, as `--timings` names them."""
+"""Stage of a session → its description for `--timings`."""
 
 T = TypeVar("T")
 
 
 class _Ledger:
-    """Clock of one thread; other threads count nothing."""
+    """Seconds per stage of one thread; other threads are not counted."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -32,7 +32,7 @@ class _Ledger:
         self._since = time.perf_counter()
 
     def turn(self, stage: str | None) -> None:
-        """Another stage begins inside the last one, or (None) the last one ends."""
+        """Open a stage inside the current one or, with None, close the current one."""
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
@@ -47,19 +47,19 @@ _ledger = _Ledger()
 
 
 def reset() -> None:
-    """Count from zero."""
+    """Start counting from zero, for the calling thread."""
     global _ledger
     _ledger = _Ledger()
 
 
 def counted() -> dict[str, float]:
-    """Stage → seconds since `begin`, stages that took none left out."""
+    """Stage → seconds since `reset`, without stages that took none."""
     return {stage: seconds for stage, seconds in _ledger.seconds.items() if seconds}
 
 
 @contextmanager
 def spent(stage: str) -> Iterator[None]:
-    """Seconds inside count for a stage, but for those of stages that are inside it."""
+    """Count the seconds inside the block for a stage, except those of stages nested in it."""
     ledger = _ledger
     if threading.get_ident() != ledger.thread:
         yield
@@ -72,11 +72,11 @@ def spent(stage: str) -> Iterator[None]:
 
 
 def timed(stage: str, values: Iterator[T]) -> Iterator[T]:
-    """What an iterator gives; its own seconds count for a stage."""
-    nothing = object()
+    """Yield the values of an iterator, counting the time it takes for a stage."""
+    exhausted = object()
     while True:
         with spent(stage):
-            value = next(values, nothing)
-        if value is nothing:
+            value = next(values, exhausted)
+        if value is exhausted:
             return
         yield value  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`python:` sources: the only code of others that runs, because the user names it."""
+"""`python:` sources: the only foreign code that runs, since the user names it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _ERRORS = {"backbone": BackboneError, "task": TaskError}
 
 
 def call_source(name: str, *, what: str) -> Any:
-    """What `MODULE-or-FILE:FUNCTION` returns, called without arguments.
+    """Call `MODULE-or-FILE:FUNCTION` without arguments; return its result.
 
-    `what` is `backbone` or `task`; a file or function that is missing or raises becomes its error.
+    `what` is `backbone` or `task`: raises `BackboneError` or `TaskError` if the file is missing or
+    the code raises, and `UnknownName` for an unknown function.
     """
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
@@ -37,20 +38,20 @@ def call_source(name: str, *, what: str) -> Any:
     except Exception as error:
         raise _ERRORS[what](
             f"python:{name} must return a {what}, it raised {type(error).__name__}: {error}. "
-            "Call it by itself to see more."
+            "Call it directly to see more."
         ) from error
 
 
 def import_sources(places: Sequence[str]) -> None:
-    """Import the modules or files of `python:` sources again, in a worker process."""
+    """Import the modules or files of `python:` sources, in a worker process."""
     for place in places:
         _module(place, "backbone")
 
 
 def ship_sources(places: Sequence[str], folder: Path) -> list[str]:
-    """Copy files, and modules of the working folder, to `folder`; names to import them by.
+    """Copy files, and modules of the working folder, to `folder`; return the names to import.
 
-    Modules that are installed are expected to be so on every machine.
+    Installed modules are expected to be installed on every machine.
     """
     names = []
     for place in places:
@@ -69,7 +70,7 @@ def ship_sources(places: Sequence[str], folder: Path) -> list[str]:
 
 
 def import_shipped(names: Sequence[str]) -> None:
-    """Import what `ship_sources` has named, in a worker on another machine."""
+    """Import the names that `ship_sources` returned, in a worker on another machine."""
     for name in names:
         import_module(name)
 

@@ -53,10 +53,10 @@ def test_a_trace_reports_shapes_and_channels_and_what_is_called_twice_is_left_ou
 
 
 def test_the_way_through_several_modules_goes_from_first_to_last(tiny_network):
-    ways = Routes(tiny_network, trace(tiny_network, PICTURE))
-    way = ways.through(["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
-    assert [call.path for call in way.outer] == ["conv", "norm"]
-    assert (way.entry.shape, way.exit.shape) == ((1, 6, 6), (4, 4, 4))
+    routes = Routes(tiny_network, trace(tiny_network, PICTURE))
+    route = routes.through(["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
+    assert [call.path for call in route.outer] == ["conv", "norm"]
+    assert (route.entry.shape, route.exit.shape) == ((1, 6, 6), (4, 4, 4))
 
 
 @pytest.mark.parametrize("name", EXITS)
@@ -70,7 +70,7 @@ def test_every_family_has_stages_with_their_features_and_the_whole_network(name)
     assert network.entry.shape == (3, 224, 224)
     assert network.exit.is_input
     assert backbone.head.startswith(network.exit.path)
-    assert len(network.levels) == (12 if name == "vit_b_16" else len(network.ways) - 1)
+    assert len(network.levels) == (12 if name == "vit_b_16" else len(network.routes) - 1)
 
 
 def test_spans_have_no_parameters_and_come_behind_the_units(tiny_backbone):

@@ -226,13 +226,13 @@ def test_weights_that_do_not_match_name_the_tensors(network, fault):
     state = dict(network.state_dict())
     if fault == "missing":
         del state["layer1.0.conv1.weight"], state["bn1.running_mean"]
-        message = "lacks 2 of its tensors, first bn1.running_mean, layer1.0.conv1.weight. Check"
+        message = "lacks tensors (2), first bn1.running_mean, layer1.0.conv1.weight. Check"
     elif fault == "extra":
         state["layer9.weight"] = torch.zeros(1)
-        message = "has beside them 1 of its tensors, first layer9.weight"
+        message = "has unexpected tensors (1), first layer9.weight"
     else:
         state["conv1.weight"] = torch.zeros(32, 3, 3, 3)
-        message = "has other shapes for 1 of its tensors, first conv1.weight"
+        message = "has tensors of other shapes (1), first conv1.weight"
     with pytest.raises(BackboneError) as caught:
         load_weights(DigitsNet(), state, source="file.pth")
     assert message in str(caught.value)
@@ -342,8 +342,12 @@ def test_a_function_in_a_module_gives_a_backbone(tmp_path, monkeypatch):
             UnknownName,
             "There is no function in net.py named 'mak'. Did you mean 'mak",
         ),
-        ("net.py:fails", BackboneError, "raised RuntimeError: no weights here. Call it by itself"),
-        ("net.py:nothing", BackboneError, "must be a torch.nn.Module, python:net.py:nothing gave"),
+        ("net.py:fails", BackboneError, "raised RuntimeError: no weights here. Call it directly"),
+        (
+            "net.py:nothing",
+            BackboneError,
+            "torch.nn.Module, python:net.py:nothing is of type int",
+        ),
         ("lost.py:make", BackboneError, "must exist, 'lost.py' does not"),
         ("no_such_module:make", BackboneError, "it raised ModuleNotFoundError"),
         ("broken.py:make", BackboneError, "python:broken.py must import, it raised SyntaxError"),
@@ -383,7 +387,7 @@ def test_a_torchvision_of_another_torch_is_reported_in_one_line(tmp_path):
         check=True,
     )
     assert len(ran.stdout.splitlines()) == 1
-    assert "must belong to the installed torch" in ran.stdout
+    assert "must match the installed torch" in ran.stdout
     assert "(operator torchvision::nms does not exist)" in ran.stdout
     assert "pip install --upgrade torch torchvision" in ran.stdout
 

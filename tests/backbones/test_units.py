@@ -198,7 +198,7 @@ def test_layers_of_a_unit_are_named_once(resnet50):
 
 def test_a_pattern_that_matches_nothing_is_refused(resnet50):
     patterns = {"stem": r"(?:conv1|bn1)\.", "block": r"(layer\d\.\d+)\.", "vit": r"(blocks\.\d)"}
-    with pytest.raises(SpaceError, match=r"'vit' \(\(blocks.*matches none\. Mend it"):
+    with pytest.raises(SpaceError, match=r"'vit' \(\(blocks.*matches none\. Correct it"):
         find_units(resnet50, patterns)
 
 

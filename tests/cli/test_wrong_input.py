@@ -75,7 +75,7 @@ def images(root: str, classes: int, n: int = 10) -> str:
         (("--pruner", "halvin"), "Did you mean 'halving'"),
         (("--pruner", "wilcoxon"), "--pruner wilcoxon compares folds, there are none"),
         (("--strategy", "greedy", "--option", "epsilom=1"), "Did you mean 'epsilon'"),
-        (("--objective", "accuracy,cost", "--pruner", "median"), "median knows no cost"),
+        (("--objective", "accuracy,cost", "--pruner", "median"), "median ignores cost"),
         (("--strategy", "tpe", "--supernet", "runs/x"), "--supernet is for strategies that learn"),
         (("--option", "epsilon"), "--option takes NAME=VALUE, got 'epsilon'"),
         (("--objective", "accuracy,speed"), "one of cost, bytes, latency, memory"),

@@ -98,8 +98,8 @@ def test_changes_of_weights_merge_together():
 ALL, FULL = ("subtune", {"what": "all"}), ("reparam", {"form": "full"})
 SKIP, SIDE, BYPASS = (("skip", {"width": 2}), ("side", {"width": 2}), ("bypass", {"width": 2}))
 REFUSED = [
-    (("scale", {}), ("scale", {}), "has a method once"),
-    (("lowrank", {"rank": 2}), ("lowrank", {"rank": 4}), "has a method once"),
+    (("scale", {}), ("scale", {}), "has each method once"),
+    (("lowrank", {"rank": 2}), ("lowrank", {"rank": 4}), "has each method once"),
     *((ALL, other, "subtune sets whole weights freely") for other in (FULL, *OF_UNITS[2:6])),
     *((FULL, other, "reparam sets whole weights freely") for other in (*OF_UNITS[2:6],)),
     *((other, SKIP, "mixes methods of units and of spans") for other in OF_UNITS),

@@ -37,8 +37,8 @@ def test_the_tutorial_ends_with_a_mask_and_a_report(fresh: Path, tmp_path: Path)
     folder.mkdir()
     done = run_page(ROOT / "docs" / "tutorial.md", folder, fresh)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    assert len([*folder.glob("pictures/*/*.png")]) == 60
+    assert len([*folder.glob("images/*/*.png")]) == 60
     mask = json.loads((folder / "mask.json").read_text())
     assert {"stem", "layer1.0", "layer3.1"} <= mask["units"].keys()
     assert (folder / "mask.safetensors").is_file()
-    assert (folder / "runs/pictures/report.html").stat().st_size > 10_000
+    assert (folder / "runs/images/report.html").stat().st_size > 10_000

@@ -75,7 +75,7 @@ def test_what_is_no_budget_is_refused_with_rule_value_and_forms(text, rule):
 
 @pytest.mark.parametrize("text", ["0.001%", "0.4"])
 def test_a_budget_below_one_parameter_is_refused(text):
-    with pytest.raises(BudgetError, match="at least one of its parameters") as error:
+    with pytest.raises(BudgetError, match="at least 1 of the backbone's") as error:
         Budget.parse(text, Cost(parameters=400))
     assert repr(text) in str(error.value)
     assert "400" in str(error.value)

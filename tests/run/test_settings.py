@@ -235,7 +235,7 @@ def test_an_input_description_of_arrays_has_a_shape(tmp_path):
     [
         ("size: 8\ncolour: red\n", "unknown keys: colour"),
         ("channels: 3\n", "needs 'size' .* or 'shape'"),
-        ("size: 8\nchannels: 1\n", "one mean and std a channel"),
+        ("size: 8\nchannels: 1\n", "one mean and std per channel"),
         ("size: 8\ninterpolation: magic\n", "got 'magic'"),
         ("- 8\n", "must be a mapping"),
     ],

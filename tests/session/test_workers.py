@@ -43,8 +43,8 @@ def test_a_node_with_another_version_or_without_the_data_complains(tmp_path):
     lost = tmp_path / "lost.png"
     message = complaint({**versions(), "optuna": "1.0", "unheard": "2"}, [lost])
     assert f"has optuna {versions()['optuna']} instead of 1.0" in message
-    assert "unheard is not there instead of 2" in message
-    assert f"lacks {lost} (bring the data there, or give --ship-data)" in message
+    assert "unheard (not installed) instead of 2" in message
+    assert f"lacks {lost} (copy the data there, or give --ship-data)" in message
 
 
 def test_sources_are_shipped_by_the_names_that_pickles_use(tmp_path, monkeypatch):

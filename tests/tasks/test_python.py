@@ -85,7 +85,7 @@ def test_a_function_in_a_file_gives_a_task(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (5, "must give (input, label)"),
+        (5, "must yield (input, label)"),
         ([], "has two or three data sets, got 0"),
         ((PAIR, PAIR, PAIR, PAIR), "got 4"),
         ({"test": PAIR}, "parts are train, val, test; got ['test']"),

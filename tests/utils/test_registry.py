@@ -139,8 +139,8 @@ def test_of_two_packages_with_one_name_the_first_on_the_path_has_it(install, cap
         ("no_such_module:Oval", "must load, no_such_module:Oval does not (ModuleNotFoundError: "),
         ("near_shapes:Ovall", "must load, near_shapes:Ovall does not (AttributeError: "),
         ("broken_shapes:Oval", "must load, broken_shapes:Oval does not (ZeroDivisionError: "),
-        ("near_shapes", "must be a subclass of Mapping, near_shapes is none"),
-        ("near_shapes:number", "must be a subclass of Mapping, near_shapes:number is none"),
+        ("near_shapes", "must be a subclass of Mapping, near_shapes is not"),
+        ("near_shapes:number", "must be a subclass of Mapping, near_shapes:number is not"),
         ("near_shapes:Half", "must be complete, near_shapes:Half lacks __getitem__, __iter__, "),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_broken_name_of_another_package_is_refused_when_it_is_asked_for(instal
     with pytest.raises(UnknownName) as error:
         shapes.load("oval")
     assert str(error.value).startswith(f"The shape 'oval' of the package near {message}")
-    assert str(error.value).endswith("Mend or uninstall that package.")
+    assert str(error.value).endswith("Fix or uninstall that package.")
 
 
 def test_what_another_package_adds_is_not_imported_before_load(install):

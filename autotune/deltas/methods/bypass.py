@@ -1,4 +1,4 @@
-"""Res-Tuning-Bypass: a path beside the whole network that alone is trained."""
+"""Res-Tuning-Bypass: a trained path in parallel to the whole frozen network."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from autotune.deltas.site import Site
 class Bypass(PathDelta):
     """d_l = λ_l·A_l(x_l) + (1-λ_l)·(d_{l-1} + V_l(x_{l-1} + d_{l-1})); the head reads x_L + d_L.
 
-    x_l is what level l of the frozen network gives (a stage, a transformer block, at last the
-    head's input), A_l and V_l are bottlenecks of `width` channels on normalised features, λ_l is
-    learned. d is the bypass's deviation from the backbone's own features, so that it is zero at
+    x_l is the output of level l of the frozen network (a stage or transformer block; for the last
+    l, the head's input), A_l and V_l are bottlenecks of `width` channels on normalised features,
+    λ_l is learned. d is the deviation from the backbone's own features, so that it is zero at the
     start; the paper's recursion carries the features themselves. No gradient enters the backbone.
     """
 
     paper = "Res-Tuning (arXiv 2310.19859)"
-    what = "a path beside all stages or blocks, read by the head"
+    what = "a path in parallel to all stages or blocks, read by the head"
     where = "the network, alone in its plan"
-    inference = "4 · channels · width a position and level"
+    inference = "4 · channels · width per position and level"
     on_span = True
     goes_alone = True
 
@@ -84,7 +84,7 @@ class _Ladder(nn.Module):
     def climb(
         self, level: int, x: Tensor, before: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """(x_l, d_l), channels last, from the level's features and what the level before gave."""
+        """(x_l, d_l), channels last, from the level's features and the pair of the level before."""
         point = self.points[level]
         x = x.movedim(point.channel, -1)
         features = self.lateral[level](_normalised(x))

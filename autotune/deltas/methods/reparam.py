@@ -21,8 +21,8 @@ class Reparam(WeightDelta):
     """W' = W + g·ΔW for every kernel of the unit, ΔW zero at start, merged at the end.
 
     ΔW is `full` (as large as W), `lowrank` (B·A), per output `channel` (gain·W), or `times`
-    (B·A ⊙ W). The gate g is 1 but where a policy sets it. In the spirit of SWR, of which only the
-    abstract and a patent could be read.
+    (B·A ⊙ W). The gate g is 1 unless a policy sets it. In the spirit of SWR, of which only the
+    abstract and a patent application were available.
     """
 
     paper = "in the spirit of SWR (arXiv 2302.13435)"
@@ -59,8 +59,9 @@ class Reparam(WeightDelta):
         if self.form == "lowrank":
             return top_singular_masses([gradient for _, gradient in gradients], sizes)
         if self.form == "times":
-            asked = [gradient * slot.frozen.detach() for slot, gradient in gradients]
-            return top_singular_masses(asked, sizes)
+            # the loss's gradient by B·A, as ΔW = B·A ⊙ W
+            by_product = [gradient * slot.frozen.detach() for slot, gradient in gradients]
+            return top_singular_masses(by_product, sizes)
         return None
 
     def _size(self, slot: Slot) -> int:

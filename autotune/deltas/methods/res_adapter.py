@@ -22,10 +22,10 @@ class ResAdapter(PathDelta):
     """
 
     paper = "Res-Tuning (arXiv 2310.19859)"
-    what = "a bottleneck beside attention, `mlp` or the block"
+    what = "a bottleneck in parallel to attention, `mlp` or the block"
     where = "units; attention and mlp of transformers"
     nests = "width"
-    inference = "2 · channels · width a position"
+    inference = "2 · channels · width per position"
 
     def __init__(self, width: int, at: str = "block") -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ResAdapter(PathDelta):
         self.at = check_word("res_adapter", "at", at, ("block", *_AT))
 
     def most(self, site: Site) -> int | None:
-        """A bottleneck is no wider than its channels."""
+        """Smallest number of channels it meets: a bottleneck is no wider than that."""
         return min((point.width for point in self._points(site)), default=None)
 
     def build(self, site: Site) -> nn.Module | None:
@@ -45,9 +45,9 @@ class ResAdapter(PathDelta):
     def hook(self, site: Site) -> list[Any]:
         assert isinstance(self.path, nn.ModuleList)
         pairs = zip(self._points(site), self.path, strict=True)
-        return [change_at(site, point, self._beside(adapter)) for point, adapter in pairs]
+        return [change_at(site, point, self._added(adapter)) for point, adapter in pairs]
 
-    def _beside(self, adapter: nn.Module) -> Any:
+    def _added(self, adapter: nn.Module) -> Any:
         return lambda y: y if is_off(self.gate) else y + scaled(adapter(y), self.gate)
 
     def _points(self, site: Site) -> list[Point]:

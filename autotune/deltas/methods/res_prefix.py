@@ -18,14 +18,15 @@ class ResPrefix(PathDelta):
     """(1-λ)·Attn(Q, K, V) + λ·Attn(Q, K_pre, V_pre), λ computed, K_pre and V_pre learned.
 
     λ = Σ exp(Q·K_preᵀ) / (Σ exp(Q·Kᵀ) + Σ exp(Q·K_preᵀ)), so that this is prefix tuning exactly.
-    To be zero at start, what λ adds is multiplied by a gate a head that starts at 0; at 1 it is
-    the equation. K_pre and V_pre are (length, width).
+    The term that λ adds is multiplied by a learned gate per head, as in LLaMA-Adapter: it starts
+    at 0, so that the change is zero at the start; at 1 it is the equation. K_pre and V_pre are
+    (length, width).
     """
 
     paper = "Res-Tuning (arXiv 2310.19859), LLaMA-Adapter (arXiv 2303.16199)"
     what = "keys and values of learned tokens in attention"
     where = "torch's attention layers"
-    inference = "the attention once more"
+    inference = "a second attention"
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -36,18 +37,18 @@ class ResPrefix(PathDelta):
         return nn.ModuleList(made) if made else None
 
     def tokens(self, layer: nn.MultiheadAttention) -> nn.Module:
-        """What is learned for one attention layer."""
+        """Learned module for one attention layer."""
         return _Prefix(layer, self.length)
 
     def hook(self, site: Site) -> list[Any]:
         assert isinstance(self.path, nn.ModuleList)
         pairs = zip(_attentions(site), self.path, strict=True)
         return [
-            layer.register_forward_hook(self._beside(tokens), with_kwargs=True)
+            layer.register_forward_hook(self._added(tokens), with_kwargs=True)
             for layer, tokens in pairs
         ]
 
-    def _beside(self, tokens: Any) -> Any:
+    def _added(self, tokens: Any) -> Any:
         def hook(layer: Any, args: Any, kwargs: Any, output: Any) -> Any:
             if is_off(self.gate):
                 return output
@@ -58,9 +59,9 @@ class ResPrefix(PathDelta):
 
 
 class ResPrompt(ResPrefix):
-    """As Res-Prefix, with keys and values that the frozen projections make of learned tokens.
+    """Res-Prefix whose keys and values the frozen projections compute from learned tokens.
 
-    The tokens are (length, width): half of what a prefix of the same length costs.
+    The tokens are (length, width), half the cost of a prefix of the same length.
     """
 
     what = "learned tokens that attention sees through frozen projections"
@@ -73,7 +74,7 @@ class ResPrompt(ResPrefix):
 
 
 def _attentions(site: Site) -> list[nn.MultiheadAttention]:
-    """Those whose keys and values are projected from one width, with none added by the layer."""
+    """Layers that project keys and values from one width and add none of their own."""
     modules = [site.network.get_submodule(c.path) for c in site.parts(nn.MultiheadAttention)]
     layers = [layer for layer in modules if isinstance(layer, nn.MultiheadAttention)]
     plain = [a for a in layers if a.bias_k is None and not a.add_zero_attn]
@@ -83,16 +84,17 @@ def _attentions(site: Site) -> list[nn.MultiheadAttention]:
 class _Prefix(nn.Module):
     def __init__(self, layer: nn.MultiheadAttention, length: int) -> None:
         super().__init__()
+        # standard deviation 1, like normalised features: with 0.02 the gates opened slowly
         self.key = nn.Parameter(torch.randn(length, layer.embed_dim))
         self.value = nn.Parameter(torch.randn(length, layer.embed_dim))
         self.head_gate = nn.Parameter(torch.zeros(layer.num_heads))
 
     def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
-        """Keys and values (length, width) to look at."""
+        """Learned keys and values, (length, width) each."""
         return self.key, self.value
 
     def forward(self, layer: nn.MultiheadAttention, arguments: dict[str, Any]) -> Tensor:
-        """What the added tokens change in the layer's output, (n, tokens, width)."""
+        """Change of the layer's output by the added tokens, in the output's shape."""
         q, k, v = (_heads(x, layer) for x in _projected(layer, arguments))
         k_pre, v_pre = (_heads(x[None], layer) for x in self.added(layer))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
@@ -117,6 +119,7 @@ class _Prompt(_Prefix):
         return F.linear(self.token, *key), F.linear(self.token, *value)
 
 
+# positional arguments of `nn.MultiheadAttention.forward`
 _NAMES = (
     "query",
     "key",
@@ -157,7 +160,7 @@ def _heads(x: Tensor, layer: nn.MultiheadAttention) -> Tensor:
 
 
 def _mask(layer: nn.MultiheadAttention, arguments: dict[str, Any], scores: Tensor) -> Tensor | None:
-    """What is added to the scores (n, heads, queries, keys) for masked pairs."""
+    """Sum of the masks, to be added to the scores (n, heads, queries, keys); None without any."""
     masks = []
     if (attention := arguments.get("attn_mask")) is not None:
         shaped = attention if attention.ndim == 2 else attention.view(-1, *scores.shape[1:])

@@ -1,4 +1,4 @@
-"""Side-Tuning: a small network beside a stage or the whole backbone, blended with it."""
+"""Side-Tuning: a small network in parallel to a stage or the whole backbone, blended with it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ STEPS, BATCH, RATE = 200, 32, 3e-3
 """Training steps, batch size and learning rate of the distillation."""
 
 ALPHA = 1.39
-"""Where α starts: the base counts 0.8 then, the second of two values in the authors' code."""
+"""Initial α: the base's share is σ(1.39) = 0.8, the second of two values in the authors' code."""
 
 
 class Side(PathDelta):
     """a·B(x) + (1-a)·S(x) of a frozen B and a small S of `width` channels (equation 1).
 
     a = σ(α) with α learned and never decayed; or, with `curriculum` k > 0, a = k / (k + N) after N
-    training steps. S begins as a student of B: some steps on the task's training inputs, without
-    labels. B gets no gradient, since nothing of it trains.
+    training steps. S is first distilled from B on the task's training inputs, without labels. B
+    gets no gradient, since nothing in it trains.
     """
 
     paper = "Side-Tuning (arXiv 1912.13503)"
-    what = "a small network beside the span, and their blend"
+    what = "a small network in parallel to the span, and their blend"
     where = "stages, the network; not for token ids"
     inference = "the side network"
     on_span = True
     not_zero = (
-        "the side network counts from the first step, and agrees with the base only as far as its "
-        "distillation went; as α grows the output becomes exactly the base's"
+        "the side network counts from the first step and agrees with the base only as closely as "
+        "its distillation does; as α grows the output becomes exactly the base's"
     )
 
     def __init__(self, width: int, curriculum: int = 0) -> None:
@@ -92,7 +92,7 @@ class Side(PathDelta):
 
 
 def _fit(student: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Least squares by Adam, the rate falling as a cosine."""
+    """Fit the student by least squares with Adam, the rate falling as a cosine."""
     optimizer = torch.optim.Adam(student.parameters(), RATE)
     with torch.enable_grad():
         for step in range(STEPS):
@@ -106,7 +106,7 @@ def _fit(student: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 
 
 class _Blend(nn.Module):
-    """(1-a)·(S(x) - B(x)): what the side adds to B(x)."""
+    """(1-a)·(S(x) - B(x)), the term that is added to B(x)."""
 
     def __init__(self, entry: Point, exit: Point, width: int, curriculum: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _Blend(nn.Module):
         return (1 - self.share()) * (output - base)
 
     def share(self) -> Tensor:
-        """a: how much the base counts; the curriculum counts training steps."""
+        """Share a of the base; with a curriculum, each training step is counted and lowers it."""
         if not self.curriculum:
             return torch.sigmoid(self.alpha)
         steps = self.get_buffer("steps")
@@ -133,14 +133,12 @@ class _Blend(nn.Module):
 
 
 class _Student(nn.Module):
-    """Three 3×3 convolutions for pictures, a bottleneck that looks at neighbours for tokens."""
+    """Three 3×3 convolutions for images, or for tokens a bottleneck that also sees neighbours."""
 
     def __init__(self, entry: Point, exit: Point, width: int) -> None:
         super().__init__()
         self.entry, self.exit = entry, exit
-        self.body = (
-            _convolutions(entry, exit, width) if _is_picture(entry) else _tokens(entry, width)
-        )
+        self.body = _convolutions(entry, exit, width) if _is_image(entry) else _tokens(entry, width)
         self.out = nn.Linear(width, exit.width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,16 +147,16 @@ class _Student(nn.Module):
         return output.movedim(-1, self.exit.channel)
 
 
-def _is_picture(entry: Point) -> bool:
+def _is_image(entry: Point) -> bool:
     return len(entry.places) == 2
 
 
 def _tokens(entry: Point, width: int) -> nn.Module:
-    looks = bool(entry.places)
-    first = nn.Conv1d(entry.width, width, 1) if looks else nn.Linear(entry.width, width)
-    around = nn.Conv1d(width, width, 3, padding=1, groups=width) if looks else nn.Identity()
-    in_a_row = [nn.Flatten(2)] if len(entry.places) > 1 else []
-    return nn.Sequential(*in_a_row, first, nn.GELU(), around, nn.GELU())
+    has_tokens = bool(entry.places)
+    first = nn.Conv1d(entry.width, width, 1) if has_tokens else nn.Linear(entry.width, width)
+    around = nn.Conv1d(width, width, 3, padding=1, groups=width) if has_tokens else nn.Identity()
+    flatten = [nn.Flatten(2)] if len(entry.places) > 1 else []
+    return nn.Sequential(*flatten, first, nn.GELU(), around, nn.GELU())
 
 
 def _convolutions(entry: Point, exit: Point, width: int) -> nn.Module:
@@ -172,7 +170,10 @@ def _convolutions(entry: Point, exit: Point, width: int) -> nn.Module:
 
 
 def _halvings(entry: Point, exit: Point) -> tuple[bool, bool, bool]:
-    """Which of three convolutions halve, down to the exit's height or an eighth of the entry's."""
+    """Whether each of three convolutions halves height and width, as the exit needs.
+
+    Without a height at the exit, down to an eighth of the entry's, but not below 4.
+    """
     height = entry.places[0]
     target = exit.places[0] if len(exit.places) == 2 else max(4, height // 8)
     n = min(3, max(0, int(math.log2(height / target))))

@@ -1,4 +1,4 @@
-"""Δ-skip: a light convolutional module on what a stage gives."""
+"""Δ-skip: a light convolutional module on the features of a stage."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from autotune.deltas.site import Site
 
 
 class Skip(PathDelta):
-    """h + conv1×1↑(GELU(depthwise3×3(conv1×1↓(h)))), the last convolution zero at start.
+    """h + conv1×1↑(GELU(depthwise3×3(conv1×1↓(h)))), the last convolution zero at the start.
 
-    On the features h of a stage, `width` channels in between. Switched off (a gate of 0, or
-    detached), the stage gives its own bits. Inspired by Δ-Networks, of which only the abstract
-    could be read.
+    h are the features of a stage; `width` channels lie in between. At a gate of 0, or detached, the
+    stage's output is bit for bit its own. Inspired by Δ-Networks, of which only the abstract was
+    available.
     """
 
     paper = "inspired by Δ-Networks (arXiv 2303.14772)"
     what = "a light module of convolutions on the features"
     where = "stages with height and width"
-    inference = "(2 · channels + 9) · width a position"
+    inference = "(2 · channels + 9) · width per position"
     on_span = True
 
     def __init__(self, width: int) -> None:
@@ -31,7 +31,7 @@ class Skip(PathDelta):
         self.width = check_size("skip", "width", width)
 
     def most(self, site: Site) -> int | None:
-        """No wider than its channels."""
+        """Number of the stage's channels: the module is no wider than that."""
         return site.exit.width if site.exit is not None else None
 
     def build(self, site: Site) -> nn.Module | None:

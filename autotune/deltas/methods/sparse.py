@@ -1,4 +1,4 @@
-"""Sparse: the k most telling weights of a unit train, all others stay."""
+"""Sparse: train the k most important weights of a unit and freeze all others."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _INDEX = torch.int32
 class Sparse(WeightDelta):
     """W' = W + δ on `k` weights of the unit that are chosen once, before training; δ zero at start.
 
-    Chosen by per-sample empirical Fisher (the mean of squared gradients), by the size of the mean
-    gradient, or at random. Stored as indices and values, so that the optimizer keeps moments for
-    `k` values alone and decay touches no other weight. Without evidence, as before a file is
-    loaded, the places are random.
+    They are chosen by per-sample empirical Fisher (the mean of squared gradients), by the size of
+    the mean gradient, or at random; always at random without evidence, as before a file is loaded.
+    The delta is stored as indices and values, so that the optimizer keeps moments for `k` values
+    alone and weight decay touches no other weight.
     """
 
     paper = "FISH (arXiv 2111.09839), GPS (arXiv 2312.10136), SHiRA (arXiv 2406.13175)"
@@ -76,7 +76,7 @@ class Sparse(WeightDelta):
 
 
 class _Scattered(nn.Module):
-    """The values of one tensor at their places, zero elsewhere."""
+    """Change of one tensor: the values at their indices, zero elsewhere."""
 
     def __init__(self, held: Callable[[], tuple[Tensor, Tensor]], first: int, numel: int) -> None:
         super().__init__()

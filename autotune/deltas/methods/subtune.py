@@ -1,4 +1,4 @@
-"""SubTuning: weights of a unit train from their pretrained values."""
+"""SubTuning: train weights of a unit from their pretrained values."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Subtune(Delta):
     """Train all weights of a unit, its biases, or its normalisation layers.
 
     The frozen parameters are exchanged for trainable copies, so the backbone is never written.
-    Normalisation statistics stay frozen, or with `bn="adapt"` follow the training batches in
-    copies of their own, which are stored with the delta.
+    Normalisation statistics stay frozen; with `bn="adapt"`, copies of them follow the training
+    batches and are stored with the delta.
     """
 
     paper = "SubTuning (arXiv 2302.06354), BitFit (arXiv 2106.10199)"
@@ -84,7 +84,7 @@ class Subtune(Delta):
         tensors[name] = new
 
     def _followed(self, site: Site) -> list[tuple[str, nn.Module, Tensor]]:
-        """(name, layer, buffer) of the statistics that adapt."""
+        """(name, layer, buffer) of each running statistic that adapts."""
         paths = {module: path for path, module in site.network.named_modules()}
         return [
             (f"{paths[layer]}.{name}", layer, buffer)
@@ -94,11 +94,11 @@ class Subtune(Delta):
 
 
 class _Shifted(WeightDelta):
-    """The same weights as the frozen ones and a shift; normalisation statistics stay frozen."""
+    """Subtune as frozen weights plus a shift behind a gate; statistics stay frozen."""
 
     def __init__(self, subtune: Subtune) -> None:
         super().__init__()
-        self._subtune = (subtune,)  # in a tuple, so that it is no child
+        self._subtune = (subtune,)  # a tuple, so that it is no submodule
 
     def changes(self, site: Site) -> list[Slot]:
         return self._subtune[0].changes(site)

@@ -19,8 +19,8 @@ from autotune.problem.budget import Cost
 class XS(WeightDelta):
     """W' = W + UΣ·R·Vᵀ with the r largest singular triples of W frozen and R (r, r) trained.
 
-    The cost is r² a kernel, however large the kernel. The factors are not stored: they come
-    from the backbone again.
+    The cost is r² per kernel, however large the kernel. The factors are not stored: they are
+    computed from the backbone again.
     """
 
     paper = "LoRA-XS (arXiv 2405.17604)"
@@ -59,27 +59,27 @@ class _Core(Nested):
         return (left @ self.core[:r, :r] @ right).view_as(kernel)
 
 
-_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[str, int], tuple[str, Tensor, Tensor]]]
-_FOUND = WeakKeyDictionary()
-"""Layer → (attribute, rank) → digest of the kernel, UΣ, Vᵀ: found once for all trials."""
+_CACHE: WeakKeyDictionary[nn.Module, dict[tuple[str, int], tuple[str, Tensor, Tensor]]]
+_CACHE = WeakKeyDictionary()
+"""Layer → (attribute, rank) → digest of the kernel, UΣ, Vᵀ: computed once for all trials."""
 
 
 def _factors(slot: Slot, rank: int) -> tuple[Tensor, Tensor]:
     frozen, key = slot.frozen.detach(), (slot.attribute, rank)
     digest = fingerprint({slot.attribute: frozen})
-    known = _FOUND.setdefault(slot.layer, {}).get(key)
+    known = _CACHE.setdefault(slot.layer, {}).get(key)
     if known is None or known[0] != digest:
         matrix = frozen.reshape(matrix_shape(frozen)).double().cpu()
         known = (digest, *singular_triples(matrix, rank))
-        _FOUND[slot.layer][key] = known
+        _CACHE[slot.layer][key] = known
     return known[1], known[2]
 
 
 def singular_triples(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """UΣ (rows, rank) and Vᵀ (rank, columns) of the largest singular values of a float64 matrix.
 
-    From the eigenvectors of the smaller Gram matrix; signs such that the largest entry of each
-    column of U is positive, so that they are the same on every machine.
+    They come from the eigenvectors of the smaller Gram matrix. The largest entry of each column of
+    U is made positive, so that signs are the same on every machine.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -96,3 +96,4 @@ def singular_triples(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 _TINY = 1e-30
+"""Smallest divisor: a singular value may be 0, and its column of V stays 0 then."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
-from autotune.tasks.imagefolder import decode_picture
+from autotune.tasks.imagefolder import decode_image
 from autotune.tasks.npz import as_inputs
 
 
@@ -26,9 +26,9 @@ def read_inputs(body: bytes, kind: str, input: InputDescription, most: int) -> T
     `most` examples.
     """
     if kind.startswith("image/"):
-        if not input.is_picture:
+        if not input.is_image:
             raise TaskError("This network takes no images. Send JSON with its inputs.")
-        return input.normalise(decode_picture(BytesIO(body), input)[None])
+        return input.normalise(decode_image(BytesIO(body), input)[None])
     return _numbers(body, input, most)
 
 
@@ -62,7 +62,7 @@ def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
 
 def _default_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
     """Dtype of numbers sent without one: integers are pixels if the network takes images."""
-    return "uint8" if input.is_picture and array.dtype.kind in "iu" else input.dtype
+    return "uint8" if input.is_image and array.dtype.kind in "iu" else input.dtype
 
 
 def _check_range(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
@@ -79,7 +79,7 @@ def _fits(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
 
 def _batch(array: np.ndarray[Any, Any], input: InputDescription, most: int) -> Tensor:
     shape = input.example_shape
-    if array.dtype == np.uint8 and input.is_picture:
+    if array.dtype == np.uint8 and input.is_image:
         array = array[None] if array.ndim < len(shape) else array
         inputs = as_inputs(array[None] if array.shape == shape else array, input, "the request")
     else:
@@ -88,6 +88,6 @@ def _batch(array: np.ndarray[Any, Any], input: InputDescription, most: int) -> T
         raise TaskError(f"Examples must have the shape {shape}, got {tuple(inputs.shape[1:])}.")
     if len(inputs) > most:
         raise TaskError(f"A request has at most {most} examples, got {len(inputs)}.")
-    if inputs.dtype == torch.uint8 and input.is_picture:
+    if inputs.dtype == torch.uint8 and input.is_image:
         return input.normalise(inputs)
     return inputs.to(getattr(torch, input.dtype))

@@ -1,0 +1,107 @@
+"""Ownership of a study for one session: its lease, its driver, its backend, and its log."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safetensors.torch import load as load_tensors
+
+from autotune.errors import Interrupted
+from autotune.run.settings import current_names
+from autotune.session.identity import identity_of, refuse_other
+from autotune.session.setup import Setup
+from autotune.session.workers import open_backend
+from autotune.study.backends.base import Backend
+from autotune.study.driver import Driver, DriverOptions
+from autotune.study.lease import Lease
+from autotune.study.reader import Records
+from autotune.study.run_folder import EventLog, RunFolder
+from autotune.study.strategies import check_options
+from autotune.utils.events import log
+from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
+from autotune.utils.interrupts import interruptible
+
+
+@contextmanager
+def driving(
+    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
+) -> Iterator[tuple[Driver, Backend]]:
+    """Context that owns the study of a run, with the backbone prepared as before.
+
+    Raises `RunError` if something differs from what the run began with or the disk is full, and
+    on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
+    """
+    try:
+        with _owned(folder, setup, deadline) as owned:
+            yield owned
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "Interrupted. Finished work is kept; continue with: "
+            f"autotune {command} {shlex.quote(str(folder.path))}"
+        ) from error
+    except Exception as error:
+        if is_full(error):
+            raise disk_is_full(folder.path) from error
+        raise
+
+
+@contextmanager
+def _owned(
+    folder: RunFolder, setup: Setup, deadline: float | None
+) -> Iterator[tuple[Driver, Backend]]:
+    records = Records(folder, setup.settings.storage)
+    refuse_other(current_names(records.identity), identity_of(setup), folder)
+    lease = Lease(
+        folder.lease,
+        lambda: records.study.user_attrs.get("lease"),
+        lambda owner: records.study.set_user_attr("lease", owner),
+    )
+    with _listening(folder), lease:
+        if setup.settings.storage is None:
+            warn_of_network(folder.path)
+        driver = Driver(
+            folder,
+            setup.settings.storage,
+            _driver_options(setup),
+            lease,
+            trials=setup.settings.trials,
+            deadline=deadline,
+        )
+        prepared = folder.read(folder.prepared)
+        setup.engine.prepare(load_tensors(prepared) if prepared else {})
+        with open_backend(setup) as backend, interruptible():
+            yield driver, backend
+
+
+def _driver_options(setup: Setup) -> DriverOptions:
+    settings = setup.settings
+    return DriverOptions(
+        strategy=settings.strategy,
+        seed=settings.seed,
+        steps=settings.folds or settings.epochs,
+        grids=setup.grids,
+        workers=settings.n_workers,
+        folds=settings.folds,
+        pruner=settings.pruner,
+        objective=settings.objective or "",
+        strategy_options=check_options(settings.strategy, settings.options),
+        keep=settings.keep,
+        disk=settings.disk_bytes,
+        attempts=settings.retries + 1,
+    )
+
+
+@contextmanager
+def _listening(folder: RunFolder) -> Iterator[None]:
+    handler, level = EventLog(folder), log.level
+    log.addHandler(handler)
+    log.setLevel(min(logging.INFO, level) if level else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
