@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.inputs import InputDescription
+from autotune.backbones.head import checked_head, find_head
+from autotune.backbones.inputs import InputDescription, some_inputs
 from autotune.errors import BackboneError
 
 
@@ -64,27 +64,23 @@ def describe(
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise BackboneError(f"A backbone must be a torch.nn.Module, {source} is of type {kind}.")
-    path = _checked(network, head) if head else find_head(network)
+    path = checked_head(network, head) if head else find_head(network, _examples(network, input))
     backbone = Backbone(network, source, family, path, input)
     return Backbone(network, source, family, path, input, fingerprint(backbone.tensors()))
 
 
-def find_head(network: nn.Module) -> str:
-    """Path of the last layer with parameters, which must be a Linear or a convolution."""
-    owners = [
-        (path, module)
-        for path, module in network.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    if not owners:
-        raise BackboneError("A backbone must have parameters, this network has none.")
-    path, layer = str(owners[-1][0]), owners[-1][1]
-    if path and isinstance(layer, (nn.Linear, nn.Conv2d)):
-        return path
-    raise BackboneError(
-        f"A head must be a Linear or Conv2d inside the network; the last layer is "
-        f"{path or 'the network itself'!r}, a {type(layer).__name__}. Name it with --head."
-    )
+def with_head(backbone: Backbone, head: str) -> Backbone:
+    """The backbone with another of its layers as its head."""
+    moved = replace(backbone, head=head)
+    return replace(moved, fingerprint=fingerprint(moved.tensors()))
+
+
+def _examples(network: nn.Module, input: InputDescription | None) -> Tensor | None:
+    """Two random examples for a network that has parameters, if its input is described."""
+    parameter = next(network.parameters(), None)
+    if input is None or parameter is None:
+        return None
+    return some_inputs(input, 2).to(parameter.device)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -97,33 +93,3 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()
-
-
-def new_head(old: nn.Module, classes: int) -> nn.Module:
-    """New layer of the old head's kind with `classes` outputs, in its dtype and on its device."""
-    where: dict[str, Any] = {"dtype": old.weight.dtype, "device": old.weight.device}
-    if isinstance(old, nn.Linear):
-        return nn.Linear(old.in_features, classes, old.bias is not None, **where)
-    assert isinstance(old, nn.Conv2d)
-    return nn.Conv2d(
-        old.in_channels,
-        classes,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-        **where,
-    )
-
-
-def _checked(network: nn.Module, head: str) -> str:
-    try:
-        layer = network.get_submodule(head)
-    except AttributeError as error:
-        raise BackboneError(f"The network has no layer {head!r}. Name another --head.") from error
-    if isinstance(layer, (nn.Linear, nn.Conv2d)):
-        return head
-    raise BackboneError(
-        f"A head must be a Linear or Conv2d, {head!r} is a {type(layer).__name__}. "
-        "Name another --head."
-    )

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autotune.backbones.base import find_head
+from autotune.backbones.head import find_head
 from autotune.errors import BackboneError, first_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

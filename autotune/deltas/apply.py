@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.base import Backbone, describe, new_head
+from autotune.backbones.base import Backbone, describe
 from autotune.backbones.dataflow import Flow, trace
+from autotune.backbones.head import new_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas

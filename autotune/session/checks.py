@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.head import new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.run.settings import Settings
+from autotune.session.sources import some_examples
 from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
 from autotune.tasks.base import Task
-from autotune.tasks.loading import batches
 
 
 def check_policy(settings: Settings) -> None:
@@ -55,9 +55,7 @@ def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) 
 
     The batch runs twice: with the network's own head, and with a head for the task's classes.
     """
-    small = task.train.take(np.arange(min(2, len(task.train))))
-    device = next(backbone.network.parameters()).device
-    inputs, _ = next(batches(small, 2, input=input, device=device))
+    inputs = some_examples(backbone, task.train, input)
     with evaluating(backbone.network) as network:
         logits = _forward(network, inputs)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:

@@ -20,7 +20,13 @@ from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import Settings
 from autotune.session.checks import check_policy, check_pruner, try_forward
 from autotune.session.costing import make_problem
-from autotune.session.sources import choose_device, find_backbone, find_choices, find_task
+from autotune.session.sources import (
+    choose_device,
+    find_backbone,
+    find_choices,
+    find_task,
+    settle_head,
+)
 from autotune.study.pareto import measured_by
 from autotune.study.strategies import STRATEGIES, check_options, load_strategy
 from autotune.tasks.base import Task
@@ -62,10 +68,13 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     loaded = find_backbone(settings, backbone)
     whole_task = find_task(task, loaded)
     data = (whole_task.carried() if settings.ship_data else whole_task).split(settings.seed)
+    assert data.train is not None
     source_input = infer_input(data.train, loaded.input)
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)
+    if not isinstance(backbone, Backbone):
+        loaded = settle_head(settings, loaded, data.train, source_input)
     try_forward(loaded, data, source_input)
     space, units = find_choices(settings, loaded, source_input)
     names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}

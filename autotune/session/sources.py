@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autotune.backbones import load_backbone
-from autotune.backbones.base import Backbone, describe
+from autotune.backbones.base import Backbone, describe, with_head
 from autotune.backbones.dataflow import trace
+from autotune.backbones.head import find_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
@@ -18,6 +20,8 @@ from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import OBJECT, Settings, load_input, load_space
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
+from autotune.tasks.loading import batches
+from autotune.tasks.part import Part
 from autotune.tasks.python import as_task
 from autotune.utils.events import warn
 
@@ -36,6 +40,24 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
         input=described,
         shapes_only=shapes_only,
     )
+
+
+def settle_head(
+    settings: Settings, backbone: Backbone, part: Part, input: InputDescription | None
+) -> Backbone:
+    """The backbone with the head that is found on the task's own examples, unless it was named."""
+    if settings.head is not None:
+        return backbone
+    head = find_head(backbone.network, some_examples(backbone, part, input))
+    return backbone if head == backbone.head else with_head(backbone, head)
+
+
+def some_examples(backbone: Backbone, part: Part, input: InputDescription | None) -> Tensor:
+    """The first two inputs of a part, (2, ...), on the backbone's device."""
+    few = part.take(np.arange(min(2, len(part))))
+    device = next(backbone.network.parameters()).device
+    inputs, _ = next(batches(few, 2, input=input, device=device))
+    return inputs
 
 
 def find_choices(

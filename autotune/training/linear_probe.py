@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.base import Backbone
+from autotune.backbones.head import new_head
 from autotune.backbones.units import Units
 from autotune.deltas.seeding import seeded
 from autotune.problem.job import Job

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from autotune.backbones.base import Backbone, new_head
+from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.head import new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.units import Unit, Units
 from autotune.deltas.apply import device_of, input_of, put_on, tuned

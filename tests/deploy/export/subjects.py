@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.backbones.base import Backbone, describe, new_head
+from autotune.backbones.base import Backbone, describe
+from autotune.backbones.head import new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Units
 from autotune.deltas import METHODS
