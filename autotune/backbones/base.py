@@ -36,6 +36,12 @@ class Backbone:
     fingerprint: str = ""
     """Digest of the tensors as loaded, without the head's; empty on the meta device."""
 
+    unused: frozenset[str] = frozenset()
+    """Names of parameters that the logits do not depend on; they are no part of the 100 %."""
+
+    protected: frozenset[str] = frozenset()
+    """Names of parameters that are never changed: the user froze or excluded them."""
+
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers of the network, without the head's."""
         prefix = self.head + "."
@@ -43,10 +49,14 @@ class Backbone:
         return {name: t for name, t in state.items() if not name.startswith(prefix)}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters without the head's, each once, in the order of registration."""
+        """Parameters in use without the head's, each once, in the order of registration."""
         prefix = self.head + "."
         named = self.network.named_parameters()
-        return {name: p for name, p in named if not name.startswith(prefix)}
+        return {n: p for n, p in named if not n.startswith(prefix) and n not in self.unused}
+
+    def tunable(self) -> dict[str, nn.Parameter]:
+        """Parameters in use that a plan may change."""
+        return {name: p for name, p in self.parameters().items() if name not in self.protected}
 
 
 def describe(

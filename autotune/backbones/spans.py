@@ -21,10 +21,11 @@ def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> 
     The network's levels are its stages if the shapes of their outputs differ (convolutions), else
     the blocks inside them (transformers); the head comes last.
     """
-    stages = find_groups(backbone, tables.stage)
+    whole = replace(backbone, protected=frozenset())  # paths change no weight
+    stages = find_groups(whole, tables.stage)
     taken = {unit.name for unit in units.units}
     spans = [Unit(name, (), (names,)) for name, names in stages.items() if name not in taken]
-    blocks = find_units(backbone, tables.block).units
+    blocks = find_units(whole, tables.block).units
     routes = Routes(backbone.network, flow)
     if NETWORK not in taken and (levels := _levels(stages, blocks, routes)):
         spans.append(Unit(NETWORK, (), (*levels, tuple(_head(backbone)))))

@@ -69,9 +69,10 @@ def find_units(
     """
     if isinstance(patterns, str):
         return _from_tree(backbone, by_layer=granularity == "layer")
-    sizes = {name: p.numel() for name, p in backbone.parameters().items()}
-    pattern_of = {name: _first_match(name, patterns) for name in sizes}
+    pattern_of = {name: _first_match(name, patterns) for name in backbone.parameters()}
     _refuse_gaps(pattern_of, patterns)
+    sizes = {name: p.numel() for name, p in backbone.tunable().items()}
+    pattern_of = {name: pattern_of[name] for name in sizes}
     grouped = _group((unit, name) for name, (_, unit) in pattern_of.items())
     return Units(grouped, tuple(_match(p, e, pattern_of, sizes) for p, e in patterns.items()))
 
@@ -154,7 +155,7 @@ def _match(
 
 
 def _from_tree(backbone: Backbone, *, by_layer: bool) -> Units:
-    parameters = backbone.parameters()
+    parameters = backbone.tunable()
     total = sum(p.numel() for p in parameters.values())
     modules = dict(backbone.network.named_modules())
     pairs: list[tuple[str, str]] = []

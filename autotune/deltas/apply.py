@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.base import Backbone, describe
+from autotune.backbones.base import Backbone, describe, with_head
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.head import new_head
+from autotune.backbones.head import checked_head, new_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
@@ -27,11 +28,15 @@ TUNED = "_autotune"
 
 
 def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
-    """Backbone around a model, with the head that the artifact's header names."""
-    if isinstance(model, Backbone):
-        return model
-    head = artifact.header.get("about", {}).get("head")
-    return describe(model, source="the model", family="any", head=head)
+    """Backbone around a model as the artifact's search had it: its head, what was left out."""
+    about = artifact.header.get("about", {})
+    head = about.get("head")
+    if not isinstance(model, Backbone):
+        model = describe(model, source="the model", family="any", head=head)
+    elif head is not None and head != model.head:
+        model = with_head(model, checked_head(model.network, head))
+    unused, protected = (frozenset(about.get(name, ())) for name in ("unused", "protected"))
+    return replace(model, unused=unused, protected=protected)
 
 
 def input_of(artifact: Artifact) -> InputDescription:

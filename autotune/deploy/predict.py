@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autotune.backbones.inputs import InputDescription
-from autotune.deltas.apply import tuned
+from autotune.deltas.apply import described, tuned
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.errors import ConfigError, RunError, TaskError, first_line, unknown
 from autotune.run.notebook import Study
@@ -86,8 +86,9 @@ def _tuned_network(
     from autotune.session.sources import choose_device
 
     study = _ended(run)
-    backbone = find_backbone(study.settings, named(study, "backbone", named_backbone))
     artifact = read_artifact(study.best.artifact)
+    loaded = find_backbone(study.settings, named(study, "backbone", named_backbone))
+    backbone = described(loaded, artifact)
     recipe = Recipe(batch_size=study.settings.batch_size, device=choose_device(device))
     with tuned(backbone, artifact, source=str(study.best.artifact)) as network:
         yield network.to(recipe.device), artifact, backbone.input, recipe

@@ -74,6 +74,9 @@ class SearchSpace(_Strict):
     """
 
     hyperparameters: Hyperparameters
+    exclude: list[str] = []
+    """Regular expressions, matched at the start of names of parameters that are never changed."""
+
     notes: str = ""
 
     def combinations(self) -> list[list[tuple[str, dict[str, Option]]]]:

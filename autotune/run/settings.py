@@ -76,6 +76,15 @@ class Settings(BaseModel):
         "Search space by name, or a YAML file. Default: the space of the backbone's family.",
         metavar="SPACE",
     )
+    exclude: str | None = _tuned(
+        None,
+        "Regular expression for the start of names of parameters that are never changed, e.g. "
+        r"'embeddings|encoder\.layers\.0\.'.",
+        metavar="PATTERN",
+    )
+    unfreeze: bool = _tuned(
+        False, "Offer parameters that the network has frozen (requires_grad=False), too."
+    )
     granularity: Literal["block", "layer"] = _tuned(
         "block", "Unit that a plan decides on: {values}."
     )

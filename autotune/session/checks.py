@@ -10,16 +10,13 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.head import new_head
-from autotune.backbones.inputs import InputDescription
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.run.settings import Settings
-from autotune.session.sources import some_examples
 from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
-from autotune.tasks.base import Task
 
 
 def check_policy(settings: Settings) -> None:
@@ -50,12 +47,11 @@ def check_pruner(settings: Settings) -> None:
         )
 
 
-def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) -> None:
+def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
     """Run one small batch, to refuse a network that cannot run before anything starts.
 
     The batch runs twice: with the network's own head, and with a head for the task's classes.
     """
-    inputs = some_examples(backbone, task.train, input)
     with evaluating(backbone.network) as network:
         logits = _forward(network, inputs)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
@@ -63,7 +59,7 @@ def try_forward(backbone: Backbone, task: Task, input: InputDescription | None) 
             raise BackboneError(
                 f"A backbone must return logits (n, classes), this one returns {got}."
             )
-        _try_head(backbone, len(task.classes), inputs)
+        _try_head(backbone, classes, inputs)
 
 
 def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import RunError
+from autotune.run.settings import Settings
 from autotune.session.setup import Setup
 from autotune.session.workers import WHERE
 from autotune.study.run_folder import RunFolder
@@ -30,7 +31,9 @@ def identity_of(setup: Setup) -> dict[str, Any]:
 
 def refuse_other(stored: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
     """Raise `RunError` if a search has another identity than the run that it continues."""
-    differs = [key for key in now if stored.get(key) != now[key]]
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    before = {**defaults, **stored}  # a setting that is newer than the run had its default
+    differs = [key for key in now if before.get(key) != now[key]]
     if differs:
         raise RunError(
             f"A run must resume with what it began with, {folder.path} differs in "

@@ -24,8 +24,11 @@ from autotune.session.sources import (
     choose_device,
     find_backbone,
     find_choices,
+    find_space,
     find_task,
+    leave_out,
     settle_head,
+    some_examples,
 )
 from autotune.study.pareto import measured_by
 from autotune.study.strategies import STRATEGIES, check_options, load_strategy
@@ -73,9 +76,11 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)
+    examples = some_examples(loaded, data.train, source_input)
     if not isinstance(backbone, Backbone):
-        loaded = settle_head(settings, loaded, data.train, source_input)
-    try_forward(loaded, data, source_input)
+        loaded = settle_head(settings, loaded, examples)
+    try_forward(loaded, examples[0], len(data.classes))
+    loaded = leave_out(settings, loaded, find_space(settings, loaded), examples)
     space, units = find_choices(settings, loaded, source_input)
     names = {"epochs", "batch_size", "augment", "metric", "precision", "layout", "fuse_batchnorm"}
     recipe = Recipe(**settings.model_dump(include=names), device=device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from autotune.backbones.head import find_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
+from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
 from autotune.errors import ConfigError, first_line
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import OBJECT, Settings, load_input, load_space
@@ -42,29 +45,60 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
     )
 
 
-def settle_head(
-    settings: Settings, backbone: Backbone, part: Part, input: InputDescription | None
-) -> Backbone:
+OBSERVED_EXAMPLES = 16
+"""Training examples on which a network is run to see what it uses.
+
+More than one batch of two, as a mixture of experts uses some of them for some examples alone.
+"""
+
+
+def settle_head(settings: Settings, backbone: Backbone, examples: Sequence[Tensor]) -> Backbone:
     """The backbone with the head that is found on the task's own examples, unless it was named."""
     if settings.head is not None:
         return backbone
-    head = find_head(backbone.network, some_examples(backbone, part, input))
+    head = find_head(backbone.network, examples[0])
     return backbone if head == backbone.head else with_head(backbone, head)
 
 
-def some_examples(backbone: Backbone, part: Part, input: InputDescription | None) -> Tensor:
-    """The first two inputs of a part, (2, ...), on the backbone's device."""
-    few = part.take(np.arange(min(2, len(part))))
+def leave_out(
+    settings: Settings, backbone: Backbone, space: SearchSpace, examples: Sequence[Tensor]
+) -> Backbone:
+    """The backbone without the parameters that it does not use, or that the user protects.
+
+    Raises `ConfigError` if nothing is left to tune, or a pattern to exclude matches nothing.
+    """
+    unused = unused_parameters(backbone.network, examples)
+    protected = excluded_parameters(
+        backbone.network, [*space.exclude, *filter(None, [settings.exclude])]
+    )
+    if not settings.unfreeze:
+        protected |= frozen_parameters(backbone.network)
+    settled = replace(backbone, unused=unused, protected=protected)
+    if not settled.tunable():
+        raise ConfigError(
+            "A search needs parameters that may change, all that are in use are frozen or "
+            "excluded. Give --unfreeze, or leave --exclude out."
+        )
+    return settled
+
+
+def some_examples(backbone: Backbone, part: Part, input: InputDescription | None) -> list[Tensor]:
+    """The first inputs of a part in batches of two, on the backbone's device."""
+    few = part.take(np.arange(min(OBSERVED_EXAMPLES, len(part))))
     device = next(backbone.network.parameters()).device
-    inputs, _ = next(batches(few, 2, input=input, device=device))
-    return inputs
+    return [inputs for inputs, _ in batches(few, 2, input=input, device=device)]
+
+
+def find_space(settings: Settings, backbone: Backbone) -> SearchSpace:
+    """The search space that is named, or that of the backbone's family."""
+    return load_space(settings.space or backbone.family)
 
 
 def find_choices(
     settings: Settings, backbone: Backbone, input: InputDescription | None
 ) -> tuple[SearchSpace, Units]:
     """Search space with its units and spans of the backbone; no spans if the input is unknown."""
-    space = load_space(settings.space or backbone.family)
+    space = find_space(settings, backbone)
     patterns = getattr(space.units, settings.granularity)
     units = find_units(backbone, patterns, granularity=settings.granularity)
     if input is None:

@@ -287,6 +287,7 @@ class Engine:
             "about": {
                 **self.about,
                 "head": self.backbone.head,
+                **_left_out(self.backbone),
                 "seed": job.seed,
                 "hyperparameters": dict(job.hyperparameters),
                 "trial": job.number,
@@ -294,6 +295,12 @@ class Engine:
         }
         tensors = flatten({**network.tensors(), "buffer": self.prepared})
         return to_bytes(Artifact(job.plan, tuned_units, self.backbone.fingerprint, tensors, header))
+
+
+def _left_out(backbone: Backbone) -> dict[str, list[str]]:
+    """Parameters that are no part of the search, where there are any."""
+    names = {"unused": backbone.unused, "protected": backbone.protected}
+    return {reason: sorted(left) for reason, left in names.items() if left}
 
 
 def _checkpoint(fit: Fit, network: Trainable, epoch: Epoch) -> bytes:

@@ -106,9 +106,11 @@ def _add(sums: Gradients, weights: Sequence[Tensor], gradients: Sequence[Tensor 
 @contextmanager
 def _all_gradients(network: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients for every parameter; the flags are restored afterwards."""
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.requires_grad_(True)
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         with evaluating(network), torch.enable_grad():
             yield
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 
 from autotune.backbones.base import Backbone
-from autotune.deltas.apply import require_fits
+from autotune.deltas.apply import described, require_fits
 from autotune.deltas.artifact import Artifact, from_bytes, read_artifact
 from autotune.deploy.export.base import Subject
 from autotune.errors import ArtifactError, ConfigError, RunError
@@ -55,6 +55,7 @@ def subject_of(
         artifact = read_artifact(path)
         settings = _settings(artifact, weights=weights, head=head)
         loaded = find_backbone(settings, _backbone_source(artifact, backbone, str(path)))
+    loaded = described(loaded, artifact)
     require_fits(loaded, artifact, str(path))
     return Subject(loaded, artifact, settings)
 

@@ -1,0 +1,76 @@
+"""Parameters that a network does not use, and those that its owner has frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.errors import ConfigError
+
+
+def unused_parameters(network: nn.Module, batches: Iterable[Tensor]) -> frozenset[str]:
+    """Names of parameters on which the logits do not depend, for any of some batches (n, ...).
+
+    A mask token of pretraining, a decoder, or an auxiliary head that runs in training alone. A
+    parameter whose gradient is zero is used. Integer and complex parameters are always unused, as
+    they cannot be trained. The network is left unchanged, its gradients included.
+    """
+    names = dict(network.named_parameters())
+    left = {name for name, p in names.items() if p.is_floating_point()}
+    for inputs in batches:
+        if not left:
+            break
+        with _tracked(network), evaluating(network), torch.enable_grad():
+            network(inputs).sum().backward()
+            left = {name for name in left if names[name].grad is None}
+    return frozenset(left) | {name for name, p in names.items() if not p.is_floating_point()}
+
+
+def frozen_parameters(network: nn.Module) -> frozenset[str]:
+    """Names of parameters that the network's owner has frozen (`requires_grad=False`)."""
+    return frozenset(name for name, p in network.named_parameters() if not p.requires_grad)
+
+
+def excluded_parameters(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
+    """Names of parameters that some of the regular expressions match at their start.
+
+    Raises `ConfigError` for a pattern that is no regular expression or matches nothing.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    excluded: set[str] = set()
+    for pattern in patterns:
+        try:
+            matched = {name for name in names if re.match(pattern, name)}
+        except re.error as error:
+            raise ConfigError(
+                f"A pattern to exclude must be a regular expression, {pattern!r} is none: {error}. "
+                "Correct it."
+            ) from error
+        if not matched:
+            raise ConfigError(
+                f"A pattern to exclude must match a parameter, {pattern!r} matches none. Names "
+                f"begin like {names[0]}."
+            )
+        excluded |= matched
+    return frozenset(excluded)
+
+
+@contextmanager
+def _tracked(network: nn.Module) -> Iterator[None]:
+    """Context in which floating-point parameters require gradients and have none yet."""
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    before = [(p, p.requires_grad, p.grad) for p in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, flag, grad in before:
+            parameter.requires_grad_(flag)
+            parameter.grad = grad

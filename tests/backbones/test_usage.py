@@ -1,0 +1,105 @@
+"""Parameters that are left out: unused, frozen or excluded ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from autotune.backbones.base import describe
+from autotune.backbones.units import find_units
+from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
+from autotune.errors import ConfigError
+
+X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+BATCHES = X.split(2)
+
+
+class Net(nn.Module):
+    """A mask token and a decoder of pretraining, and a gate at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_token, self.gate = nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(()))
+        self.steps = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
+        self.body, self.branch = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.decoder, self.aux, self.head = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        h = h + self.gate * self.branch(x)
+        return self.head(h) + self.aux(h) if self.training else self.head(h)
+
+
+class Experts(nn.Module):
+    """Each example goes through one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [self.first(row) if row[0] > 0 else self.second(row) for row in x]
+        return self.head(torch.stack(rows))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, self.stem(x), use_reentrant=True))
+
+
+def test_what_the_logits_do_not_depend_on_is_unused():
+    network = Net()
+    unused = unused_parameters(network, BATCHES)
+    assert {name.partition(".")[0] for name in unused} == {"mask_token", "decoder", "aux", "steps"}
+    assert {"gate", "branch.weight"}.isdisjoint(unused), "a gradient of zero is a use"
+
+
+def test_experts_of_other_examples_are_used():
+    x = X.clone()
+    x[:, 0] = torch.tensor([1.0, 1, 1, 1, -1, -1])
+    assert unused_parameters(Experts(), x.split(2)) == frozenset()
+
+
+def test_a_checkpointed_part_is_used():
+    assert unused_parameters(Checkpointed(), BATCHES) == frozenset()
+
+
+def test_the_network_is_left_alone():
+    network = Net().train()
+    network.body.weight.grad = torch.ones(8, 8)
+    network.branch.requires_grad_(False)
+    unused_parameters(network, BATCHES)
+    assert torch.equal(network.body.weight.grad, torch.ones(8, 8))
+    assert network.head.weight.grad is None and not network.branch.weight.requires_grad
+    assert all(module.training for module in network.modules())
+
+
+def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
+    from dataclasses import replace
+
+    network = Net()
+    network.body.requires_grad_(False)
+    backbone = replace(
+        describe(network, source="net", family="any", head="head"),
+        unused=unused_parameters(network, BATCHES),
+        protected=frozen_parameters(network) | excluded_parameters(network, ["gate"]),
+    )
+    assert set(backbone.parameters()) == {
+        *("gate", "body.weight", "body.bias", "branch.weight", "branch.bias"),
+    }
+    assert set(backbone.tunable()) == {"branch.weight", "branch.bias"}
+    assert [unit.name for unit in find_units(backbone, "tree")] == ["branch"]
+    table = {"gate": "gate", "layer": r"(body|branch)\."}
+    assert [unit.name for unit in find_units(backbone, table)] == ["branch"]
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "(body"])
+def test_a_pattern_that_excludes_nothing_is_refused(pattern):
+    with pytest.raises(ConfigError, match="A pattern to exclude must"):
+        excluded_parameters(Net(), [pattern])
