@@ -16,7 +16,9 @@ from autotune.study.run_folder import RunFolder
 
 def identity_of(setup: Setup) -> dict[str, Any]:
     """Settings and digests that must not change between sessions."""
-    space, policy = setup.space.model_dump_json(), setup.settings.policy
+    # left out where it is empty, so that the digest is the same as before the key existed
+    newer = None if setup.space.exclude else {"exclude"}
+    space, policy = setup.space.model_dump_json(exclude=newer), setup.settings.policy
     kept = setup.settings.model_dump(
         exclude={"trials", "timeout", "out", "storage", "keep", "disk", "references", *WHERE}
     )

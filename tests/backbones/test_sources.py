@@ -147,8 +147,12 @@ def test_the_head_of_a_torchvision_network_is_found(name, head):
 
 
 def test_a_network_without_a_head_is_refused_with_the_way_out():
-    with pytest.raises(BackboneError, match=r"the last layer is '1', a BatchNorm1d\. Name it with"):
-        describe(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), source="x", family="any")
+    network, input = (
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+        InputDescription(shape=(2,), dtype="float32"),
+    )
+    with pytest.raises(BackboneError, match=r"'1' is a BatchNorm1d\. Name the layer with --head"):
+        describe(network, source="x", family="any", input=input)
     with pytest.raises(BackboneError, match="the network itself"):
         describe(nn.Linear(2, 2), source="x", family="any")
     with pytest.raises(BackboneError, match="must have parameters"):
