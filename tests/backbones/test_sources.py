@@ -20,6 +20,7 @@ from autotune.backbones import load_backbone
 from autotune.backbones.base import describe, fingerprint
 from autotune.backbones.digits import DigitsNet, cache_file
 from autotune.backbones.digits_data import halves
+from autotune.backbones.inputs import InputDescription
 from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, NotBuilt, UnknownName
 
