@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,22 +13,24 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.errors import ConfigError
 
 
-def unused_parameters(network: nn.Module, batches: Iterable[Tensor]) -> frozenset[str]:
+def unused_parameters(network: nn.Module, batches: Sequence[Tensor]) -> frozenset[str]:
     """Names of parameters on which the logits do not depend, for any of some batches (n, ...).
 
-    A mask token of pretraining, a decoder, or an auxiliary head that runs in training alone. A
-    parameter whose gradient is zero is used. Integer and complex parameters are always unused, as
-    they cannot be trained. The network is left unchanged, its gradients included.
+    Examples are a mask token of pretraining, a decoder, or an auxiliary head that runs in training
+    alone. A parameter whose gradient is zero is used. Integer and complex parameters are always
+    unused, as they cannot be trained; without batches, only these are. The network is left
+    unchanged, its gradients included.
     """
     names = dict(network.named_parameters())
-    left = {name for name, p in names.items() if p.is_floating_point()}
+    floating = {name for name, p in names.items() if p.is_floating_point()}
+    left = set(floating) if batches else set()
     for inputs in batches:
         if not left:
             break
         with _tracked(network), evaluating(network), torch.enable_grad():
             network(inputs).sum().backward()
             left = {name for name in left if names[name].grad is None}
-    return frozenset(left) | {name for name, p in names.items() if not p.is_floating_point()}
+    return frozenset(names.keys() - floating | left)
 
 
 def frozen_parameters(network: nn.Module) -> frozenset[str]:

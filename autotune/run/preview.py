@@ -40,7 +40,10 @@ class UnitsPreview:
 
     granularity: str
     total: int
-    """Parameters of the backbone without its head."""
+    """Parameters of the backbone in use, without its head."""
+
+    left_out: Mapping[str, int]
+    """Reason (`unused`, `protected`) → number of parameters that are never offered."""
 
     budget: Budget
     units: tuple[PricedUnit, ...] = field(repr=False)
@@ -55,6 +58,7 @@ class UnitsPreview:
             "space": self.space,
             "granularity": self.granularity,
             "total": self.total,
+            "left_out": dict(self.left_out),
             "budget": {
                 "limit": budget.limit,
                 "total": budget.total,

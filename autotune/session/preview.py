@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.inputs import some_inputs
+from autotune.errors import first_line
 from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
 from autotune.run.preview import PlannedBaseline, Preview, PricedChoice, PricedUnit, UnitsPreview
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.costing import candidates_within, parse_budget
 from autotune.session.setup import prepare_search, released
-from autotune.session.sources import find_backbone, find_choices
+from autotune.session.sources import find_backbone, find_choices, find_space, leave_out
 from autotune.session.workers import require_one_gpu
 from autotune.study.selection.baselines import baseline_plans
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
 from autotune.training.estimate import estimate
+from autotune.utils.events import warn
 
 if TYPE_CHECKING:
     from autotune.backbones.units import Units
@@ -49,11 +52,25 @@ def preview(
 def preview_units(settings: Settings) -> UnitsPreview:
     """Units, choices and costs of a backbone, from shapes alone."""
     backbone = find_backbone(settings, settings.backbone, shapes_only=True)
+    backbone = _without_unused(settings, backbone)
     space, units = find_choices(settings, backbone, backbone.input)
     budget = parse_budget(settings, backbone)
     candidates = candidates_within(backbone, units, space, budget, Cost())
     problem = Problem.of(candidates, budget)
     return UnitsPreview(**_units(settings, backbone, space, units, candidates, problem))
+
+
+def _without_unused(settings: Settings, backbone: Backbone) -> Backbone:
+    """The backbone without what it does not use on random inputs, where these are described."""
+    space = find_space(settings, backbone)
+    if backbone.input is None:
+        return leave_out(settings, backbone, space, [])
+    device = next(backbone.network.parameters()).device
+    try:
+        return leave_out(settings, backbone, space, [some_inputs(backbone.input, 2).to(device)])
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        warn(f"The network cannot run on random inputs, so all of it counts: {first_line(error)}")
+        return leave_out(settings, backbone, space, [])
 
 
 def _units(
@@ -83,10 +100,19 @@ def _units(
         "space": space.family,
         "granularity": settings.granularity,
         "total": sum(sizes.values()),
+        "left_out": _left_out(backbone),
         "budget": problem.budget,
         "units": tuple(priced),
         "matches": units.matches,
     }
+
+
+def _left_out(backbone: Backbone) -> dict[str, int]:
+    """Number of parameters that are unused, and of those in use that are protected."""
+    sizes = {name: p.numel() for name, p in backbone.network.named_parameters()}
+    protected = backbone.parameters().keys() - backbone.tunable().keys()
+    names = {"unused": backbone.unused, "protected": protected}
+    return {reason: sum(sizes[name] for name in left) for reason, left in names.items()}
 
 
 def _preview(setup: Setup) -> Preview:

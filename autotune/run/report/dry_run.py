@@ -34,7 +34,8 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
     ]
     parameters = Column("parameters", ",d")
     text = (
-        f"{preview.backbone}: {preview.total:,} parameters without its head. Budget {budget.text} "
+        f"{preview.backbone}: {preview.total:,} parameters without its head{_left_out(preview)}. "
+        f"Budget {budget.text} "
         f"= {budget.limit:,} {name}. Space: {preview.space}, {preview.granularity}s."
     )
     columns = ("unit", parameters, f"choices that fit, with their {name}", "too large")
@@ -48,6 +49,14 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
             table=Table.of(("pattern", "expression", *numbers), matches),
         ),
     ]
+
+
+def _left_out(preview: UnitsPreview) -> str:
+    """Counts of unused parameters, which are not part of the total, and of protected ones."""
+    left = preview.left_out
+    unused = f", and {left['unused']:,} that it does not use" if left.get("unused") else ""
+    protected = f"; {left['protected']:,} of them are protected" if left.get("protected") else ""
+    return f"{unused}{protected}"
 
 
 def _shortened(choices: Sequence[PricedChoice], measure: Measure) -> Iterator[str]:
