@@ -163,7 +163,7 @@ class Driver(Records):
                 return job
 
     def has_more(self) -> bool:
-        """Whether a trial is left to run, as far as the record tells."""
+        """Whether a trial is left to run, according to the record."""
         return bool(self._interrupted) or self._next_sampler() is not None
 
     @spent("storage")

@@ -138,7 +138,7 @@ def _is_repeat(trial: FrozenTrial) -> bool:
 
 
 class Halving(Priced):
-    """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half goes on."""
+    """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half continues."""
 
     def __init__(self, first: int, fewest: int) -> None:
         super().__init__()
@@ -184,10 +184,10 @@ class Hyperband(Halving):
 
 
 class Forecast(Priced):
-    """Ends a trial that even with luck will not be better than what no dearer one has reached.
+    """End a trial that is unlikely to exceed the best value of the trials that cost no more.
 
-    How complete trials went on from the same step says where it will end: a line of least squares,
-    and so many standard deviations of what is left above it.
+    Its final value is forecast from complete trials: a least-squares line from their values at the
+    same step to their final ones, plus a number of standard deviations of the residuals.
     """
 
     def __init__(self, first: int) -> None:
@@ -245,22 +245,22 @@ def _by_fold(trial: FrozenTrial) -> Sequence[float]:
 
 
 def halving(steps: int) -> BasePruner:
-    """For many trials: from a quarter of their steps on."""
+    """Pruner for many trials: successive halving from a quarter of the steps."""
     return Halving(max(1, steps // 4), FEWEST_TRIALS)
 
 
 def hyperband(steps: int) -> BasePruner:
-    """For many trials of which good ones may begin slowly."""
+    """Pruner for many trials of which good ones may start slowly: Hyperband brackets."""
     return Hyperband(max(1, steps // 2**BRACKETS), FEWEST_TRIALS)
 
 
 def forecast(steps: int) -> BasePruner:
-    """For the front: little of it is lost, as only what has no chance ends early."""
+    """Pruner for a Pareto front: ends only trials that are unlikely to be on it."""
     return Forecast(max(1, steps // 4))
 
 
 def race(steps: int) -> BasePruner:
-    """For few trials: one that is not ahead of the others in the middle of its steps ends there."""
+    """Pruner for few trials: after half of its steps a trial must be ahead of all others."""
     return Halving(math.ceil(steps / 2), 2)
 
 
@@ -270,7 +270,7 @@ def median(steps: int) -> BasePruner:
 
 
 def by_folds(steps: int) -> BasePruner:
-    """For trials whose steps are folds."""
+    """Pruner for trials whose steps are folds: a Wilcoxon test."""
     return Wilcoxon()
 
 

@@ -60,7 +60,7 @@ class Records:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What a resumed search must equal: fingerprint, digest of the data, settings."""
+        """Facts that a resumed search must share: fingerprint, digest of the data, settings."""
         identity: Mapping[str, Any] = self.attribute("identity")
         return identity
 

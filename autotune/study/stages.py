@@ -1,4 +1,4 @@
-"""Records of what a study has finished besides its trials; `resume` skips what is recorded.
+"""Records of the finished stages of a study in addition to its trials; `resume` skips them.
 
 Each record is one JSON value among the study's attributes, written once, when it ends. Older
 versions wrote the same keys without a `version`.
@@ -77,7 +77,7 @@ class Repeat:
     """One more training of a trial's plan, or of the linear probe, with another seed."""
 
     value: float
-    """On validation; with folds the mean over them."""
+    """Value on validation; with folds, their mean."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[float, ...] = ()
@@ -97,12 +97,12 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is trained for comparison: the best on validation of several learning rates."""
+    """Recipe trained for comparison, with the best of several learning rates on validation."""
 
     plan: Plan
     hyperparameters: Mapping[str, float]
     value: float
-    """On validation; with folds the mean over them."""
+    """Value on validation; with folds, their mean."""
 
     test: Mapping[str, float]
     """Metrics on the test part, and `n`."""
@@ -163,7 +163,7 @@ class Compared(Baseline):
 
 @dataclass(frozen=True)
 class PolicyStage:
-    """What came of learning a policy."""
+    """Result of learning a policy."""
 
     scores: Mapping[tuple[str, str], float]
     """(unit, label) → score."""
@@ -293,7 +293,7 @@ class Final:
     """The trial that it came from; None for the empty plan."""
 
     value: float
-    """On validation, with the study's seed."""
+    """Value on validation with the study's seed."""
 
     cost: Cost
     test: Mapping[str, float]
@@ -360,7 +360,7 @@ def rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
 
 
 def from_rows(listed: list[list[Any]]) -> dict[tuple[str, str], Any]:
-    """What `rows` was made from."""
+    """Inverse of `rows`."""
     return {(unit, label): value for unit, label, value in listed}
 
 

@@ -1,4 +1,4 @@
-"""What a study's storage says of its trials, as values that never change."""
+"""Trials of a stored study as immutable values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrialRecord:
     hyperparameters: Mapping[str, float]
     cost: Cost
     value: float | None
-    """What is maximised, on validation, of the last epoch."""
+    """Value of the metric on validation after the last epoch."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[float, ...] = ()
@@ -107,7 +107,7 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
 
 
 _UNSTATED = MethodFacts(frozenset({"bypass"}), "lowrank", "rank")
-"""What holds for studies of versions that did not store the facts of methods."""
+"""Facts of methods for studies of versions that did not store them."""
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 
 
 def problem_from_json(data: Mapping[str, Any]) -> Problem:
-    """What `problem_to_json` gave."""
+    """Inverse of `problem_to_json`."""
     candidates = {
         unit: {_choice(offer["methods"]): Cost(*offer["cost"]) for offer in offers}
         for unit, offers in data["units"].items()

@@ -45,14 +45,14 @@ NAMES = (
 
 @dataclass(frozen=True)
 class ComparedRecipe:
-    """A way of tuning: the best on validation of what is tried, then with other seeds."""
+    """Recipe that is compared: the best on validation of several trials, repeated over seeds."""
 
     name: str
     tried: Sequence[tuple[Plan, Mapping[str, float]]]
     """Plans with hyperparameters: one plan at several rates, or random ones."""
 
     costs: Mapping[str, Cost]
-    """By digest of the plan."""
+    """Digest of a plan → its cost."""
 
     head_rate: float | None = None
     """Rate of a linear probe whose head it begins with (LP-FT, arXiv 2202.10054)."""
@@ -162,9 +162,9 @@ def _row(name: str, by_seed: Mapping[int, Compared], metric: str) -> ComparisonR
 
 
 def recommended(rows: Sequence[ComparisonRow]) -> ComparisonRow:
-    """The cheapest of those within the budget that cannot be told apart from the best of them.
+    """Cheapest recipe within the budget that is indistinguishable from the best one there.
 
-    By validation alone.
+    Only values on validation are compared.
     """
     fitting = [row for row in rows if row.fits]
     best = max(fitting, key=lambda row: row.validation[0])

@@ -55,7 +55,7 @@ STRATEGIES = Registry(
 )
 
 _ARGUMENTS = ("problem", "grids", "seed", "workers", "scores")
-"""What every strategy is made from; its other arguments are its options."""
+"""Arguments that every strategy takes; its other arguments are its options."""
 
 
 def load_strategy(name: str) -> type[PlanSampler]:

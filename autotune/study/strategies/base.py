@@ -66,11 +66,10 @@ class PlanSampler(BaseSampler):
     """Pruner that `auto` stands for; empty: by the folds and the objective."""
 
     score_source: ClassVar[ScoreSource] = ScoreSource.NONE
-    """What makes the `scores` that it is given."""
+    """Source of the `scores` that it receives."""
 
     is_spread: ClassVar[bool] = False
-    """Whether it goes to cheap plans and to expensive ones by itself, where the front is asked
-    for."""
+    """Whether it covers cheap and expensive plans on its own when a front is searched."""
 
     admits_baselines: ClassVar[bool] = True
     """Whether a baseline that is good enough becomes one of its trials."""

@@ -24,12 +24,12 @@ GreedyCriterion = Literal["gain", "gain-per-cost"]
 
 
 class GreedySampler(ListingSampler):
-    """Round after round the best change of one unit, starting from the empty plan.
+    """Greedy search: each round keeps the best change of one unit, starting from the empty plan.
 
-    Forward, every unit that is still frozen is tried with every choice that is affordable beside
-    what was picked; backward, every unit of a full plan is tried frozen. The pick has the best
-    value (`criterion="gain"`), or the best gain for what it costs. `rule="gain"`, the paper's,
-    ends when a round gains less than epsilon; `rule="best"`, its code's, goes on until a round is
+    Forward, every unit that is still frozen is tried with every choice that is affordable in
+    addition to the picks; backward, every unit of a full plan is tried frozen. The pick has the
+    best value (`criterion="gain"`), or the best gain for its cost. `rule="gain"`, the paper's, ends
+    when a round gains less than epsilon; `rule="best"`, its code's, continues until a round is
     more than epsilon below the best value so far. Rounds are read from the record alone; while
     workers wait for the end of a round, they try what follows from its best plan so far.
     """
@@ -56,7 +56,7 @@ class GreedySampler(ListingSampler):
         return next((plan for plan in plans if plan.digest not in begun), None)
 
     def rounds(self, begun: Begun, study: Study) -> Iterator[list[Plan]]:
-        """The plans of each round, the start's alone first; after an open round as it may go on."""
+        """Plans of each round, first the start alone; after an open round, likely next ones."""
         values = _values(begun, study)
         base = self._start()
         yield [base]
@@ -101,7 +101,7 @@ class GreedySampler(ListingSampler):
 
 
 def fullest_plan(problem: Problem) -> Plan:
-    """As many units as the budget allows, with choices as expensive as it allows."""
+    """Plan with as many units as the budget allows, with choices as expensive as it allows."""
     entries = [(u, c) for u, c in entries_of(problem) if not problem.goes_alone(c)]
     offers = [(u, c, problem.price(u, c)) for u, c in entries]
     scale = 2 * sum(price for *_, price in offers)

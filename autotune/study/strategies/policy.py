@@ -75,10 +75,10 @@ BASE: Entry = ("", "base")
 
 
 class PolicySampler(PlanSampler):
-    """Thompson sampling: scores are drawn from what is believed of choices, and decoded exactly.
+    """Thompson sampling: draws scores from the belief about choices, and decodes them exactly.
 
     A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
-    beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
+    that is not the middle of its grid. Choices that share a method, a depth or a unit have scores in
     common, so that few trials say something of all. `scores` are the prior's means in any unit; the
     first trial is their best plan, and a choice that has none is not proposed; one of
     (hyperparameter, value) says where its grid begins. Without any, more expensive choices are

@@ -38,7 +38,7 @@ class ProfileSampler(FixedSampler):
 
     @cached_property
     def plans(self) -> list[Plan]:
-        """What is tried, in order; `ConfigError` for a choice that no unit has."""
+        """Plans to try, in order; `ConfigError` for a choice that no unit has."""
         offers = entries_of(self.problem)
         for name in self.choices:
             if not any(_is_named(choice, name) for _, choice in offers):

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class ScoreSource(Enum):
-    """Where a strategy's scores come from; the session knows how to make them."""
+    """Source of a strategy's scores, which the session computes."""
 
     NONE = "none"
     PROXIES = "proxies"
