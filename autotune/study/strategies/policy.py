@@ -75,7 +75,7 @@ BASE: Entry = ("", "base")
 
 
 class PolicySampler(PlanSampler):
-    """Thompson sampling: draws scores from the belief about choices, and decodes them exactly.
+    """Thompson sampling: draws scores from the belief about choices, decodes them exactly.
 
     A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
     that is not the middle of its grid. Choices that share a method, a depth or a unit have scores in
