@@ -78,12 +78,12 @@ class PolicySampler(PlanSampler):
     """Thompson sampling: draws scores from the belief about choices, decodes them exactly.
 
     A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
-    that is not the middle of its grid. Choices that share a method, a depth or a unit have scores in
-    common, so that few trials say something of all. `scores` are the prior's means in any unit; the
-    first trial is their best plan, and a choice that has none is not proposed; one of
-    (hyperparameter, value) says where its grid begins. Without any, more expensive choices are
-    believed to be a little better. The belief is made anew for every trial from the study and
-    (seed, number), so that it works in any study over this space.
+    that is not the middle of its grid. Choices that share a method, a depth or a unit have scores
+    in common, so that a few trials inform about all of them. `scores` are the prior's means in any
+    unit; the first trial is their best plan, and a choice without a score is never proposed; a
+    score of (hyperparameter, value) names the start within its grid. Without scores, more expensive
+    choices are believed to be slightly better. The belief is computed anew for every trial from
+    the study and (seed, number), so that it works in any study over this space.
     """
 
     default_trials = 3  # confirms a plan and its nearest competitors
