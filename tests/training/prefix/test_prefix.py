@@ -312,6 +312,7 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_says_so(caplog):
     assert "The network runs as a whole without a cache" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"fuse_batchnorm": True}, {"layout": "channels_last"}, {"precision": "bfloat16"}],
