@@ -271,7 +271,7 @@ def peak(name: str, unit: str, way: str) -> None:
         rig.engine.keeping = Keeping()
         rig.engine.to("cpu")
     (plain if way == "plain" else ours)(rig, unit)
-    places = [place for keeper in rig.engine.trunk._keepers for place in keeper.places]
+    places = [place for keeper in rig.engine.prefix._keepers for place in keeper.places]
     kept = sum(place.nbytes for place in places)
     status = Path("/proc/self/status").read_text()  # a child's `ru_maxrss` is its parent's
     largest = int(status.partition("VmHWM:")[2].split()[0]) / 1024

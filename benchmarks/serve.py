@@ -151,7 +151,7 @@ def write_tasks() -> None:
         f"ResNet-50 at 224 px, {TASKS} tasks tuned in the last three of sixteen blocks, all "
         f"answered for one batch; medians of {TURNS} turns.\n\n"
     )
-    write_section("Many tasks on one trunk", text + table(head, rows([1, 8])))
+    write_section("Many tasks on one backbone", text + table(head, rows([1, 8])))
 
 
 # one layer of ten tasks

@@ -27,7 +27,9 @@ def main_of(name: str) -> Any:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
 
 
-@pytest.mark.parametrize("name", ["first_search", "own_network"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("first_search", marks=pytest.mark.slow), "own_network"]
+)
 def test_example_runs_and_reports_a_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,7 +92,7 @@ def switch(model: nn.Module | Backbone, name: str | None) -> nn.Module:
 
 
 def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
-    """Take off and forget the deltas that `load_adapted` loaded, or the one called `name`.
+    """Take off and forget the deltas that `load_adapted` put on a model, or the one called `name`.
 
     Raises `ArtifactError` if there is none.
     """

@@ -173,8 +173,7 @@ class Mirror(BaseStorage):
     def _refresh(self, trial_id: int) -> None:
         """Read a trial from the storage because it is new or its state has changed."""
         trial = self._storage.get_trial(trial_id)
-        # A trial whose creation was committed, but whose answer was lost, leaves a gap in the
-        # numbers.
+        # If a trial was created but the database's reply was lost, its number is missing here.
         for missed in range(len(self._trials), trial.number):
             missed_id = self._storage.get_trial_id_from_study_id_trial_number(self.study_id, missed)
             self._put(self._storage.get_trial(missed_id))

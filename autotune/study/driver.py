@@ -1,4 +1,4 @@
-"""The study: all trials of one search, in one Optuna study that this driver alone writes."""
+"""Driver of a study: all trials of one search, in an Optuna study that only the driver writes."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ from autotune.utils.files import write_whole
 from autotune.utils.timings import spent
 
 REPEATS_IN_A_ROW = 3
-"""Number of repeats in a row after which a random plan is proposed."""
+"""Number of repeats in a row after which a random plan is proposed.
+
+A repeat costs no training but counts as a trial, so a strategy that is stuck wastes few of them.
+"""
 
 _TAKEN = "A storage holds one study, {} has one already. Resume it, or name another."
 
 KEPT = 5
-"""Number of best trials whose delta files stay in the run folder."""
+"""Number of best trials whose delta files stay in the run folder.
+
+Fewer take less disk space; a winner whose file was removed is trained again.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class DriverOptions:
     strategy: str
     seed: int
     steps: int
-    """Epochs of a full trial; folds, where plans are scored by folds."""
+    """Epochs of a full trial, or number of folds if plans are scored by folds."""
 
     grids: Grids
     workers: int = 1
@@ -65,21 +71,21 @@ class DriverOptions:
     """Keyword arguments of the strategy's class."""
 
     objective: str = ""
-    """`METRIC,PRICE` where the Pareto front is asked for; empty otherwise."""
+    """`METRIC,PRICE` if the Pareto front is searched; otherwise empty."""
 
     keep: str = "best"
-    """Delta files that stay: those of the `best` five trials and of the front, or of `all`."""
+    """Delta files to keep: those of the `best` five trials and of the front, or of `all`."""
 
     disk: int | None = None
-    """Bytes that the files of trials may take; the best one stays whatever it takes."""
+    """Limit on the files of trials in bytes; the best trial's are kept whatever their size."""
 
     attempts: int = ATTEMPTS
-    """Number of starts of a trial whose workers die, before it counts as failed."""
+    """Number of times that a trial is started if its workers die, before it counts as failed."""
 
 
 @dataclass
 class _Live:
-    """A trial that is running now."""
+    """Trial that is running."""
 
     trial: Trial
     job: Job
@@ -88,16 +94,17 @@ class _Live:
     """Recorded value after each epoch."""
 
     proposed: Mapping[str, Any] = field(default_factory=dict)
-    """Proposal of the strategy before decoding, where that is another plan."""
+    """Proposal of the strategy before it was decoded to a plan within the budget."""
 
     last: Progress | None = None
     pruned: bool = False
 
 
 class Driver(Records):
-    """The driver of a study, with the three calls of a backend: `next_job`, `report`, `finish`.
+    """Proposes trials and records their progress; the source of jobs for a backend.
 
-    Only ever made inside the lease: `with Lease(...)`.
+    Create it only while holding the lease (`with Lease(...)`), which every write checks. Raises
+    `LeaseError` once another driver has taken over.
     """
 
     def __init__(
@@ -142,14 +149,14 @@ class Driver(Records):
 
     @cached_property
     def strategy(self) -> PlanSampler:
-        """The strategy's sampler before it has scores: its facts, and what its options say."""
+        """Sampler of the strategy without scores, for reading its facts and options."""
         return self._made(self.options.strategy, self.problem)
 
-    # the three calls of a backend, and the two for what goes wrong
+    # calls of a backend
 
     @spent("proposing")
     def next_job(self) -> Job | None:
-        """The next trial to be run: an unfinished one first; None when there is none."""
+        """Job of the next trial, interrupted trials first; None if there is none at present."""
         while True:
             interrupts.check()
             self.lease.check()
@@ -163,12 +170,16 @@ class Driver(Records):
                 return job
 
     def has_more(self) -> bool:
-        """Whether a trial is left to run, as far as the record tells."""
+        """Whether a trial is left to run, according to the record."""
         return bool(self._interrupted) or self._next_sampler() is not None
 
     @spent("storage")
     def report(self, job: Job, progress: Progress) -> Decision:
-        """Record a progress, its checkpoint first; a late or repeated one changes nothing."""
+        """Record the progress of an epoch, its checkpoint first, and decide about the trial.
+
+        Progress of an earlier attempt stops it; a step that is already recorded is not written
+        again.
+        """
         interrupts.check()
         self.lease.check()
         live = self.live.get(job.number)
@@ -176,7 +187,7 @@ class Driver(Records):
             return Decision.STOP
         if live.last is not None and progress.parts > live.last.parts:
             warn(
-                f"{job.name} did not fit into memory; it goes on with each batch in "
+                f"{job.name} did not fit into memory; it continues with each batch in "
                 f"{progress.parts} parts.",
                 number=job.number,
             )
@@ -196,14 +207,14 @@ class Driver(Records):
                 steps=self.options.steps,
                 value=progress.value,
             )
-        # What went on after this step before it was interrupted was not ended here.
+        # A resumed trial repeats steps after which the driver had already let it continue.
         is_last = progress.step == max(live.curve) < self.options.steps
         live.pruned = is_last and live.trial.should_prune()
         return Decision.STOP if live.pruned else Decision.CONTINUE
 
     @spent("storage")
     def finish(self, job: Job) -> None:
-        """Record the end of a job: complete, or pruned where it was stopped."""
+        """Record the end of a job: pruned if it was stopped, otherwise complete."""
         self.lease.check()
         live = self.live.get(job.number)
         if live is None or live.job.attempt != job.attempt or live.last is None:
@@ -233,21 +244,21 @@ class Driver(Records):
         else:
             self._interrupted.append(job.number)
             self._attempts[job.number] = job.attempt
-            warn(f"The worker of {job.name} died; it goes on in another.", number=job.number)
+            warn(f"The worker of {job.name} died; it continues on another.", number=job.number)
 
-    # what else is recorded
+    # other records
 
     def record(self, name: str, record: Recorded) -> None:
-        """Write the record of something that has ended."""
+        """Write a record, such as that of a stage, as the study attribute `name`."""
         self.write(name, versioned(record.to_json()))
 
     def write(self, name: str, value: Any) -> None:
-        """Write an attribute of the study, a JSON value."""
+        """Write a JSON value as the study attribute `name`."""
         self.lease.check()
         self.study.set_user_attr(name, value)
 
     def admit(self, trial: FrozenTrial) -> TrialRecord:
-        """Add a complete trial that was trained elsewhere, in addition to those asked for."""
+        """Add a complete trial that was trained elsewhere; it does not count towards the goal."""
         self.lease.check()
         self.study.add_trial(trial)
         record = self._read(self.study.get_trials(deepcopy=False)[-1])
@@ -256,10 +267,10 @@ class Driver(Records):
         self._rank(record)
         return record
 
-    # inside
+    # private
 
     def _resumed(self, number: int) -> Job | None:
-        """The job of an interrupted trial; parameters that it lacks are sampled now."""
+        """Job of an interrupted trial; parameters that were not stored are sampled now."""
         self.study.sampler = self._sampler(number)
         self.study.sampler.proposed = {}
         study_id = self.storage.get_study_id_from_name(STUDY_NAME)
@@ -275,20 +286,20 @@ class Driver(Records):
             return None
         self.study.sampler = sampler
         trial = self.study.ask(dict(self.space))
-        # A storage that went away may have written a trial and not said so: it is gone on with.
+        # If the storage created a trial but its reply was lost, that trial is resumed.
         self._interrupted += range(self._asked_for, trial.number)
         self._asked_for = trial.number + 1
         return trial
 
     def _next_sampler(self) -> PlanSampler | None:
-        """The sampler of the next trial; None when all were asked for or nothing is left."""
+        """Sampler of the next trial; None if all trials were asked for or it has no plan left."""
         if self._asked_for >= self.goal:
             return None
         sampler = self._sampler(self._asked_for)
         return None if sampler.is_idle(self.study) else sampler
 
     def _started(self, trial: Trial, attempt: int, curve: Mapping[int, float]) -> Job | None:
-        """The job of a trial; None when the record answers it."""
+        """Job of a trial; None if an earlier trial with the same training answers it."""
         params = trial.params
         for name, distribution in self.space.items():
             if name not in params:
@@ -296,9 +307,9 @@ class Driver(Records):
         plan = plan_of(self.problem, params)
         assert self.problem.fits(plan), "decode lets nothing over the budget through"
         hyperparameters = hyperparameters_of(params)
-        twin = self._twin(plan, hyperparameters)
-        if twin is not None:
-            self._answer(trial, twin, curve)
+        earlier = self._earlier(plan, hyperparameters)
+        if earlier is not None:
+            self._answer(trial, earlier, curve)
             return None
         job = Job(
             name=f"trial {trial.number}",
@@ -314,31 +325,33 @@ class Driver(Records):
         tell("start", f"{job.name}: {plan}", number=trial.number, plan=str(plan))
         return job
 
-    def _twin(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
+    def _earlier(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
+        """Earlier trial that trained in the same way."""
         key = same_training(plan, hyperparameters)
         return self._by_key.get(key)
 
-    def _answer(self, trial: Trial, twin: TrialRecord, curve: Mapping[int, float]) -> None:
-        for step, value in enumerate(twin.curve, 1):
+    def _answer(self, trial: Trial, earlier: TrialRecord, curve: Mapping[int, float]) -> None:
+        """End a trial with the result of an earlier one, without training."""
+        for step, value in enumerate(earlier.curve, 1):
             if step not in curve:
                 trial.report(value, step)
         record = {
-            "metrics": dict(twin.metrics),
+            "metrics": dict(earlier.metrics),
             "seconds": 0.0,
-            "error": twin.error,
-            "repeat_of": twin.number,
-            **({"folds": twin.folds} if twin.folds else {}),
+            "error": earlier.error,
+            "repeat_of": earlier.number,
+            **({"folds": earlier.folds} if earlier.folds else {}),
         }
         trial.set_user_attr("record", record)
-        self.study.tell(trial.number, twin.value, state=twin.state)
+        self.study.tell(trial.number, earlier.value, state=earlier.state)
         self._ended[trial.number] = replace(
-            twin, number=trial.number, repeat_of=twin.number, seconds=0.0, origin=""
+            earlier, number=trial.number, repeat_of=earlier.number, seconds=0.0, origin=""
         )
         tell(
             "repeat",
-            f"trial {trial.number} repeats trial {twin.number} and is answered from the record.",
+            f"trial {trial.number} repeats trial {earlier.number} and is answered from the record.",
             number=trial.number,
-            repeat_of=twin.number,
+            repeat_of=earlier.number,
         )
 
     def _end(
@@ -391,7 +404,7 @@ class Driver(Records):
         )
 
     def _clean(self) -> None:
-        """Remove the files of all trials but the best, the running and the interrupted ones."""
+        """Remove the files of all trials except the best, running and interrupted ones."""
         unfinished = {*self.live, *self._interrupted}
         best = [record.number for record in self._best]
         if self.price is not None:
@@ -403,7 +416,6 @@ class Driver(Records):
             self.folder.drop_checkpoint(number)
 
     def _rank(self, record: TrialRecord) -> None:
-        """Rank a training that ended."""
         if record.repeat_of is not None:
             return
         self._by_key.setdefault(record.key, record)
@@ -413,7 +425,7 @@ class Driver(Records):
             del self._best[KEPT:]
 
     def _sampler(self, number: int) -> PlanSampler:
-        """The strategy's sampler, or a random one after three repeats in a row."""
+        """Sampler of the strategy, or a random one after `REPEATS_IN_A_ROW` repeats."""
         last = [self._ended.get(number - i - 1) for i in range(REPEATS_IN_A_ROW)]
         are_repeats = [r is not None and r.repeat_of is not None for r in last]
         strategy = "random" if all(are_repeats) else self.options.strategy
@@ -452,9 +464,9 @@ def create(
     attributes: Mapping[str, Any],
     trials: Sequence[FrozenTrial] = (),
 ) -> None:
-    """Create a study with its problem, its attributes, and the trials that it begins with.
+    """Create a study with its problem, attributes and initial trials.
 
-    Raises `RunError` when the storage has a study already.
+    Raises `RunError` if the storage already has a study.
     """
     try:
         study = optuna.create_study(
@@ -469,9 +481,9 @@ def create(
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:
-    """Raise `RunError` when a named storage cannot be reached or has a study already.
+    """Raise `RunError` if the named storage is unreachable or already has a study.
 
-    `LeaseError` names the driver of a study that is running there.
+    Raises `LeaseError`, which names the driver, if that study is running.
     """
     if storage is None:
         return

@@ -18,18 +18,21 @@ from autotune.utils.events import warn
 from autotune.utils.files import write_whole
 
 RENEW, STALE = 10.0, 60.0
-"""Seconds between renewals, and until a lease is stale: a driver may miss five renewals."""
+"""Seconds between renewals, and until a lease is stale.
+
+A driver may miss five renewals, for example while its file system or database hangs.
+"""
 
 SETTLE = 1.0
-"""Seconds between writing a lease and reading it back, without `$AUTOTUNE_LEASE_SETTLE`.
+"""Seconds between writing a lease and reading it back, unless `$AUTOTUNE_LEASE_SETTLE` is set.
 
-They are long next to the write of a small file, so that of two drivers that start together, both
-read what the later one wrote. A network file system that caches attributes may need more.
+Much longer than writing a small file takes, so that two drivers that start together both read what
+the later one wrote. A network file system that caches attributes may need more.
 """
 
 
 def settle_seconds() -> float:
-    """`$AUTOTUNE_LEASE_SETTLE` in seconds, or `SETTLE`; `LeaseError` for anything but a number."""
+    """`$AUTOTUNE_LEASE_SETTLE` in seconds, or `SETTLE`; raises `LeaseError` if it is invalid."""
     text = os.environ.get("AUTOTUNE_LEASE_SETTLE", "")
     try:
         seconds = float(text) if text else SETTLE
@@ -74,7 +77,11 @@ class Owner:
 
 
 class Lease:
-    """Lease held while a driver works, renewed by a thread, lost once it contains another token."""
+    """Lease held while a driver works and renewed by a thread.
+
+    It is lost once it contains another token. Raises `LeaseError` on entry if a living driver
+    owns the study.
+    """
 
     def __init__(
         self,
@@ -123,7 +130,7 @@ class Lease:
         return bool(self._lost)
 
     def owner(self) -> Owner | None:
-        """Holder of the lease by the file or the attribute, alive or not; None if there is none."""
+        """Owner named by the file or the attribute, alive or not; None if there is none."""
         return next(iter(self._owners()), None)
 
     def _owners(self) -> list[Owner]:

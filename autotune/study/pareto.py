@@ -19,7 +19,7 @@ Halving covers a range of costs with few trials each; the exact fractions are no
 """
 
 MEASURED = ("latency", "memory")
-"""Second objectives that do not follow from the plan and are measured when its trial starts."""
+"""Second objectives that cannot be computed from a plan; they are measured when a trial starts."""
 
 Price = Callable[[Cost, Mapping[str, float]], float]
 """Second objective, to be minimised, as a function of the plan's cost and the trial's metrics."""

@@ -1,7 +1,7 @@
-"""Stopping rules: which trials end early. All decide by the record alone and write nothing.
+"""Pruners, which decide whether a trial ends early, from the record alone and without writing.
 
-So a driver that takes over decides as the one before would have, whatever the backend. (Optuna's
-own successive halving and Hyperband mark a trial before it is stopped.)
+A driver that takes over a study therefore decides as its predecessor would have, on any backend.
+Optuna's own successive halving and Hyperband write to the trial that they judge.
 """
 
 from __future__ import annotations
@@ -21,24 +21,35 @@ from autotune.utils.registry import Registry
 Floats = NDArray[np.float64]
 
 FEWEST_TRIALS = 5
-"""Trials that must have come so far before one of them may end."""
+"""Number of trials that must have reached a step before one of them may end there.
+
+With fewer, being among the worse half says little. Optuna's `MedianPruner` also waits for five.
+"""
 
 BRACKETS = 3
-"""Hyperband brackets: a third of the trials are first compared after 1/8 of their steps, a third
-after 1/4, a third after 1/2."""
+"""Number of Hyperband brackets.
+
+A third of the trials each is first compared after 1/8, 1/4 and 1/2 of the steps.
+"""
 
 KNOWN = 8
-"""Complete trials that `forecast` needs before it predicts final values."""
+"""Number of complete trials that `forecast` needs before it predicts final values.
+
+Its line has two coefficients; fewer trials leave too little to estimate the spread around it.
+"""
 
 LUCK = 2.5
-"""Standard deviations by which `forecast` lets a trial exceed its prediction.
+"""Number of standard deviations by which `forecast` allows a trial to exceed its prediction.
 
-On the enumerated tables this saves a third of the epochs of random plans, and the front is lower
-by less than a tenth of the error of one training.
+On tables of all plans of a small space this saves a third of the epochs of random plans, and
+lowers the front by less than a tenth of the error of one training (docs/strategies.md).
 """
 
 CHANCE = 0.1
-"""Probability that `wilcoxon` ends a trial that is as good as the best on every fold."""
+"""Significance level of `wilcoxon`; Optuna's `WilcoxonPruner` has the same default.
+
+It is the probability of ending a trial that is as good as the best one on every fold.
+"""
 
 PRUNERS = Registry(
     "pruner",
@@ -53,14 +64,14 @@ PRUNERS = Registry(
         "none": "autotune.study.pruners:none",
     },
 )
-"""Name → pruner for a number of steps; `auto` is one of the others."""
+"""Name → function from the number of steps to a pruner; `choose_pruner` resolves `auto`."""
 
 
 def choose_pruner(name: str, strategy_default: str, folds: int, objective: str = "") -> str:
-    """The pruner that `auto` stands for: the strategy's default, where it has one.
+    """Name of the pruner to use; `auto` is the strategy's default, if it has one.
 
-    Otherwise halving, Wilcoxon with folds, and where the front is asked for the forecast, which
-    ends only what has no chance.
+    Otherwise `auto` is `forecast` for an objective with a price, since it keeps every trial that
+    may reach the front, `wilcoxon` with folds, and else `halving`.
     """
     if name != "auto":
         return name
@@ -69,19 +80,19 @@ def choose_pruner(name: str, strategy_default: str, folds: int, objective: str =
 
 
 class Priced(BasePruner):
-    """Compares a trial only with those that are no more expensive, where the front is asked for.
+    """Pruner that, with a price, compares a trial only with those that are no more expensive.
 
-    So no plan of the front is ended because of a more expensive one.
+    Otherwise expensive plans would end cheaper ones that belong to the Pareto front.
     """
 
     def __init__(self) -> None:
         self.price: Callable[[FrozenTrial], float] | None = None
-        """The second objective of a stored trial."""
+        """Function that returns the second objective of a stored trial; None without one."""
 
     def others_at(
         self, study: Study, trial: FrozenTrial, step: int, states: tuple[TrialState, ...] | None
     ) -> list[FrozenTrial]:
-        """Other trainings that got to a step, whatever they cost."""
+        """Other trials that reached a step, at any price; without repeats."""
         return [
             other
             for other in study.get_trials(deepcopy=False, states=states)
@@ -93,13 +104,16 @@ class Priced(BasePruner):
     def not_more_expensive(
         self, trial: FrozenTrial, others: Sequence[FrozenTrial]
     ) -> list[FrozenTrial]:
-        """The trials among them that a trial is compared with."""
+        """Those of `others` that cost at most as much as `trial`; all of them without a price."""
         price = self.price
         return [o for o in others if price is None or price(o) <= price(trial)]
 
 
 class Ended:
-    """Values at every step of the trainings that ended, in order; it grows with the record."""
+    """Sorted values of ended trials at each step, updated incrementally.
+
+    Reading all trials again at every step would cost time quadratic in their number.
+    """
 
     def __init__(self) -> None:
         self._begin(None)
@@ -110,7 +124,7 @@ class Ended:
         self._at: dict[int, list[float]] = {}
 
     def look(self, study: Study) -> list[FrozenTrial]:
-        """Take note of what has ended since; the trials that have not."""
+        """Add the trials that ended since the last call, and return those that have not."""
         if study is not self._study:
             self._begin(study)
         trials = study.get_trials(deepcopy=False)
@@ -124,7 +138,7 @@ class Ended:
         return [trials[number] for number in self._open]
 
     def at(self, step: int) -> Sequence[float]:
-        """The values, the lowest first; one that is no number is the lowest."""
+        """Values at `step` in ascending order, with NaN as -inf."""
         return self._at.get(step, ())
 
     def _add(self, trial: FrozenTrial) -> None:
@@ -138,7 +152,10 @@ def _is_repeat(trial: FrozenTrial) -> bool:
 
 
 class Halving(Priced):
-    """Successive halving (arXiv 1810.05934): at steps n, 2n, 4n, … the better half goes on."""
+    """Asynchronous successive halving (arXiv 1810.05934).
+
+    At steps n, 2n, 4n, … a trial continues if it is in the better half of those that got there.
+    """
 
     def __init__(self, first: int, fewest: int) -> None:
         super().__init__()
@@ -156,7 +173,7 @@ class Halving(Priced):
         return 1 + n >= self.fewest and better > max((1 + n) // 2 - 1, 0)
 
     def _others(self, study: Study, trial: FrozenTrial, step: int) -> tuple[int, int]:
-        """Trials that it is compared with at a step, and those of them that are better."""
+        """Number of trials that `trial` is compared with at a step, and of those better than it."""
         value = trial.intermediate_values[step]
         if self.price is not None:
             others = self.not_more_expensive(trial, self.others_at(study, trial, step, None))
@@ -172,22 +189,22 @@ class Halving(Priced):
         return rest == 0 and times > 0 and times & (times - 1) == 0
 
     def first_of(self, number: int) -> int:
-        """The first step at which a trial is compared."""
+        """First step at which trial `number` is compared."""
         return self.first
 
 
 class Hyperband(Halving):
-    """Brackets of successive halving (arXiv 1603.06560) that begin at steps n, 2n, 4n in turn."""
+    """Hyperband (arXiv 1603.06560): brackets of halving that start at steps n, 2n, 4n in turn."""
 
     def first_of(self, number: int) -> int:
         return self.first << number % BRACKETS
 
 
 class Forecast(Priced):
-    """Ends a trial that even with luck will not be better than what no dearer one has reached.
+    """Ends a trial whose optimistic forecast does not beat the best trial that costs no more.
 
-    How complete trials went on from the same step says where it will end: a line of least squares,
-    and so many standard deviations of what is left above it.
+    The forecast is a least-squares line from values at the same step to final values of complete
+    trials, plus `LUCK` standard deviations of its residuals.
     """
 
     def __init__(self, first: int) -> None:
@@ -212,7 +229,7 @@ class Forecast(Priced):
 class Wilcoxon(BasePruner):
     """Ends a trial that is worse than the best one on the same folds, by a signed-rank test.
 
-    The recorded values are means over the folds so far.
+    The recorded value at a step is the mean over the folds so far.
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -225,55 +242,59 @@ class Wilcoxon(BasePruner):
         differences = [value - leading for value, leading in pairs]
         if not any(differences):
             return False
-        from scipy.stats import wilcoxon  # a second to import
+        from scipy.stats import wilcoxon  # late: a second
 
         return bool(wilcoxon(differences, alternative="less").pvalue < CHANCE)
 
 
 def _with_luck(value: float, then: Floats, ended: Floats) -> float:
-    """Final value of a trial that is at `value` now, if it is a lucky one."""
+    """Optimistic final value of a trial that is at `value` now.
+
+    `then` and `ended` are (trials,): values of complete trials at the same step and at the end.
+    """
     off = then - then.mean()
     slope = float(off @ ended / (off @ off)) if off.any() else 0.0
-    left = ended - ended.mean() - slope * off
-    return float(ended.mean() + slope * (value - then.mean()) + LUCK * left.std())
+    residuals = ended - ended.mean() - slope * off
+    return float(ended.mean() + slope * (value - then.mean()) + LUCK * residuals.std())
 
 
 def _by_fold(trial: FrozenTrial) -> Sequence[float]:
+    """Value of each fold, from the recorded means over the folds so far."""
     means = [value for _, value in sorted(trial.intermediate_values.items())]
     sums = [mean * n for n, mean in enumerate(means, 1)]
     return [after - before for before, after in zip([0.0, *sums], sums, strict=False)]
 
 
 def halving(steps: int) -> BasePruner:
-    """For many trials: from a quarter of their steps on."""
+    """Halving from a quarter of the steps on, for many trials."""
     return Halving(max(1, steps // 4), FEWEST_TRIALS)
 
 
 def hyperband(steps: int) -> BasePruner:
-    """For many trials of which good ones may begin slowly."""
+    """Hyperband, for many trials of which good ones may start slowly."""
     return Hyperband(max(1, steps // 2**BRACKETS), FEWEST_TRIALS)
 
 
 def forecast(steps: int) -> BasePruner:
-    """For the front: little of it is lost, as only what has no chance ends early."""
+    """Forecast from a quarter of the steps on, for the Pareto front."""
     return Forecast(max(1, steps // 4))
 
 
 def race(steps: int) -> BasePruner:
-    """For few trials: one that is not ahead of the others in the middle of its steps ends there."""
+    """Halving after half of the steps, for few trials: already two are compared."""
     return Halving(math.ceil(steps / 2), 2)
 
 
 def median(steps: int) -> BasePruner:
-    """Optuna's median rule: below the median of complete trials after a quarter of the steps."""
+    """Optuna's median rule after a quarter of the steps: trials below the median end."""
     return MedianPruner(n_startup_trials=FEWEST_TRIALS - 1, n_warmup_steps=max(1, steps // 4) - 1)
 
 
 def by_folds(steps: int) -> BasePruner:
-    """For trials whose steps are folds."""
+    """Signed-rank test against the best trial, for trials whose steps are folds."""
     return Wilcoxon()
 
 
 def none(steps: int) -> BasePruner:
-    """Every trial runs to its end."""
+    """No pruning: every trial runs to its end."""
     return NopPruner()

@@ -1,4 +1,4 @@
-"""Read a stored study: its trials, stages and baselines. Nothing is written."""
+"""Read-only access to a stored study: its trials, stages and baselines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STUDY_NAME, STUDY_FORMAT = "autotune", 1
 
 
 class Records:
-    """A stored study, read only: its trials, stages and baselines."""
+    """Trials, stages and baselines of a stored study; raises `RunError` if there is none."""
 
     def __init__(self, folder: RunFolder, storage: str | None) -> None:
         self.folder = folder
@@ -54,39 +54,39 @@ class Records:
         self._ended: dict[int, TrialRecord | None] = {}
 
     def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
-        """The storage to read from; `RunError` where it holds no study."""
+        """Storage to read from; raises `RunError` if it holds no study."""
         _load(storage, where)
         return storage
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What a resumed search must equal: fingerprint, digest of the data, settings."""
+        """Fingerprint, data digest and settings, in which a resumed search must be equal."""
         identity: Mapping[str, Any] = self.attribute("identity")
         return identity
 
     @property
     def seed(self) -> int:
-        """The seed of the study's trials; their repeats have the next ones."""
+        """Seed of the study's trials; their repeats use the seeds after it."""
         return int(self.identity.get("seed", 0))
 
     @property
     def metric(self) -> str:
-        """The name of what is maximised."""
+        """Name of the metric that is maximised."""
         return str(self.identity["metric"])
 
     @property
     def preparation(self) -> Preparation | None:
-        """Whether normalisation statistics were re-estimated; None before that is settled."""
+        """Whether normalisation statistics were re-estimated; None before that is decided."""
         return self._one(PREPARATION, Preparation.from_json)
 
     @property
     def baselines(self) -> dict[str, Baseline]:
-        """Name → baseline, as far as they have run."""
+        """Name → baseline, for those that have run."""
         stored = self.attributes(BASELINE)
         return {name: Baseline.from_json(data) for name, data in stored.items()}
 
     def begun_baseline(self, name: str) -> Baseline | None:
-        """A baseline that the preparation ran at its middle and highest rate, not at the lowest."""
+        """Baseline that the preparation ran at the middle and highest rate, not the lowest."""
         return self._one(f"{BEGUN_BASELINE}:{name}", Baseline.from_json)
 
     def repeats(self, number: int) -> dict[int, Repeat]:
@@ -102,7 +102,7 @@ class Records:
 
     @property
     def probe_repeats(self) -> dict[int, Repeat]:
-        """Seed → linear probe with other seeds than the study's."""
+        """Seed → linear probe, for seeds other than the study's."""
         stored = self.attributes(PROBE_REPEAT)
         return {int(seed): Repeat.from_json(data) for seed, data in stored.items()}
 
@@ -113,12 +113,12 @@ class Records:
 
     @property
     def final(self) -> Final | None:
-        """The answer; None while the search has not ended."""
+        """Result of the search; None before it has ended."""
         return self._one(FINAL, Final.from_json)
 
     @property
     def compared(self) -> dict[tuple[str, int], Compared]:
-        """(name, seed) → what `compare` has run."""
+        """(name, seed) → recipe that `compare` has run."""
         keys = {key: key.rpartition(":") for key in self.attributes(COMPARED)}
         stored = self.attributes(COMPARED)
         return {(n, int(seed)): Compared.from_json(stored[k]) for k, (n, _, seed) in keys.items()}
@@ -128,26 +128,25 @@ class Records:
         return None if data is None else read(data)
 
     def attribute(self, name: str) -> Any:
-        """The JSON value of an attribute of the study, None when it is not written."""
+        """JSON value of a study attribute; None if it is not written."""
         return self._written().get(name)
 
     def attributes(self, prefix: str) -> dict[str, Any]:
-        """The JSON values of all attributes `PREFIX:…`, the prefix taken off."""
+        """JSON values of all attributes `PREFIX:…`, with the prefix removed from their names."""
         named, start = self._written().items(), prefix + ":"
         return {k.removeprefix(start): v for k, v in named if k.startswith(start)}
 
     def _written(self) -> Mapping[str, Any]:
-        """All attributes of the study."""
         attributes: Mapping[str, Any] = self.study.user_attrs
         return attributes
 
     @property
     def trials(self) -> list[TrialRecord]:
-        """All trials whose plan is known, in the order of their numbers."""
+        """Trials whose plan is known, in the order of their numbers."""
         return [r for t in self.study.get_trials(deepcopy=False) if (r := self._read(t))]
 
     def _read(self, trial: FrozenTrial) -> TrialRecord | None:
-        """One trial; those that ended are read once."""
+        """Record of a trial; finished trials are parsed only once."""
         if trial.number in self._ended:
             return self._ended[trial.number]
         record = read_trial(self.problem, trial)
@@ -156,13 +155,13 @@ class Records:
         return record
 
     def ranked(self) -> list[TrialRecord]:
-        """Complete trials, the best first, each training once."""
+        """Complete trials without repeats, the best first."""
         complete = [r for r in self.trials if r.is_complete and r.repeat_of is None]
         return sorted(complete, key=TrialRecord.rank)
 
 
 class Snapshot(Records):
-    """A study as it was at the first access: everything is read once."""
+    """Study as it was at the first access: attributes and trials are read once."""
 
     def _written(self) -> Mapping[str, Any]:
         return self._attributes
@@ -173,7 +172,7 @@ class Snapshot(Records):
 
     @property
     def trials(self) -> list[TrialRecord]:
-        """All trials whose plan was known then, in the order of their numbers."""
+        """Trials whose plan was known then, in the order of their numbers."""
         return self._trials
 
     @cached_property
@@ -183,7 +182,7 @@ class Snapshot(Records):
 
 
 def _check_format(version: Any, folder: RunFolder) -> None:
-    """Refuse a study of another format; one without a number has the first."""
+    """Raise `RunError` for a study of another format; one without a number has format 1."""
     if version not in (None, STUDY_FORMAT):
         raise RunError(
             f"This version reads studies of format {STUDY_FORMAT}, {folder.path} has format "

@@ -132,7 +132,7 @@ class RunFolder:
             folder.rmdir()
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Remove the folders of all trials but those in `numbers`."""
+        """Remove the folders of all trials except `numbers`."""
         root = self.path / "trials"
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.name.isdigit() and int(folder.name) not in numbers:
@@ -153,7 +153,7 @@ class RunFolder:
         return kept
 
     def put_best(self, delta: bytes, plan: str) -> None:
-        """Write `best/`, the plan first, so that a delta file is never there without its plan."""
+        """Write `best/`, the plan first, so that a delta file never exists without its plan."""
         write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
         write_whole(self.best, delta)
 

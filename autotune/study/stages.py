@@ -1,6 +1,6 @@
-"""Records of what a study has finished besides its trials; `resume` skips what is recorded.
+"""Records of finished work other than trials, which `resume` then skips.
 
-Each record is one JSON value among the study's attributes, written once, when it ends. Older
+Each record is one JSON value among the study's attributes, written once when the work ends. Older
 versions wrote the same keys without a `version`.
 """
 
@@ -17,17 +17,17 @@ from autotune.problem.plan import Plan
 from autotune.study.paired import Difference, Values, by_fold
 
 VERSION = 1
-"""Version of the records below; a larger one in a stored study is refused."""
+"""Version of the records below; records with a larger version are refused."""
 
 PREPARATION, ESTIMATE, PROXIES = "stage:preparation", "stage:estimate", "stage:proxies"
 POLICY, FINAL = "stage:policy", "stage:final"
 BASELINE, BEGUN_BASELINE, REPEAT, PROBE_REPEAT = "reference", "begun", "repeat", "probe"
 COMPARED, SESSION, TIMINGS = "compare", "sitting", "timings"
-"""Names of attributes, or what stands before the colon in them. They are part of the format."""
+"""Names of study attributes, or their prefixes before a colon. They are part of the format."""
 
 
 def checked(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record itself; `RunError` when a later version of autotune wrote it."""
+    """Return a record; raises `RunError` if a later version of autotune wrote it."""
     if (version := data.get("version", VERSION)) > VERSION:
         raise RunError(
             f"This version reads records of version {VERSION}, the study has version {version}. "
@@ -37,12 +37,12 @@ def checked(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def versioned(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON value of a record as it is stored."""
+    """JSON value of a record with the version, as it is stored."""
     return {"version": VERSION, **data}
 
 
 class Recorded(Protocol):
-    """A record that can be stored."""
+    """Record that can be stored."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -56,10 +56,10 @@ class Preparation:
 
     why: str
     probe: Mapping[str, float] = field(default_factory=dict)
-    """`on` and `off` → value of a linear probe, where both were compared."""
+    """`on` and `off` → value of a linear probe; empty if they were not compared."""
 
     uniform: Mapping[str, float] = field(default_factory=dict)
-    """`on` and `off` → value of uniform low rank, where both were compared."""
+    """`on` and `off` → value of uniform low rank; empty if they were not compared."""
 
     def to_json(self) -> dict[str, Any]:
         compared = {"probe": dict(self.probe), "uniform": dict(self.uniform)}
@@ -74,10 +74,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One more training of a trial's plan, or of the linear probe, with another seed."""
+    """Another training of a trial's plan, or of the linear probe, with a different seed."""
 
     value: float
-    """On validation; with folds the mean over them."""
+    """Value on validation; with folds, the mean over them."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[float, ...] = ()
@@ -97,15 +97,15 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is trained for comparison: the best on validation of several learning rates."""
+    """Plan trained for comparison, at the best of several learning rates on validation."""
 
     plan: Plan
     hyperparameters: Mapping[str, float]
     value: float
-    """On validation; with folds the mean over them."""
+    """Value on validation; with folds, the mean over them."""
 
     test: Mapping[str, float]
-    """Metrics on the test part, and `n`."""
+    """Metrics on the test part, and `n`, its number of examples."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[float, ...] = ()
@@ -117,7 +117,7 @@ class Baseline:
     """Whether the plan is within the budget."""
 
     seconds: float = 0.0
-    """Duration of all its trainings."""
+    """Duration of the trainings at all learning rates."""
 
     def values(self, seed: int) -> Values:
         """(seed, fold) → value on validation."""
@@ -143,10 +143,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Compared(Baseline):
-    """One way of tuning with one seed, as `compare` recorded it."""
+    """Training of one recipe with one seed by `compare`."""
 
     trainings: int = 0
-    """Number of trainings that it took; 0 where the search had it already."""
+    """Number of trainings that it took; 0 if the search had already run it."""
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "trainings": self.trainings}
@@ -157,24 +157,24 @@ class Compared(Baseline):
 
     @classmethod
     def known(cls, baseline: Baseline) -> Compared:
-        """A baseline that the search itself has trained."""
+        """Record of a baseline that the search itself has trained."""
         return cls(**{**vars(baseline), "seconds": 0.0})
 
 
 @dataclass(frozen=True)
 class PolicyStage:
-    """What came of learning a policy."""
+    """Outcome of learning a policy."""
 
     scores: Mapping[tuple[str, str], float]
     """(unit, label) → score."""
 
     earned: Mapping[tuple[str, str], list[float]]
-    """(unit, label of one method) → credits that it earned in the supernet."""
+    """(unit, label of one method) → its credits in the supernet, one per batch."""
 
     has_earned: bool
     plan: Plan
     proxies_plan: Plan
-    """The plan before the supernet was trained."""
+    """Plan before the supernet was trained."""
 
     rounds: int
     stable: bool
@@ -196,7 +196,7 @@ class PolicyStage:
     """Labels that cannot share a supernet."""
 
     rates: Mapping[str, float]
-    """Hyperparameters at which trials begin."""
+    """Hyperparameters with which trials start."""
 
     seconds: float
 
@@ -242,7 +242,7 @@ class PolicyStage:
 
 @dataclass(frozen=True)
 class Spread:
-    """One number for each seed."""
+    """Values of one quantity over seeds."""
 
     by_seed: Mapping[int, float]
 
@@ -266,7 +266,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Against:
-    """The winner less another plan, pair by pair on validation."""
+    """Paired difference of the winner to another plan on validation."""
 
     name: str
     """`trial 3`, or the name of a baseline."""
@@ -284,25 +284,25 @@ class Against:
 
 @dataclass(frozen=True)
 class Final:
-    """The answer of a search and the one look at the test part."""
+    """Result of a search: the chosen plan and its metrics on the test part."""
 
     plan: Plan
-    """Empty where no plan beat the linear probe."""
+    """Chosen plan; empty if no plan beat the linear probe."""
 
     number: int | None
-    """The trial that it came from; None for the empty plan."""
+    """Number of its trial; None for the empty plan."""
 
     value: float
-    """On validation, with the study's seed."""
+    """Value on validation with the study's seed."""
 
     cost: Cost
     test: Mapping[str, float]
-    """Metrics of the delivered file on the test part, and `n`."""
+    """Metrics of the delivered file on the test part, and `n`, its number of examples."""
 
     metrics: Mapping[str, float]
     hyperparameters: Mapping[str, float]
     baseline: str = ""
-    """The name of the baseline that the trial was before, if it was one."""
+    """Name of the baseline that became this trial; empty for any other trial."""
 
     values: Spread | None = None
     """Seed → value on validation; None for the empty plan."""
@@ -360,7 +360,7 @@ def rows(values: Mapping[tuple[str, str], Any]) -> list[list[Any]]:
 
 
 def from_rows(listed: list[list[Any]]) -> dict[tuple[str, str], Any]:
-    """What `rows` was made from."""
+    """Inverse of `rows`."""
     return {(unit, label): value for unit, label, value in listed}
 
 

@@ -1,4 +1,4 @@
-"""What a study's storage says of its trials, as values that never change."""
+"""Immutable records of stored trials, and the JSON form of a problem."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
 
 BASELINE_ORIGIN = "reference "
-"""Prefix of the origin of a trial that was a baseline before."""
+"""Prefix of the origin of a trial that was trained as a baseline; part of the format."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the storage has it."""
+    """Trial as it is stored."""
 
     number: int
     state: TrialState
@@ -31,26 +31,26 @@ class TrialRecord:
     hyperparameters: Mapping[str, float]
     cost: Cost
     value: float | None
-    """What is maximised, on validation, of the last epoch."""
+    """Maximised metric on validation after the last epoch; None unless complete."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[float, ...] = ()
     """Value after each epoch (fold)."""
 
     folds: tuple[float, ...] = ()
-    """Value of each fold, where there are any."""
+    """Value of each fold; empty without folds."""
 
     seconds: float = 0.0
     error: str = ""
     origin: str = ""
-    """The run that it was trained in, where that is another, or the baseline that it was."""
+    """Path of the other run, or name of the baseline, that trained it; empty for own trials."""
 
     repeat_of: int | None = None
-    """The trial that had the same plan, hyperparameters and seed, and answered this one."""
+    """Number of an earlier trial with the same training, whose result was copied."""
 
     @property
     def baseline(self) -> str:
-        """The name of the baseline that it was; empty for any other trial."""
+        """Name of the baseline that became this trial; empty for any other trial."""
         prefix, name = self.origin[: len(BASELINE_ORIGIN)], self.origin[len(BASELINE_ORIGIN) :]
         return name if prefix == BASELINE_ORIGIN else ""
 
@@ -60,29 +60,29 @@ class TrialRecord:
 
     @property
     def state_name(self) -> str:
-        """`complete`, `pruned`, `failed`, `running`, `out of memory`."""
+        """Name of the state: `complete`, `pruned`, `failed`, `running` or `out of memory`."""
         if self.state is TrialState.FAIL:
             return "out of memory" if "OutOfMemory" in self.error else "failed"
         return self.state.name.lower()
 
     @cached_property
     def key(self) -> tuple[str, str]:
-        """Trials with equal keys (and the study's one seed) train alike."""
+        """Key that is equal for trials with the same training (in one study, hence one seed)."""
         return same_training(self.plan, self.hyperparameters)
 
     def rank(self) -> tuple[float, int, int]:
-        """Sorts the best first: larger value, then the cheaper plan, then the earlier trial."""
+        """Key that sorts the best trial first: by value, then the cheaper, then the earlier one."""
         assert self.value is not None
         return (-self.value, self.cost.parameters, self.number)
 
 
 def same_training(plan: Plan, hyperparameters: Mapping[str, float]) -> tuple[str, str]:
-    """Equal for trainings that differ in nothing that is used."""
+    """Key of a plan and the hyperparameters that it uses; equal keys mean the same training."""
     return plan.digest, json.dumps(used(plan, hyperparameters), sort_keys=True)
 
 
 def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
-    """The record of a stored trial; None while its parameters are not all written."""
+    """Record of a stored trial; None while some of its parameters are missing."""
     units = [u for u in problem.units if len(problem.choices[u]) > 1]
     if any(f"unit:{unit}" not in trial.params for unit in units):
         return None
@@ -107,11 +107,11 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
 
 
 _UNSTATED = MethodFacts(frozenset({"bypass"}), "lowrank", "rank")
-"""What holds for studies of versions that did not store the facts of methods."""
+"""Facts about methods in studies of versions that did not store them."""
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:
-    """Enough to read a study's trials without its backbone."""
+    """JSON value of a problem, with which its trials can be read without the backbone."""
     budget = problem.budget
     units = {
         unit: [
@@ -136,7 +136,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 
 
 def problem_from_json(data: Mapping[str, Any]) -> Problem:
-    """What `problem_to_json` gave."""
+    """Inverse of `problem_to_json`."""
     candidates = {
         unit: {_choice(offer["methods"]): Cost(*offer["cost"]) for offer in offers}
         for unit, offers in data["units"].items()

@@ -13,19 +13,19 @@ from autotune.tasks.loading import generator_of, shuffled
 from autotune.tasks.part import Part
 
 BATCH = 64
-"""Largest batch that a mean and a variance are taken over, in examples.
+"""Maximum batch size for computing a mean and a variance.
 
-Not tuned: statistics are averaged over batches, so the size matters little from some tens on.
+Not tuned: statistics are averaged over batches, so beyond a few tens the size matters little.
 """
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether any layer normalises by running statistics."""
+    """Whether any layer normalises with running statistics."""
     return bool(_layers(network))
 
 
 def statistics_cost(network: nn.Module) -> Cost:
-    """Cost of storing re-estimated statistics in the delta file; nothing of them is trained."""
+    """Cost of storing re-estimated statistics in the delta file; none of them is trained."""
     names = [f"{n}.{kind}" for n in _layers(network) for kind in ("running_mean", "running_var")]
     buffers = [network.get_buffer(name) for name in names]
     stored = sum(buffer.numel() for buffer in buffers)
@@ -36,11 +36,10 @@ def statistics_cost(network: nn.Module) -> Cost:
 def estimate_statistics(
     network: nn.Module, part: Part, *, input: InputDescription | None, device: torch.device
 ) -> dict[str, Tensor]:
-    """Buffer's name → value estimated on `part`; the network itself does not change.
+    """Name of a buffer → value estimated on `part`; the network itself does not change.
 
     Means and variances are averaged over batches of about equal size, without a small last one;
-    everything but the statistics is in evaluation mode (adaptive batch normalisation, arXiv
-    1603.04779).
+    all other layers are in evaluation mode (adaptive batch normalisation, arXiv 1603.04779).
     """
     layers = _layers(network)
     before = {name: b.clone() for name, b in network.named_buffers()}
@@ -82,12 +81,12 @@ def _statistics(
 
 
 class ReplacedBuffers:
-    """Values for some buffers of a network, which can be put in and taken out again."""
+    """Temporary values for some buffers of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.values: dict[str, Tensor] = {}
-        """Buffer's name → value; set before `put`."""
+        """Name of a buffer → value; set before `put`."""
 
         self._originals: dict[str, Tensor] = {}
 
@@ -99,7 +98,7 @@ class ReplacedBuffers:
             buffer.copy_(value)
 
     def restore(self) -> None:
-        """Write the original values back; does nothing when they are there."""
+        """Write the original values back; does nothing if they are already there."""
         for name, value in self._originals.items():
             self.network.get_buffer(name).copy_(value)
         self._originals.clear()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def to_checkpoint(kinds: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any]) -> bytes:
-    """One file with the tensors of every kind, and a header whose values are written as JSON."""
+    """Content of a file with the tensors of every kind and a header of JSON values."""
     return save(flatten(kinds), {key: json.dumps(value) for key, value in header.items()})
 
 
@@ -34,7 +34,7 @@ def read_tensors(checkpoint: bytes) -> dict[str, dict[str, Tensor]]:
 
 
 def read_header(checkpoint: bytes) -> dict[str, Any]:
-    """The header alone, without reading any tensor."""
+    """Header of a checkpoint; tensors are not read."""
     length = int.from_bytes(checkpoint[:8], "little")
     metadata = json.loads(checkpoint[8 : 8 + length])["__metadata__"]
     return {key: json.loads(value) for key, value in metadata.items()}

@@ -1,4 +1,4 @@
-"""The engine runs jobs: it attaches a plan, trains, evaluates and reports after every epoch."""
+"""Engine that runs jobs: it attaches a plan, trains, evaluates and reports after every epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from autotune.training.footprint import footprint
 from autotune.training.linear_probe import LinearProbe
 from autotune.training.loop import Epoch, Fit, Recipe, evaluate
 from autotune.training.out_of_memory import BATCH_SPLITS, free_memory, is_out_of_memory
-from autotune.training.prefix.prefix import Keeping, Trunk
+from autotune.training.prefix.prefix import CachedPrefix, Keeping
 from autotune.training.trainable import Trainable, trainable
 
 IN_MEMORY = Keeping(memory=2**31)
@@ -74,13 +74,13 @@ class Engine:
         self.recipe = replace(self.recipe, device=device)
         self.backbone.network.to(device)
         self.backbone.network.to(memory_format=self.recipe.memory_format)
-        self.trunk = Trunk(
+        self.prefix = CachedPrefix(
             self.backbone.network, self.recipe, self.keeping, input=self.input, seed=self.seed
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for a worker, which traces, cuts and caches the network on its own."""
-        state = {name: value for name, value in self.__dict__.items() if name != "trunk"}
+        """State for a worker, which traces, cuts and caches the network itself."""
+        state = {name: value for name, value in self.__dict__.items() if name != "prefix"}
         return {**state, "_evidence": {}}  # its keys are ids in this process
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Engine:
         )
 
     def prepare(self, buffers: Mapping[str, Tensor]) -> None:
-        """Use these buffers from now on; an empty mapping restores the original ones."""
+        """Use these buffers in all later jobs; an empty mapping restores the original ones."""
         self._buffers.restore()
         self._forget()
         self._buffers.values = dict(buffers)
@@ -117,10 +117,11 @@ class Engine:
         self.backbone.network.to(memory_format=torch.contiguous_format)
 
     def __call__(self, job: Job) -> Iterator[Progress]:
-        """Run a job; the last progress has the delta file. Raises `TrialError` when it fails.
+        """Run a job; the last progress has the delta file. Raises `TrialError` if it fails.
 
         When memory runs out, the job resumes from its last checkpoint with each batch in twice as
-        many parts, whose gradients add up; `OutOfMemory` when a quarter of a batch does not fit.
+        many parts, whose gradients accumulate. Raises `OutOfMemory` if a quarter of a batch does
+        not fit.
         """
         for parts in BATCH_SPLITS:
             job = replace(job, parts=parts)
@@ -143,12 +144,12 @@ class Engine:
             free_memory()
 
     def test(self, content: bytes) -> dict[str, float]:
-        """Metrics of a delta file on the test part, and `n`."""
+        """Metrics of a delta file on the test part, and `n`, its number of examples."""
         assert self.task.test is not None
         return self.measure(content, self.task.test)
 
     def measure(self, content: bytes, part: Part) -> dict[str, float]:
-        """Metrics of a delta file on any part, and `n`."""
+        """Metrics of a delta file on any part, and `n`, its number of examples."""
         artifact = from_bytes(content, "the delta file")
         self._buffers.restore()  # the delta file has its own
         try:
@@ -160,12 +161,12 @@ class Engine:
         return {**metrics, "n": len(part)}
 
     def linear_probe(self) -> LinearProbe:
-        """Trains heads on the frozen network as it is now."""
+        """Linear probe of the network with its present buffers."""
         about = [self.backbone.fingerprint, fingerprint(self.prepared)]
-        self.trunk.look(self.task.train, about)
+        self.prefix.look(self.task.train, about)
         classes = len(self.task.classes)
         return LinearProbe(
-            self.backbone, self.units, self.trunk, classes, self.keep_head, self.seed
+            self.backbone, self.units, self.prefix, classes, self.keep_head, self.seed
         )
 
     def _run(self, job: Job) -> Iterator[Progress]:
@@ -196,7 +197,7 @@ class Engine:
             yield fold_progress(metrics, self.recipe.metric)
 
     def _final_metrics(self, job: Job, train: Part, val: Part) -> dict[str, float]:
-        """Metrics after the last epoch; no checkpoint and no delta file is made."""
+        """Metrics after the last epoch, without a checkpoint or a delta file."""
         with self._trainable(job, train, val) as network:
             fit = network.fit(job, self.recipe)
             measured = self._footprint(job, network, train)
@@ -212,7 +213,7 @@ class Engine:
         return trainable(
             self.backbone,
             self.units,
-            self.trunk,
+            self.prefix,
             job,
             head,
             (train, val),
@@ -249,7 +250,7 @@ class Engine:
 
     def _forget(self) -> None:
         """Drop everything that was computed by the network with its present buffers."""
-        self.trunk.forget()
+        self.prefix.forget()
         self._evidence.clear()
 
     def _progress(self, job: Job, fit: Fit, network: Trainable, epoch: Epoch) -> Progress:

@@ -1,4 +1,4 @@
-"""Estimate of a search's time and memory, from a few timed steps before anything is trained."""
+"""Estimate of a search's time and memory from a few timed steps before any training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from autotune.training.engine import Engine
 from autotune.utils.peak_memory import peak_memory
 
 TIMED_STEPS = 3
-"""Timed training steps, after one that warms up.
+"""Number of timed training steps, after one for warm-up.
 
-Not tuned: the median of three ignores one outlier, and the estimate should take seconds.
+Not tuned: the median of three ignores one outlier, and the estimate should take only seconds.
 """
-
 
 STEP_PER_FORWARD = 3
 """Time of a training step in forward passes: one forward, and a backward that costs about two."""
@@ -30,13 +29,13 @@ STEP_PER_FORWARD = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of training and bytes of memory on this machine."""
+    """Time and memory of training on this machine."""
 
     step: float
-    """Seconds of one training step of full fine-tuning."""
+    """Time of one training step of full fine-tuning, in seconds."""
 
     full: float
-    """Seconds of uncached full fine-tuning, same epochs, batch size, precision and data."""
+    """Time of full fine-tuning without a cache and with the search's recipe, in seconds."""
 
     memory: int
     """Peak memory of this process so far, in bytes; on a GPU, that of the GPU."""
@@ -54,7 +53,7 @@ def estimate(engine: Engine) -> Estimate:
 
 
 def _step_seconds(engine: Engine, plan: Plan) -> float:
-    """Median seconds of a training step with AdamW, after one that warms up."""
+    """Median time of a training step with AdamW in seconds."""
     network, device = engine.backbone.network, torch.device(engine.recipe.device)
     inputs, _ = next(
         batches(engine.task.train, engine.recipe.batch_size, input=engine.input, device=device)

@@ -1,4 +1,4 @@
-"""Evidence that deltas read before they train, collected once for all trials of a study."""
+"""Evidence from training data that deltas are initialised with, collected once per study."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from autotune.tasks.part import Part
 from autotune.training.fisher import weight_scores
 
 SCORED_EXAMPLES = 128
-"""Training examples that scores are computed on by default.
+"""Default number of training examples on which scores are computed.
 
 Not tuned: scores are means over examples, and their time grows linearly with the number.
 """
 
 FEATURE_EXAMPLES = 256
-"""Most training inputs whose features at a site are kept. Not tuned: means need no more."""
+"""Maximum number of training inputs whose features at a site are kept.
+
+Not tuned: means need no more.
+"""
 
 FEATURE_BYTES = 2**28
-"""Most bytes of features kept for one site, 256 MiB: a safeguard for large images."""
+"""Maximum size of the features kept for one site, 256 MiB: a safeguard for large images."""
 
 BATCH_SIZE = 32
-"""Examples per forward pass where only features are wanted; affects speed alone."""
+"""Examples per forward pass for features; it affects only speed and memory."""
 
 
 class TaskEvidence:
-    """Scores of weights and features at sites, from some training examples.
+    """Scores of weights, and features at sites, from some training examples.
 
-    `fit_head` returns a head that fits the frozen network, so that gradients do not describe a
-    random head. With several examples `together`, a score squares the mean of their gradients,
-    which is less exact and faster. Must be asked while nothing is attached to the network.
+    `fit_head` returns a head fitted to the frozen network, so that gradients do not describe a
+    random head. With `together` > 1, scores square the mean gradient of that many examples, which
+    is faster and less exact. Call its methods only while nothing is attached to the network.
     """
 
     def __init__(
@@ -61,13 +64,13 @@ class TaskEvidence:
         self._made: dict[tuple[object, ...], Any] = {}
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-        """The result of `make`, computed once per key."""
+        """Result of `make`, computed once per key."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def scores(self, kind: str) -> Mapping[str, Tensor]:
-        """Parameter's name → `fisher` or `gradient` score of each weight; see `weight_scores`."""
+        """Name of a parameter → `fisher` or `gradient` scores, as `weight_scores` returns them."""
         by_kind: dict[str, dict[str, Tensor]] = self.once(("scores",), self._scored)
         return by_kind[kind]
 

@@ -19,16 +19,16 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.tasks.loading import Batch
 
 Gradients = dict[int, Tensor]
-"""id of a tensor → gradient of the loss, a mean over batches."""
+"""id of a tensor → gradient of the loss, averaged over batches."""
 
 
 def weight_scores(
     network: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]
 ) -> dict[str, dict[str, Tensor]]:
-    """Score's kind → weight's name → score of each element, from the gradient of each batch.
+    """Kind of score → name of a weight → scores of its elements, from one gradient per batch.
 
-    `fisher` is the mean of the squared gradients: the empirical Fisher information (FISH, arXiv
-    2111.09839) where each batch is one example. `gradient` is the absolute value of their mean.
+    `fisher` is the mean of the squared gradients; with one example per batch this is the empirical
+    Fisher information (FISH, arXiv 2111.09839). `gradient` is the absolute value of their mean.
     """
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -81,13 +81,13 @@ def squared_norm(tensors: Iterable[Tensor]) -> float:
 
 
 def relative_gradient_norm(gradients: Iterable[Tensor], weights: Iterable[Tensor]) -> float:
-    """‖g‖ / ‖w‖ of some weights together; 0 where all are zero (Auto-RGN, arXiv 2210.11466)."""
+    """‖g‖ / ‖w‖ over all `weights`; 0 if they are all zero (Auto-RGN, arXiv 2210.11466)."""
     weight_norm = squared_norm(weights)
     return float((squared_norm(gradients) / weight_norm) ** 0.5) if weight_norm else 0.0
 
 
 def connection_sensitivity(weight: Tensor, gradient: Tensor) -> Tensor:
-    """|w·g|: change of the loss when each weight is set to 0, to first order (SNIP, 1810.02340)."""
+    """|w·g|, the first-order change of the loss if a weight is set to 0 (SNIP, 1810.02340)."""
     return weight.detach().abs() * gradient.abs()
 
 

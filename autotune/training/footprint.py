@@ -18,13 +18,13 @@ from autotune.deltas.attach import Deltas
 from autotune.training.loop import Recipe, rng_devices
 
 TURNS = 7
-"""Timed pairs of forward passes, after one that warms up.
+"""Number of timed pairs of forward passes, after one pair for warm-up.
 
-Not tuned: the median of seven leaves three outliers without effect.
+Not tuned: the median of seven ignores three outliers.
 """
 
 RESOLUTION = 0.05
-"""Step that latency is rounded to, in units of the backbone's own latency.
+"""Step to which latency is rounded, in units of the backbone's own latency.
 
 Timing noise is of this order, and equal plans should have equal latencies.
 """
@@ -41,16 +41,16 @@ def footprint(
     inputs: Tensor,
     recipe: Recipe,
 ) -> dict[str, float]:
-    """`latency` or `memory` of a batch by name, for deltas on a network with these parameters."""
+    """Measurement `measure` (`latency` or `memory`) for one batch, as a mapping with one entry."""
     if measure == "memory":
         return {"memory": float(memory(network, parameters, inputs, recipe))}
     return {"latency": latency(network, deltas, inputs, recipe)}
 
 
 def latency(network: nn.Module, deltas: Deltas, inputs: Tensor, recipe: Recipe) -> float:
-    """Inference time in units of the backbone's own, from alternating passes.
+    """Latency of a forward pass in units of the backbone's own, measured in alternation.
 
-    Deltas that merge into the weights cost nothing: without others it is exactly 1.
+    Deltas that merge into the weights cost nothing: with only such deltas it is exactly 1.
     """
     if all(delta.mergeable for delta in deltas.by_place.values()):
         return 1.0
@@ -63,8 +63,9 @@ def latency(network: nn.Module, deltas: Deltas, inputs: Tensor, recipe: Recipe) 
 def memory(
     network: nn.Module, parameters: Sequence[nn.Parameter], inputs: Tensor, recipe: Recipe
 ) -> int:
-    """Bytes of a training step in addition to the frozen network: kept activations, gradients and
-    the optimizer's moments.
+    """Memory of a training step in bytes, in addition to the frozen network.
+
+    Counts saved activations, gradients and the optimizer's moments.
     """
     frozen = _storages(network)
     kept: dict[int, Tensor] = {}
@@ -95,7 +96,7 @@ def _ratio(network: nn.Module, deltas: Deltas, inputs: Tensor) -> float:
 
 @contextmanager
 def _paths_off(deltas: Deltas) -> Iterator[None]:
-    """The network without its added paths; changes of weights stay."""
+    """Detach added paths while the context is open; changes of weights stay."""
     paths = [
         (deltas.sites[unit], delta) for (unit, _), delta in deltas.by_place.items() if delta.on_path
     ]

@@ -14,11 +14,11 @@ from autotune.deltas.seeding import seeded
 from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.tasks.part import Part
-from autotune.training.prefix.prefix import Trunk
+from autotune.training.prefix.prefix import CachedPrefix
 from autotune.training.trainable import trainable
 
 SCORING_RATE = 0.01
-"""Default learning rate of AdamW for a head that weights are scored with.
+"""Default learning rate (AdamW) of the head with which weights are scored.
 
 Not tuned: a head only has to fit well enough for gradients to describe the network's weights.
 """
@@ -26,19 +26,19 @@ Not tuned: a head only has to fit well enough for gradients to describe the netw
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """Makes heads for one task, and trains them alone on the frozen network."""
+    """Creates heads for one task and trains them on the frozen network."""
 
     backbone: Backbone
     units: Units
-    trunk: Trunk
+    prefix: CachedPrefix
     n_classes: int
     keep_head: bool
-    """Whether a head starts from the backbone's, where that has as many classes."""
+    """Whether a head starts from the backbone's if that has as many classes."""
 
     seed: int
 
     def new_head(self, seed: int) -> nn.Module:
-        """An untrained head; equal for equal seeds."""
+        """Untrained head; equal seeds give equal heads."""
         old = self.backbone.network.get_submodule(self.backbone.head)
         with seeded(seed, "head"):
             if self.keep_head and len(old.weight) == self.n_classes:  # type: ignore[arg-type]
@@ -53,13 +53,13 @@ class LinearProbe:
         rate: float = SCORING_RATE,
         seed: int | None = None,
     ) -> tuple[nn.Module, float]:
-        """A head trained on a part, and its value on the `evaluated` part, by default the same."""
+        """Train a head on `train`; return it and its value on `evaluated` (default: `train`)."""
         seed = self.seed if seed is None else seed
         job = Job("linear probe", Plan(), {"lr:head": rate}, seed)
-        parts, recipe = (train, evaluated or train), self.trunk.recipe
+        parts, recipe = (train, evaluated or train), self.prefix.recipe
         head = self.new_head(seed)
         with trainable(
-            self.backbone, self.units, self.trunk, job, head, parts, evidence=None
+            self.backbone, self.units, self.prefix, job, head, parts, evidence=None
         ) as probed:
             *_, last = probed.fit(job, recipe).epochs(probed.train, probed.val)
             return head, last.metrics[recipe.metric]

@@ -23,7 +23,7 @@ from autotune.utils.timings import spent, timed
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that every training of a study shares."""
+    """Settings that all trainings of a study share."""
 
     epochs: int = EPOCHS
     batch_size: int = 32
@@ -63,7 +63,7 @@ class Epoch:
     """Result of one epoch."""
 
     number: int
-    """Epochs done so far, from 1."""
+    """Number of the epoch, from 1."""
 
     loss: float
     """Mean training loss."""
@@ -73,9 +73,10 @@ class Epoch:
 
 
 class Fit:
-    """One training run, epoch by epoch; it can be saved and resumed between epochs.
+    """One training run, which can be saved and resumed between epochs.
 
-    With several `parts`, gradients of a batch accumulate part by part: the same step, less memory.
+    With several `parts`, each batch is split into as many, whose gradients accumulate: the same
+    step with less memory.
     """
 
     def __init__(
@@ -96,7 +97,10 @@ class Fit:
         self.done = 0
 
     def epochs(self, train: Feed, val: Feed) -> Iterator[Epoch]:
-        """Train to the last epoch; `TrialError` for a NaN loss or a tensor without a gradient."""
+        """Train to the last epoch and yield the result of each.
+
+        Raises `TrialError` for a loss that is not finite or a tensor that receives no gradient.
+        """
         while self.done < self.recipe.epochs:
             loss = self._epoch(train)
             self.done += 1
@@ -134,7 +138,7 @@ class Fit:
         return sum(losses[1:], losses[0])
 
     def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
-        """Accumulate the gradients of a part of a batch of n; the part's share of the loss."""
+        """Accumulate gradients of a part of a batch of `n`; return its share of the loss."""
         with self.recipe.autocast():
             loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
         loss.backward()
@@ -168,7 +172,7 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Load what `moments_of` returned into an optimizer of the same parameters."""
+    """Load moments that `moments_of` returned into an optimizer of the same parameters."""
     restored: dict[int, dict[str, Tensor]] = {}
     for name, tensor in moments.items():
         position, _, key = name.partition("/")
@@ -206,7 +210,7 @@ def predict(
     *,
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """(logits (n, classes) float32, labels (n,)) in the order of the feed."""
+    """Logits (n, classes), float32, and labels (n,) in the order of the feed."""
     logits, labels = [], []
     size = max(1, 2 * recipe.batch_size // parts)
     for inputs, targets in timed("data", feed.in_order(size)):
@@ -217,13 +221,13 @@ def predict(
 
 
 def autocast(device: torch.device, precision: str = "auto") -> Any:
-    """Autocast to bfloat16 if asked for, or by default on a GPU; otherwise an empty context."""
+    """Autocast context for bfloat16 if requested, or by default on a GPU; else an empty context."""
     is_low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if is_low else nullcontext()
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
-    """Devices whose random state `fork_rng` must keep, in addition to the CPU, to train on one."""
+    """Devices besides the CPU whose random state `fork_rng` must save for training on `device`."""
     return [device] if device.type == "cuda" else []
 
 

@@ -7,9 +7,9 @@ import gc
 import torch
 
 BATCH_SPLITS = 1, 2, 4
-"""Parts that a batch is trained in, one after the other, when it does not fit into memory.
+"""Numbers of parts into which a batch is split, in the order of attempts.
 
-Not tuned; few, as each attempt repeats the epoch that was interrupted.
+Not tuned; there are few, since each attempt repeats the epoch that was interrupted.
 """
 
 
@@ -20,7 +20,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Free what a failed step held; call it after the error, which held the step's frames."""
+    """Free the memory of a failed step.
+
+    Call it outside the `except` block: until then the error keeps the frames of the step alive.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

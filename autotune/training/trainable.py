@@ -1,4 +1,4 @@
-"""The trainable network of one job: deltas and a head on the backbone, cut where it can be."""
+"""Trainable network of one job: deltas and a head on the backbone, behind a cached prefix."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from autotune.problem.job import Job
 from autotune.tasks.loading import Feed
 from autotune.tasks.part import Part
 from autotune.training.loop import Fit, Group, Recipe
-from autotune.training.prefix.prefix import Trunk
+from autotune.training.prefix.prefix import CachedPrefix
 
 
 @dataclass
 class Trainable:
-    """A network, or the part of it behind its cut, with the feeds that it reads."""
+    """Network, or its part after the cut, with the feeds that it reads."""
 
     head: nn.Module
     deltas: Deltas
@@ -31,10 +31,10 @@ class Trainable:
     train: Feed
     val: Feed
     measured: Mapping[str, float] = field(default_factory=dict)
-    """Latency or memory of the plan, where the study asks for it."""
+    """Latency or memory of the plan if the study measures it."""
 
     def fit(self, job: Job, recipe: Recipe) -> Fit:
-        """The training run of a job on this network."""
+        """Training run of a job on this network."""
         return Fit(
             self.forward,
             self._groups(job.hyperparameters),
@@ -52,7 +52,7 @@ class Trainable:
         return [*methods, Group("the head", list(self.head.parameters()), rates["lr:head"])]
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters that train."""
+        """All trained parameters."""
         return [*self.deltas.parameters(), *self.head.parameters()]
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -60,12 +60,12 @@ class Trainable:
         return {"delta": self.deltas.tensors(), "head": self.head.state_dict()}
 
     def load(self, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take the values of tensors that `tensors` returned."""
+        """Load tensors that `tensors` returned."""
         self.deltas.load(kinds.get("delta", {}))
         self.head.load_state_dict(kinds.get("head", {}))
 
     def trained_names(self) -> dict[str, list[str]]:
-        """Names of the parameters that take gradients: of the deltas and of the network."""
+        """`delta` and `network` → names of their parameters that require gradients."""
         deltas = {
             f"{unit}/{method}/{name}": parameter
             for (unit, method), delta in self.deltas.by_place.items()
@@ -82,16 +82,17 @@ class Trainable:
 def trainable(
     backbone: Backbone,
     units: Units,
-    trunk: Trunk,
+    prefix: CachedPrefix,
     job: Job,
     head: nn.Module,
     parts: tuple[Part, Part],
     *,
     evidence: Evidence | None,
 ) -> Iterator[Trainable]:
-    """The backbone with a head and the deltas of a job's plan; afterwards as it was before.
+    """Attach a head and the deltas of a job's plan; afterwards the backbone is as before.
 
-    `parts` are the training and validation parts.
+    `parts` are the training and validation parts. Raises `TrialError` if the deltas do not have
+    the predicted cost.
     """
     network = backbone.network
     with exchanged(network, backbone.head, head):
@@ -102,7 +103,7 @@ def trainable(
             deltas.train()
             if deltas.cost() != deltas.predicted:
                 raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
-            size = max(1, trunk.recipe.batch_size // job.parts)
-            yield Trainable(head, deltas, *trunk.split(*parts, size))
+            size = max(1, prefix.recipe.batch_size // job.parts)
+            yield Trainable(head, deltas, *prefix.split(*parts, size))
         finally:
             deltas.detach()

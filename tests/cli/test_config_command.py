@@ -30,7 +30,7 @@ def test_a_run_knows_what_its_options_gave(finished, origins):
     assert lines["out"] == (str(finished), "option")
     assert lines["budget"] == ("1%", "default")
     assert {name for name, (_, place) in lines.items() if place == "option"} == {
-        *("trials", "epochs", "out")
+        *("strategy", "trials", "epochs", "out")
     }
 
 
@@ -49,7 +49,7 @@ def test_a_run_without_origins_reports_what_is_no_default(finished, origins, tmp
     lines = origins(copied)
     assert lines["epochs"] == (2, "the run")
     assert lines["seed"] == (0, "default")
-    assert lines["trials"] == (3, "strategy default")
+    assert lines["trials"] == (3, "the run")
 
 
 def test_a_file_is_resolved(origins, tmp_path):

@@ -62,6 +62,7 @@ def test_a_trial_and_the_best_below_a_smaller_budget(here, shown, finished):
     assert status["best"]["cost"]["parameters"] >= limit
 
 
+@pytest.mark.slow
 def test_a_delta_that_was_not_kept_is_trained_again(here, call, finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)

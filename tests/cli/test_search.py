@@ -46,7 +46,7 @@ def files(folder: Path) -> set[str]:
 
 def test_the_folder_holds_what_it_should_and_nothing_else(finished, status):
     """`trials/` has the deltas of the best trials, repeats beside them; no lease, no checkpoint."""
-    best = {f"best/{name}" for name in ("delta.safetensors", "plan.json", "policy.safetensors")}
+    best = {f"best/{name}" for name in ("delta.safetensors", "plan.json")}
     always = {"config.yaml", "origins.json", "study.db", "log.jsonl", *best}
     prepared = {"prepared.safetensors"} if status["preparation"]["bnstats"] == "on" else set()
     names = {f for f in files(finished) if not f.endswith(("-wal", "-shm"))}  # of who reads it

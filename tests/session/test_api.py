@@ -156,6 +156,7 @@ def test_folds_score_the_plans_and_the_winner_is_trained_on_all_of_them(search: 
     assert study.best.test["n"] == 31
 
 
+@pytest.mark.slow
 def test_a_budget_in_bytes_pays_for_the_prepared_statistics(search: Search) -> None:
     study = search(budget="1kB", bnstats="on")
     stored = read_artifact(study.best.artifact).tensors

@@ -20,10 +20,12 @@ from autotune.problem.job import Job
 from autotune.problem.plan import Plan
 from autotune.session.compare import Comparison
 from autotune.study.backends.inline import InlineBackend
-from autotune.study.selection import comparison as rivals
+from autotune.study.selection import comparison
 from autotune.study.selection.comparison import NAMES, ComparisonRow, recommended
 from autotune.tasks.loading import PartFeed
 from autotune.training.loop import Recipe, evaluate
+
+pytestmark = pytest.mark.slow
 
 QUICK = {"budget": "60%", "epochs": 2, "strategy": "random", "trials": 2, "bnstats": "off"}
 
@@ -107,7 +109,7 @@ def test_random_search_has_the_compute_of_the_search(run, compared):
 
 
 def test_nothing_is_run_twice(run, options, compared):
-    with patch.object(rivals, "best_job", side_effect=AssertionError("trained again")):
+    with patch.object(comparison, "best_job", side_effect=AssertionError("trained again")):
         again = autotune.compare(run, **options)
     assert again.rows == compared.rows
 
@@ -185,7 +187,6 @@ def test_wrong_wishes_are_refused_in_one_line(run, options, wish, error, message
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_folds_are_pairs_and_what_is_tested_has_seen_them_all(options, tmp_path):
     """Without references of the search's own; LP-FT begins with a probe in every fold, too."""
     quick = {**QUICK, "folds": 3, "references": False}

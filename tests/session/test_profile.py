@@ -113,6 +113,7 @@ def test_greedy_takes_it_for_its_first_round(small, tmp_path, profiled):
     assert all(values.get(t.plan, t.value) == t.value for t in known)
 
 
+@pytest.mark.slow
 def test_more_trials_than_the_profile_has_can_be_asked_for_later(small, tmp_path, profiled):
     how = {"strategy": "random", "budget": "100%", "trials": 1}
     out = f"{tmp_path}/run"
@@ -123,6 +124,7 @@ def test_more_trials_than_the_profile_has_can_be_asked_for_later(small, tmp_path
     assert len(more.trials) == n + 1
 
 
+@pytest.mark.slow
 def test_a_profile_of_another_training_is_refused(small, tmp_path, profiled):
     other = {**small, "epochs": 3}
     with pytest.raises(ConfigError, match="differs in epochs"):

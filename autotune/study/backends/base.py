@@ -27,7 +27,7 @@ class Source(Protocol):
         """Record that a job raised an error."""
 
     def lost(self, job: Job) -> None:
-        """Take a job back whose worker died."""
+        """Take back a job whose worker died."""
 
 
 class Backend(ABC):
@@ -110,9 +110,9 @@ def messages(engine: RunsJob, job: Job) -> Generator[Progress | Failure, None, N
 
 
 def pass_on(source: Source, job: Job, message: Progress | Failure | None) -> Decision | None:
-    """Pass a message of a job to its source; None means that the job has ended.
+    """Pass a job's message to its source, and return the source's decision.
 
-    Returns the decision of the source, or None if the job has ended.
+    The message None means that the job has ended; then, and after a failure, None is returned.
     """
     if isinstance(message, Progress):
         return source.report(job, message)

@@ -29,7 +29,7 @@ from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
 
 PATIENCE = 30.0
-"""Seconds without any worker until a warning. Workers that import torch start within that time."""
+"""Seconds without any worker before a warning; workers that import torch start within that time."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Cluster:
 
 @dataclass(eq=False)
 class _Seat:
-    """Place of one worker; if its actor dies, a new one takes it."""
+    """Slot of one worker; if its actor dies, a new actor takes the slot."""
 
     actor: Any
     waited: Any
@@ -65,7 +65,7 @@ class _Seat:
     """Whether the engine is loaded."""
 
     deaths: int = 0
-    """Number of actors of this place that died in succession before they were ready."""
+    """Number of consecutive actors of this slot that died before they were ready."""
 
 
 class RayBackend(Backend):
@@ -216,9 +216,9 @@ def _connect_to(address: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _devices_left_alone() -> Iterator[None]:
-    """Keep Ray from hiding the GPUs of a machine from workers that request none.
+    """Keep Ray from hiding a machine's GPUs from workers that request none.
 
-    It also silences the warning of Ray that this default will change.
+    This also silences Ray's warning that the default will change.
     """
     name = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
     before = os.environ.get(name)

@@ -1,4 +1,4 @@
-"""Baselines: what a user would have done without a search, trained with every search."""
+"""Baselines of every search: plans that a user would have trained without one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from autotune.utils.events import tell, warn
 
 PROBE, UNIFORM = "probe", "uniform"
 CONTROL = "random"
-"""The baseline that no search needs; the probe and uniform low rank may be its answer."""
+"""Random placement, a pure control; the probe and uniform low rank may become the answer."""
 
 
 def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
-    """Name → plan: linear probe, uniform low rank, one random placement at equal budget."""
+    """Name → plan: linear probe, uniform low rank and one random placement of the same budget."""
     plans = {PROBE: Plan(), UNIFORM: uniform_placement(problem)}
     plans[CONTROL] = random_placement(problem, seed)
     if not plans[UNIFORM].choices:
@@ -34,7 +34,10 @@ def baseline_plans(problem: Problem, seed: int) -> dict[str, Plan]:
 
 
 def run_baselines(driver: Driver, backend: Backend, test: Test) -> None:
-    """Run what is not yet recorded; each is the best on validation of three learning rates."""
+    """Run baselines that are not yet recorded, each at three learning rates.
+
+    The best rate on validation is recorded. A baseline that fails at all of them is left out.
+    """
     for name, plan in baseline_plans(driver.problem, driver.options.seed).items():
         if name in driver.baselines:
             continue
@@ -45,15 +48,15 @@ def run_baselines(driver: Driver, backend: Backend, test: Test) -> None:
 
 
 def _run(name: str, plan: Plan, driver: Driver, backend: Backend, test: Test) -> None:
-    """Train one baseline, or what the preparation left of it, and record it."""
+    """Train one baseline at the rates that the preparation did not try, and record it."""
     probe, begun = driver.baselines.get(PROBE), driver.begun_baseline(name)
     head = probe.hyperparameters["lr:head"] if probe else None
     rates = three_rates(driver.options.grids, plan, head)
     if begun is None or begun.plan != plan:
-        begun, left = None, rates
+        begun, remaining = None, rates
     else:
-        left = rates[:-2]  # the preparation has compared the middle and the highest rate
-    jobs = baseline_jobs(name, plan, left, driver.options.seed)
+        remaining = rates[:-2]  # the preparation has compared the middle and the highest rate
+    jobs = baseline_jobs(name, plan, remaining, driver.options.seed)
     trained = train_baseline(name, jobs, backend, test, driver) if jobs else None
     best = _better(begun, trained)
     cost, fits = driver.problem.cost(plan), driver.problem.fits(plan)
@@ -62,7 +65,7 @@ def _run(name: str, plan: Plan, driver: Driver, backend: Backend, test: Test) ->
 
 
 def _better(begun: Baseline | None, trained: Baseline | None) -> Baseline:
-    """The better on validation of what was begun and what ran now, with the seconds of both."""
+    """The better of the two on validation, with the seconds of both."""
     known = [baseline for baseline in (begun, trained) if baseline is not None]
     best = max(known, key=lambda baseline: baseline.value)
     return replace(best, seconds=sum(baseline.seconds for baseline in known))
@@ -71,14 +74,17 @@ def _better(begun: Baseline | None, trained: Baseline | None) -> Baseline:
 def baseline_jobs(
     name: str, plan: Plan, rates: Sequence[Mapping[str, float]], seed: int
 ) -> list[Job]:
-    """A job for each of some hyperparameters."""
+    """One job for each set of hyperparameters in `rates`."""
     return [Job(f"baseline {name} {i}", plan, tried, seed) for i, tried in enumerate(rates)]
 
 
 def train_baseline(
     name: str, jobs: Sequence[Job], backend: Backend, test: Test, driver: Driver | None = None
 ) -> Baseline:
-    """The best of some jobs as a baseline without costs; `TrialError` when all of them fail."""
+    """Train jobs and return the best on validation, as a baseline without costs.
+
+    Raises `TrialError` if all of them fail.
+    """
     trained = best_job(jobs, backend, driver)
     job, last = trained.job, trained.last
     artifact = last.artifact or deliver_whole(job, backend, driver)

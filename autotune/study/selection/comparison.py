@@ -40,25 +40,28 @@ NAMES = (
     *(WINNER, PROBE, "uniform", "random", "random 2", "random 3", "last-k"),
     *("norms only", "biases only", "random search", "LP-FT", FULL),
 )
-"""Names of all recipes, in the order in which they are shown."""
+"""Names of all recipes, in the order of the comparison's table."""
 
 
 @dataclass(frozen=True)
 class ComparedRecipe:
-    """A way of tuning: the best on validation of what is tried, then with other seeds."""
+    """Recipe whose best training on validation is repeated with other seeds."""
 
     name: str
     tried: Sequence[tuple[Plan, Mapping[str, float]]]
-    """Plans with hyperparameters: one plan at several rates, or random ones."""
+    """Plans with hyperparameters: one plan at several rates, or random plans."""
 
     costs: Mapping[str, Cost]
-    """By digest of the plan."""
+    """Digest of a plan → its cost."""
 
     head_rate: float | None = None
-    """Rate of a linear probe whose head it begins with (LP-FT, arXiv 2202.10054)."""
+    """Learning rate of a linear probe that is trained first, to initialise the head.
+
+    For LP-FT (arXiv 2202.10054); None starts from the usual head.
+    """
 
     def jobs(self, seed: int) -> list[Job]:
-        """Everything that is tried, for the best of them to be chosen."""
+        """Jobs of all plans and hyperparameters, of which the best will be chosen."""
         return [self.job(plan, rates, seed, str(i)) for i, (plan, rates) in enumerate(self.tried)]
 
     def job(self, plan: Plan, rates: Mapping[str, float], seed: int, part: str = "") -> Job:
@@ -72,7 +75,7 @@ class ComparisonRow:
 
     name: str
     label: str
-    """The plan's."""
+    """Label of the plan."""
 
     cost: Cost
     fits: bool
@@ -80,11 +83,11 @@ class ComparisonRow:
     """(seed, fold) → value on validation."""
 
     tests: Mapping[int, float]
-    """Seed → the metric on the test part."""
+    """Seed → metric on the test part."""
 
     trainings: int
     seconds: float
-    """Duration of all its trainings, those that chose its rates included."""
+    """Duration of all trainings, including those that chose the learning rates."""
 
     @property
     def validation(self) -> tuple[float, float]:
@@ -119,7 +122,7 @@ def run_comparison(
     seeds: Sequence[int],
     test: Test,
 ) -> None:
-    """Train every recipe with every seed that is not recorded; one that fails is left out."""
+    """Train recipes with every seed that is not recorded; a recipe that fails is left out."""
     tell("stage", "Comparison", stage="comparison", total=len(recipes))
     for recipe in recipes:
         try:
@@ -131,7 +134,7 @@ def run_comparison(
 def random_trials(
     problem: Problem, grids: Grids, seed: int, n: int
 ) -> list[tuple[Plan, dict[str, float]]]:
-    """Plans with hyperparameters that the strategy `random` would have tried."""
+    """`n` plans with hyperparameters that the strategy `random` proposes."""
     sampler = STRATEGIES.load("random")(problem, grids, seed=seed_of(seed, "comparison"))
     study, space = optuna.create_study(sampler=sampler), search_space(problem, grids)
     drawn = [study.ask(dict(space)).params for _ in range(n)]
@@ -139,7 +142,7 @@ def random_trials(
 
 
 def comparison_rows(records: Records, metric: str) -> list[ComparisonRow]:
-    """All that was compared, in the order of `NAMES`."""
+    """Rows of all compared recipes, in the order of `NAMES`."""
     by_name: dict[str, dict[int, Compared]] = {}
     for (name, seed), compared in records.compared.items():
         by_name.setdefault(name, {})[seed] = compared
@@ -162,9 +165,9 @@ def _row(name: str, by_seed: Mapping[int, Compared], metric: str) -> ComparisonR
 
 
 def recommended(rows: Sequence[ComparisonRow]) -> ComparisonRow:
-    """The cheapest of those within the budget that cannot be told apart from the best of them.
+    """Cheapest recipe within the budget that is not distinguishable from the best one.
 
-    By validation alone.
+    Only validation values count.
     """
     fitting = [row for row in rows if row.fits]
     best = max(fitting, key=lambda row: row.validation[0])
@@ -173,7 +176,7 @@ def recommended(rows: Sequence[ComparisonRow]) -> ComparisonRow:
 
 
 def against(first: ComparisonRow, second: ComparisonRow) -> Difference:
-    """Gain of the first over the second on validation, pair by pair."""
+    """Paired difference of the first to the second on validation."""
     return paired(first.values, second.values)
 
 
@@ -214,7 +217,7 @@ def _trained(
 
 
 def _known(driver: Driver, name: str, seed: int) -> Compared | None:
-    """Training of a recipe with a seed that the search itself has run; None otherwise."""
+    """Training of a recipe with this seed by the search itself; None if it has not run it."""
     if name == WINNER:
         return _of_winner(driver, seed)
     baseline = driver.baselines.get(name) if seed == driver.seed else None

@@ -1,7 +1,7 @@
-"""Trainings next to the study's trials: baselines, repeats over seeds, comparisons.
+"""Trainings in addition to the trials of a study: baselines, repeats with seeds, comparisons.
 
-Like trials they keep a checkpoint in the run folder, so that `resume` continues them, and they
-are started again when their worker dies.
+Like trials, they keep a checkpoint in the run folder, so that `resume` continues them, and are
+started again if their worker dies.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from autotune.utils import interrupts
 from autotune.utils.files import write_whole
 
 Test = Callable[[bytes], Mapping[str, float]]
-"""Metrics of a delta file on the test part."""
+"""Function that evaluates the content of a delta file on the test part and returns metrics."""
 
 
 def tested_as(test: Mapping[str, float], metric: str) -> str:
-    """The metric that is shown of the test part: the study's, or accuracy where that is missing."""
+    """Name of the metric to show for the test part: `metric`, or accuracy if that is missing."""
     return metric if metric in test else "accuracy"
 
 
 class StoredJobs(JobList):
     """Jobs whose progress is kept in the run folder until `forget_jobs`.
 
-    A job that was interrupted continues from its last checkpoint; one that had ended gives its
-    result without training again. Each file holds the values after each epoch (fold) as a line of
-    JSON, then the checkpoint.
+    A job that was interrupted continues from its last checkpoint; one that had ended returns its
+    result without training again. Each file contains the values after each epoch (fold) as a line
+    of JSON, then the checkpoint.
     """
 
     def __init__(self, jobs: Sequence[Job], driver: Driver) -> None:
@@ -62,7 +62,7 @@ class StoredJobs(JobList):
 
 @dataclass(frozen=True)
 class Trained:
-    """The best of some jobs."""
+    """Result of the best of several jobs."""
 
     job: Job
     last: Progress
@@ -70,14 +70,14 @@ class Trained:
     """Value after each epoch (fold)."""
 
     seconds: float
-    """Wall-clock time of all of them."""
+    """Wall-clock time of all jobs."""
 
 
 def best_job(jobs: Sequence[Job], backend: Backend, driver: Driver | None) -> Trained:
-    """The job with the best value on validation; `TrialError` when all failed.
+    """Run jobs and return the one with the best value on validation.
 
-    Without a `driver`, before there is a study, nothing is kept. With one, the caller records the
-    result and then calls `forget_jobs`.
+    Raises `TrialError` if all of them fail. With a `driver`, checkpoints are kept until the caller
+    has recorded the result and calls `forget_jobs`; without one, before there is a study, none are.
     """
     began = time.monotonic()
     listed = StoredJobs(jobs, driver) if driver else JobList(jobs)
@@ -94,13 +94,13 @@ def best_job(jobs: Sequence[Job], backend: Backend, driver: Driver | None) -> Tr
 
 
 def forget_jobs(jobs: Sequence[Job], driver: Driver | None) -> None:
-    """Remove the checkpoints of jobs whose result is recorded."""
+    """Remove the checkpoints of jobs whose results are recorded."""
     if driver is not None:
         driver.folder.drop_job_checkpoints([name for job in jobs for name in _names(job)])
 
 
 def deliver_whole(job: Job, backend: Backend, driver: Driver | None) -> bytes:
-    """The delta file of a job that was scored by folds: trained once more on all of them."""
+    """Train a job that was scored by folds on all folds together; return its delta file."""
     whole = replace(job, name=_names(job)[1], whole=True)
     artifact = best_job([whole], backend, driver).last.artifact
     assert artifact is not None
@@ -108,5 +108,5 @@ def deliver_whole(job: Job, backend: Backend, driver: Driver | None) -> bytes:
 
 
 def _names(job: Job) -> tuple[str, str]:
-    """The names of a job and of its training on all folds together."""
+    """Names of a job and of its training on all folds together."""
     return job.name, f"{job.name} whole"

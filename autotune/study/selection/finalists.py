@@ -1,4 +1,4 @@
-"""The end of a search: finalists over seeds, the winner, and the one look at the test part."""
+"""Last stage of a search: repeat finalists with other seeds, choose the winner and test it once."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ from autotune.utils.files import write_whole
 
 
 def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
-    """Three, two, one; then `best/` and the stage `final`.
+    """Choose the winner among the best three plans; write `best/` and the stage `final`.
 
-    The best three plans have the study's seed already; the best two of them run again with
-    seed + 1, the best of these with seed + 2, and the linear probe with all three. Where the
-    winner's mean does not beat the probe's on validation, the answer is the empty plan.
+    All three were trained with the study's seed. The best two are repeated with seed + 1, the
+    better of these with seed + 2, and the linear probe with the seeds of the winner. If the
+    winner's mean on validation does not beat the probe's, the answer is the empty plan.
+
+    Raises `TrialError` if neither a trial nor the probe was completed.
     """
     _admit_uniform(driver)
     finalists = _finalists(driver, backend)
@@ -57,10 +59,10 @@ def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
 
 
 def _admit_uniform(driver: Driver) -> None:
-    """Make uniform low rank a trial where it is among the best two plans.
+    """Make uniform low rank a trial if it is among the best two plans.
 
-    So no plan is delivered that it beats on validation, over equal seeds. Random placement stays
-    a control, and a profile or a front is not to be filled with anything else.
+    Then no plan is delivered that it beats on validation over the same seeds. Random placement
+    stays a control, and profiles and fronts contain only plans of their strategy.
     """
     uniform = driver.baselines.get(UNIFORM)
     is_wanted = driver.price is None and driver.strategy.admits_baselines
@@ -80,12 +82,12 @@ def _admit_uniform(driver: Driver) -> None:
     )
     if trial is not None:
         number = driver.admit(trial).number
-        text = f"Uniform low rank is among the best two plans: it stands as trial {number}."
+        text = f"Uniform low rank is among the best two plans: it becomes trial {number}."
         tell("admitted", text, number=number)
 
 
 def _is_finalist(driver: Driver, baseline: Baseline) -> bool:
-    """Whether a baseline that is no trial yet is better than the second of the best plans."""
+    """Whether a baseline is among the best two plans and better than its plan's own trial."""
     best = best_plans(driver.ranked(), 2)
     same = [record for record in best if record.plan == baseline.plan]
     rank = (-baseline.value, baseline.cost.parameters)
@@ -93,9 +95,9 @@ def _is_finalist(driver: Driver, baseline: Baseline) -> bool:
 
 
 def _finalists(driver: Driver, backend: Backend) -> list[TrialRecord]:
-    """The best two plans, the better one over two seeds first.
+    """Best trials of the best two plans, the one with the better mean over two seeds first.
 
-    One whose repeat fails is passed over.
+    A plan whose repeat fails is replaced by the next best one.
     """
     finalists, seed = best_plans(driver.ranked()), driver.options.seed
     two: list[TrialRecord] = []
@@ -110,7 +112,7 @@ def _finalists(driver: Driver, backend: Backend) -> list[TrialRecord]:
 
 
 def best_plans(ranked: list[TrialRecord], n: int = 3) -> list[TrialRecord]:
-    """The best trial of each of the best `n` plans."""
+    """Best trial of each of the best `n` plans."""
     first: dict[str, TrialRecord] = {}
     for record in ranked:
         first.setdefault(record.plan.digest, record)
@@ -134,7 +136,7 @@ def values_of(records: Records, record: TrialRecord) -> Values:
 
 
 def probe_values(records: Records) -> Values:
-    """(seed, fold) → value on validation of the linear probe; nothing where it did not run."""
+    """(seed, fold) → value on validation of the linear probe; empty if it did not run."""
     probe = records.baselines.get(PROBE)
     values = dict(probe.values(records.seed)) if probe else {}
     for seed, repeat in records.probe_repeats.items():
@@ -152,20 +154,20 @@ def _mean(driver: Driver, record: TrialRecord, n_seeds: int) -> float:
 
 
 def repeat_job(record: TrialRecord, seed: int) -> Job:
-    """A trial's training with another seed."""
+    """Job that repeats a trial with another seed."""
     hyperparameters = used(record.plan, record.hyperparameters)
     return Job(f"repeat {record.number} seed {seed}", record.plan, hyperparameters, seed)
 
 
 def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) -> bool:
-    """Run a finalist with another seed, unless that is recorded; False when it fails."""
+    """Run a finalist with another seed unless that is recorded; False if it fails."""
     if seed in driver.repeats(record.number):
         return True
     job = repeat_job(record, seed)
     try:
         trained = best_job([job], backend, driver)
     except TrialError as error:
-        warn(f"A finalist is passed over: {error}", number=record.number, seed=seed)
+        warn(f"A finalist is left out: {error}", number=record.number, seed=seed)
         return False
     driver.lease.check()
     last = trained.last
@@ -179,12 +181,12 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
 
 
 def repeat_of(last: Progress, seconds: float) -> Repeat:
-    """The record of a training that ended with this progress."""
+    """Record of a repeat that ended with the progress `last`."""
     return Repeat(last.value, last.metrics, last.folds, seconds)
 
 
 def _repeat_probe(driver: Driver, backend: Backend, probe: Baseline, seeds: list[int]) -> None:
-    """Run the linear probe with the winner's other seeds, where that is not recorded."""
+    """Run the linear probe with the winner's other seeds, unless that is recorded."""
     for seed in sorted({*seeds} - {driver.options.seed} - driver.probe_repeats.keys()):
         job = Job(f"linear probe seed {seed}", Plan(), probe.hyperparameters, seed)
         trained = best_job([job], backend, driver)
@@ -220,7 +222,7 @@ def _deliver(driver: Driver, backend: Backend, test: Test, finalists: list[Trial
 
 
 def _against_others(driver: Driver, finalists: list[TrialRecord]) -> tuple[Against, ...]:
-    """The winner against the other finalist and the linear probe, pair by pair."""
+    """Paired differences of the winner to the other finalist and the linear probe."""
     winner, *others = finalists
     values = values_of(driver, winner)
     against = [Against(_name(r), r.cost, paired(values, values_of(driver, r))) for r in others]
@@ -230,7 +232,7 @@ def _against_others(driver: Driver, finalists: list[TrialRecord]) -> tuple[Again
 
 
 def _name(record: TrialRecord) -> str:
-    """The name of the baseline that a trial was before, or its own."""
+    """Name of the baseline that became this trial, or of the trial itself."""
     return record.baseline or f"trial {record.number}"
 
 
@@ -254,7 +256,7 @@ def _deliver_probe(driver: Driver, backend: Backend, test: Test, probe: Baseline
 
 
 def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> bytes:
-    """The winner's delta file with this seed; trained again where none was kept."""
+    """Content of the winner's delta file for a seed; it is trained again if none was kept."""
     repeat = None if seed == driver.options.seed else seed
     path = driver.folder.delta(winner.number, repeat)
     if (content := driver.folder.read(path)) is not None:
@@ -266,7 +268,7 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
 
 
 def _delivered(driver: Driver, backend: Backend, job: Job) -> bytes:
-    """The delta file of a job: under folds, of one more training on all of them together."""
+    """Content of the delta file of a job; with folds, of another training on all of them."""
     if driver.options.folds:
         return deliver_whole(job, backend, driver)
     artifact = best_job([job], backend, driver).last.artifact

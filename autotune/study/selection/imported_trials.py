@@ -1,4 +1,4 @@
-"""Trials that were trained elsewhere: those of a profile, and baselines that are good enough."""
+"""Trials that were trained elsewhere: those of a profile, and baselines among the finalists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adopted(
     curve: Sequence[float] = (),
     folds: Sequence[float] = (),
 ) -> FrozenTrial | None:
-    """A complete trial of this problem; None where its space or grids do not offer it."""
+    """Complete trial of this problem; None if its space or grids do not contain it."""
     labels, rates = _labels(plan, problem), _rates(plan, hyperparameters, grids)
     if labels is None or rates is None:
         return None
@@ -44,7 +44,7 @@ def adopted(
 def _rates(
     plan: Plan, hyperparameters: Mapping[str, float], grids: Grids
 ) -> dict[str, float] | None:
-    """The hyperparameters that were used, others in the middle; None where one is not offered."""
+    """Hyperparameters that were used, others at the middle of their grid; None if not in a grid."""
     known = used(plan, hyperparameters)
     if any(value not in grids.get(name, ()) for name, value in known.items()):
         return None
@@ -52,7 +52,7 @@ def _rates(
 
 
 def _labels(plan: Plan, problem: Problem) -> dict[str, str] | None:
-    """Unit → label of the problem's parameters; None for a plan that it does not have."""
+    """Unit → label of the problem's parameters; None if the plan is not in its space."""
     for unit, choice in plan.choices.items():
         if choice not in problem.choices.get(unit, ()):
             return None

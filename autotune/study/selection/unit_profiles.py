@@ -1,4 +1,4 @@
-"""The fine-tuning profile: each unit alone, over several seeds (SubTuning, arXiv 2302.06354)."""
+"""Fine-tuning profile: each unit alone, over several seeds (SubTuning, arXiv 2302.06354)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from autotune.utils.events import tell, warn
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """One unit with one choice."""
+    """Result of tuning one unit with one choice."""
 
     unit: str
     """Name of the unit; empty for the empty plan."""
@@ -33,7 +33,7 @@ class ProfileRow:
     choice: str
     parameters: int
     values: tuple[float, ...]
-    """Values on validation, one for each seed."""
+    """Values on validation, one per seed."""
 
     @property
     def mean(self) -> float:
@@ -41,7 +41,7 @@ class ProfileRow:
 
     @property
     def std(self) -> float:
-        """Sample standard deviation over seeds; 0 for one."""
+        """Sample standard deviation over seeds; 0 for one seed."""
         return stdev(self.values) if len(self.values) > 1 else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -49,9 +49,9 @@ class ProfileRow:
 
 
 def profile_rows(records: Records) -> list[ProfileRow]:
-    """The profile in depth order, the empty plan first, over the seeds that all of them have.
+    """Rows of the profile in depth order, the empty plan first, over the seeds they have in common.
 
-    Units that failed are left out; of a plan at several learning rates the best counts.
+    Units that failed are left out. A plan that ran at several learning rates has its best values.
     """
     place = {unit: i for i, unit in enumerate(records.problem.units)}
     complete = best_plans([r for r in records.ranked() if len(r.plan) <= 1], len(records.trials))
@@ -66,7 +66,7 @@ def profile_rows(records: Records) -> list[ProfileRow]:
 
 
 def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
-    """Train every complete trial again with the next seeds, where that is not recorded."""
+    """Repeat every complete trial with the next `seeds` - 1 seeds, unless that is recorded."""
     if seeds == 1:
         return
     first = driver.options.seed
@@ -83,7 +83,7 @@ def repeat_all(driver: Driver, backend: Backend, seeds: int) -> None:
 
 
 class _Repeats(StoredJobs):
-    """Records each job when it ends."""
+    """Jobs whose results are recorded as repeats when they end."""
 
     def __init__(self, driver: Driver, jobs: dict[str, tuple[TrialRecord, int]]) -> None:
         super().__init__([repeat_job(*job) for job in jobs.values()], driver)
@@ -106,7 +106,7 @@ class _Repeats(StoredJobs):
 
 
 def as_trials(profile: Records, problem: Problem, grids: Grids) -> list[FrozenTrial]:
-    """The complete trials of a profile as those of another problem, as far as they fit there."""
+    """Complete trials of a profile that another problem's space and grids contain."""
     trials = [
         adopted(
             problem,

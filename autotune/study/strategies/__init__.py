@@ -1,4 +1,4 @@
-"""Strategies propose plans. Each is an Optuna sampler: its file, and a line of this table."""
+"""Strategies propose plans. Each is an Optuna sampler in its own file and a line of this table."""
 
 from __future__ import annotations
 
@@ -55,17 +55,20 @@ STRATEGIES = Registry(
 )
 
 _ARGUMENTS = ("problem", "grids", "seed", "workers", "scores")
-"""What every strategy is made from; its other arguments are its options."""
+"""Arguments that every strategy's constructor takes; its other arguments are its options."""
 
 
 def load_strategy(name: str) -> type[PlanSampler]:
-    """The class of a strategy, which states its facts."""
+    """Class of a strategy, whose class attributes state its facts."""
     strategy: type[PlanSampler] = STRATEGIES.load(name)
     return strategy
 
 
 def check_options(strategy: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A strategy's own options with the types that it declares; `ConfigError` for others."""
+    """Convert a strategy's options to the types that its constructor declares.
+
+    Raises `ConfigError` for unknown options and values of another type.
+    """
     make = load_strategy(strategy)
     declared = [
         name

@@ -1,4 +1,4 @@
-"""The wrapper that makes an Optuna sampler propose plans within the budget."""
+"""Base classes of strategies: Optuna samplers that propose plans within the budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ Space = dict[str, BaseDistribution]
 
 
 def search_space(problem: Problem, grids: Grids) -> dict[str, CategoricalDistribution]:
-    """Optuna's view: a categorical per unit over its labels, and one per hyperparameter."""
+    """Search space for Optuna: one categorical per unit, over its labels, and hyperparameter.
+
+    Units with a single choice are not in it.
+    """
     units = {
         PREFIX + unit: CategoricalDistribution([c.label for c in problem.choices[unit]])
         for unit in problem.units
@@ -36,21 +39,21 @@ def search_space(problem: Problem, grids: Grids) -> dict[str, CategoricalDistrib
 
 
 def plan_of(problem: Problem, params: Mapping[str, Any]) -> Plan:
-    """The plan among a trial's parameters."""
+    """Plan that a trial's parameters describe."""
     labels = {k.removeprefix(PREFIX): v for k, v in params.items() if k.startswith(PREFIX)}
     return Plan({unit: problem.choice(unit, label) for unit, label in labels.items()})
 
 
 def hyperparameters_of(params: Mapping[str, Any]) -> dict[str, float]:
-    """The training hyperparameters among a trial's parameters."""
+    """Training hyperparameters among a trial's parameters."""
     return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
 
 
 class PlanSampler(BaseSampler):
     """Proposes whole plans within the budget, in `sample_relative`.
 
-    `proposed` holds the latest proposal as it was before decoding, where that is another. `price`
-    is the second objective of a stored trial, where the front is asked for.
+    `proposed` is the latest proposal before decoding; empty for strategies that do not decode.
+    `price` returns the second objective of a stored trial; None unless the front is searched.
 
     A strategy is a subclass in the table `STRATEGIES`. It states its facts as class attributes,
     and further keyword arguments of its constructor are its options.
@@ -60,26 +63,28 @@ class PlanSampler(BaseSampler):
     """Default number of trials; None for the default of the setting `trials`."""
 
     ends_by_itself: ClassVar[bool] = False
-    """Whether it runs out of plans, so that `default_trials` is no more than a safeguard."""
+    """Whether it runs out of plans; `default_trials` is then only a safeguard."""
 
     default_pruner: ClassVar[str] = ""
-    """Pruner that `auto` stands for; empty: by the folds and the objective."""
+    """Pruner that `auto` selects; if empty, it depends on folds and objective."""
 
     score_source: ClassVar[ScoreSource] = ScoreSource.NONE
-    """What makes the `scores` that it is given."""
+    """Source of the `scores` that it receives."""
 
     is_spread: ClassVar[bool] = False
-    """Whether it goes to cheap plans and to expensive ones by itself, where the front is asked
-    for."""
+    """Whether it proposes cheap and expensive plans without limits on the budget of trials.
+
+    For other strategies, a search for the front gives trials different fractions of the budget.
+    """
 
     admits_baselines: ClassVar[bool] = True
-    """Whether a baseline that is good enough becomes one of its trials."""
+    """Whether a baseline among the best two plans becomes one of its trials."""
 
     criterion: str = "mass"
     """Criterion of `ScoreSource.PROXIES`."""
 
     seeds: int = 1
-    """Trainings of each complete trial, with seeds in a row, before finalists are chosen."""
+    """Number of trainings of each complete trial, with consecutive seeds, before finalists."""
 
     price: Callable[[FrozenTrial], float] | None = None
 
@@ -103,7 +108,7 @@ class PlanSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """The whole plan's, when the study asks name by name; for units it must not."""
+        """Sample a hyperparameter that is asked for alone; raises `PlanError` for a unit."""
         if param_name.startswith(PREFIX):
             raise PlanError(
                 f"A plan is proposed as a whole, not by its unit {param_name!r} alone. "
@@ -112,11 +117,11 @@ class PlanSampler(BaseSampler):
         return self._alone(study, trial, param_name, param_distribution)
 
     def check(self) -> None:
-        """Raise what the first proposal would raise."""
+        """Raise the error, if any, that the first proposal would raise."""
         return
 
     def is_idle(self, study: Study) -> bool:
-        """Whether there is nothing to propose now: it waits for running trials, or it is over."""
+        """Whether it has nothing to propose now, as it waits for running trials or has ended."""
         return False
 
     @abstractmethod
@@ -125,9 +130,9 @@ class PlanSampler(BaseSampler):
 
 
 class ListingSampler(PlanSampler):
-    """Proposes plans that it lists itself, each with the middle of every grid, without chance.
+    """Proposes plans deterministically, each with the middle value of every grid.
 
-    Once there is nothing left to try it repeats the best plan.
+    Once no plan is left, it repeats the best one.
     """
 
     default_trials = 1000
@@ -137,7 +142,7 @@ class ListingSampler(PlanSampler):
 
     @abstractmethod
     def next_plan(self, begun: Begun, study: Study) -> Plan | None:
-        """A plan that none of the trials so far has; None when there is nothing left."""
+        """Next plan that no trial in `begun` has; None if there is none at present."""
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
@@ -150,7 +155,7 @@ class ListingSampler(PlanSampler):
         return {n: v for n, v in (labels | self._middle).items() if n in search_space}
 
     def begun(self, study: Study, *, before: int | None = None) -> Begun:
-        """Digest → the first trial with this plan and the middle of every grid, and the plan."""
+        """Digest → plan and its first trial, among trials with the middle value of every grid."""
         first: dict[str, tuple[Plan, FrozenTrial]] = {}
         for trial in study.get_trials(deepcopy=False)[:before]:
             rates = hyperparameters_of(trial.params)
@@ -169,10 +174,10 @@ class ListingSampler(PlanSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """End `study.optimize` once all was tried, with the first trial that repeats another."""
+        """Stop `study.optimize` when no plan is left and no other trial is running."""
         others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
         if self.is_idle(study) and all(other.number == trial.number for other in others):
-            with suppress(RuntimeError):  # outside of `study.optimize` there is nothing to stop
+            with suppress(RuntimeError):  # raised outside `study.optimize`
                 study.stop()
 
     @cached_property
@@ -195,12 +200,12 @@ class ListingSampler(PlanSampler):
 
 
 class FixedSampler(ListingSampler):
-    """Proposes the plans of one list, each once, in its order; then it ends."""
+    """Proposes the plans of a list once each, in order, and then ends."""
 
     @property
     @abstractmethod
     def plans(self) -> Sequence[Plan]:
-        """All plans, in their order."""
+        """All plans, in the order in which they are proposed."""
 
     def check(self) -> None:
         _ = self.plans
@@ -214,7 +219,7 @@ Begun = Mapping[str, tuple[Plan, FrozenTrial]]
 
 
 def best_plan(begun: Begun, study: Study) -> Plan:
-    """The plan with the best value, the empty one where there is none."""
+    """Plan with the best value; the empty plan if no trial is complete."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     ended = [(plan, t.value) for plan, t in begun.values() if t.state is TrialState.COMPLETE]
     values = [(sign * value, plan) for plan, value in ended if value is not None]
@@ -222,17 +227,17 @@ def best_plan(begun: Begun, study: Study) -> Plan:
 
 
 class DecodingSampler(PlanSampler):
-    """Proposes by an inner sampler, decoded onto the budget inside `sample_relative`.
+    """Decodes the proposals of an inner Optuna sampler to plans within the budget.
 
-    The inner sampler is made anew for every trial from (seed, number), so a proposal is a
-    function of the seed and the record alone. It is given the whole space, which it would
-    otherwise look for in every trial of the record; what it leaves out is filled by its own
+    A new inner sampler is made for every trial from (seed, number), so that a proposal depends
+    only on the seed and the record. It receives the whole search space, since inferring it would
+    read all trials. Parameters that it does not sample jointly come from its
     `sample_independent`.
     """
 
     @abstractmethod
     def make(self, seed: int) -> BaseSampler:
-        """The inner sampler for one trial."""
+        """Make the inner sampler of one trial."""
 
     @cached_property
     def _open(self) -> Space:
@@ -267,7 +272,7 @@ class DecodingSampler(PlanSampler):
 
 
 class BudgetedSampler(DecodingSampler):
-    """Any Optuna sampler within the budget; `make` gives it for one trial, from a seed."""
+    """Any Optuna sampler within the budget; `make(seed)` returns the sampler of one trial."""
 
     def __init__(
         self,

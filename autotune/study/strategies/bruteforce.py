@@ -12,15 +12,18 @@ from autotune.problem.problem import Problem
 from autotune.study.strategies.base import FixedSampler
 
 MOST = 100_000
-"""Plans that it is willing to list."""
+"""Maximum number of plans.
+
+A larger list takes long to make, and far more trials than a search can run.
+"""
 
 
 class BruteForceSampler(FixedSampler):
-    """All plans in the order of their digest, each with the middle of every grid; then it ends."""
+    """Proposes every plan within the budget once, with the middle of every grid, and then ends."""
 
     @cached_property
     def plans(self) -> list[Plan]:
-        """Every plan that fits; raises `PlanError` where there are too many."""
+        """All plans that fit, sorted by digest; raises `PlanError` for more than `MOST` plans."""
         plans = []
         for plan in all_plans(self.problem):
             plans.append(plan)
@@ -35,16 +38,16 @@ class BruteForceSampler(FixedSampler):
 def all_plans(problem: Problem) -> Iterator[Plan]:
     """Every plan within the budget, the empty one first."""
 
-    def beside(units: tuple[str, ...], chosen: dict[str, Any], room: int) -> Iterator[Plan]:
+    def extended(units: tuple[str, ...], chosen: dict[str, Any], room: int) -> Iterator[Plan]:
         if not units:
             yield Plan(chosen)
             return
         for choice in problem.choices[units[0]]:
             price = problem.price(units[0], choice)
             if price <= room and not problem.goes_alone(choice):
-                yield from beside(units[1:], {**chosen, units[0]: choice}, room - price)
+                yield from extended(units[1:], {**chosen, units[0]: choice}, room - price)
 
-    yield from beside(problem.units, {}, max(problem.room, 0))
+    yield from extended(problem.units, {}, max(problem.room, 0))
     for unit, choice in problem.alone():
         if problem.fits(Plan({unit: choice})):
             yield Plan({unit: choice})

@@ -1,4 +1,4 @@
-"""`gp`: a Gaussian process over all categories with expected improvement, decoded."""
+"""`gp`: a Gaussian process over all parameters with expected improvement, decoded."""
 
 from __future__ import annotations
 

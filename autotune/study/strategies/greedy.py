@@ -1,4 +1,4 @@
-"""`greedy`: one unit after another, as SubTuning chooses its blocks (arXiv 2302.06354)."""
+"""`greedy`: adds one unit after another, as SubTuning selects blocks (arXiv 2302.06354)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from autotune.problem.problem import Problem, entries_of
 from autotune.study.strategies.base import Begun, ListingSampler
 
 EPSILON = 0.01
-"""Least gain of a round (`rule="gain"`), or its largest loss (`rule="best"`); from SubTuning."""
+"""Smallest gain of a round (`rule="gain"`), or its largest loss (`rule="best"`), of the value.
+
+0.01 is the value that SubTuning uses.
+"""
 
 Direction = Literal["forward", "backward"]
 Rule = Literal["best", "gain"]
@@ -24,14 +27,17 @@ GreedyCriterion = Literal["gain", "gain-per-cost"]
 
 
 class GreedySampler(ListingSampler):
-    """Round after round the best change of one unit, starting from the empty plan.
+    """In each round, tries all changes of one unit and keeps the best.
 
-    Forward, every unit that is still frozen is tried with every choice that is affordable beside
-    what was picked; backward, every unit of a full plan is tried frozen. The pick has the best
-    value (`criterion="gain"`), or the best gain for what it costs. `rule="gain"`, the paper's,
-    ends when a round gains less than epsilon; `rule="best"`, its code's, goes on until a round is
-    more than epsilon below the best value so far. Rounds are read from the record alone; while
-    workers wait for the end of a round, they try what follows from its best plan so far.
+    `direction="forward"` starts from the empty plan and tries every frozen unit with every choice
+    that still fits the budget; `"backward"` starts from a full plan and tries to freeze each unit.
+    The best change has the largest value (`criterion="gain"`) or the largest gain per cost
+    (`"gain-per-cost"`). `rule="gain"`, as in the paper, ends when a round gains less than
+    `epsilon`; `rule="best"`, as in its code, when a round is more than `epsilon` below the best
+    value so far.
+
+    Rounds are reconstructed from the record. Workers that would wait for the end of a round start
+    the next one from its best plan so far.
     """
 
     def __init__(
@@ -56,7 +62,10 @@ class GreedySampler(ListingSampler):
         return next((plan for plan in plans if plan.digest not in begun), None)
 
     def rounds(self, begun: Begun, study: Study) -> Iterator[list[Plan]]:
-        """The plans of each round, the start's alone first; after an open round as it may go on."""
+        """Plans of each round, first of all the starting plan.
+
+        Rounds after an unfinished one are guesses, which assume that its best plan stays the best.
+        """
         values = _values(begun, study)
         base = self._start()
         yield [base]
@@ -101,7 +110,7 @@ class GreedySampler(ListingSampler):
 
 
 def fullest_plan(problem: Problem) -> Plan:
-    """As many units as the budget allows, with choices as expensive as it allows."""
+    """Plan with as many units as the budget allows, and then the most expensive choices."""
     entries = [(u, c) for u, c in entries_of(problem) if not problem.goes_alone(c)]
     offers = [(u, c, problem.price(u, c)) for u, c in entries]
     scale = 2 * sum(price for *_, price in offers)
@@ -117,7 +126,7 @@ def _is_ended(begun: Begun, plan: Plan) -> bool:
 
 
 def _values(begun: Begun, study: Study) -> dict[str, float]:
-    """Digest → value of the plans that ran to their end; larger is better."""
+    """Digest → value of complete plans; larger is better."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     complete = {d: t for d, (_, t) in begun.items() if t.state is TrialState.COMPLETE}
     return {d: sign * t.value for d, t in complete.items() if t.value is not None}

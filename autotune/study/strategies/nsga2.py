@@ -14,15 +14,18 @@ from autotune.problem.sampling import seed_of
 from autotune.study.strategies.base import DecodingSampler, Space
 
 POPULATION = 20
-"""Trials a generation; the first is random."""
+"""Trials per generation; the first generation is random.
+
+Optuna's default, 50, would leave a search of a hundred trials only two generations.
+"""
 
 
 class FrontSampler(DecodingSampler):
-    """Optuna's NSGA-II; where the front is asked for, on value and price.
+    """Optuna's NSGA-II, with uniform crossover and on average one mutation per plan.
 
-    Uniform crossover, one mutation per plan on average.
-    The study keeps one value a trial, so its complete trials are copied into one in memory that has
-    two: in the order of their numbers, so that a resumed search has the same copy.
+    If the front is searched, it optimises value and price. The study stores one value per trial,
+    so complete trials are copied to a study in memory with two objectives, in the order of their
+    numbers, so that a resumed search has the same copy.
     """
 
     is_spread = True
@@ -39,10 +42,12 @@ class FrontSampler(DecodingSampler):
         copy = self._two_valued(study)
         copy.add_trial(create_trial(state=TrialState.RUNNING))
         running = copy.get_trials(deepcopy=False)[-1]
-        # parents come in another order when they are selected than afterwards
+        # Optuna caches the parents and returns them in another order from then on. Selecting them
+        # first makes the order, and with it the proposal, independent of the cache.
         inner.get_parent_population(copy, inner.get_trial_generation(copy, running))
         proposed = self._by(inner, copy, running, search_space)
-        copy.tell(running.number, state=TrialState.FAIL)  # it is copied when it has ended
+        # The trial itself is copied when it is complete.
+        copy.tell(running.number, state=TrialState.FAIL)
         return proposed
 
     def _two_valued(self, study: Study) -> Study:
@@ -59,7 +64,7 @@ class FrontSampler(DecodingSampler):
 
     @cached_property
     def _copied(self) -> set[int]:
-        """Numbers of the trials that the copy has."""
+        """Numbers of the trials that have been copied."""
         return set()
 
     def _add(self, copy: Study, trial: FrozenTrial, price: float) -> None:
@@ -68,5 +73,5 @@ class FrontSampler(DecodingSampler):
         running = TrialState.RUNNING
         copy.add_trial(create_trial(state=running, params=params, distributions=distributions))
         added = copy.get_trials(deepcopy=False)[-1]
-        self.make(self.seed).get_trial_generation(copy, added)  # which it writes to the copy
+        self.make(self.seed).get_trial_generation(copy, added)  # stores the generation in the copy
         copy.tell(added.number, [trial.values[0], price])

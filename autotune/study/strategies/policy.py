@@ -1,4 +1,4 @@
-"""`policy`: plans from beliefs about every choice, from a supernet or from trials alone."""
+"""`policy`: Thompson sampling of plans, with scores of choices from a supernet as the prior."""
 
 from __future__ import annotations
 
@@ -38,52 +38,71 @@ from autotune.study.strategies.base import (
 )
 from autotune.study.strategies.score_source import ScoreSource
 
+# Prior of the scores. These constants are not critical: on tables of all plans of a small space,
+# smaller spreads and larger noise changed regrets by less than their standard error
+# (docs/policy.md).
+
 PLANS = 100
-"""Number of random plans over which scores are scaled to the spread of values."""
+"""Number of random plans on which the spread of prior scores is estimated, to within a tenth."""
 
 VALUE = 0.02
-"""Prior spread of values over random plans."""
+"""Standard deviation of values over random plans, in the metric's unit.
+
+It is assumed until three trials have ended, and then fitted.
+"""
 
 SHARE = 0.75
-"""Prior standard deviation of a choice's score around its prior mean, in units of `VALUE`."""
+"""Standard deviation of a choice's score around its prior mean, in units of `VALUE`."""
 
 STEP = 0.75
 """Standard deviation of one step on a hyperparameter's grid, in units of `VALUE`."""
 
 IN_COMMON = 0.9
-"""Correlation of these walks: a task that wants one method's rate higher wants all higher."""
+"""Correlation between hyperparameters: if one method needs a higher rate, so do most others."""
 
 KNOWN = 0.2
-"""Standard deviation of a step where `scores` say where the grid begins."""
+"""Standard deviation of a step if `scores` name the preferred value, in units of `VALUE`."""
 
 LESS = 0.1
-"""Expected loss per step away from where a grid begins, in units of `VALUE`."""
+"""Expected loss per step away from the preferred value of a grid, in units of `VALUE`."""
 
 NOISE = 0.5
-"""Noise of a trial that ran to its end, in units of `VALUE`."""
+"""Standard deviation of the noise of a complete trial, in units of `VALUE`."""
 
 PRUNED = 2.0
-"""Noise of a trial that was ended early, in units of `VALUE`."""
+"""Standard deviation of the noise of a pruned trial, in units of `VALUE`.
+
+Larger than `NOISE`, since its final value is extrapolated.
+"""
 
 LEVEL = 10.0
-"""Prior standard deviation of what all plans have in common, in units of `VALUE`."""
+"""Standard deviation of the value that all plans have in common, in units of `VALUE`.
+
+Much larger than all others, so that the trials alone determine it.
+"""
 
 DRAWS = 20
-"""Draws of a plan before one that was tried already is accepted."""
+"""Maximum number of draws until one was not tried before; after them a repeat is proposed.
+
+In a search a repeat costs no training, since the record answers it.
+"""
 
 BASE: Entry = ("", "base")
+"""Entry of the value that all plans have in common."""
 
 
 class PolicySampler(PlanSampler):
-    """Thompson sampling: scores are drawn from what is believed of choices, and decoded exactly.
+    """Thompson sampling: draws scores of choices from a Gaussian posterior and solves a knapsack.
 
-    A plan's value is a base, plus a score for each of its choices, plus one for each learning rate
-    beside the middle of its grid. Choices that share a method, a depth or a unit have scores in
-    common, so that few trials say something of all. `scores` are the prior's means in any unit; the
-    first trial is their best plan, and a choice that has none is not proposed; one of
-    (hyperparameter, value) says where its grid begins. Without any, more expensive choices are
-    believed to be a little better. The belief is made anew for every trial from the study and
-    (seed, number), so that it works in any study over this space.
+    The value of a plan is modelled as a base plus a score for each choice and each learning rate.
+    Scores of choices with a common method, depth or unit are correlated, so that few trials inform
+    all of them.
+
+    `scores` are the prior means in any unit. The first trial is their best plan, and choices that
+    are missing from them are not proposed. A score of (hyperparameter, value) marks the preferred
+    value of a grid, which otherwise is its middle. Without `scores`, more expensive choices have a
+    slightly larger mean. The posterior is computed for every trial from the study and
+    (seed, number), so that the sampler works in any study over this space.
     """
 
     default_trials = 3  # confirms a plan and its nearest competitors
@@ -107,7 +126,7 @@ class PolicySampler(PlanSampler):
         return {name: value for name, value in (labels | chosen).items() if name in search_space}
 
     def believed(self, study: Study) -> Scores:
-        """(unit, label) → the mean of its score, once all trials of the study are known."""
+        """(unit, label) → posterior mean of its score given all trials of the study."""
         belief, seen = self._belief(_tried(self.problem, study))
         return dict(zip(self._entries, belief.after(seen).tolist(), strict=True))
 
@@ -131,13 +150,13 @@ class PolicySampler(PlanSampler):
 
     @cached_property
     def _prior(self) -> Belief:
-        """Belief about choices, rates and the base, in units of `VALUE`."""
+        """Prior of the scores of choices, rates and the base, in units of `VALUE`."""
         parts = [self._prior_of_choices(), self._prior_of_rates()]
         base = Belief(np.zeros(1), np.full((1, 1), LEVEL**2))
         return _independent([*parts, base])
 
     def _prior_of_choices(self) -> Belief:
-        """Around their scores, whose unit is believed to be known to a half."""
+        """Prior around the given scores, whose unit is uncertain by a factor of 1 ± 1/2."""
         n = len(self._offers)
         mean = self._scaled(as_array(self._entries[:n], self._prior_scores()))
         shape = covariance(self.problem, self._offers)
@@ -145,7 +164,7 @@ class PolicySampler(PlanSampler):
         return Belief(mean, shape + np.outer(mean, mean) / 4)
 
     def _prior_of_rates(self) -> Belief:
-        """A little worse with every step from where each grid begins, maybe better."""
+        """Prior under which rates are expected to be worse with every step from the preferred."""
         rates = self._entries[len(self._offers) : -1]
         names, steps = [name for name, _ in rates], np.array([self._step(*rate) for rate in rates])
         known = {name for name, _ in self.scores or {}}
@@ -154,26 +173,26 @@ class PolicySampler(PlanSampler):
         return Belief(-LESS * np.abs(steps).astype(float), walks)
 
     def _prior_scores(self) -> Scores:
-        """Scores as passed; without any, more expensive choices are a little better."""
+        """Given scores; without any, the square root of the price."""
         if self.scores is not None:
             return self.scores
         offers = self._offers
         return {(unit, c.label): sqrt(self.problem.price(unit, c)) for unit, c in offers}
 
     def _step(self, name: str, value: str) -> int:
-        """Steps of a value from where its grid begins: where `scores` say so, or at its middle."""
+        """Signed number of grid steps from the preferred value: by `scores`, or the middle."""
         grid = [str(v) for v in sorted(self.grids[name])]
         preferred = [v for v in grid if (self.scores or {}).get((name, v))]
         first = preferred[0] if preferred else str(middle(self.grids[name]))
         return grid.index(value) - grid.index(first)
 
     def _scaled(self, scores: Floats) -> Floats:
-        """Scores with a spread of 1 over random plans."""
+        """Scores scaled to a standard deviation of 1 over random plans."""
         plans = [random_placement(self.problem, self.seed + i) for i in range(PLANS)]
         entries = self._entries[: len(scores)]
         sums = as_rows(entries, [_terms(plan) for plan in plans]) @ scores
         level, spread = float(np.abs(sums).mean()), float(sums.std())
-        unit = spread if spread > level / 1e6 else level  # less is rounding
+        unit = spread if spread > level / 1e6 else level  # a smaller spread is rounding
         return scores / unit if unit > 0 else np.zeros_like(scores)
 
     def _belief(self, tried: Sequence[_Tried]) -> tuple[Belief, Observation]:
@@ -195,7 +214,7 @@ class PolicySampler(PlanSampler):
 
 @dataclass(frozen=True)
 class _Tried:
-    """A trial that ended."""
+    """Training that ended."""
 
     plan: Plan
     hyperparameters: Mapping[str, float]
@@ -211,7 +230,7 @@ class _Tried:
 
 
 def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list[_Tried]:
-    """Every training that ended, once."""
+    """Complete and pruned trainings with a finite value, without repeats."""
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     ended = study.get_trials(deepcopy=False, states=states)
@@ -228,7 +247,7 @@ def _tried(problem: Problem, study: Study, *, before: int | None = None) -> list
 
 
 def _known(problem: Problem, study: Study, *, before: int) -> set[tuple[str, str]]:
-    """Trainings that were begun, whatever came of them."""
+    """Keys of all trainings that were started, in any state."""
     begun = [t.params for t in study.get_trials(deepcopy=False) if t.number < before]
     return {_key(plan_of(problem, params), hyperparameters_of(params)) for params in begun}
 
@@ -238,7 +257,10 @@ def _key(plan: Plan, hyperparameters: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _value(trial: FrozenTrial, ended: Sequence[FrozenTrial]) -> float | None:
-    """Final value; for a trial ended early, plus what complete trials gained after that step."""
+    """Final value of a trial, extrapolated for a pruned one.
+
+    The extrapolation adds the mean gain of complete trials after its last step.
+    """
     step = trial.last_step
     if trial.state is TrialState.COMPLETE or step is None:
         return trial.value
@@ -252,7 +274,7 @@ def _terms(plan: Plan) -> list[Entry]:
 
 
 def _independent(parts: Sequence[Belief]) -> Belief:
-    """Independent beliefs as one."""
+    """Joint belief of independent ones."""
     mean = np.concatenate([part.mean for part in parts])
     covariance = np.zeros((len(mean), len(mean)))
     at = 0
@@ -264,7 +286,10 @@ def _independent(parts: Sequence[Belief]) -> Belief:
 
 
 def _walks(names: Sequence[str], steps: NDArray[np.int64]) -> Floats:
-    """Covariance of walks of length 1 a step, in both directions from 0, mostly in common."""
+    """Covariance of random walks in both directions from step 0, with unit variance per step.
+
+    Walks of different names have the correlation `IN_COMMON`.
+    """
     same_side = (steps[:, None] * steps) > 0
     length = np.minimum(np.abs(steps[:, None]), np.abs(steps))
     same = np.array(names)[:, None] == np.array(names)
@@ -273,7 +298,10 @@ def _walks(names: Sequence[str], steps: NDArray[np.int64]) -> Floats:
 
 
 def _fitted_scale(prior: Belief, rows: Floats, values: Floats, noise: Floats) -> float:
-    """The unit of values under which they are the most likely; `VALUE` while there are few."""
+    """Unit of the values with the largest posterior probability; `VALUE` for fewer than three.
+
+    The prior of its log₂ is a Gaussian around `VALUE` with a standard deviation of 2.
+    """
     if len(values) < 3:
         return VALUE
     scales: Floats = VALUE * 2.0 ** np.arange(-3.0, 14.0)

@@ -1,4 +1,4 @@
-"""`profile`: each unit alone, with every choice; after it the best of them is confirmed."""
+"""`profile`: each unit alone with every choice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from autotune.study.strategies.base import FixedSampler
 
 
 class ProfileSampler(FixedSampler):
-    """The empty plan, then every plan of one unit in depth order; then it ends.
+    """Proposes the empty plan, then every plan of one unit in depth order, and then ends.
 
-    `choices` are labels or methods with commas between them, `lowrank-4` or `lowrank`; empty for
-    all. `seeds` are trainings of each plan.
+    `choices` are labels (`lowrank-4`) or methods (`lowrank`), separated by commas; empty for all.
+    `seeds` is the number of trainings of each plan.
     """
 
     admits_baselines = False
@@ -38,7 +38,7 @@ class ProfileSampler(FixedSampler):
 
     @cached_property
     def plans(self) -> list[Plan]:
-        """What is tried, in order; `ConfigError` for a choice that no unit has."""
+        """All plans in order; raises `ConfigError` for a choice that no unit has."""
         offers = entries_of(self.problem)
         for name in self.choices:
             if not any(_is_named(choice, name) for _, choice in offers):

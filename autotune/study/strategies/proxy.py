@@ -1,4 +1,4 @@
-"""`proxy`: the exact knapsack over scores that need no training of deltas."""
+"""`proxy`: the exact knapsack over scores of untrained choices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ProxyCriterion = Literal["mass", "ratio", "fisher", "relative", "taylor", "activ
 
 
 class ProxySampler(PolicySampler):
-    """The best plan by `scores`, which follow `criterion`; after it, what trials suggest."""
+    """Proposes the best plan by proxy `scores` (`criterion`), then samples as `PolicySampler`."""
 
     default_trials = 1  # the plan itself
     default_pruner = "none"

@@ -1,4 +1,4 @@
-"""`qmc`: a scrambled Sobol sequence over every unit's labels, decoded."""
+"""`qmc`: a scrambled Sobol sequence over the labels of all units, decoded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from autotune.study.strategies.base import DecodingSampler, Space
 
 
 class SobolSampler(BaseSampler):
-    """The point of a scrambled Sobol sequence (Joe and Kuo 2008) with the trial's number.
+    """Samples the point of a scrambled Sobol sequence (Joe and Kuo 2008) at the trial's number.
 
-    Each categorical takes an axis cut into equal parts. (Optuna's sampler leaves categoricals to
-    chance, and counts its points in the storage.)
+    Each categorical is one axis, divided into equal intervals. Optuna's `QMCSampler` samples
+    categoricals at random instead, and counts its points in the storage.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -54,7 +54,7 @@ def _cut(distribution: BaseDistribution, at: float) -> Any:
 
 
 class BudgetedSobol(DecodingSampler):
-    """Evenly over the space, whatever the values are."""
+    """Covers the space evenly, regardless of the values of trials."""
 
     def make(self, seed: int) -> SobolSampler:
         return self._sequence

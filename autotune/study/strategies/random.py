@@ -1,4 +1,4 @@
-"""`random`: a choice for every unit at random, decoded onto the budget."""
+"""`random`: a random choice for every unit, decoded to a plan within the budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autotune.study.strategies.base import DecodingSampler
 
 
 class BudgetedRandom(DecodingSampler):
-    """Uniform over every unit's labels and every grid."""
+    """Samples uniformly from the labels of every unit and from every grid."""
 
     def make(self, seed: int) -> RandomSampler:
         return RandomSampler(seed)

@@ -1,4 +1,4 @@
-"""The scores of choices that a strategy asks for, which are made before its first trial."""
+"""Source of the scores of choices that a strategy receives before its first trial."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from enum import Enum
 
 
 class ScoreSource(Enum):
-    """Where a strategy's scores come from; the session knows how to make them."""
+    """Source of a strategy's scores; the session computes them."""
 
     NONE = "none"
     PROXIES = "proxies"
     """One criterion on the untrained choices, named by the strategy's `criterion`."""
 
     POLICY = "policy"
-    """A policy that a supernet teaches; it may start from `--policy` and `--supernet`."""
+    """Policy trained on a supernet; it may start from `--policy` and `--supernet`."""
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Stages of a search that make these scores, in their order."""
+        """Stages of a search that compute these scores, in order."""
         return _STAGES[self]
 
 

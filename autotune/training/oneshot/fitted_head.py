@@ -1,4 +1,4 @@
-"""A head fitted to the frozen network, which supernets and criteria start from."""
+"""Fitted head, from which supernets and criteria start."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def fit_best_head(
     engine: Engine, parts: tuple[Part, Part], rates: Sequence[float]
 ) -> tuple[nn.Module, float]:
-    """A head trained on the first part, and its learning rate: the best one on the second part.
+    """Train a head on the first part; return it and its rate, which is the best on the second.
 
-    Only the middle rate is tried where the frozen network must run for every step.
+    Without a cache, only the middle rate is tried, since every step runs the frozen network.
     """
     probe = engine.linear_probe()
-    if not probe.trunk.keeps:
+    if not probe.prefix.keeps:
         rates = sorted(rates)[(len(rates) - 1) // 2 :][:1]
     fits = [(probe.fit(parts[0], evaluated=parts[1], rate=rate), rate) for rate in rates]
     (head, _), rate = max(fits, key=lambda fit: fit[0][1])

@@ -1,4 +1,4 @@
-"""The supernet: deltas of all choices on one network at once, each behind a gate."""
+"""Supernet: deltas of all choices attached to one network at once, each behind a gate."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ Entry = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Strand:
-    """One delta of the supernet: a method of a unit in the largest size on offer."""
+    """One delta of the supernet: a method of a unit in its largest size."""
 
     unit: str
     methods: tuple[Method, ...]
-    """The method in each size on offer, the smallest first; one where sizes do not nest."""
+    """Method in each of its sizes, the smallest first; a single one if sizes do not nest."""
 
     delta: Delta
 
     @property
     def name(self) -> str:
-        """`UNIT/METHOD-OPTIONS`, the size left out."""
+        """Name `UNIT/METHOD-OPTIONS`, without the size."""
         return f"{self.unit}/{_without_size(self.methods[0]).label}"
 
     def entry(self, at: int) -> Entry:
-        """(unit, label) of the choice of this method alone, in one of its sizes."""
+        """(unit, label) of the choice of this method alone, in size `at`."""
         return self.unit, self.methods[at].label
 
     @property
     def sizes(self) -> list[int]:
-        """Sizes as numbers; 0 where sizes do not nest."""
+        """Sizes as numbers; 0 if sizes do not nest."""
         return [_size(method) for method in self.methods]
 
     def open(self, at: int, gate: Gate = 1.0) -> None:
-        """Apply the delta in one of its sizes, times the gate."""
+        """Apply the delta in size `at`, multiplied by the gate."""
         self.delta.gate = gate
         if size := self.sizes[at]:
             self.delta.narrow(size)
@@ -60,11 +60,11 @@ class Strand:
 
 
 class Supernet:
-    """Every strand of some units' choices, attached at once.
+    """Strands of all choices of some units, attached at once.
 
-    Choices share parameters where they can: two choices with `subtune-norms` train the same norms,
-    and rank 1 is the beginning of rank 4. All strands start closed. Methods that do not start at
-    zero, or that exclude others, have no strand. Dropout is off and normalisation statistics are
+    Choices share parameters if possible: two choices with `subtune-norms` train the same norms,
+    and rank 1 is the first component of rank 4. All strands start closed. Methods that do not start
+    at zero, or that exclude others, have no strand. Dropout is off and normalisation statistics are
     fixed, also for `bn: adapt`.
     """
 
@@ -101,7 +101,7 @@ class Supernet:
                 strand.delta.attach(self.sites[strand.unit])
 
     def close(self) -> None:
-        """Close all strands, so that the network computes what the backbone does."""
+        """Close all strands, so that the network computes the same as the backbone."""
         for strand in self.strands:
             strand.close()
 
@@ -122,19 +122,19 @@ class Supernet:
             )
 
     def detach(self) -> None:
-        """Take all strands off; the network is as it was before."""
+        """Detach all strands; the network is then as it was before."""
         for strand in reversed(self.strands):
             strand.delta.detach()
         self._undo()
 
 
 def can_share(choices: Choices) -> bool:
-    """Whether any method of these choices would have a strand."""
+    """Whether any method of these choices can have a strand."""
     return any(_shareable(offered) for offered in choices.values())
 
 
 def _shareable(choices: Iterable[Choice]) -> list[Method]:
-    """Methods of some choices that can have a strand, each once."""
+    """Methods of the choices that can have a strand, without repetition."""
     return [m for m in dict.fromkeys(m for c in choices for m in c.methods) if _joins(m)]
 
 

@@ -1,4 +1,4 @@
-"""One-shot training: all choices train together for a short time, then each gets its credit."""
+"""One-shot training: all choices train together for a short time, then each receives credit."""
 
 from __future__ import annotations
 
@@ -29,38 +29,46 @@ if TYPE_CHECKING:
     from autotune.training.engine import Engine
 
 Credits = Mapping[Entry, Sequence[float]]
-"""(unit, label of a method alone) → loss that it removed from each batch, in nats."""
+"""(unit, label of one method) → loss that it removed from each batch, in nats."""
 
 ChoiceMeasurements = dict[Entry, dict[str, float]]
-"""(unit, label of a method alone) → `mass`, `chance`, `relative`, `weights`, `fan in`, …"""
+"""(unit, label of one method) → `mass`, `chance`, `relative`, `weights`, `fan in`, …"""
 
 RATE_FACTOR = 0.3
-"""Factor on each method's learning rate, as all deltas train at once.
+"""Factor on each method's learning rate, since all deltas train at once.
 
-On enumerated plans, credits at three tenths of the rates agree better with the truth in equal time
-than those of random plans at the full rates (docs/policy.md).
+On tables of all plans of a small space, credits from training all deltas at three tenths of their
+rates agree better with the true values than credits from random plans at the full rates and in
+equal time (docs/policy.md).
 """
 
 PROXY_BATCHES = 1
-"""Batches for the proxies of each half; on enumerated plans, more do not agree better with the
-truth."""
+"""Number of batches for the proxies of each half.
+
+On the same tables, more batches did not improve the agreement with the true values.
+"""
 
 EVIDENCE_EXAMPLES = 64
-"""Examples for the scores that deltas of a supernet start from: half of a trial's, as the supernet
-only compares choices. Not tuned."""
+"""Number of examples for the scores with which deltas of a supernet are initialised.
+
+Half as many as for a trial, since the supernet only compares choices. Not tuned.
+"""
 
 EVIDENCE_TOGETHER = 16
-"""Examples whose mean gradient is squared for these scores: a sixteenth of the backward passes."""
+"""Number of examples whose mean gradient is squared for these scores.
+
+This takes a sixteenth of the backward passes of single examples.
+"""
 
 
 class OneShot:
-    """A supernet's training on one half of the training part, looked at on the other half.
+    """Trains a supernet on one half of the training part and computes credits on the other.
 
-    All strands are open, each in a random one of its sizes; the head, fitted before, stays fixed.
-    The credit of a strand is its Aumann-Shapley share of the loss that all of them remove together:
-    the mean of -∂loss/∂gate along the line on which all gates go from 0 to 1, at a random point of
-    it for each batch (integrated gradients, arXiv 1703.01365, of gates). All randomness is a
-    function of the seed and the epoch.
+    All strands are open, each in a random size; the head, which was fitted before, stays fixed.
+    The credit of a strand is its Aumann-Shapley share of the loss that all strands remove together:
+    the mean of -∂loss/∂gate while all gates move from 0 to 1, estimated at one random point per
+    batch (integrated gradients, arXiv 1703.01365, with respect to gates). All randomness is
+    determined by the seed and the epoch.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class OneShot:
     ) -> None:
         self.supernet, self.recipe, self.input, self.seed = supernet, recipe, input, seed
         self.rates = dict(rates)
-        self.training, self.looking = parts
+        self.training, self.held_out = parts
         self.device = torch.device(recipe.device)
         self.optimizer = torch.optim.AdamW(
             [
@@ -90,8 +98,8 @@ class OneShot:
         self.done = 0
 
     def proxies(self, *, draws: int = DRAWS) -> tuple[ChoiceMeasurements, ChoiceMeasurements]:
-        """Measurements of each choice before any training, on each of two disjoint halves."""
-        batches = list(self._batches(self.looking, 0, "none"))
+        """Measurements of each choice before any training, on two disjoint sets of examples."""
+        batches = list(self._batches(self.held_out, 0, "none"))
         halves = [batches[start::2][:PROXY_BATCHES] or batches[:1] for start in (0, 1)]
         generator, shapes = generator_of(self.seed, 0), self._shapes()
         proxies = [
@@ -118,10 +126,10 @@ class OneShot:
         self.supernet.close()
 
     def credits(self) -> Credits:
-        """Credits of the strands, from one pass over the other half."""
+        """Credits of the strands from one pass over the held-out half."""
         generator = generator_of(self.seed, 2 * self.done)
         credits: dict[Entry, list[float]] = {}
-        for batch in self._batches(self.looking, 2 * self.done, "none"):
+        for batch in self._batches(self.held_out, 2 * self.done, "none"):
             interrupts.check()
             point = float(torch.rand((), generator=generator))
             for entry, share in self.shares(batch, point, generator).items():
@@ -129,9 +137,9 @@ class OneShot:
         return credits
 
     def shares(self, batch: Batch, point: float, generator: torch.Generator) -> dict[Entry, float]:
-        """-∂loss/∂gate of every strand, in random sizes, where all gates are at `point`.
+        """-∂loss/∂gate of every strand, in random sizes, with all gates at `point`.
 
-        Integrated over 0 ≤ point ≤ 1 and summed over strands, they are the loss that all remove.
+        Integrated over 0 ≤ point ≤ 1 and summed over strands, this is the loss that all remove.
         """
         entries, gates = self._open(generator, torch.tensor(point, device=self.device))
         gradients = torch.autograd.grad(self._loss(*batch), gates, materialize_grads=True)
@@ -157,7 +165,7 @@ class OneShot:
     def _open(
         self, generator: torch.Generator, point: Tensor | None = None
     ) -> tuple[list[Entry], list[Tensor]]:
-        """Open all strands, each in a random size; at a `point`, with gates that take gradients."""
+        """Open all strands in random sizes, fully or with differentiable gates at `point`."""
         entries, gates = [], []
         for strand in self.supernet.strands:
             at = int(torch.randint(len(strand.methods), (), generator=generator))
@@ -168,7 +176,7 @@ class OneShot:
         return entries, gates
 
     def _shapes(self) -> dict[str, dict[str, float]]:
-        """Unit → number of its weights, and mean fans of its kernels."""
+        """Unit → number of its weights, and mean fan-in and fan-out of its kernels."""
         return {unit: _shape(site) for unit, site in self.supernet.sites.items()}
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -197,10 +205,10 @@ def _shape(site: Site) -> dict[str, float]:
 def one_shot(
     engine: Engine, choices: Choices, rates: Mapping[str, float], head_rates: Sequence[float]
 ) -> Iterator[OneShot]:
-    """All choices on the engine's network at once, for a short training; taken off afterwards.
+    """Attach all choices to the engine's network for one-shot training; detach them afterwards.
 
-    One half of the training part trains, after a head was fitted to it at the rate that is best on
-    the other half. Validation and test data are not used.
+    The supernet trains on one half of the training part, to which a head is first fitted at the
+    rate that is best on the other half. Validation and test data are not used.
     """
     parts = halved(engine.task.train, engine.seed)
     head, head_rate = fit_best_head(engine, parts, head_rates)

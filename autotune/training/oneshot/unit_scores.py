@@ -1,4 +1,4 @@
-"""Scores of units before any training, from their own weights and a few examples."""
+"""Scores of units before any training, from their weights and a few examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from autotune.training.engine import Engine
 
 EXAMPLES = 32
-"""Examples of each half that criteria are computed on, one gradient per example.
+"""Number of examples of each half on which criteria are computed, with one gradient each.
 
 Not tuned: the time grows linearly, and the correlation of the two halves is reported.
 """
 
 SINGULAR_FLOOR = 1e-12
-"""Smallest singular value that counts, relative to the largest: float64 resolves no less."""
+"""Lower bound of singular values relative to the largest; smaller ones are float64 rounding."""
 
 
 def scores_by_half(
@@ -55,9 +55,9 @@ def scores_by_half(
 def unit_scores(
     criterion: str, sites: Mapping[str, Site], evidence: TaskEvidence
 ) -> dict[str, float]:
-    """Unit → score by a criterion; a larger score promises more from changing the unit.
+    """Unit → score by a criterion; a larger score predicts more gain from changing the unit.
 
-    Spans have no weights, so they have no score. Must be asked while nothing is attached.
+    Spans have no weights, so they have no score. Call it only while nothing is attached.
     """
     score = CRITERIA[criterion](evidence)
     return {name: score(site.slots) for name, site in sites.items() if not site.is_span()}
@@ -143,7 +143,7 @@ def _has_input_channels(layer: nn.Module) -> bool:
 
 
 def _weighted_by_input(slot: Slot, norms: Tensor) -> Tensor:
-    """|w| times the norm of the channel that it reads, (out, in, ...)."""
+    """|w| times the norm of its input channel, summed over kernel positions."""
     kernel = slot.tensor.detach().abs()
     groups = getattr(slot.layer, "groups", 1)
     if isinstance(slot.layer, nn.modules.conv._ConvTransposeNd):

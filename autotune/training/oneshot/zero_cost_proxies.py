@@ -1,4 +1,4 @@
-"""Zero-cost proxies: gradients of the loss in each method's directions before it is trained."""
+"""Zero-cost proxies: gradients of the loss with respect to untrained deltas."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ from autotune.training.loop import Recipe
 from autotune.training.oneshot.supernet import Entry, Strand, Supernet
 
 DRAWS = 2
-"""Draws of labels from the network's own predictions.
+"""Number of draws of labels from the network's own predictions.
 
-Not tuned: each draw costs one more backward pass and halves the variance of `chance` at most.
+Not tuned: the variance of `chance` falls inversely with the number of draws, each of which costs
+another backward pass.
 """
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """Gradient of the loss with respect to one method in one unit, with a fitted head and all
-    deltas at zero.
-    """
+    """Measurements of one method in one unit, with a fitted head and all deltas at zero."""
 
     mass: float
-    """Squared norm of the gradient in the delta's own directions; for low rank the sum of the
-    squares of the largest singular values of the kernel's gradient. To first order the loss that a
-    step of gradient descent removes."""
+    """Squared norm of the gradient of the loss with respect to the delta.
+
+    For low rank, the sum of the squares of the `rank` largest singular values of the kernel's
+    gradient. It is the first-order decrease of the loss by a unit step of gradient descent.
+    """
 
     chance: float
-    """The same under labels drawn from the network's own predictions: in expectation the trace of
-    the Fisher information in these directions, divided by the number of examples. Mass divided by
-    chance has no bias for depth. 0 where nothing is drawn."""
+    """Mean `mass` under labels drawn from the network's own predictions; 0 without draws.
+
+    Its expectation is the trace of the Fisher information of the delta, divided by the number of
+    examples. The ratio of mass to chance is not biased by depth.
+    """
 
     relative: float
-    """Norm of the gradient of the unit's weights, divided by the norm of the weights (Auto-RGN,
-    arXiv 2210.11466); 0 for spans."""
+    """Gradient norm of the unit's weights divided by their norm; 0 for spans.
+
+    From Auto-RGN (arXiv 2210.11466).
+    """
 
 
 def find_proxies(
@@ -54,7 +59,7 @@ def find_proxies(
     *,
     draws: int = DRAWS,
 ) -> dict[Entry, Proxy]:
-    """(unit, label of a method alone) → its proxy on these batches of (inputs, labels)."""
+    """(unit, label of one method) → its proxy on batches of (inputs, labels)."""
     for strand in supernet.strands:
         strand.open(-1)
     true, *drawn = _gradients(supernet, batches, recipe, generator, draws)

@@ -1,1 +1,1 @@
-"""Cached prefix: the frozen beginning of the network (the trunk) runs once for all trials."""
+"""Cached prefix: the frozen beginning of the network runs once for all trials."""

@@ -1,4 +1,4 @@
-"""Attached deltas in terms of a graph: nodes that train or change, and hooks of paths."""
+"""Effects of attached deltas on a graph: nodes that train or change, and hooks of paths."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MODE_DEPENDENT = (
     nn.TransformerDecoderLayer,
     nn.RReLU,
 )
-"""Layers of torch that compute something different in training mode."""
+"""Layers of torch whose computation depends on training mode."""
 
 
 class Attached:
-    """Deltas, head and modes that a graph's network has now.
+    """Deltas, head and modes that the network of a graph has at present.
 
-    Raises `Untraceable` for any that the graph has no node for.
+    Raises `Untraceable` if the graph has no node for one of them.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -33,10 +33,10 @@ class Attached:
         self.modules = dict(graph.root.named_modules())
         self.layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         self.hooks = {p: h for p, m in self.modules.items() if (h := self._new_hooks(m))}
-        """Path → hooks added since the graph was traced, without those that do nothing."""
+        """Path → hooks added since the graph was traced, except those without an effect."""
 
         self.native = {path for path in self.hooks if self._runs_natively(path)}
-        """Layers that must be called as modules, for their hooks to run."""
+        """Paths of layers that must be called as modules, so that their hooks run."""
 
         self.touches = self._touches()
         """(`module_input` or `module_output`, path) → effects of deltas there."""
@@ -44,7 +44,7 @@ class Attached:
         self._refuse_modes()
 
     def is_touched(self, node: fx.Node) -> bool:
-        """Whether a node itself trains, or differs from that of the frozen network."""
+        """Whether a node trains or computes something different from the frozen network."""
         if node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             owner = self.modules[path]
@@ -63,9 +63,9 @@ class Attached:
         return [hook for hook in hooks if hook not in traced and touch_of(hook) is not IDLE]
 
     def _runs_natively(self, path: str) -> bool:
-        is_strange = any(touch_of(hook) is None for hook in self.hooks[path])
+        has_foreign = any(touch_of(hook) is None for hook in self.hooks[path])
         has_own = bool(self.graph.own_hooks(self.modules[path]))
-        return path in self.layers and (is_strange or has_own)
+        return path in self.layers and (has_foreign or has_own)
 
     def _touches(self) -> dict[tuple[Any, str], list[Touch]]:
         touches: dict[tuple[Any, str], list[Touch]] = {}
@@ -86,14 +86,14 @@ class Attached:
         for path in self.graph.mode_readers:
             if self.modules[path].training:
                 raise Untraceable(f"{path} reads its mode and is in training mode")
-        if self.graph.is_exported:  # operators do not follow the mode of their module
+        if self.graph.is_exported:  # exported operators do not depend on their module's mode
             for path, module in self.modules.items():
                 if module.training and isinstance(module, MODE_DEPENDENT):
                     raise Untraceable(f"{path} is in training mode, the graph in evaluation mode")
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether a module trains, or computes something different from evaluation mode."""
+    """Whether a module trains, or computes something different from the frozen network."""
     trains = any(map(_trains, module._parameters.values()))
     return (
         trains
@@ -107,7 +107,7 @@ def _trains(parameter: nn.Parameter | None) -> bool:
 
 
 def _depends_on_mode(module: nn.Module) -> bool:
-    """Whether a layer may depend on its mode; any may that is not torch's."""
+    """Whether the computation of a layer may depend on its mode; assumed if it is not torch's."""
     return isinstance(module, MODE_DEPENDENT) or not type(module).__module__.startswith("torch.nn")
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation fused into the convolution before it, where both are frozen."""
+"""Fusion of frozen batch normalisation into the frozen convolution before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def folded(
     graph: Graph, steps: Mapping[fx.Node, Step], is_touched: Callable[[fx.Node], bool]
 ) -> dict[fx.Node, Step]:
-    """The same steps except for rounding; a fused pair is one step where nothing else reads it."""
+    """Steps in which frozen pairs of convolution and batch norm are fused.
+
+    A pair is fused if nothing else reads the convolution. Results are equal except for rounding.
+    """
     fused = dict(steps)
     readers = Counter(node for step in steps.values() for node in step.reads())
     for node, step in steps.items():

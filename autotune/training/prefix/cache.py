@@ -1,4 +1,4 @@
-"""Cache of the frozen part: values before a cut are computed once and stored where they fit."""
+"""Cache of the frozen part: values before a cut are computed once and stored if they fit."""
 
 from __future__ import annotations
 
@@ -28,25 +28,28 @@ from autotune.utils.filesystems import is_full
 from autotune.utils.timings import spent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Setting → dtype that float32 values are stored in."""
+"""Setting → dtype in which float32 values are stored."""
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
-    """A part with its augmented views, and its feed for where nothing is cached."""
+class ViewedPart:
+    """Part with its augmented views."""
 
     part: Part
     plain: Feed
+    """Feed of the examples, for when nothing is cached."""
+
     views: Sequence[tuple[str, View]]
-    """(name, view); empty where every epoch draws a new view, so that nothing can be cached."""
+    """(name, view); empty if every epoch draws a new view, so that nothing can be cached."""
 
 
 @dataclass
 class Keeper:
-    """Stores values of one graph in some places.
+    """Caches values of one graph in memory or files (`places`).
 
-    `about` is everything that values depend on in addition to the graph, and part of their names. A
-    value from an earlier process is compared with one batch that is computed again.
+    `about` describes everything on which values depend in addition to the graph; it is part of
+    their names. A value from an earlier process is trusted after one batch was computed again and
+    was equal.
     """
 
     graph: Graph
@@ -64,41 +67,44 @@ class Keeper:
     def device(self) -> torch.device:
         return torch.device(self.recipe.device)
 
-    def feeds(self, live: Sequence[fx.Node], looked: Sequence[Looked], size: int) -> list[Feed]:
-        """Feeds of live values for some parts, which share the room, in batches of `size`."""
+    def feeds(self, live: Sequence[fx.Node], viewed: Sequence[ViewedPart], size: int) -> list[Feed]:
+        """Feeds of live values for several parts, which share the limits of the places.
+
+        Values are computed in batches of `size`.
+        """
         rooms = {id(place): place.limit for place in self.places}
         with spent("prefix"):
-            return [self._feed(live, each, size, rooms) for each in looked]
+            return [self._feed(live, each, size, rooms) for each in viewed]
 
     def _feed(
-        self, live: Sequence[fx.Node], looked: Looked, size: int, rooms: dict[int, int]
+        self, live: Sequence[fx.Node], viewed: ViewedPart, size: int, rooms: dict[int, int]
     ) -> Feed:
-        while (best := self._best(live, looked, rooms)) is not None:
+        while (best := self._best(live, viewed, rooms)) is not None:
             frontier, place = best
             try:
-                kept = self._kept(frontier.nodes, looked, place, size)
+                kept = self._kept(frontier.nodes, viewed, place, size)
             except OSError as error:
                 self._give_up(place, error)
                 continue
-            rooms[id(place)] -= self._nbytes(frontier, looked)
-            return self._on_the_way(kept, frontier.nodes, live, size)
-        return self._on_the_way(looked.plain, [self.graph.input], live, size)
+            rooms[id(place)] -= self._nbytes(frontier, viewed)
+            return self._computed_feed(kept, frontier.nodes, live, size)
+        return self._computed_feed(viewed.plain, [self.graph.input], live, size)
 
-    def _on_the_way(
+    def _computed_feed(
         self, feed: Feed, known: Sequence[fx.Node], live: Sequence[fx.Node], size: int
     ) -> Feed:
-        way = before(self.graph, live, known)
-        return ComputedFeed(feed, FrozenStep(way, self.recipe, size)) if way.steps else feed
+        program = before(self.graph, live, known)
+        return ComputedFeed(feed, FrozenStep(program, self.recipe, size)) if program.steps else feed
 
     def _best(
-        self, live: Sequence[fx.Node], looked: Looked, rooms: Mapping[int, int]
+        self, live: Sequence[fx.Node], viewed: ViewedPart, rooms: Mapping[int, int]
     ) -> tuple[Frontier, Place] | None:
-        """The fastest frontier and place; None where recomputing everything is fastest."""
+        """Fastest frontier and place; None if recomputing everything is fastest."""
         first, *others = self._frontiers_of(tuple(live))
         least, best = first.seconds, None
-        for frontier in others if looked.views else []:
+        for frontier in others if viewed.views else []:
             for place in self.places:
-                if self._nbytes(frontier, looked) > rooms[id(place)]:
+                if self._nbytes(frontier, viewed) > rooms[id(place)]:
                     continue
                 seconds = frontier.seconds + self._row_bytes(frontier) / place.rate
                 if seconds < least:
@@ -110,8 +116,8 @@ class Keeper:
             self._frontiers[live] = frontiers(self.graph, live)
         return self._frontiers[live]
 
-    def _nbytes(self, frontier: Frontier, looked: Looked) -> int:
-        return self._row_bytes(frontier) * len(looked.part) * len(looked.views)
+    def _nbytes(self, frontier: Frontier, viewed: ViewedPart) -> int:
+        return self._row_bytes(frontier) * len(viewed.part) * len(viewed.views)
 
     def _row_bytes(self, frontier: Frontier) -> int:
         seen = self.graph.seen
@@ -129,27 +135,29 @@ class Keeper:
             "take longer. Make room, or set --cache-disk 0."
         )
 
-    def _kept(self, nodes: Sequence[fx.Node], looked: Looked, place: Place, size: int) -> KeptFeed:
+    def _kept(
+        self, nodes: Sequence[fx.Node], viewed: ViewedPart, place: Place, size: int
+    ) -> KeptFeed:
         views = [
-            self._values(nodes, _Pass(looked.part, name, view, place, size))
-            for name, view in looked.views
+            self._values(nodes, _Pass(viewed.part, name, view, place, size))
+            for name, view in viewed.views
         ]
         dtypes = [self.graph.seen[node].dtype for node in nodes]
-        return KeptFeed(views, dtypes, torch.from_numpy(looked.part.labels), self.device)
+        return KeptFeed(views, dtypes, torch.from_numpy(viewed.part.labels), self.device)
 
     def _values(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[Tensor]:
         names = [self._name(node, pass_) for node in nodes]
         with pass_.place.alone(_digest(names)):
-            lacking = [node for node in nodes if not self._holds(node, pass_)]
-            if lacking:
-                self._make(lacking, pass_)
+            missing = [node for node in nodes if not self._holds(node, pass_)]
+            if missing:
+                self._make(missing, pass_)
             tensors = [pass_.place.find(name) for name in names]
         if any(tensor is None for tensor in tensors):
             raise OSError("another process took the room")
         return [tensor for tensor in tensors if tensor is not None]
 
     def _holds(self, node: fx.Node, pass_: _Pass) -> bool:
-        """Whether a place has a value whose first batch equals what the network computes now."""
+        """Whether a value is stored whose first batch equals the network's present output."""
         name = self._name(node, pass_)
         tensor = pass_.place.find(name)
         if tensor is None or name in self._trusted:
@@ -180,17 +188,17 @@ class Keeper:
         return pass_.place.making(self._name(node, pass_), shape, self._dtype(node))
 
     def _known(self, nodes: Sequence[fx.Node], pass_: _Pass) -> list[fx.Node]:
-        """The nearest stored values to compute others from, without rounded ones."""
+        """Nearest stored values from which others can be computed, except rounded ones."""
         steps = before(self.graph, nodes, [self.graph.input]).steps
         others = [step.node for step in steps if step.node not in nodes]
         kept = [node for node in others if self._is_there(node, pass_)]
         while True:
             program = before(self.graph, nodes, [*kept, self.graph.input])
             nearest = [node for node in kept if program.reads(node)]
-            false = [node for node in nearest if not self._holds(node, pass_)]
-            if not false:
+            invalid = [node for node in nearest if not self._holds(node, pass_)]
+            if not invalid:
                 return nearest
-            kept = [node for node in kept if node not in false]
+            kept = [node for node in kept if node not in invalid]
 
     def _is_there(self, node: fx.Node, pass_: _Pass) -> bool:
         if node not in self.graph.seen or self._dtype(node) != self.graph.seen[node].dtype:
@@ -201,14 +209,14 @@ class Keeper:
         self, program: Program, known: Sequence[fx.Node], pass_: _Pass, rows: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         """Outputs of a program from stored values and the examples, batch by batch."""
-        way = FrozenStep(program, self.recipe, pass_.size)
+        step = FrozenStep(program, self.recipe, pass_.size)
         kept = [pass_.place.find(self._name(node, pass_)) for node in known]
         needs_examples = program.reads(self.graph.input)
         examples = pass_.examples(rows, self.input, self.device) if needs_examples else None
         for some in rows.split(pass_.size):
             values = [t[some].to(self.device) for t in kept if t is not None]
-            # the program has an argument for the input even where no step reads it
-            yield way((*values, next(examples) if examples is not None else values[0]))
+            # The program has an argument for the input even if no step reads it.
+            yield step((*values, next(examples) if examples is not None else values[0]))
 
     def _name(self, node: fx.Node, pass_: _Pass) -> str:
         if id(pass_.part) not in self._digests:
@@ -219,7 +227,7 @@ class Keeper:
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """A part in one view, and the place for its values."""
+    """Part in one view, and the place for its values."""
 
     part: Part
     name: str
@@ -230,7 +238,7 @@ class _Pass:
     def examples(
         self, rows: Tensor, input: InputDescription | None, device: torch.device
     ) -> Iterator[Tensor]:
-        """Batches of inputs as the network takes them."""
+        """Batches of inputs for the network."""
         batches = in_rows(self.part, rows, self.size, input=input, device=device)
         for (inputs, _), some in zip(batches, rows.split(self.size), strict=True):
             yield self.view(inputs, some)

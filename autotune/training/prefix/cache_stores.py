@@ -39,20 +39,21 @@ CHUNK = 2**24
 
 
 class Place(Protocol):
-    """Tensors by name, at most `limit` bytes; the least recently used is evicted first."""
+    """Store of at most `limit` bytes of named tensors, with least-recently-used eviction."""
 
     limit: int
     rate: ClassVar[float]
-    """Rough speed of reading rows, in bytes per second.
+    """Approximate speed of reading rows, in bytes per second.
 
-    Not measured per machine: it only decides between storing a value and an earlier one."""
+    It is not measured per machine, since it only decides which of several values to store.
+    """
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
 
     def find(self, name: str) -> Tensor | None:
-        """The tensor, to be read only; None if it is absent or damaged."""
+        """Stored tensor, which must not be modified; None if it is absent or damaged."""
 
     def __contains__(self, name: str) -> bool:
         """Whether a tensor of this name was stored, damaged or not."""
@@ -61,13 +62,13 @@ class Place(Protocol):
         """Context with an empty tensor to fill, which is stored when the context ends."""
 
     def alone(self, name: str) -> AbstractContextManager[Any]:
-        """Context in which no other process makes this tensor."""
+        """Context in which no other process computes this tensor."""
 
 
 class Memory:
-    """Memory of one process, on the device that it computes on."""
+    """Store in the memory of one process, on the device that it computes on."""
 
-    rate: ClassVar[float] = 4e9  # bytes per second of gathering rows in memory, roughly
+    rate: ClassVar[float] = 4e9  # roughly that of gathering rows in memory
 
     def __init__(self, limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
@@ -99,12 +100,12 @@ class Memory:
 
 
 class Shelf:
-    """A folder of memory-mapped safetensors files with a checksum in each header.
+    """Store in a folder of memory-mapped safetensors files with a checksum in each header.
 
-    A damaged file is removed and counts as absent. Raises `OSError` when the disk is full.
+    A damaged file is removed and counts as absent. Raises `OSError` if the disk is full.
     """
 
-    rate: ClassVar[float] = 1e9  # bytes per second from an SSD or the page cache, roughly
+    rate: ClassVar[float] = 1e9  # roughly that of an SSD or the page cache
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -121,7 +122,8 @@ class Shelf:
             if name not in self._open:
                 self._open[name] = _opened(path)
         except FileNotFoundError:
-            return self._open.get(name)  # another process removed it, but the map still has it
+            # Another process removed the file, but the memory map is still valid.
+            return self._open.get(name)
         except (OSError, ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)
             return None
@@ -176,7 +178,7 @@ class Shelf:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Reserve room, so that a full disk raises here instead of a bus error in mapped memory."""
+    """Reserve disk space, so that a full disk raises here instead of a bus error on writing."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS has no posix_fallocate
@@ -198,7 +200,7 @@ def _header(shape: Shape, dtype: torch.dtype, checksum: int) -> bytes:
 
 
 def _opened(path: Path) -> Tensor:
-    """The tensor of a file; `ValueError` when its checksum does not match."""
+    """Memory-mapped tensor of a file; raises `ValueError` if its checksum does not match."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         about = json.loads(file.read(min(length, 2**20)))

@@ -1,4 +1,4 @@
-"""Cutting a graph in two: the part before a plan's deltas runs once, the rest in every step."""
+"""Cut of a graph in two: the part before a plan's deltas runs once, the rest in every step."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from autotune.training.prefix.program import Function, Program, Step, function_o
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The cut of a network for the deltas that it has."""
+    """Cut of a network for the deltas attached to it."""
 
     live: tuple[fx.Node, ...]
-    """Values of the frozen part that the rest reads."""
+    """Values of the frozen part that the rest of the network reads."""
 
     behind: Program
     """Program from the live values to the logits, with everything that trains."""
 
 
 def cut(graph: Graph, *, fuse_batchnorm: bool = False) -> Cut:
-    """The deepest possible cut for the deltas and the head that the network has now.
+    """Deepest possible cut for the deltas and the head that are attached to the network.
 
     With `fuse_batchnorm`, frozen batch norm behind the cut is fused into frozen convolutions.
-    Raises `Untraceable` where the graph has no node for something on the network.
+    Raises `Untraceable` if the graph has no node for something attached to the network.
     """
     return _Cutter(graph).cut(fuse_batchnorm=fuse_batchnorm)
 
@@ -41,7 +41,7 @@ def cut(graph: Graph, *, fuse_batchnorm: bool = False) -> Cut:
 def before(graph: Graph, wanted: Sequence[fx.Node], known: Sequence[fx.Node]) -> Program:
     """Program from known values of the frozen network to wanted ones.
 
-    The input must be among the known values where a step reads it.
+    The input must be among the known values if a step reads it.
     """
     steps: dict[fx.Node, Step] = {}
     waiting = [node for node in wanted if node not in known]
@@ -85,7 +85,7 @@ class _Cutter:
             raise Untraceable("nothing that trains is in its graph")
         for node in list(self.steps):
             self._need(self.steps[node].reads())
-        self._stand_in()
+        self._replace_shape_reads()
         if fuse_batchnorm:
             self.steps = folded(self.graph, self.steps, self.attached.is_touched)
         live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
@@ -93,7 +93,7 @@ class _Cutter:
         return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))
 
     def _follows(self, node: fx.Node) -> bool:
-        """Whether a node reads a value behind the cut, if only its shape."""
+        """Whether a node reads a value behind the cut, even if only its shape."""
         return any(self.source[n] in self.steps for n in node.all_input_nodes)
 
     def _mark(self, node: fx.Node, function: Function) -> None:
@@ -113,7 +113,7 @@ class _Cutter:
         return product_branch(layer) or _plain(self.graph, node)
 
     def _need(self, nodes: list[fx.Node]) -> None:
-        """Make the values that are read live; compute those without rows behind the cut."""
+        """Make the values live that are read; values that cannot be cached move behind the cut."""
         while nodes:
             node = nodes.pop()
             if node in self.steps or node in self.live:
@@ -127,20 +127,23 @@ class _Cutter:
                 self._mark(node, _plain(self.graph, node))
                 nodes += self.steps[node].reads()
 
-    def _stand_in(self) -> None:
-        """Let nodes read shapes of values before the cut from the number of rows alone."""
+    def _replace_shape_reads(self) -> None:
+        """Answer reads of shapes before the cut from the batch size, without these values."""
         if not self.live:
             raise Untraceable("nothing that trains reads its input")
         anchor = next(iter(self.live))
         for node in self.shapes:
             seen = self.graph.seen[self.source[read_by(node)]]
-            ask = partial(_asked, _plain(self.graph, node), seen.shape, seen.dtype, node.args[1:])
-            self.steps[node] = Step(node, ask, (anchor,), node.kwargs)
+            read = partial(
+                _read_shape, _plain(self.graph, node), seen.shape, seen.dtype, node.args[1:]
+            )
+            self.steps[node] = Step(node, read, (anchor,), node.kwargs)
 
 
-def _asked(
+def _read_shape(
     function: Function, shape: tuple[int, ...], dtype: Any, rest: tuple[Any, ...], x: Tensor
 ) -> Any:
+    """Call a shape-reading function on an expanded scalar, which takes no memory."""
     return function(x.new_empty((), dtype=dtype).expand(len(x), *shape), *rest)
 
 
@@ -151,7 +154,7 @@ def _all(touches: list[Touch], value: Any) -> Any:
 
 
 def _plain(graph: Graph, node: fx.Node) -> Function:
-    """Function of a node on the frozen network, with the hooks that the network came with."""
+    """Function of a node on the frozen network, with hooks that were there when it was traced."""
     if node.op != "call_module":
         return function_of(node, graph.root)
     layer = graph.root.get_submodule(str(node.target))

@@ -1,4 +1,4 @@
-"""Tracing by operators with `torch.export`, for code that depends on its inputs."""
+"""Tracing of operators with `torch.export`, for code that `torch.fx` cannot trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from autotune.training.prefix.nodes import Root, Untraceable
 
 
 def trace_operators(root: Root, examples: Tensor) -> Traced:
-    """A graph of torch's own operators for any number of examples; weights are read by name."""
+    """Trace a graph of torch's own operators, valid for any batch size, that reads weights by name.
+
+    Raises `Untraceable` if the network cannot be exported.
+    """
     try:
         with (
             recording_mode_reads(root) as mode_readers,
@@ -30,7 +33,7 @@ def trace_operators(root: Root, examples: Tensor) -> Traced:
 
 
 def _as_graph(program: ExportedProgram, root: Root) -> fx.Graph:
-    """The graph with parameters and buffers as attributes of the root, and one output."""
+    """Graph of a program with parameters and buffers as attributes of the root, and one output."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):

@@ -1,4 +1,4 @@
-"""Feeds of live values: gathered from cached ones, or computed from earlier ones."""
+"""Feeds of live values, which are read from the cache or computed from earlier values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from autotune.utils.timings import spent
 
 @dataclass(frozen=True, eq=False)
 class KeptFeed:
-    """Feeds cached values, one view per epoch in turn."""
+    """Feed of cached values, in which epochs use the views in turn."""
 
     views: Sequence[Sequence[Tensor]]
-    """Tensors with a row for each example, by view."""
+    """For each view, tensors with one row per example."""
 
     dtypes: Sequence[torch.dtype]
     """dtypes of the values as the network computes them."""
@@ -47,9 +47,9 @@ class KeptFeed:
 
 @dataclass(frozen=True, eq=False)
 class FrozenStep:
-    """The frozen network between known values and the live ones, in batches of one size.
+    """Frozen network between known and live values, which runs in batches of a fixed size.
 
-    The last batch is filled up to this size, as kernels for another size may round differently.
+    The last batch is padded to this size, since kernels may round differently for other sizes.
     """
 
     program: Program
@@ -68,8 +68,8 @@ class FrozenStep:
         return tuple(_joined(parts)[:n] for parts in zip(*batches, strict=True))
 
     def _filled(self, rows: Tensor) -> Tensor:
-        lacking = self.size - len(rows)
-        return torch.cat([rows, rows[-1:].expand(lacking, *rows.shape[1:])]) if lacking else rows
+        missing = self.size - len(rows)
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -78,18 +78,18 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ComputedFeed:
-    """Feeds live values that are computed from another feed's."""
+    """Feed of live values that are computed from the values of another feed."""
 
     feed: Feed
-    way: FrozenStep
+    step: FrozenStep
 
     def __len__(self) -> int:
         return len(self.feed)
 
     def in_order(self, size: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.in_order(size):
-            yield self.way(values), labels
+            yield self.step(values), labels
 
     def shuffled(self, size: int, generator: torch.Generator, epoch: int) -> Iterator[FeedBatch]:
         for values, labels in self.feed.shuffled(size, generator, epoch):
-            yield self.way(values), labels
+            yield self.step(values), labels

@@ -1,4 +1,4 @@
-"""Frontiers: sets of values to cache for a cut, the live ones or earlier and smaller ones."""
+"""Frontiers: sets of values that can be cached for a cut, live ones or earlier, smaller ones."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Frontier:
 
     nodes: tuple[fx.Node, ...]
     seconds: float
-    """Estimated time from here to the live values, per example."""
+    """Estimated time per example from these values to the live ones, in seconds."""
 
 
 def frontiers(graph: Graph, live: Sequence[fx.Node]) -> list[Frontier]:
-    """Frontiers on the way from the input to the live values, the input first.
+    """Frontiers from the input to the live values, the input first.
 
-    After each step, the values that later steps read are a frontier where all can be cached.
+    After each step, the values that later steps read are a frontier if all can be cached.
     """
-    way = before(graph, live, [graph.input])
-    readers = Counter(node for step in way.steps for node in step.reads())
+    program = before(graph, live, [graph.input])
+    readers = Counter(node for step in program.steps for node in step.reads())
     readers.update(live)
-    left = sum(graph.seconds[step.node] for step in way.steps)
+    left = sum(graph.seconds[step.node] for step in program.steps)
     open_ = {graph.input: readers[graph.input]}
     result = [Frontier((graph.input,), left)]
-    for step in way.steps:
+    for step in program.steps:
         left -= graph.seconds[step.node]
         for node in step.reads():
             open_[node] -= 1

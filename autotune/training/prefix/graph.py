@@ -1,4 +1,4 @@
-"""The graph of a frozen network, traced once for all plans."""
+"""Graph of a frozen network, traced once for all plans."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from autotune.training.prefix.observation import Observer
 class Graph:
     """Nodes of a network in the order in which they run.
 
-    Layers are single nodes: modules without children, and those of `torch.nn`. Where a module
-    begins or ends, a node `module_input` or `module_output` passes on its first input or output, so
-    that a delta can change or observe it there. A container that cannot be traced is a single node,
-    too; or, with `is_exported`, the nodes are torch's own operators, without such boundaries.
+    Layers (modules without children, and those of `torch.nn`) are single nodes, as are containers
+    that cannot be traced. Around every module, nodes `module_input` and `module_output` pass on its
+    first input and output, where a delta can change or observe them. With `is_exported`, the nodes
+    are torch's own operators instead, without such boundaries.
+
     Raises `Untraceable` for a network that cannot be traced, or whose graph computes something
     different.
     """
@@ -34,7 +35,7 @@ class Graph:
             )
             observer = Observer(traced.graph, self.root)
             self.seen = _observed(observer, examples)
-            """Node → shape and dtype of values that can be cached: row i is of example i alone."""
+            """Node → shape and dtype, for values that can be cached: row i depends on example i."""
 
         self.mode_readers, self.untraced = traced.mode_readers, traced.untraced
         self.overwritten, self.seconds = observer.overwritten, observer.seconds
@@ -48,17 +49,17 @@ class Graph:
 
         self.sources = _sources(self.nodes)
         self.text = f"{traced.graph}{network}"
-        """Nodes and layers as text, part of the names of cached values."""
+        """Nodes and layers as text, which is part of the names of cached values."""
 
         self._owner = traced.graph  # nodes live as long as their graph
 
-    def on(self, twin: nn.Module) -> Graph:
-        """The same graph on a copy of its network that has nothing on it yet."""
+    def on(self, network: nn.Module) -> Graph:
+        """The same graph on `network`, a copy of its network without anything attached."""
         graph = copy(self)
-        graph.root = Root(twin)
+        graph.root = Root(network)
         for name, tensor in self.root.constants.items():
             graph.root.hold(name, tensor)
-        graph._hooks = {module: frozenset(hooks_of(module)) for module in twin.modules()}
+        graph._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
         return graph
 
     def own_hooks(self, module: nn.Module) -> frozenset[Any]:
@@ -67,9 +68,9 @@ class Graph:
 
 
 def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
-    """The graphs of a network, the preferred one first, and the reason why one is missing.
+    """Graphs of a network, the preferred one first, and the reason why one is missing.
 
-    The graph of operators is preferred where some module's own code cannot be traced.
+    The graph of operators is preferred if the code of some module cannot be traced.
     """
     graphs, reason = list[Graph](), ""
     for is_exported in (False, True):
@@ -90,7 +91,7 @@ def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """Hooks before and after the module's own code."""
+    """Forward pre-hooks and forward hooks of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 

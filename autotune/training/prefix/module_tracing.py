@@ -1,4 +1,4 @@
-"""Tracing by modules: layers are nodes, and so are the input and output of every module."""
+"""Tracing of modules: layers are nodes, and so are the input and output of every module."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from autotune.training.prefix.nodes import (
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph of a root, and the containers in it that need care."""
+    """Graph of a network, and the containers in it that need special treatment."""
 
     graph: fx.Graph
     mode_readers: frozenset[str]
-    """Containers whose code reads their mode; the graph is that of evaluation mode."""
+    """Containers whose code reads their mode; the graph is valid in evaluation mode."""
 
     untraced: tuple[str, ...] = ()
     """Containers that are single nodes, because their own code cannot be traced."""
@@ -105,7 +105,7 @@ def recording_mode_reads(root: nn.Module) -> Iterator[set[str]]:
 
 
 def _recording(kind: type[nn.Module], record: Callable[[], None]) -> type[nn.Module]:
-    """A subclass of the same name that records when its mode is read."""
+    """Subclass with the same name that calls `record` when its mode is read."""
 
     def mode(self: nn.Module) -> bool:
         record()

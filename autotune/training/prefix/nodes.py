@@ -16,7 +16,7 @@ class Untraceable(Exception):
 
     @classmethod
     def by(cls, error: Exception) -> Untraceable:
-        """The reason in the first line of an error."""
+        """Reason from the first line of an error."""
         return cls(first_line(error))
 
 
@@ -46,7 +46,7 @@ def is_boundary(node: fx.Node) -> bool:
 
 
 def read_by(node: fx.Node) -> fx.Node:
-    """The first node that a node reads."""
+    """First node that a node reads."""
     first = node.args[0]
     assert isinstance(first, fx.Node)
     return first
@@ -66,7 +66,7 @@ NETWORK = "network"
 
 
 class Root(nn.Module):
-    """Calls the network with its input alone, so that other arguments have their defaults."""
+    """Calls the network with only its input; other arguments have their defaults."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Root(nn.Module):
 
 
 def end_of(graph: fx.Graph) -> fx.Node:
-    """The node whose value a graph returns; `Untraceable` where that is not a single value."""
+    """Node whose value a graph returns; raises `Untraceable` if it returns several."""
     output = next(iter(reversed(graph.nodes))).args[0]
     if not isinstance(output, fx.Node):
         raise Untraceable("it returns several tensors")

@@ -1,4 +1,4 @@
-"""Observation of a graph's values on a few examples: shapes, in-place changes, times."""
+"""Observation of a graph on a few examples: shapes of values, in-place changes, times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
 OBSERVED_EXAMPLES = 5
-"""Number of examples that a graph is observed on: the first two, and then all in another order."""
+"""Number of examples on which a graph is observed: the first two, then all in another order."""
 
 SECOND_ORDER = (1, 2, 3, 4, 0)
 """Order of the examples in the second run.
@@ -24,15 +24,16 @@ value that depends on any of these (`arange(n)`, `arange(n) // 2`, a mean over t
 TOLERANCE = 1e-4
 """Largest difference of an example's row in two batches, relative to the row's largest value.
 
-Rounding of float32 is around 1e-6 in networks of usual depth; a row that depends on other examples
-differs by far more.
+Rounding of float32 is around 1e-6 in networks of usual depth, whereas a row that depends on other
+examples differs by far more.
 """
 
 
 class Observer:
     """Runs a graph node by node and records the value of each.
 
-    A value that a later node changes in place is read from that node afterwards, as in the network.
+    If a node changes an earlier value in place, later readers are redirected to this node, so that
+    they read the changed value as in the network.
     """
 
     def __init__(self, graph: fx.Graph, root: nn.Module) -> None:
@@ -44,7 +45,7 @@ class Observer:
         """Node → time per example in the second run."""
 
     def observe(self, examples: Tensor) -> dict[fx.Node, NodeValue]:
-        """Nodes that have a row for each example, independent of other examples."""
+        """Shape and dtype of values with one row per example that does not depend on others."""
         few, many = examples[:2], examples[list(SECOND_ORDER)]
         first = self._run(few, self._resolve)
         if not _is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
@@ -57,7 +58,7 @@ class Observer:
         }
 
     def _run(self, examples: Tensor, watch: Callable[..., None]) -> dict[fx.Node, Any]:
-        """Node → its value, before a later node changes it."""
+        """Node → copy of its value before a later node changes it."""
         values: dict[fx.Node, Any] = {}
         copies: dict[fx.Node, Any] = {}
         for node in self.graph.nodes:

@@ -1,4 +1,4 @@
-"""The trunk: a network that is cut for each plan, its frozen part cached before the cut."""
+"""Cached prefix of a network, which is cut for each plan and whose frozen part runs once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autotune.tasks.augment import View, draw_view
 from autotune.tasks.loading import Feed, PartFeed, batches, generator_of
 from autotune.tasks.part import Part
 from autotune.training.loop import Recipe
-from autotune.training.prefix.cache import Keeper, Looked
+from autotune.training.prefix.cache import Keeper, ViewedPart
 from autotune.training.prefix.cache_stores import Memory, Place, Shelf
 from autotune.training.prefix.cut import Cut, cut
 from autotune.training.prefix.graph import Graph, graphs_of
@@ -28,29 +28,29 @@ from autotune.utils.timings import spent
 
 @dataclass(frozen=True)
 class Keeping:
-    """Limits and places of the cache for outputs of the frozen network."""
+    """Settings of the cache for outputs of the frozen network."""
 
     memory: int = 0
-    """Bytes of memory in this process."""
+    """Limit in the memory of this process, in bytes."""
 
     disk: int = 0
-    """Bytes of files, which other workers and later searches can read."""
+    """Limit of files, which other workers and later searches can read, in bytes."""
 
     folder: Path | None = None
-    """Folder of the files; None: in the user's cache folder."""
+    """Folder of the files; None for one in the user's cache folder."""
 
     dtype: str = "float32"
-    """dtype that float32 values are stored in; `bfloat16` takes half the room and rounds."""
+    """dtype in which float32 values are stored; `bfloat16` halves their size but rounds them."""
 
     views: int = 0
-    """Number of augmented views of the training inputs that are cached; 0: a new one each epoch."""
+    """Number of augmented views of the training inputs to cache; 0 draws a new one every epoch."""
 
     is_shared: bool = False
-    """Whether workers of one machine share the cache, so that it uses files alone."""
+    """Whether workers of one machine share the cache, which then uses only files."""
 
 
 class Behind(nn.Module):
-    """The network behind a cut, from live values to logits."""
+    """Part of a network behind a cut, from live values to logits."""
 
     def __init__(self, network: nn.Module, cut: Cut) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class Behind(nn.Module):
         return logits  # type: ignore[no-any-return]
 
 
-class Trunk:
-    """Cuts a network where a plan begins, and caches outputs of the frozen part before the cut.
+class CachedPrefix:
+    """Cuts a network before the deltas of a plan, and caches outputs of the frozen part.
 
-    The rule for weights and paths alike: values that depend on nothing trained are computed once
-    per example, and the rest of the network reads them.
+    For weights as well as paths, values that depend on nothing trained are computed once per
+    example, and the rest of the network reads them.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Trunk:
 
     @property
     def keeps(self) -> bool:
-        """Whether values are cached, so that the frozen part need not run in every step."""
+        """Whether values are cached, so that the frozen part does not run in every step."""
         is_there = any(keeper.places for keeper in self._keepers)
         return is_there and (self.recipe.augment == "none" or self.keeping.views > 0)
 
     def look(self, part: Part, about: Sequence[str]) -> None:
-        """Trace the network once, without deltas, on some examples of a part.
+        """Trace the network once, without deltas, on a few examples of a part.
 
-        `about` is what its values depend on in addition to its code: weights and preparation.
+        `about` identifies the weights and the preparation, on which its values depend.
         """
         if self._graphs is None:
             self._graphs = self._traced(part)
@@ -125,11 +125,12 @@ class Trunk:
         return graphs
 
     def split(self, train: Part, val: Part, size: int) -> tuple[nn.Module, Feed, Feed]:
-        """The network behind the cut for its present deltas, and its training and validation feeds.
+        """Part of the network behind the cut for its present deltas, and feeds for it.
 
-        The frozen part runs in batches of `size`. Without a cut, the network itself and examples.
+        Returns the network, its training feed and its validation feed. The frozen part runs in
+        batches of `size`. If no cut is possible, these are the whole network and plain examples.
         """
-        looked = [self._looked(train, self.recipe.augment), self._looked(val, "none")]
+        viewed = [self._viewed(train, self.recipe.augment), self._viewed(val, "none")]
         reason = ""
         for keeper in self._keepers:
             try:
@@ -137,20 +138,20 @@ class Trunk:
             except Untraceable as error:
                 reason = str(error)
                 continue
-            train_feed, val_feed = keeper.feeds(network_cut.live, looked, size)
+            train_feed, val_feed = keeper.feeds(network_cut.live, viewed, size)
             return Behind(self.network, network_cut), train_feed, val_feed
         if reason:
             tell("trunk", f"For this plan the network runs as a whole without a cache: {reason}.")
-        return self.network, looked[0].plain, looked[1].plain
+        return self.network, viewed[0].plain, viewed[1].plain
 
-    def _looked(self, part: Part, augment: str) -> Looked:
+    def _viewed(self, part: Part, augment: str) -> ViewedPart:
         if augment == "none":
-            return Looked(part, PartFeed(part, self.input, self.device), [("as it is", View())])
+            return ViewedPart(part, PartFeed(part, self.input, self.device), [("as it is", View())])
         generators = [generator_of(self.seed, at) for at in range(self.keeping.views)]
         views = [draw_view(augment, len(part), generator) for generator in generators]
         names = [f"{augment} {self.seed} {at}" for at in range(len(views))]
         plain = PartFeed(part, self.input, self.device, augment, views)
-        return Looked(part, plain, list(zip(names, views, strict=True)))
+        return ViewedPart(part, plain, list(zip(names, views, strict=True)))
 
     def _places(self) -> list[Place]:
         keeping, places = self.keeping, list[Place]()
@@ -161,7 +162,7 @@ class Trunk:
         return places
 
     def _circumstances(self, graph: Graph) -> list[str]:
-        """Circumstances that the last bits of values depend on."""
+        """Circumstances that affect the rounding of values."""
         on_gpu = self.device.type == "cuda"
         return [
             torch.__version__,

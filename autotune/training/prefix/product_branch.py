@@ -1,6 +1,6 @@
-"""A product B·A next to a layer: in training B·(A·x) is added to the output of the frozen layer.
+"""Low-rank products as a branch: in training, B·(A·x) is added to the output of the frozen layer.
 
-So the gradient of the whole kernel, a third of a layer's arithmetic, is never computed.
+The gradient of the whole kernel, a third of a layer's arithmetic, is then never computed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from autotune.deltas.parametrized import part_alone
 from autotune.training.prefix.program import Function
 
 LINEAR, CONVOLUTION = 2**16, 2**18
-"""Least number of weights of a kernel for which the branch is faster; in smaller ones, the calls
-of two small layers cost more than the gradient that they save."""
+"""Smallest number of weights of a kernel for which the branch is faster.
+
+In smaller kernels, calling two more layers takes longer than the gradient that they save.
+"""
 
 
 def product_branch(layer: nn.Module) -> Function | None:
-    """Forward function for a layer whose only change is a product; None where it would be slower.
+    """Forward function of a layer whose only change is a product; None if it would be slower.
 
-    Without gradients it uses the changed kernel itself: one layer instead of three.
+    Without gradients, it uses the changed kernel itself: one layer instead of three.
     """
     part = part_alone(layer, "weight")
     if not isinstance(part, Product):

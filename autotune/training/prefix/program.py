@@ -1,4 +1,4 @@
-"""Programs: nodes of a graph that run one after the other."""
+"""Programs: sequences of calls that compute nodes of a graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One call; nodes among its arguments are values that it reads."""
+    """One call; nodes among its arguments stand for their values."""
 
     node: fx.Node
     function: Function
@@ -22,16 +22,16 @@ class Step:
     kwargs: Mapping[str, Any]
 
     def reads(self) -> list[fx.Node]:
-        """Nodes whose values it reads, each once."""
+        """Nodes whose values it reads, without repetition."""
         nodes: dict[fx.Node, None] = {}
         fx.node.map_arg((self.args, dict(self.kwargs)), nodes.setdefault)
         return list(nodes)
 
 
 class Program:
-    """Steps from known values to wanted ones; a value is freed after its last reader.
+    """Steps from known values to wanted ones; a value is freed after its last use.
 
-    A wanted value is copied where a later step may change it in place (`copied`).
+    Wanted values that a later step may change in place (`copied`) are copied.
     """
 
     def __init__(

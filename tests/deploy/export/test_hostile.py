@@ -139,6 +139,7 @@ def test_a_pickle_with_the_right_suffix_is_not_unpickled(suffix, tmp_path, monke
     assert not Path("executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["mask", "delta", "merged", "module", "onnx"])
 def test_damaged_exports_are_inspected_in_words(form, tmp_path):
     kind = FORMATS.load(form)

@@ -63,6 +63,7 @@ def test_tensorboard_reads_curves_and_values(tmp_path: Path):
     assert events.Scalars("reference/probe (bnstats off)")[0].value == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # mlflow's own
 def test_mlflow_reads_one_run_with_values_by_trial(tmp_path: Path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")

@@ -31,7 +31,7 @@ def shot(make_engine):
 @pytest.fixture
 def batch(shot):
     device = torch.device("cpu")
-    return next(batches(shot.looking, 16, input=None, device=device))
+    return next(batches(shot.held_out, 16, input=None, device=device))
 
 
 def gradient_of(network, batch, weight):
@@ -64,7 +64,7 @@ def test_chance_is_small_where_labels_do_not_fit_the_network(make_engine):
     """Labels that the head has not seen ask more of the network than its own predictions do."""
     with one_shot(make_engine(), ALL, RATES, [0.1]) as shot:
         device = torch.device("cpu")
-        inputs, labels = next(batches(shot.looking, 48, input=None, device=device))
+        inputs, labels = next(batches(shot.held_out, 48, input=None, device=device))
         batch = inputs, (labels + 1) % 3
         wrong = find_proxies(shot.supernet, [batch], shot.recipe, generator_of(0, 0))
     assert all(proxy.mass > 3 * proxy.chance > 0 for proxy in wrong.values())
@@ -100,7 +100,7 @@ def test_the_two_halves_are_measured_on_different_data(shot):
 def test_training_halves_are_disjoint_and_nothing_else_is_looked_at(make_engine):
     engine = make_engine()
     with one_shot(engine, CHOICES, RATES, [0.1]) as shot:
-        halves = [*shot.training.inputs, *shot.looking.inputs]
+        halves = [*shot.training.inputs, *shot.held_out.inputs]
     digests = [x.numpy().tobytes() for x in halves]
     assert len({*digests}) == len(digests) == len(engine.task.train)
     assert {*digests} == {x.numpy().tobytes() for x in engine.task.train.inputs}
@@ -126,7 +126,7 @@ def test_shares_add_up_to_what_all_take_off_the_loss(shot, batch):
 def test_credits_are_of_methods_in_their_sizes_once_a_batch(shot):
     shot.train()
     credits = shot.credits()
-    n_batches = -(-len(shot.looking) // 16)
+    n_batches = -(-len(shot.held_out) // 16)
     by_strand: dict[tuple[str, str], int] = {}
     for (unit, label), shares in credits.items():
         key = unit, label.partition("-")[0]

@@ -162,8 +162,8 @@ def test_a_network_that_looks_at_its_input_is_cut_by_operators():
     with engine("checked", MEMORY) as kept:
         *_, last = [u.name for u in kept.units if not u.levels]
         run(kept, Plan({last: ALL}))
-        assert [keeper.graph.is_exported for keeper in kept.trunk._keepers] == [True]
-        assert len(kept.trunk._keepers[0].places[0]._kept) == 2  # of training and of validation
+        assert [keeper.graph.is_exported for keeper in kept.prefix._keepers] == [True]
+        assert len(kept.prefix._keepers[0].places[0]._kept) == 2  # of training and of validation
 
 
 def test_a_resumed_job_reads_what_is_kept():
@@ -197,7 +197,9 @@ def test_values_of_another_preparation_are_not_taken(tmp_path):
 @pytest.mark.slow
 def test_values_of_other_weights_under_their_name_are_found_out(tmp_path, monkeypatch):
     """As when a network's code changes, which no name tells: one batch is computed and compared."""
-    monkeypatch.setattr("autotune.training.prefix.prefix.Trunk._circumstances", lambda *_: [])
+    monkeypatch.setattr(
+        "autotune.training.prefix.prefix.CachedPrefix._circumstances", lambda *_: []
+    )
     keeping = Keeping(disk=10**9, folder=tmp_path)
     plan = Plan({"layer3.2": LOWRANK})
     with engine("resnet20", keeping) as kept:
@@ -229,7 +231,7 @@ def test_with_little_room_an_earlier_and_smaller_cut_is_kept():
     for room in (10**5, 10**6, 3 * 10**6):
         with engine("resnet20", Keeping(memory=room)) as kept:
             assert told(run(kept, plan)) == expected
-            place = kept.trunk._keepers[0].places[0]
+            place = kept.prefix._keepers[0].places[0]
             assert place.nbytes <= room
 
 
@@ -240,7 +242,7 @@ def test_what_does_not_fit_into_memory_goes_to_files(tmp_path):
     room = 700_000  # training takes 38 · 16 kB, validation 10 · 16 kB more
     with engine("resnet20", Keeping(memory=room, disk=10**9, folder=tmp_path)) as kept:
         assert told(run(kept, plan)) == expected
-        memory, shelf = kept.trunk._keepers[0].places
+        memory, shelf = kept.prefix._keepers[0].places
         assert 0 < memory.nbytes <= room
         assert shelf.nbytes > 0
 
@@ -285,7 +287,7 @@ def test_bfloat16_takes_half_and_rounds():
     for dtype in ("float32", "bfloat16"):
         with engine("resnet20", Keeping(memory=10**9, dtype=dtype)) as kept:
             *_, last = run(kept, plan)
-            place = kept.trunk._keepers[0].places[0]
+            place = kept.prefix._keepers[0].places[0]
             sizes.append(place.nbytes)
             losses.append(last.metrics["loss"])
     assert sizes[0] == 2 * sizes[1]
@@ -312,6 +314,7 @@ def test_a_network_that_cannot_be_traced_runs_as_a_whole_and_says_so(caplog):
     assert "The network runs as a whole without a cache" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"fuse_batchnorm": True}, {"layout": "channels_last"}, {"precision": "bfloat16"}],
