@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.dataflow import Flow
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Unit, is_norm
 from autotune.deltas.base import Evidence
 from autotune.deltas.candidates import check_choice, check_plan
@@ -54,7 +55,7 @@ class Deltas:
             for method in plan[unit.name].methods
         }
         self._trained = [module for site in self.sites.values() for module in site.modules]
-        self._frozen = frozen(network)
+        self._frozen, self._snapshot = frozen(network), Snapshot(network)
         try:
             self._start(seed, evidence)
             self._attach(seed)
@@ -110,9 +111,10 @@ class Deltas:
                 layer.training = True
 
     def detach(self) -> None:
-        """Restore parameter objects, classes, flags and modes as they were before."""
+        """Restore parameter objects, classes, flags, modes and written tensors."""
         for delta in reversed(self.by_place.values()):
             delta.detach()
+        self._snapshot.restore()
         self._frozen()
 
     def merge(self, inputs: Tensor) -> float:

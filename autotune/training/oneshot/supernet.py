@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from autotune.backbones.dataflow import Flow
+from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Unit
 from autotune.deltas import METHODS
 from autotune.deltas.base import Delta, Evidence, Gate
@@ -83,7 +84,7 @@ class Supernet:
         self.network = network
         self.sites = sites(network, tuned, flow)
         self.strands = [strand for u in tuned for strand in _strands(u.name, methods[u.name])]
-        self._undo = frozen(network)
+        self._undo, self._snapshot = frozen(network), Snapshot(network)
         try:
             self._attach(seed, evidence)
         except BaseException:
@@ -125,6 +126,7 @@ class Supernet:
         """Detach all strands; the network is then as it was before."""
         for strand in reversed(self.strands):
             strand.delta.detach()
+        self._snapshot.restore()
         self._undo()
 
 

@@ -1,0 +1,73 @@
+"""A forward pass leaves no trace in the network's tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.snapshot import Snapshot
+
+
+class Counting(nn.Module):
+    """Counts its calls in one buffer and replaces another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return self.fc(x - self.mean)
+
+
+def spectral() -> nn.Module:
+    return nn.utils.spectral_norm(nn.Linear(4, 4))
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Embedding(9, 4, max_norm=0.1), nn.Flatten(), nn.Linear(12, 2))
+
+
+NETWORKS = {
+    "counting": (Counting, torch.randn(3, 4)),
+    "spectral norm": (spectral, torch.randn(3, 4)),
+    "batch norm": (lambda: nn.Sequential(nn.BatchNorm1d(4)), torch.randn(3, 4)),
+    "max_norm": (normed, torch.randint(9, (5, 3))),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_a_forward_pass_writes_is_restored(name):
+    make, x = NETWORKS[name]
+    network = make()
+    objects = [*network.parameters(), *network.buffers()]
+    before = [tensor.detach().clone() for tensor in objects]
+    snapshot = Snapshot(network)
+    network.train()(x)
+    assert not all(map(torch.equal, [*network.parameters(), *network.buffers()], before))
+    snapshot.restore()
+    after = [*network.parameters(), *network.buffers()]
+    assert all(a is b for a, b in zip(after, objects, strict=True))
+    assert all(map(torch.equal, after, before))
+
+
+def test_a_snapshot_is_restored_once():
+    network = Counting()
+    snapshot = Snapshot(network)
+    snapshot.restore()
+    network(torch.randn(3, 4))
+    snapshot.restore()
+    assert network.calls == 1
+
+
+def test_evaluation_leaves_no_trace():
+    network = Counting()
+    with evaluating(network):
+        network(torch.randn(3, 4))
+        assert network.calls == 1
+    assert network.calls == 0 and network.training
