@@ -20,6 +20,7 @@ class Snapshot:
         self._tensors = [
             (owner, name, tensor, tensor.detach().clone())
             for owner, name, tensor in _written(network)
+            if not tensor.is_meta
         ]
 
     @torch.no_grad()
