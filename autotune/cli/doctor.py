@@ -11,7 +11,7 @@ from autotune.cli.common import AsJson, app, show_json
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """What is installed, which devices there are, whether torchvision fits torch and Ray starts.
+    """Check the installation: versions, devices, whether torchvision fits torch and Ray starts.
 
     Example: autotune doctor
     """
