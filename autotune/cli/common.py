@@ -30,7 +30,8 @@ NamedBackbone = Annotated[
     ),
 ]
 NamedTask = Annotated[
-    str | None, typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source.")
+    str | None,
+    typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source."),
 ]
 
 

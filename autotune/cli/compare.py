@@ -27,7 +27,8 @@ def compare(
     source: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="Task the backbone was trained on; adds its accuracy with the delta off and on."
+            metavar="SOURCE",
+            help="Task the backbone was trained on; adds its accuracy with the delta off and on.",
         ),
     ] = None,
     workers: Annotated[

@@ -13,8 +13,9 @@ from autotune.cli.common import Run, app
 def dashboard(
     run: Run,
     host: Annotated[
-        str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines.")
-    ] = ("127.0.0.1"),
+        str,
+        typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines."),
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
     ] = 8080,
@@ -37,7 +38,8 @@ def dashboard(
     from autotune.study.storage import open_reader
 
     study = Study(run)
-    typer.echo(f"Serving {run} at http://{host}:{port}/dashboard/studies/1 (press Ctrl-C to stop).", err=True)
+    url = f"http://{host}:{port}/dashboard/studies/1"
+    typer.echo(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
     try:
         run_server(open_reader(study.folder, study.settings.storage), host=host, port=port)
     except OSError as error:

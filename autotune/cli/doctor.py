@@ -17,11 +17,11 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from autotune.cli.installed import examine
 
-    examined: dict[str, Any] = examine()
+    facts: dict[str, Any] = examine()
     if as_json:
-        show_json(examined)
+        show_json(facts)
     else:
-        for name, value in examined.items():
+        for name, value in facts.items():
             typer.echo(f"{name}: {value}")
-    if not examined["healthy"]:
+    if not facts["healthy"]:
         raise typer.Exit(1)

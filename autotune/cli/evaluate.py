@@ -17,7 +17,9 @@ def evaluate(
     part: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Split to evaluate on: test, val or train.", autocompletion=among(PARTS)
+            metavar="NAME",
+            help="Split to evaluate on: test, val or train.",
+            autocompletion=among(PARTS),
         ),
     ] = "test",
     device: Annotated[str, setting_option("device")] = "auto",

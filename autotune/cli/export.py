@@ -15,9 +15,7 @@ from autotune.cli.options import setting_option
 def export(
     path: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|DELTA", help="Run folder or delta file.", autocompletion=runs
-        ),
+        typer.Argument(metavar="RUN|DELTA", help="Run folder or delta file.", autocompletion=runs),
     ],
     format: Annotated[
         str,
@@ -29,9 +27,7 @@ def export(
     ] = "mask",
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", help="File to write; a folder for peft."
-        ),
+        typer.Option("-o", "--output", metavar="FILE", help="File to write; a folder for peft."),
     ] = None,
     tensors: Annotated[
         str | None,
@@ -85,5 +81,5 @@ def export(
     if as_json:
         show_json(asdict(done))
         return
-    checked = "" if done.difference is None else f"; outputs differ by at most {done.difference:.1g}"
-    typer.echo(f"Wrote {done.format} to {done.path}{checked}.")
+    check = "" if done.difference is None else f"; outputs differ by {done.difference:.1g} at most"
+    typer.echo(f"Wrote {done.format} to {done.path}{check}.")

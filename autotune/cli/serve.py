@@ -32,7 +32,7 @@ def serve(
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Who may ask: this machine alone, or 0.0.0.0.")
-    ] = ("127.0.0.1"),
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Where it answers; 0 for a free one.")
     ] = 8000,
