@@ -49,7 +49,7 @@ def print_methods(methods: list[dict[str, Any]]) -> None:
     out.print(rendered(Table.of(list(METHOD_COLUMNS.values()), rows), out.width))
     for row in methods:
         if row["error"] or row["package"] != OURS:
-            origin = f"{row['name']} is provided by the package {row['package']}."
+            origin = f"{row['name']} comes from the package {row['package']}."
             out.print(Text("\n" + (row["error"] or origin)), soft_wrap=True)
 
 
