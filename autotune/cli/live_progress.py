@@ -14,8 +14,8 @@ from rich.live import Live
 from autotune.run.progress import Standing, read_events
 from autotune.utils.events import Callback, Event, event_of, listening, log
 
-FREQUENT = ("progress", "progress-of-trial", "start", "begin", "answer")
-"""Kinds of event that are not printed as lines: too many, or repeated by the result."""
+UNPRINTED = ("progress", "progress-of-trial", "start", "begin", "answer")
+"""Kinds of event that get no line of their own: too frequent, or shown elsewhere."""
 
 REFRESH_RATE = 4
 """Redraws per second, and checks of the log per second when another process is watched.
@@ -68,7 +68,7 @@ class Lines:
     def __call__(self, event: Event) -> None:
         if event.kind == "progress" and event.fields["done"] == 1:
             self.write(event.text + " …")
-        if event.kind not in FREQUENT:
+        if event.kind not in UNPRINTED:
             self.write(event.text)
 
     def write(self, text: str) -> None:
