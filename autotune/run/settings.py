@@ -1,4 +1,4 @@
-"""Settings of a search: read, checked all at once, and written so that a run can be repeated."""
+"""Settings of a search: reading, checking all at once, and writing as a repeatable file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription
 
 PRICES = ("cost", "bytes", "latency", "memory")
-"""What may be minimised beside the metric."""
+"""Second objectives that may be minimised in addition to maximising the metric."""
 
 OBJECT = "object"
-"""The name of a backbone or task that was given as a Python object."""
+"""Source name of a backbone or task that was passed as a Python object."""
 
 FORMER_NAMES = {"fold": "fuse_batchnorm"}
-"""Former name → setting: still read in files, calls, options and stored studies."""
+"""Former name → setting; files, calls, options and stored studies may still use the former."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,7 +38,7 @@ _placed = partial(setting, Panel.PLACED)
 
 
 class Settings(BaseModel):
-    """One search, as `config.yaml` has it; the names are those of the command line."""
+    """Settings of one search, named as in `config.yaml` and on the command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -223,19 +223,19 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _trials(cls, values: Any) -> Any:
-        """As many as suit the strategy, unless a number is asked for."""
+        """Use the strategy's default number of trials unless one is given."""
         if values.get("trials") is not None:
             return values
         values = {name: value for name, value in values.items() if name != "trials"}
         strategy = values.get("strategy", cls.model_fields["strategy"].default)
         if not isinstance(strategy, str):
-            return values  # refused with all else that is wrong
-        usual = load_strategy(strategy).default_trials
-        return values if usual is None else {**values, "trials": usual}
+            return values  # pydantic refuses it later, with all other problems
+        default = load_strategy(strategy).default_trials
+        return values if default is None else {**values, "trials": default}
 
     @model_validator(mode="after")
     def _objective(self) -> Settings:
-        """The metric, and maybe what is minimised beside it."""
+        """Check that `objective` names the metric and one of `PRICES`."""
         if self.objective is None:
             return self
         first, _, second = self.objective.partition(",")
@@ -248,45 +248,45 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _where(self) -> Settings:
-        """What only some backends understand."""
+        """Check settings that need a certain backend, and views that need an augmentation."""
         if self.backend == "inline" and (self.workers or 1) > 1:
             raise ValueError("inline is one worker; leave --workers out, or use processes or ray")
         if self.backend != "ray":
             named = {"address": self.address, "cpus_per_trial": self.cpus_per_trial}
             named["ship_data"] = self.ship_data or None
-            if strange := [name for name, value in named.items() if value is not None]:
-                raise ValueError(f"{strange[0]} is for the backend ray; give --backend ray")
+            if misplaced := [name for name, value in named.items() if value is not None]:
+                raise ValueError(f"{misplaced[0]} is for the backend ray; give --backend ray")
         if self.views and self.augment == "none":
             raise ValueError("views are of augmented inputs; give --augment, or leave --views out")
         return self
 
     @property
     def where(self) -> str:
-        """The backend: the driver's own process for one worker, unless another is asked for."""
+        """Name of the backend; `auto` is resolved to `inline` for one worker, else `processes`."""
         if self.backend != "auto":
             return self.backend
         return "inline" if self.workers in (None, 1) else "processes"
 
     @property
     def n_workers(self) -> int:
-        """Trials at once that strategies plan for; on Ray at least two, where nothing is said."""
+        """Number of concurrent trials that strategies plan for; default: 2 on Ray, else 1."""
         return self.workers or (2 if self.backend == "ray" else 1)
 
     @property
     def disk_bytes(self) -> int | None:
-        """The quota in bytes."""
+        """Disk quota in bytes, or None."""
         return None if self.disk is None else parse_bytes(self.disk)
 
     @property
     def cache_bytes(self) -> tuple[int, int]:
-        """What is kept of the frozen network's values: in memory, and in files."""
+        """Sizes in bytes of the memory and disk caches for outputs of the frozen part."""
         sizes = self.cache_memory, self.cache_disk
         memory, disk = (0 if text == "0" else parse_bytes(text) for text in sizes)
         return memory, disk
 
     @property
     def most_trials(self) -> int | None:
-        """Largest number of trials; None where the strategy ends by itself."""
+        """Maximum number of trials; None if the strategy ends the search."""
         strategy = load_strategy(self.strategy)
         ends = strategy.ends_by_itself and self.trials == strategy.default_trials
         return None if ends else self.trials
@@ -323,7 +323,7 @@ class Settings(BaseModel):
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in `500kB`, `300MB`, `2GB`; `ValueError` for anything else."""
+    """Number of bytes in `500kB`, `300MB` or `2GB`; `ValueError` for anything else."""
     units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
     number, unit = text[:-2].strip(), text[-2:].lower()
     try:
@@ -337,12 +337,12 @@ def parse_bytes(text: str) -> int:
 
 @cache
 def descriptions() -> Mapping[str, SettingDescription]:
-    """Setting → description, in the order in which they are shown."""
+    """Setting → description, in the order in which settings are shown."""
     return describe(Settings)
 
 
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with settings under their present names; `ConfigError` for both names of one."""
+    """Rename former settings in `values`; `ConfigError` if a setting is given by both names."""
     for former, name in FORMER_NAMES.items():
         if former in values and name in values:
             raise ConfigError(
@@ -353,7 +353,10 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(values: dict[str, Any], *, file: str | None = None) -> Settings:
-    """Settings from a YAML file, overridden by `values`; `ConfigError` lists every problem."""
+    """Read settings from a YAML file and override them by `values`.
+
+    Raises `ConfigError`, which lists every problem, or `BudgetError` if only the budget is wrong.
+    """
     stored = read_mapping(file, "configuration") if file else {}
     values = {**current_names(stored), **current_names(values)}
     for key in values:
@@ -368,13 +371,13 @@ def read_settings(values: dict[str, Any], *, file: str | None = None) -> Setting
 
 
 def write_settings(settings: Settings) -> str:
-    """The YAML that `read_settings` reads back."""
+    """Settings as YAML, for `read_settings`."""
     text: str = yaml.safe_dump(settings.model_dump(), sort_keys=False)
     return text
 
 
 def write_line(name: str, value: Any) -> str:
-    """A setting as YAML on one line."""
+    """A setting as YAML on one line; mappings are in flow style."""
     flow = isinstance(value, dict)
     text: str = yaml.safe_dump(
         value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
@@ -383,7 +386,7 @@ def write_line(name: str, value: Any) -> str:
 
 
 def space_folder() -> Path:
-    """Where the packaged search spaces are: inside an installed package, beside it in a clone."""
+    """Folder of the packaged search spaces: inside an installed package, next to it in a clone."""
     package = Path(__file__).parent.parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -395,7 +398,7 @@ def space_names() -> tuple[str, ...]:
 
 
 def load_space(name: str) -> SearchSpace:
-    """A packaged search space by name, or a YAML file of the user's."""
+    """Load a packaged search space by name, or one from a YAML file."""
     if name in space_names():
         return read_space(read_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
     if Path(name).suffix in (".yaml", ".yml"):
@@ -405,14 +408,17 @@ def load_space(name: str) -> SearchSpace:
 
 
 def load_input(file: str | None) -> InputDescription | None:
-    """The input description in a YAML or JSON file."""
+    """Load an input description from a YAML or JSON file; None without a file."""
     from autotune.backbones.inputs import read_input
 
     return None if file is None else read_input(read_mapping(file, "input"), source=file)
 
 
 def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
-    """The keys of a YAML file; `ConfigError` says what it must be otherwise."""
+    """Read a YAML file whose top level is a mapping; `ConfigError` for any other file.
+
+    `what` names the kind of file in messages.
+    """
     path = Path(file)
     if not path.is_file():
         raise ConfigError(f"A {what} file must exist, {str(path)!r} does not. Check the path.")
@@ -423,12 +429,12 @@ def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
             f"A {what} file must be YAML, {str(path)!r} is not ({_reason(error)})."
         ) from error
     if not isinstance(data, dict):
-        raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is none.")
+        raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is not.")
     return data
 
 
 def read_value(text: str, where: str) -> Any:
-    """A value as it would stand in a YAML file."""
+    """Parse a value as YAML; `where` names its place in the message of `ConfigError`."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
