@@ -29,8 +29,8 @@ def section(study: BareStudy) -> Section:
     if len(rows) > 1 and _are_of_the_answer(rows, study):
         return compared(rows)
     text = (
-        "In addition to the baselines of every search, autotune compare trains last-k, norms or biases "
-        "only, LP-FT, full fine-tuning, and random search with equal compute."
+        "In addition to the baselines of every search, autotune compare trains last-k, norms or "
+        "biases only, LP-FT, full fine-tuning, and random search with equal compute."
     )
     commands = (("Run them over several seeds", study.command("compare")),)
     return Section("rivals", TITLE, (text,), commands=commands)
