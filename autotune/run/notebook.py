@@ -19,7 +19,7 @@ class Study(BareStudy):
     """A search that ended, runs or was interrupted, with its answer, trials and figures."""
 
     def report(self, form: str = "html") -> str:
-        """Return the report of this search in one form: `html` (a page), `md` or `json`, as text."""
+        """Return the report of this search in a form: `html` (one page), `md` or `json`."""
         return write_report([Study(self.folder.path, still=True)], form)
 
     def plot_front(self) -> go.Figure:
