@@ -1,6 +1,7 @@
-"""The README's search on the four digits shifts, over seeds, beside its references; and a picture.
+"""The README's search and its baselines on the four digits shifts, over several seeds.
 
-Runs from the digits that ship with scikit-learn alone. About one minute a search on two cores.
+Writes a table and the README's figure. It needs only the digits that ship with scikit-learn, and
+takes about one minute per search on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROWS = {
     "random placement": "random",
     "autotune": "",
 }
-PICTURE = Path(__file__).parent.parent / "docs" / "first_search.svg"
+FIGURE = Path(__file__).parent.parent / "docs" / "first_search.svg"
 
 
 def searched(shift: str, seed: int, folder: str) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def rows_of(shift: str, statuses: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def units_chosen(statuses: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Number of runs that chose each unit, shift by shift."""
+    """Number of runs that chose each unit, one row per shift."""
     units = ["stem", *(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1))]
     return [
         [shift, *(str(sum(u in s["best"]["plan"]["units"] for s in runs)) for u in units)]
@@ -82,7 +83,7 @@ def draw(statuses: dict[str, list[dict[str, Any]]]) -> None:
     axis.set_title("Digits under four shifts, at most 1 % of the parameters trained", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(ncols=4, loc="outside lower center", frameon=False)
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(FIGURE, metadata={"Date": None})
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def main() -> None:
         "task: method",
         "test accuracy, %",
         "parameters",
-        "search with references ÷ one full fine-tuning",
+        "search with baselines ÷ one full fine-tuning",
     ]
     rows = [row for shift, runs in statuses.items() for row in rows_of(shift, runs)]
     chosen = table(

@@ -1,8 +1,8 @@
-"""Damaged files: a hundred thousand mutations of a delta file and of an adapter of PEFT.
+"""Damaged files: a hundred thousand mutations of a delta file and of a PEFT adapter.
 
-Each is read and, where that succeeds, put on its backbone. It must be refused with an error of
-autotune's or do no harm: the backbone is afterwards what it was, bit for bit, no process is
-started, nothing is imported, unpickled or written. What happens otherwise is counted by its kind.
+Each is read and, if that succeeds, attached to its backbone. It must be refused with one of
+autotune's errors or do no harm: the backbone is bitwise unchanged afterwards, no process is
+started, and nothing is imported, unpickled or written. Any other outcome is counted by kind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PLAN = Plan(
 
 
 class Watch:
-    """Events of the interpreter that a file must not cause."""
+    """Audit hook that counts events of the interpreter that a file must not cause."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -71,7 +71,7 @@ class Watch:
 
 
 def delta_file(backbone: Backbone) -> bytes:
-    """The delta file of one short training."""
+    """Content of the delta file of one short training."""
     sources = {"backbone": "builtin:digits", "task": "builtin:digits"}
     settings = read_settings({**sources, "epochs": 1})
     setup = prepare_search(settings, backbone, settings.task)
@@ -87,7 +87,7 @@ def delta_file(backbone: Backbone) -> bytes:
 
 
 def flipped(content: bytes, draw: random.Random) -> bytes:
-    """Some bits, mostly of the header, where they are not found by a digest."""
+    """Flip some bits, mostly in the header, which no digest protects."""
     end = 8 + int.from_bytes(content[:8], "little")
     damaged = bytearray(content)
     for _ in range(draw.choice((1, 1, 1, 2, 8))):
@@ -101,7 +101,7 @@ def cut(content: bytes, draw: random.Random) -> bytes:
 
 
 def moved(content: bytes, draw: random.Random) -> bytes:
-    """A piece in another place."""
+    """Copy a piece to another place."""
     a, b, n = (draw.randrange(len(content)) for _ in range(3))
     n = n % 64 + 1
     return content[:b] + content[a : a + n] + content[b + draw.choice((0, n)) :]
@@ -124,7 +124,7 @@ VALUES: tuple[object, ...] = (
 
 
 def rewritten(content: bytes, draw: random.Random) -> bytes:
-    """A value somewhere in the header, or in the JSON inside of it, by another."""
+    """Replace a value somewhere in the header, or in the JSON inside it, by another."""
     header, rest = header_of(content)
     at = draw.choice(list(header))
     if at != "__metadata__" or draw.random() < 0.1:
@@ -152,7 +152,7 @@ def _changed(value: object, draw: random.Random) -> object:
 
 
 def lengthened(content: bytes, draw: random.Random) -> bytes:
-    """Another length of the header than it has."""
+    """Write a wrong length of the header."""
     length = draw.choice((0, 1, 2**20, 2**31, 2**62, 2**64 - 1, draw.randrange(2 * len(content))))
     return length.to_bytes(8, "little") + content[8:]
 
@@ -160,7 +160,7 @@ def lengthened(content: bytes, draw: random.Random) -> bytes:
 MUTATIONS = (flipped, flipped, cut, moved, rewritten, rewritten, rewritten, lengthened)
 
 
-# what is tried
+# readers
 
 
 def put_on(backbone: Backbone, watch: Watch) -> Callable[[bytes], None]:
@@ -189,8 +189,8 @@ def adapter_in(folder: Path, backbone: Backbone, watch: Watch) -> Callable[[byte
 def tried(
     content: bytes, run: Callable[[bytes], None], backbone: Backbone, n: int, watch: Watch
 ) -> Counter[str]:
-    """What came of each mutation, and what was seen that must not be."""
-    run(content)  # what is imported on first use
+    """Number of mutations with each outcome, and of forbidden events."""
+    run(content)  # imports modules that are loaded on first use
     watch.seen.clear()
     outcomes: Counter[str] = Counter()
     before = fingerprint(dict(backbone.network.state_dict()))
@@ -229,7 +229,7 @@ def main() -> None:
     rows = [[kind, str(deltas[kind]), str(adapters[kind])] for kind in kinds]
     seconds = time.perf_counter() - began
     text = f"{n:,} mutations in {seconds:.0f} s.\n\n"
-    write_section("Damaged files", text + table(["what came of it", "deltas", "adapters"], rows))
+    write_section("Damaged files", text + table(["outcome", "deltas", "adapters"], rows))
 
 
 if __name__ == "__main__":

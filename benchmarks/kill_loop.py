@@ -1,6 +1,6 @@
-"""Drivers and workers killed at random moments, again and again, on every backend; what is lost.
+"""Faults after drivers and workers are killed repeatedly at random moments, on every backend.
 
-`python kill_loop.py --kills 20`. The loop is that of the tests, which make three kills each.
+`python kill_loop.py --kills 20`. The tests run the same loop with three kills.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ def loops(kills: int, backends: list[str]) -> str:
     for backend in backends:
         seed = random.SystemRandom().randrange(10**6)
         with TemporaryDirectory() as at:
-            kills = kill_loop(
+            result = kill_loop(
                 Path(at) / "run", backend, workers=WORKERS, trials=TRIALS, kills=kills, seed=seed
             )
-        victims = Counter(kills.kills)
-        faults += [f"{backend}, seed {seed}: {fault}" for fault in kills.faults]
+        victims = Counter(result.kills)
+        faults += [f"{backend}, seed {seed}: {fault}" for fault in result.faults]
         rows.append(
             [
                 backend,
                 str(victims["driver"]),
                 str(victims["worker"]),
-                str(kills.starts),
-                str(len(kills.faults)),
-                f"{kills.seconds:.0f}",
+                str(result.starts),
+                str(len(result.faults)),
+                f"{result.seconds:.0f}",
                 str(seed),
             ]
         )
-        print(rows[-1], kills.faults, flush=True)
+        print(rows[-1], result.faults, flush=True)
     header = ["backend", "drivers killed", "workers killed", "starts", "faults", "seconds", "seed"]
     return (
-        f"{TRIALS} trials on {WORKERS} workers, kill -9 at random moments. A fault: a number that "
-        "is missing or twice, an ended trial that was lost or started again, a progress that went "
-        "back, a lease that was left. The engine counts its starts in a file of its own.\n\n"
+        f"{TRIALS} trials on {WORKERS} workers, kill -9 at random moments. Faults are missing or "
+        "duplicate trial numbers, ended trials that were lost or started again, progress that went "
+        "back, and a lease that was left. The engine counts its starts in a separate file.\n\n"
         + table(header, rows)
         + "".join(f"\n- {fault}" for fault in faults)
     )

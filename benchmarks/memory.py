@@ -1,9 +1,9 @@
 """Peak training memory and step time of every method against full fine-tuning, at batch 16, 224².
 
-Each runs in a process of its own, with random weights, at 1 % spread evenly: what is told is the
-largest resident memory less what the process had after its imports, so weights, gradients, moments
-and activations are all in it; and the median of the timed steps. The table under `tables/` is
-kept, so that a run can go on; take it away for new figures.
+Each method runs in a separate process, with random weights and 1 % of the parameters spread evenly.
+Reported are the largest resident memory minus that after the imports, which includes weights,
+gradients, moments and activations, and the median step time. The table under `tables/` is kept, so
+that an interrupted run can be resumed; delete it to measure again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any] | None:
-    """Peak bytes, seconds a step and trained parameters; None where the method has no place."""
+    """Peak bytes, seconds per step and trained parameters; None if no unit takes the method."""
     import torch
     from placing import Placer
     from torch.nn import functional as F
@@ -89,14 +89,14 @@ def measured(network: str, method: str, steps: int, batch: int) -> dict[str, Any
 
 
 def in_own_process(network: str, method: str, steps: int, batch: int) -> dict[str, Any] | None:
-    """From the table, or measured now and kept there."""
+    """Row of the table; it is measured in a new process and added if it is missing."""
     lines = TABLE.read_text().splitlines() if TABLE.is_file() else []
     for row in map(json.loads, lines):
         if (row["network"], row["method"], row["batch"]) == (network, method, batch):
             return row["found"]
-    order = [sys.executable, __file__, "--one", network, method]
-    order += ["--steps", str(steps), "--batch", str(batch)]
-    done = subprocess.run(order, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--one", network, method]
+    command += ["--steps", str(steps), "--batch", str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
     with TABLE.open("a") as table:
         row = {"network": network, "method": method, "batch": batch, "found": measured}
@@ -138,7 +138,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measured(*arguments.one, arguments.steps, arguments.batch)))
         return
-    header = ["method", "parameters", "peak, MiB", "less than full", "s a step", "of full"]
+    header = ["method", "parameters", "peak, MiB", "less than full", "s per step", "of full"]
     parts = [
         f"### {name}\n\n{table(header, rows_of(network, arguments.steps, arguments.batch))}"
         for name, network in NETWORKS.items()

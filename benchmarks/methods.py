@@ -1,10 +1,11 @@
-"""Every method alone under 1 %, on four backbones: accuracy, cost, seconds and memory.
+"""Every method alone under 1 %, on four backbones: accuracy, cost, time and memory.
 
-A method is placed three ways (evenly, from the first unit on, from the last one back; spans: each
-of them), with the middle of its three learning rates; the best on validation is tried with the
-other two rates; the best of these runs with five seeds, and test is touched by these alone. The
-linear probe is treated the same. At the end the steps of all plans are timed, each in alternation
-with full fine-tuning. The tables under `tables/` are kept, so that a run can go on.
+Three placements of a method (evenly, from the first unit on, from the last one back; for spans,
+each of them) are trained with the middle of its three learning rates. The best placement on
+validation is trained with the other two rates, and the best of these with five seeds; only these
+are tested. The linear probe is treated in the same way. At the end the steps of all plans are
+timed, each in alternation with full fine-tuning. The tables under `tables/` are kept, so that an
+interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 class Bench:
-    """One task: its engine, prepared as suits the linear probe, and what a method does on it."""
+    """One task with its engine, prepared as is better for the linear probe."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.engine = setup, setup.engine
@@ -194,14 +195,14 @@ class Bench:
         self.ended.clear()
 
     def prepare_as(self, probe: dict[str, Any]) -> None:
-        """As `probe` once left it."""
+        """Prepare the engine as `probe` did when the table was started."""
         self.prepare(self.engine.statistics() if probe["bnstats"] == "on" else {})
         self.head = {"lr:head": probe["hyperparameters"]["lr:head"]}
 
     def method(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """The best placement and rate on validation, with five seeds; None without a place."""
+        """Best placement and rate on validation, with five seeds; None if no unit takes it."""
         (name,) = entry
-        if name not in self.rates:  # the family's space offers it nowhere
+        if name not in self.rates:  # the search space of the backbone does not offer it
             return None
         plans = {plan.digest: plan for plan in self.placer.placements(entry) if plan.choices}
         if not plans:
@@ -256,7 +257,7 @@ class Bench:
 
     @contextmanager
     def stepping(self, plan: Plan) -> Iterator[Callable[[], None]]:
-        """A training step of a plan, to be called again and again, the first behind it."""
+        """Function that runs a training step of a plan, already called once for warm-up."""
         engine = self.engine
         size, device = engine.recipe.batch_size, torch.device("cpu")
         inputs, labels = next(batches(engine.task.train, size, input=engine.input, device=device))
@@ -278,7 +279,7 @@ class Bench:
             yield step
 
     def share_of_full(self, plan: Plan) -> float:
-        """Seconds of a step, in those of full fine-tuning: medians of steps in alternation."""
+        """Time of a step relative to full fine-tuning; the median of alternating measurements."""
         units = [unit.name for unit in self.setup.units if not unit.is_span()]
         full = Plan(dict.fromkeys(units, Choice.of("subtune", what="all")))
         ratios = []
@@ -296,7 +297,7 @@ class Bench:
         return median(taken)
 
     def read_plan(self, text: str, entry: dict[str, Any]) -> Plan:
-        """The plan that a row names: of a label's numbers the first is the size."""
+        """Plan that a row names; the first number in a label is the size."""
         (name, options), *_ = entry.items()
         fixed = {k: v for k, v in options.items() if not isinstance(v, list) and v != "budget"}
         (size,) = options.keys() - fixed.keys() or (None,)
@@ -322,7 +323,7 @@ def keep(task: str, method: str, result: Any) -> None:
 
 
 def measure(task: str, methods: list[str], folder: Path) -> None:
-    """Whatever of a task's rows is not in the table yet."""
+    """Measure the rows of a task that are not in the table."""
     missing = [method for method in methods if (task, method) not in read_table()]
     if not missing and (task, "linear probe") in read_table():
         return
@@ -340,7 +341,7 @@ def measure(task: str, methods: list[str], folder: Path) -> None:
 
 
 def timed(task: str, methods: list[str], folder: Path) -> None:
-    """Whatever of a task's steps is not timed yet."""
+    """Time the steps of a task that are not timed."""
     rows, known = read_table(), read_times()
     missing = [m for m in methods if rows.get((task, m)) and (task, m) not in known]
     if not missing:
@@ -362,9 +363,9 @@ def read_times() -> dict[tuple[str, str], float]:
 
 
 def difference(result: dict[str, Any], probe: dict[str, Any]) -> tuple[float, float]:
-    """Mean paired difference to the probe in points, and half of its 95 % interval."""
+    """Mean paired difference to the probe in points, and half the width of its 95 % interval."""
     pairs = zip(result["tests"], probe["tests"], strict=True)
-    differences = [100 * (ours - b) for ours, b in pairs]
+    differences = [100 * (accuracy - baseline) for accuracy, baseline in pairs]
     return mean(differences), T_4 * stdev(differences) / len(differences) ** 0.5
 
 
@@ -386,7 +387,7 @@ def written(task: str, results: dict[tuple[str, str], Any]) -> str:
     left_out = [m for m in METHODS if (task, m) in results and results[task, m] is None]
     notes = f"At most {probe['limit']:,} parameters, statistics re-estimated: {probe['bnstats']}."
     if left_out:
-        notes += f" Without a place, or none that fits: {', '.join(left_out)}."
+        notes += f" Without a placement that fits: {', '.join(left_out)}."
     return f"### {task}\n\n{table(header, rows)}\n\n{notes}"
 
 

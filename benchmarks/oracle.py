@@ -1,13 +1,14 @@
-"""The enumerated table: every plan of a small space trained with three seeds, under two shifts.
+"""Enumerated tables: every plan of a small space trained with three seeds, under two shifts.
 
-Half of the digits are the task: 400 train, 499 validate, so that the table is fine-grained. The
-table under `tables/` is kept, so that a run can go on: one line a training, its validation
-accuracy after every epoch. Several processes may fill it: each takes one shift.
+Half of the digits are the task: 400 for training and 499 for validation, so that accuracies are
+fine-grained. The table under `tables/` is kept, so that an interrupted run can be resumed; each
+line has the validation accuracies of one training after every epoch. Several processes may fill
+it, one per shift.
 
-The truth is the mean of a plan's seeds. A strategy sees one seed's value, as in life. Its answer is
-found as a search finds it: the best two plans that it has seen get a second seed, and the better
-one is it. Its regret is how much worse in truth that is than the best plan. Nothing is trained for
-it but the supernet that gives the policy its scores.
+The true value of a plan is its mean over seeds. A strategy sees the value of one seed, as in a
+search, and its answer is chosen as in a search: the best two plans seen so far get a second seed,
+and the better one is the answer. The regret is the difference in true value between the best plan
+and the answer. Only the supernet, from which the policy gets its scores, is trained for this.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ TABLE = Path(__file__).parent / "tables" / "oracle.jsonl"
 SHIFTS = ("inverted", "rotated")
 SEEDS = (0, 1, 2)
 RUNS, TRIALS, AFTER = 20, 100, (1, 10, 30, 100)
-PICTURE = Path(__file__).parent.parent / "docs" / "regret.svg"
+FIGURE = Path(__file__).parent.parent / "docs" / "regret.svg"
 N_TRAIN = 400
 BUDGET = "1850"
 RATES = {"lr:head": 0.03, "lr:subtune": 0.01, "lr:lowrank": 0.03, "weight_decay": 0.0}
-"""The middle of each grid; the head's as suits the linear probe."""
+"""Middle of each grid; for the head, the best rate of the linear probe."""
 
 SPACE = {
     "family": "digits",
@@ -64,7 +65,7 @@ SPACE = {
 
 
 def enumerated(shift: str, folder: Path) -> Setup:
-    """The small space on the digits network under a shift, its statistics re-estimated."""
+    """Setup of the small space on the digits network under a shift, with new statistics."""
     (folder / "space.yaml").write_text(json.dumps(SPACE))
     settings = {"budget": BUDGET, "space": str(folder / "space.yaml"), "device": "cpu"}
     setup = prepare_search(read_settings(settings), "builtin:digits", task_of(shift))
@@ -73,7 +74,7 @@ def enumerated(shift: str, folder: Path) -> Setup:
 
 
 def task_of(shift: str) -> Task:
-    """The task's half of the digits in two parts, cut by class; there is no test here."""
+    """Task with its half of the digits in two stratified parts; test is the validation part."""
     whole = load_task(f"builtin:digits-{shift}", None)
     rows = range(len(whole.train))
     train, val = train_test_split(
@@ -99,12 +100,12 @@ def read_table() -> dict[tuple[str, str, int], Any]:
 
 
 def order_of(plans: list[Plan]) -> list[Plan]:
-    """By digest, so that a table that is half full has seen a bit of everything."""
+    """Plans sorted by digest, so that an unfinished table contains plans of all kinds."""
     return sorted(plans, key=lambda plan: plan.digest)
 
 
 def fill(shift: str, seed: int) -> None:
-    """Train what is not in the table yet."""
+    """Train the plans that are not in the table."""
     with TemporaryDirectory() as folder:
         setup = enumerated(shift, Path(folder))
     plans, known = [*all_plans(setup.problem)], read_table()
@@ -120,7 +121,7 @@ def fill(shift: str, seed: int) -> None:
 
 
 class Regrets:
-    """One shift's table, and strategies on it."""
+    """Table of one shift, and regrets of strategies on it."""
 
     def __init__(self, shift: str) -> None:
         with TemporaryDirectory() as folder:
@@ -157,12 +158,12 @@ class Regrets:
         return self.after(tried, seed)
 
     def by_ranking(self, scores: Scores, seed: int) -> list[float]:
-        """Regret when plans are tried in the order of their scores, the best first."""
+        """Regret after every trial if plans are tried in the order of their scores."""
         order = sorted(self.plans.values(), key=lambda plan: -total(plan, self.problem, scores))
         return self.after(order[:TRIALS], seed)
 
     def after(self, tried: list[Plan], seed: int) -> list[float]:
-        """Regret of the answer after each of them."""
+        """Regret of the answer after each of the plans tried, in points."""
         best, finalists, regrets = max(self.truth.values()), list[Plan](), []
         for plan in tried:
             if plan not in finalists:
@@ -173,7 +174,7 @@ class Regrets:
         return regrets
 
     def policy(self) -> tuple[Scores, Scores]:
-        """Scores by proxies alone, and once a supernet has trained."""
+        """Scores from proxies alone, and after the supernet was trained."""
         engine = self.setup.engine
         schedule = Schedule.of(engine.recipe.epochs)
         with one_shot(engine, self.problem.choices, RATES, [RATES["lr:head"]]) as shot:
@@ -187,13 +188,13 @@ class Regrets:
         return policy.first_scores, policy.scores()
 
     def agreement(self, scores: Scores) -> float:
-        """Rank correlation of a plan's summed score with the truth."""
+        """Rank correlation of summed scores with the true values of plans."""
         sums = [total(self.plans[plan], self.problem, scores) for plan in self.truth]
         return float(spearmanr(sums, [*self.truth.values()]).statistic)
 
 
 def written() -> str:
-    """Regrets of all strategies on every shift whose table is full, and the picture."""
+    """Regrets of all strategies on every shift whose table is complete, and the figure."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     parts, curves = [], {}
     for shift in SHIFTS:
@@ -214,18 +215,21 @@ def written() -> str:
             "policy, proxies": lambda seed, t=table_of, s=proxies: t.by_sampler("policy", seed, s),
             "policy": lambda seed, t=table_of, s=scores: t.by_sampler("policy", seed, s),
         }
-        curves = {name: np.array([one(seed) for seed in range(RUNS)]) for name, one in run.items()}
-        curves[shift] = curves
+        by_strategy = {
+            name: np.array([one(seed) for seed in range(RUNS)]) for name, one in run.items()
+        }
+        curves[shift] = by_strategy
         rows = [
-            [name, *(_shown(regrets[:, n - 1]) for n in AFTER)] for name, regrets in curves.items()
+            [name, *(_shown(regrets[:, n - 1]) for n in AFTER)]
+            for name, regrets in by_strategy.items()
         ]
         seeds = min(len(values) for values in table_of.seen.values())
         parts += [
             f"### digits, {shift}",
-            f"{len(table_of.plans)} plans, {seeds} seeds each; best in truth "
+            f"{len(table_of.plans)} plans, {seeds} seeds each; best true value "
             f"{100 * max(table_of.truth.values()):.1f} %, mean "
             f"{100 * mean(table_of.truth.values()):.1f} %. Rank correlation of a plan's score with "
-            f"the truth: proxies {table_of.agreement(proxies):.2f}, policy "
+            f"its true value: proxies {table_of.agreement(proxies):.2f}, policy "
             f"{table_of.agreement(scores):.2f}.",
             table(["regret in points after", *(f"{n} trials" for n in AFTER)], rows),
         ]
@@ -240,7 +244,7 @@ def _shown(values: Any) -> str:
 
 
 def draw(curves: dict[str, dict[str, Any]]) -> None:
-    """Mean regret after each trial, a panel a shift."""
+    """Draw the mean regret after each trial, one panel per shift."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -255,7 +259,7 @@ def draw(curves: dict[str, dict[str, Any]]) -> None:
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(FIGURE, metadata={"Date": None})
 
 
 def main() -> None:

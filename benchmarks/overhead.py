@@ -1,7 +1,7 @@
-"""What the search itself costs: proposals at 200 units, and a trial's record on SQLite.
+"""Overhead of the search itself: proposals for 200 units, and recording a trial on SQLite.
 
-Each against the same calls of a bare Optuna study with the same sampler and storage, alternating in
-one run; medians.
+Each is compared with the same calls of a plain Optuna study with the same sampler and storage, in
+alternation in one run. Reported are medians.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BARE: dict[str, Callable[[], BaseSampler]] = {
 
 
 def problem_of(n_units: int) -> Problem:
-    """Five choices a unit, one of them frozen; a tenth of what all units could take."""
+    """Problem with five choices per unit and a budget of a tenth of the largest cost."""
     ranks = (1, 2, 4, 8)
     candidates = {
         f"unit{i:03}": {
@@ -53,8 +53,8 @@ def problem_of(n_units: int) -> Problem:
     return Problem.of(candidates, Budget(total // 10, total))
 
 
-def told(problem: Problem, n: int) -> list[optuna.trial.FrozenTrial]:
-    """Finished trials of random plans."""
+def finished(problem: Problem, n: int) -> list[optuna.trial.FrozenTrial]:
+    """`n` complete trials of random plans."""
     space, draw, trials = search_space(problem, GRIDS), random.Random(0), []
     for number in range(n):
         plan = random_placement(problem, number)
@@ -67,9 +67,9 @@ def told(problem: Problem, n: int) -> list[optuna.trial.FrozenTrial]:
 
 
 def proposals(n_units: int, n_trials: int, repeats: int) -> str:
-    """Milliseconds of a proposal in memory, ours and bare, by strategy."""
+    """Table of milliseconds per proposal in memory, by strategy, for autotune and Optuna."""
     problem = problem_of(n_units)
-    space, trials = search_space(problem, GRIDS), told(problem, n_trials)
+    space, trials = search_space(problem, GRIDS), finished(problem, n_trials)
     rows = []
     for name in ("random", "nsga2", "qmc", "tpe", "policy", "greedy"):
         ours = optuna.create_study(
@@ -93,14 +93,14 @@ def proposals(n_units: int, n_trials: int, repeats: int) -> str:
 
 
 class _Counting:
-    """An engine that takes no time."""
+    """Engine that takes no time."""
 
     def __call__(self, job: Job) -> Any:
         yield Progress(1, 0.5 + job.number / 1e6, {"accuracy": 0.5}, b"")
 
 
 def trial_seconds(n_units: int, n_trials: int, name: str) -> str:
-    """Milliseconds of ask + record + tell on SQLite, ours and bare, alternating."""
+    """Milliseconds to ask, record and tell a trial on SQLite, for autotune and Optuna."""
     problem = problem_of(n_units)
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     with TemporaryDirectory() as at:

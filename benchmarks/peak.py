@@ -1,4 +1,4 @@
-"""Memory that tensors take at the peak of something, counted by torch's own profiler."""
+"""Peak memory of tensors, measured by torch's profiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of_step(step: Callable[[], None]) -> int:
-    """Bytes of tensors that `step` adds at its peak to what was there before, on the CPU."""
+    """Bytes of CPU tensors that `step` allocates at its peak, in addition to existing ones."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

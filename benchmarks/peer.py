@@ -1,9 +1,10 @@
-"""Against what a careful user writes: the same plans in a plain loop, and by the barest arithmetic.
+"""Training time against a plain PyTorch loop, and against a minimal loop without any framework.
 
-Seconds of one training, by the unit that trains, in three ways that take turns: (a) a plain PyTorch
-loop that freezes, trains and evaluates the whole network; (b) autotune with what is before the unit
-kept (and, the first time, making it); (c) the barest loop over activations that were computed
-before, by hand and without any framework. All have the same examples, epochs, batches and threads.
+Seconds of one training, by the unit that trains, of three implementations in alternation: (a) a
+plain PyTorch loop that freezes, trains and evaluates the whole network; (b) autotune with cached
+outputs of the layers before the unit (and, for the first training, computing them); (c) a minimal
+handwritten loop over activations that were computed before. All have the same examples, epochs,
+batches and threads.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ from autotune.training.prefix.prefix import Keeping
 RATES = {"lr:head": 3e-3, "lr:subtune": 1e-3, "weight_decay": 1e-4}
 REPEATS = 3
 SHORT = 10
-"""Turns in each repeat of what takes a tenth of a second or less."""
+"""Number of measurements in each repeat for trainings of a tenth of a second or less."""
 
 Piece = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Net:
-    """One network in this comparison: its parts in a row, each needing only the one before it."""
+    """Network of this comparison, as a sequence of parts."""
 
     task: Callable[[Path], dict[str, Any]]
     pieces: Callable[[Any], dict[str, Piece]]
-    """Unit → the part that it is; the last is the head."""
+    """Unit → its part of the network; the last one is the head."""
 
     epochs: int = 5
     every: int = 1
-    """Step between the parts that are trained; the head always is."""
+    """Distance between the parts that are trained; the head always is."""
 
     batch_size: int = 32
 
@@ -97,7 +98,7 @@ def vit(net: Any) -> dict[str, Piece]:
 
 
 def random_vit(folder: Path) -> dict[str, Any]:
-    """ViT-B/16 without its weights, and 48 pictures of noise: only its speed means something."""
+    """ViT-B/16 with random weights, and images of noise: only its speed is meaningful."""
     (folder / "net.py").write_text(
         "from torchvision.models import vit_b_16\n\n\ndef make():\n    return vit_b_16()\n"
     )
@@ -126,7 +127,7 @@ NETS = {
 
 @dataclass
 class Rig:
-    """A network with its examples, as all three ways have them."""
+    """Network with its examples, which all three implementations share."""
 
     engine: Engine
     pieces: Callable[[Any], dict[str, Piece]]
@@ -138,7 +139,7 @@ class Rig:
         return [t for p in parts for t in (p.inputs, torch.from_numpy(p.labels))]  # type: ignore[misc]
 
     def fresh(self) -> tuple[Any, Any]:
-        """The network with a new head of its own, and that head; all frozen but the head."""
+        """Copy of the network with a new head, and that head; all frozen except the head."""
         backbone = self.engine.backbone
         network = copy.deepcopy(backbone.network).eval().requires_grad_(False)
         parent, _, name = backbone.head.rpartition(".")
@@ -148,7 +149,7 @@ class Rig:
         return network, head
 
     def trained(self, network: Any, unit: str) -> list[nn.Parameter]:
-        """What the unit trains, by the names that the plan has for it."""
+        """Parameters of a unit, which from now on require gradients."""
         units = [u for u in self.engine.units if u.name == unit]
         names = {name for u in units for name in u.parameters}
         chosen = [p for name, p in network.named_parameters() if name in names]
@@ -160,7 +161,7 @@ class Rig:
 def fit(
     forward: Piece, groups: list[dict[str, Any]], tensors: Sequence[Tensor], epochs: int, size: int
 ) -> float:
-    """AdamW on a cosine over batches in random order, accuracy after each epoch: the last one."""
+    """Train with AdamW and a cosine schedule, evaluate every epoch, return the last accuracy."""
     inputs, labels, val_inputs, val_labels = tensors
     optimizer = torch.optim.AdamW(groups, weight_decay=RATES["weight_decay"])
     steps = epochs * math.ceil(len(inputs) / size)
@@ -183,7 +184,7 @@ def fit(
 
 
 def plain(rig: Rig, unit: str) -> float:
-    """(a) Seconds of what a careful user writes."""
+    """Seconds of implementation (a), the plain loop."""
     began = time.perf_counter()
     network, head = rig.fresh()
     groups = [{"params": list(head.parameters()), "lr": RATES["lr:head"]}]
@@ -195,7 +196,7 @@ def plain(rig: Rig, unit: str) -> float:
 
 
 def barest(rig: Rig, unit: str) -> float:
-    """(c) Seconds of the loop over activations alone, which are computed before."""
+    """Seconds of implementation (c), the minimal loop, without computing the activations."""
     network, head = rig.fresh()
     pieces = rig.pieces(network)
     at = list(pieces).index(unit)
@@ -220,7 +221,7 @@ def barest(rig: Rig, unit: str) -> float:
 
 
 def ours(rig: Rig, unit: str) -> float:
-    """(b) Seconds of a job of the engine."""
+    """Seconds of implementation (b), a job of the engine."""
     units = {u.name for u in rig.engine.units}
     plan = Plan({unit: Choice.of("subtune", what="all")} if unit in units else {})
     began = time.perf_counter()
@@ -230,23 +231,24 @@ def ours(rig: Rig, unit: str) -> float:
 
 
 def turns(rig: Rig, unit: str, making: float) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of the three ways, which take turns; short ones have more, as they are noisy."""
+    """Seconds of the implementations (a), (b) and (c); short ones, which are noisy, run more."""
     users, autotune_times, least = list[float](), list[float](), list[float]()
     for _ in range(REPEATS):
         users.append(plain(rig, unit))
         for _ in range(max(2, min(SHORT, round(SHORT / 10 / making)))):
             autotune_times.append(ours(rig, unit))
-            least.append(barest(rig, unit))  # at once, so that both have the same noise
+            # Right after the engine, so that both are measured under the same load.
+            least.append(barest(rig, unit))
     return users, autotune_times, least
 
 
 def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]]]:
-    """Unit by unit: medians, and ratios."""
+    """Rows of medians and ratios, one per unit."""
     with TemporaryDirectory() as folder:
         settings = net.settings(Path(folder))
         setup = prepare_search(settings, settings.backbone, settings.task)
     rig, rows, ratios = Rig(setup.engine, net.pieces), [], []
-    plain(rig, "head")  # whatever is slow once
+    plain(rig, "head")  # warm-up
     for unit in net.chosen(setup.backbone.network):
         making = ours(rig, unit)
         times = turns(rig, unit, making)
@@ -260,26 +262,27 @@ def trials(name: str, net: Net) -> tuple[list[list[str]], list[tuple[float, ...]
     return rows, ratios
 
 
-def peak(name: str, unit: str, way: str) -> None:
-    """Print this process's largest memory in MiB, and that of what is kept, after one training."""
+def peak(name: str, unit: str, implementation: str) -> None:
+    """Run one training; print the largest memory of the process and of the cache, in MiB."""
     net = NETS[name]
     with TemporaryDirectory() as folder:
         settings = replace(net, epochs=1).settings(Path(folder))
         setup = prepare_search(settings, settings.backbone, settings.task)
     rig = Rig(setup.engine, net.pieces)
-    if way == "uncached":
+    if implementation == "uncached":
         rig.engine.keeping = Keeping()
         rig.engine.to("cpu")
-    (plain if way == "plain" else ours)(rig, unit)
+    (plain if implementation == "plain" else ours)(rig, unit)
     places = [place for keeper in rig.engine.prefix._keepers for place in keeper.places]
     kept = sum(place.nbytes for place in places)
-    status = Path("/proc/self/status").read_text()  # a child's `ru_maxrss` is its parent's
+    # The `ru_maxrss` of a child process includes its parent's memory.
+    status = Path("/proc/self/status").read_text()
     largest = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     print(json.dumps([largest, kept / 2**20]))
 
 
 def peaks(names: list[str]) -> list[list[str]]:
-    """Times for a unit in the middle, each implementation in a process of its own."""
+    """Memory for a unit in the middle, each implementation in a separate process."""
     rows = []
     for name in names:
         with TemporaryDirectory() as folder:
@@ -287,27 +290,28 @@ def peaks(names: list[str]) -> list[list[str]]:
             setup = prepare_search(settings, settings.backbone, settings.task)
         units = list(NETS[name].pieces(setup.backbone.network))
         unit = units[len(units) // 2]
-        rows = {}
-        for way in ("plain", "uncached", "kept"):
-            command = [sys.executable, __file__, "--peak", name, unit, way]
+        measured = {}
+        for kind in ("plain", "uncached", "kept"):
+            command = [sys.executable, __file__, "--peak", name, unit, kind]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows[way] = json.loads(done.stdout.splitlines()[-1])
-        sizes = [f"{rows[way][0]:.0f}" for way in ("plain", "uncached", "kept")]
-        rows.append([name, unit, *sizes, f"{rows['kept'][1]:.0f}"])
+            measured[kind] = json.loads(done.stdout.splitlines()[-1])
+        sizes = [f"{measured[kind][0]:.0f}" for kind in ("plain", "uncached", "kept")]
+        rows.append([name, unit, *sizes, f"{measured['kept'][1]:.0f}"])
         print(rows[-1], flush=True)
     return rows
 
 
 def written(rows: list[list[str]], ratios: list[tuple[float, ...]]) -> str:
-    head = ["unit", "plain, ms", "first, ms", "kept, ms", "barest, ms", "plain ÷ kept", "of barest"]
+    head = ["unit", "plain, ms", "first, ms", "cached, ms", "minimal, ms"]
+    head += ["plain ÷ cached", "of minimal"]
     faster, share, first = zip(*ratios, strict=True)
     last = faster[-max(1, len(faster) // 5) :]
     return (
         f"{table(head, rows)}\n\n"
-        f"Faster than the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
-        f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; the "
-        f"first trial at a cut {geometric_mean(first):.2f} ×. Of the barest loop's speed: "
-        f"{min(share):.2f} at worst, {geometric_mean(share):.2f} in the mean."
+        f"Speed-up over the plain loop: {geometric_mean(faster):.2f} × in the geometric mean, "
+        f"{geometric_mean(last):.2f} × in the last fifth, {min(faster):.2f} × at worst; for the "
+        f"first trial at a cut {geometric_mean(first):.2f} ×. Fraction of the minimal loop's "
+        f"speed: {min(share):.2f} at worst, {geometric_mean(share):.2f} in the geometric mean."
     )
 
 
@@ -333,8 +337,8 @@ def write_trials(names: list[str]) -> None:
 
 
 def write_memory(names: list[str]) -> None:
-    head = ["network", "unit", "plain, MiB", "uncached, MiB", "kept, MiB", "of which kept, MiB"]
-    text = f"Largest memory of a process with one training:\n\n{table(head, peaks(names))}"
+    head = ["network", "unit", "plain, MiB", "uncached, MiB", "cached, MiB", "of it cache, MiB"]
+    text = f"Peak memory of a process with one training:\n\n{table(head, peaks(names))}"
     write_section("Memory against a plain loop", text)
 
 

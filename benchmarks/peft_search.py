@@ -1,12 +1,12 @@
-"""Against a loop of Optuna over PEFT: accuracy of the winners, and the seconds that they took.
+"""A search by autotune against a loop of Optuna over PEFT: accuracy of the winners, and time.
 
-What somebody writes without autotune: TPE chooses which blocks get LoRA, its rank and the learning
-rates, PEFT builds it (`target_modules`, `rank`, `modules_to_save` for the head), a configuration
-over the budget is thrown away, and the best on validation of a hundred trained ones is tested once.
-Same data, epochs, batches and budget as autotune's own search, all of which is counted but for
-random placement, a control. Seconds are those of the processor on one thread, so that other work
-on the machine counts on neither side. What was measured is kept
-in `tables/peft.jsonl`, so that this can go on.
+The loop is what a user would write without autotune: TPE chooses which blocks get LoRA, its rank
+and the learning rates, PEFT builds it (`target_modules`, `rank`, `modules_to_save` for the head),
+configurations over the budget are discarded, and the best on validation of a hundred trained ones
+is tested once. Data, epochs, batches and budget are those of autotune's search, whose whole time
+counts except random placement, a control. Times are processor seconds on one thread, so that other
+work on the machine does not count. Results are kept in `tables/peft.jsonl`, so that an interrupted
+run can be resumed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TARGETS = nn.Conv2d | nn.Linear
 
 
 class User:
-    """One user's own loop on a task."""
+    """Loop of Optuna over PEFT on a task."""
 
     def __init__(self, setup: Setup, seed: int) -> None:
         self.setup, self.seed, task = setup, seed, setup.engine.task
@@ -61,7 +61,7 @@ class User:
         self.best, self.winner, self.thrown, self.trained = -1.0, None, 0, 0
 
     def blocks(self) -> dict[str, list[str]]:
-        """Block → names of the layers in it that LoRA can be put on."""
+        """Block → names of its layers that can have LoRA."""
         backbone, layers = self.setup.backbone, dict[str, list[str]]()
         for name, module in backbone.network.named_modules():
             plain = isinstance(module, TARGETS) and getattr(module, "groups", 1) == 1
@@ -137,7 +137,7 @@ def by_autotune(task: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**result, "seconds": result["own seconds"]}
 
 
-WAYS = {"autotune": by_autotune, "Optuna and PEFT": by_peft}
+SEARCHES = {"autotune": by_autotune, "Optuna and PEFT": by_peft}
 
 
 def read() -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -147,31 +147,31 @@ def read() -> dict[tuple[str, str, int], dict[str, Any]]:
 
 
 def measure(tasks: list[str]) -> None:
-    """What is not in the table yet, the cheap way first."""
+    """Run the searches that are not in the table, the cheaper kind first."""
     for task in tasks:
-        for way, run in WAYS.items():
+        for kind, run in SEARCHES.items():
             for seed in SEEDS:
-                if (task, way, seed) in read():
+                if (task, kind, seed) in read():
                     continue
                 with TemporaryDirectory() as folder:
                     row = run(TASKS[task](Path(folder)), seed)
-                row = {"task": task, "way": way, "seed": seed, **row}
+                row = {"task": task, "way": kind, "seed": seed, **row}
                 with TABLE.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(task, way, seed, row["test"], row["seconds"], flush=True)
+                print(task, kind, seed, row["test"], row["seconds"], flush=True)
 
 
 def written() -> str:
     stored, rows, pairs = read(), [], []
     for task in TASKS:
-        ways = [[stored.get((task, way, seed)) for seed in SEEDS] for way in WAYS]
-        if not all(row for of in ways for row in of):
+        runs = [[stored.get((task, kind, seed)) for seed in SEEDS] for kind in SEARCHES]
+        if not all(row for of_kind in runs for row in of_kind):
             continue
-        ours, second = ways
-        gained = [100 * (a["test"] - b["test"]) for a, b in zip(ours, second, strict=True)]  # type: ignore[index]
+        ours, peft = runs
+        gained = [100 * (a["test"] - b["test"]) for a, b in zip(ours, peft, strict=True)]  # type: ignore[index]
         pairs += gained
-        seconds = [mean(row["seconds"] for row in of) for of in ways]  # type: ignore[index]
-        tests = [spread([row["test"] for row in of]) for of in ways]  # type: ignore[index]
+        seconds = [mean(row["seconds"] for row in of_kind) for of_kind in runs]  # type: ignore[index]
+        tests = [spread([row["test"] for row in of_kind]) for of_kind in runs]  # type: ignore[index]
         rows.append([task, *tests, paired(gained)])
         rows[-1] += [*(f"{s:.0f}" for s in seconds), f"1/{seconds[1] / seconds[0]:.1f}"]
     rows.append([f"all {len(pairs)} pairs", "", "", paired(pairs), "", "", ""])
@@ -198,8 +198,9 @@ def main() -> None:
     write_section(
         "Searches against Optuna over PEFT",
         f"Budget 1 %, {TRIALS} trained trials of TPE, three seeds; mean ± standard deviation, "
-        f"and the paired difference with its 95 % interval. Two rows of PEFT's on ResNet-20 ran "
-        f"beside other work; the third, alone, took 2,400 s.\n\n{written()}",
+        f"and the paired difference with its 95 % interval. Two of the PEFT runs on ResNet-20 "
+        f"shared the machine with other work; the third ran alone and took 2,400 s."
+        f"\n\n{written()}",
     )
 
 

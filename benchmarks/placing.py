@@ -1,4 +1,4 @@
-"""Plans of one method alone that spend a budget: evenly, from the first unit on, from the last."""
+"""Plans of a single method that use a budget evenly, from the first unit on or from the last."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from autotune.problem.plan import Choice, Plan
 from autotune.problem.search_space import SearchSpace
 
 Entry = dict[str, Any]
-"""One of a search space's choices: a method with its options."""
+"""Entry of a search space's `choices`: a method with its options."""
 
 
 @dataclass(frozen=True)
 class Placer:
-    """Where a method may go on a backbone, and what fits there."""
+    """Places a single method on the units of a backbone within a budget."""
 
     backbone: Backbone
     units: Units
@@ -29,7 +29,7 @@ class Placer:
     budget: Budget
 
     def placements(self, entry: Entry) -> Iterator[Plan]:
-        """Evenly over all places, filled from the first, filled from the last; each span alone."""
+        """Plans: even, filled from the first unit and from the last; for spans, each alone."""
         placed = self.places(entry)
         if not placed:
             return
@@ -43,11 +43,11 @@ class Placer:
         yield self.filled(placed[::-1], entry)
 
     def places(self, entry: Entry) -> list[Unit]:
-        """Units and spans where some choice of the entry fits the budget."""
+        """Units and spans for which some choice of the entry fits the budget."""
         return [u for u in self.units if self.choices(u, entry, self.budget.limit)]
 
     def even(self, placed: list[Unit], entry: Entry) -> Plan:
-        """The same share of the budget for every unit; what is left over raises the first ones."""
+        """Plan with equal shares of the budget; the rest goes to the first units."""
         share = self.budget.limit // len(placed)
         plan = Plan({unit.name: self.largest(unit, entry, share) for unit in placed})
         for unit in placed:
@@ -58,7 +58,7 @@ class Placer:
         return plan
 
     def filled(self, placed: list[Unit], entry: Entry) -> Plan:
-        """Every unit takes as much as the ones before have left."""
+        """Plan in which each unit in turn uses as much of the remaining budget as it can."""
         chosen: dict[str, Choice] = {}
         for unit in placed:
             left = self.budget.limit - self.cost(Plan(chosen)).parameters
@@ -66,12 +66,12 @@ class Placer:
         return Plan(chosen)
 
     def largest(self, unit: Unit, entry: Entry, room: int) -> Choice:
-        """The dearest choice of the entry that fits into the room; *frozen* when none does."""
+        """Most expensive choice of the entry that costs at most `room`; *frozen* if none does."""
         offered = self.choices(unit, entry, room)
         return max(offered, key=lambda choice: offered[choice].parameters, default=Choice())
 
     def choices(self, unit: Unit, entry: Entry, room: int) -> dict[Choice, Cost]:
-        """What of the entry fits into the room of a unit."""
+        """Choices of the entry for a unit that cost at most `room`, with their costs."""
         space = self.space.model_copy(update={"choices": [entry]})
         units = Units((unit,), (), self.units.flow)
         offered = find_candidates(self.backbone.network, units, space, room=room)
@@ -79,6 +79,6 @@ class Placer:
         return {choice: cost for choice, cost in costs.items() if cost.parameters <= room}
 
     def cost(self, plan: Plan) -> Cost:
-        """Cost of a plan, from shapes alone."""
+        """Cost of a plan, computed from shapes."""
         chosen = [unit for unit in self.units if unit.name in plan.choices]
         return plan_cost(sites(self.backbone.network, chosen, self.units.flow), plan)

@@ -1,11 +1,11 @@
-"""The policy against a hundred trials of TPE, against what fills the budget blindly, and in parts.
+"""The policy against a hundred trials of TPE and against baselines, and an ablation.
 
-Three parts. `oracle`: regret on the enumerated table (`oracle.py` fills it). `cost`: seconds in
-units of one full fine-tuning, and test accuracy, on five tasks at two budgets; all on one split
-each, so that seeds vary search and training alone. `ablation`: the policy with a piece left out.
-Seconds are those of the processor on one thread, and a full fine-tuning is timed before and after
-every search, so that other work on the machine counts on both sides or on neither. The tables under
-`tables/` are kept, so that a run can go on.
+Three parts. `oracle`: regret on the enumerated tables (`oracle.py` fills them). `cost`: time in
+units of one full fine-tuning, and test accuracy, on five tasks at two budgets; each task has a
+fixed split, so that seeds affect only search and training. `ablation`: the policy without one of
+its pieces. Times are processor seconds on one thread, and a full fine-tuning is timed before and
+after every search, so that other work on the machine affects both alike. The tables under
+`tables/` are kept, so that an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ SEEDS = (0, 1, 2)
 BUDGETS = ("1%", "0.25%")
 TRIALS = 100
 T = {2: 12.706, 3: 4.303, 6: 2.571, 9: 2.306, 12: 2.201, 30: 2.045, 60: 2.001}
-"""Student's t for 95 %, by the number of pairs; the next smaller number is taken."""
+"""Number of pairs → Student's t for 95 %; other numbers use the next smaller one."""
 
 
 def digits(shift: str, folder: Path) -> dict[str, Any]:
-    """400 to train, 150 to validate, and all others, 349, to test."""
+    """Digits under a shift: 400 for training, 150 for validation and the other 349 for test."""
     whole = load_task(f"builtin:digits-{shift}", None).train
     train, rest = halves(np.arange(len(whole)), whole.labels, 400)
     val, test = halves(rest, whole.labels, 150)
@@ -65,7 +65,7 @@ def digits(shift: str, folder: Path) -> dict[str, Any]:
 
 
 def halves(rows: Any, labels: Any, n: int) -> Any:
-    """`n` rows and the others, cut by class."""
+    """`n` rows and the others, stratified by class."""
     return train_test_split(rows, train_size=n, stratify=labels[rows], random_state=0)
 
 
@@ -103,7 +103,7 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @contextmanager
 def without(piece: str) -> Iterator[dict[str, Any]]:
-    """The settings of a search by policy in which a piece is left out."""
+    """Settings of a search by policy without one of its pieces."""
     powers = {"earned": 0.25, "price": 0.25}
     patches: dict[str, Any] = {
         "proxies": patch("autotune.study.policy.features.POWERS", powers),
@@ -122,26 +122,32 @@ CLOCK = SimpleNamespace(time=time.process_time, monotonic=time.process_time)
 
 @contextmanager
 def timed_by_processor() -> Iterator[None]:
-    """All seconds that a search tells are the processor's."""
+    """Make a search report processor seconds."""
     with ExitStack() as stack:
-        for module in ("api", "sitting", "study", "references", "learning"):
+        for module in (
+            "session.api",
+            "session.session",
+            "session.policy_stage",
+            "study.driver",
+            "study.selection.extra_jobs",
+        ):
             stack.enter_context(patch(f"autotune.{module}.time", CLOCK))
         yield
 
 
 def searched(task: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
-    """A search between two full fine-tunings, whose seconds are the unit of its own."""
+    """Run a search between two full fine-tunings, whose mean time is the unit of its time."""
     before = unit_of_cost(task)
     result = search(task, seed, **settings)
     return {**result, "unit": mean([before, unit_of_cost(task)])}
 
 
 def search(task: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
-    """One search in a folder of its own: what it reached, and its own seconds."""
+    """Run one search in a new folder; return its results and times."""
     with TemporaryDirectory() as folder, timed_by_processor():
         study = autotune.search(**task, seed=seed, device="cpu", out=f"{folder}/run", **settings)
         status, final = study.status(), study.final
-        beside = sum(b.seconds for n, b in study.baselines.items() if "probe" not in n)
+        controls = sum(b.seconds for n, b in study.baselines.items() if "probe" not in n)
         tests = final.tests.by_seed if final.tests else {seed: final.test["accuracy"]}
         return {
             "test": final.test["accuracy"],
@@ -150,7 +156,7 @@ def search(task: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:
             "plan": str(final.plan),
             "parameters": final.cost.parameters,
             "limit": status["budget"]["limit"],
-            "seconds": study.seconds - beside,
+            "seconds": study.seconds - controls,
             "own seconds": study.own_seconds,
             "stage": study.policy.seconds if study.policy else None,
             "same as proxies": study.policy.same_as_proxies if study.policy else None,
@@ -171,7 +177,7 @@ def trial_seconds(trial: TrialRecord) -> dict[str, Any]:
 
 
 def pruned_share(study: autotune.Study) -> float:
-    """Part of the trials' epochs that successive halving would have run, by their record."""
+    """Fraction of the trials' epochs that successive halving would have run."""
     first, curves = max(1, study.settings.epochs // 4), [t.curve for t in study.trials if t.curve]
     run = total = 0
     for n, curve in enumerate(curves):
@@ -190,7 +196,7 @@ def pruned_share(study: autotune.Study) -> float:
 def everything(
     task: dict[str, Any],
 ) -> Iterator[tuple[Callable[..., dict[str, Any]], list[float]]]:
-    """Trains every weight at a rate with a seed; and the rates to try."""
+    """Function that trains every weight at a rate with a seed, and the rates to try."""
     settings = read_settings({**task, "device": "cpu", "strategy": "random"})
     setup = prepare_search(settings, settings.backbone, settings.task)
     units = [unit.name for unit in setup.units if not unit.is_span()]
@@ -216,7 +222,7 @@ def trained(engine: Engine, plan: Plan, head: float, rate: float, seed: int) -> 
 
 
 def full_finetuning(task: dict[str, Any]) -> dict[str, Any]:
-    """The best of three rates on validation, with three seeds."""
+    """Full fine-tuning with three seeds at the best of three rates on validation."""
     with everything(task) as (train, rates):
         tried = {rate: train(rate, 0) for rate in rates}
         best = max(tried, key=lambda rate: tried[rate]["value"])
@@ -233,7 +239,7 @@ def unit_of_cost(task: dict[str, Any]) -> float:
 
 
 def entries(ablate: bool) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Name of a row → what measures it on a task with a budget."""
+    """Name of a row → function that measures it on a task with a budget."""
     variants: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
     if ablate:
         for piece in ("proxies", "warm-up", "supernet", "confirmation"):
@@ -267,7 +273,7 @@ def read_table() -> dict[tuple[str, str, str], Any]:
 
 
 def measure(tasks: list[str], budgets: list[str], rows: list[str], *, ablate: bool) -> None:
-    """Whatever of the table's rows is not there yet."""
+    """Measure the rows that are not in the table."""
     for task in tasks:
         with TemporaryDirectory() as folder:
             settings = None
@@ -287,7 +293,7 @@ def measure(tasks: list[str], budgets: list[str], rows: list[str], *, ablate: bo
 def tests_of(
     results: dict[tuple[str, str, str], Any], cell: tuple[str, str], row: str
 ) -> list[float]:
-    """Three test accuracies: of three searches, or of one winner with three seeds."""
+    """Three test accuracies, of three searches or of one winner with three seeds."""
     if (*cell, row) in results:
         return results[(*cell, row)]["tests"][: len(SEEDS)]
     if row in ("probe", "uniform", "random"):
@@ -301,7 +307,7 @@ def cells_of(results: dict[tuple[str, str, str], Any], needed: list[str]) -> lis
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval."""
+    """Mean, and half the width of its 95 % interval."""
     n = len(differences)
     t = T[max(size for size in T if size <= n)]
     return mean(differences), t * stdev(differences) / n**0.5
@@ -315,13 +321,13 @@ def written_cost(results: dict[tuple[str, str, str], Any]) -> str:
         costs = [p["seconds"] / p["unit"] for p in policies]
         all_costs += costs
         ours = tests_of(results, cell, "policy")
-        beside = ["", "", ""]
+        tpe_cells = ["", "", ""]
         if (*cell, "tpe") in results:
             tpe, tests = results[(*cell, "tpe")], tests_of(results, cell, "tpe")
             differences += [100 * (a - b) for a, b in zip(ours, tests, strict=True)]
             cost = tpe["seconds"] / tpe["unit"]
             whole = f"{cost:.1f} ({tpe['pruned share'] * cost:.1f})"
-            beside = [whole, f"1/{cost / mean(costs):.1f}", spread(tests)]
+            tpe_cells = [whole, f"1/{cost / mean(costs):.1f}", spread(tests)]
         others = ("uniform", "random", "probe", "full")
         stage = [p["stage"] / p["unit"] for p in policies]
         rows.append(
@@ -329,13 +335,13 @@ def written_cost(results: dict[tuple[str, str, str], Any]) -> str:
                 ", ".join(cell),
                 spread(costs, scale=1),
                 spread(stage, scale=1, digits=2),
-                *beside[:2],
+                *tpe_cells[:2],
                 spread(ours),
-                beside[2],
+                tpe_cells[2],
                 *(spread(tests_of(results, cell, row)) for row in others),
             ]
         )
-    header = ["task, budget", "policy ÷ full", "of it proxies and supernet"]
+    header = ["task, budget", "policy ÷ full", "of it, proxies and supernet"]
     header += [f"{TRIALS} TPE trials ÷ full (pruned)", "policy ÷ TPE"]
     header += ["test: policy", "TPE", "uniform", "random placement", "probe", "full"]
     gain, half = interval(differences)
@@ -346,7 +352,7 @@ def written_cost(results: dict[tuple[str, str, str], Any]) -> str:
             table(header, rows),
             f"A search by policy costs {mean(all_costs):.1f} × one full fine-tuning in the mean "
             "over tasks, budgets and seeds.",
-            f"Test accuracy of policy less that of TPE, over {len(differences)} pairs: "
+            f"Test accuracy of policy minus that of TPE, over {len(differences)} pairs: "
             f"{gain:+.2f} ± {half:.2f} points (95 %): {verdict}.",
             *([f"Not measured yet: {'; '.join(missing)}."] if missing else []),
         ]
@@ -370,15 +376,15 @@ def written_ablation(results: dict[tuple[str, str, str], Any]) -> str:
                     spread([one["seconds"] for one in taken], scale=1, digits=0),
                 ]
             )
-    return table(["task, budget: what", "test, %", "validation, %", "seconds"], rows)
+    return table(["task, budget: variant", "test, %", "validation, %", "seconds"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["oracle", "cost", "ablation"])
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="their names' beginnings")
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="prefixes of their names")
     parser.add_argument("--budgets", nargs="*", default=list(BUDGETS))
-    parser.add_argument("--rows", nargs="*", default=[""], help="their names' beginnings")
+    parser.add_argument("--rows", nargs="*", default=[""], help="prefixes of their names")
     parser.add_argument("--only-write", action="store_true", help="write the tables as they are")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

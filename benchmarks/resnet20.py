@@ -1,4 +1,4 @@
-"""The CIFAR-10 ResNet-20 under a corruption, at 1 %: needs the data that `AUTOTUNE_DATA` names."""
+"""Searches on the CIFAR-10 ResNet-20 under a corruption, at 1 %; needs `AUTOTUNE_DATA`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def write_task(file: Path, corruption: str, severity: int, n_train: int, n_val: int = 1000) -> None:
-    """An .npz of uint8 pictures (n, 32, 32, 3): a class-balanced start of train, val and test."""
+    """Write an .npz file with the first uint8 images (n, 32, 32, 3) of train, val and test.
+
+    The parts are stored in an order that makes their first examples class-balanced.
+    """
     folder = Path(os.environ["AUTOTUNE_DATA"])
     sys.path.insert(0, str(folder))
     from corrupt import corrupt
@@ -27,8 +30,8 @@ def write_task(file: Path, corruption: str, severity: int, n_train: int, n_val: 
     with np.load(folder / "cifar10.npz") as stored:
         arrays = {}
         for seed, (part, n) in enumerate((("train", n_train), ("val", n_val), ("test", 2000))):
-            pictures = stored[f"{part}_x"][:n]
-            arrays[f"x_{part}"] = corrupt(pictures, corruption, severity, seed)
+            images = stored[f"{part}_x"][:n]
+            arrays[f"x_{part}"] = corrupt(images, corruption, severity, seed)
             arrays[f"y_{part}"] = stored[f"{part}_y"][:n]
     np.savez(file, **arrays)
 

@@ -1,4 +1,4 @@
-"""Writes a benchmark's section of RESULTS.md: date, machine, versions, command, table."""
+"""Sections of RESULTS.md: date, machine, versions, command and table of a benchmark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("autotune", "torch", "torchvision", "optuna", "numpy", "scikit-learn
 
 
 def write_section(title: str, text: str) -> None:
-    """Put `text` under `## title`, in the place of what stood there before."""
+    """Write `text` under the heading `## title`, replacing the previous section."""
     section = f"## {title}\n\n{_provenance()}\n\n{text.strip()}\n\n"
     old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n\n"
     pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
@@ -28,13 +28,13 @@ def write_section(title: str, text: str) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; numbers are given as text."""
+    """Markdown table of cells that are already text."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spread(values: list[float], *, scale: float = 100, digits: int = 1) -> str:
-    """Mean ± standard deviation, in percent by default."""
+    """Mean ± sample standard deviation as text, in percent by default."""
     scaled = [scale * value for value in values]
     if len(scaled) == 1:
         return f"{scaled[0]:.{digits}f}"

@@ -1,8 +1,8 @@
-"""The driver with 1,000 simulated workers: seconds an event, memory, and loading, by trials.
+"""Time per event, memory and loading time of a driver with 1,000 simulated workers.
 
-Trials of 20 units take random times, some fail, some lose their worker. The record of 1,000 trials
-that the driver wrote itself is multiplied in the database to reach 10,000 and 100,000, then the
-driver goes on with 1,000 more. `python scale.py 1000 10000` leaves the largest out.
+Trials of 20 units take random times, some fail and some lose their worker. The driver writes a
+record of 1,000 trials, which is multiplied in the database to reach 10,000 and 100,000, and then
+runs 1,000 more. `python scale.py 1000 10000` omits the largest.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def opened(folder: RunFolder, trials: int) -> tuple[Lease, DriverOptions]:
 
 
 def multiply(folder: RunFolder, times: int) -> None:
-    """Write the ended trials of the record again, under further numbers."""
+    """Copy the trials of the record in the database, so that there are `times` as many."""
     tables = {
         "trial_params": "param_name, param_value, distribution_json",
         "trial_values": "objective, value, value_type",
@@ -112,7 +112,7 @@ def multiply(folder: RunFolder, times: int) -> None:
 
 
 def measured(folder: RunFolder, total: int) -> dict[str, float]:
-    """In a fresh process: load the record of a study, then run 1,000 more trials."""
+    """Load the record of a study, then run 1,000 more trials; called in a new process."""
     lease, options = opened(folder, total)
     with lease:
         began = time.perf_counter()
@@ -130,7 +130,7 @@ def measured(folder: RunFolder, total: int) -> dict[str, float]:
 
 
 def bare(folder: RunFolder, total: int) -> dict[str, float]:
-    """In a fresh process: Optuna's own `get_trials`, then `ask` and `tell` of a bare study."""
+    """Measure Optuna's `get_trials` and `ask` on the same record; called in a new process."""
     study = optuna.load_study(
         study_name=STUDY_NAME,
         storage=open_storage(folder, None),
@@ -147,8 +147,8 @@ def bare(folder: RunFolder, total: int) -> dict[str, float]:
     return {"loading": loading, "GB": loaded, "ask": 1000 * (time.perf_counter() - began) / n}
 
 
-def in_a_process(what: str, folder: RunFolder, total: int) -> dict[str, float]:
-    command = [sys.executable, __file__, what, str(folder.path), str(total)]
+def in_a_process(function: str, folder: RunFolder, total: int) -> dict[str, float]:
+    command = [sys.executable, __file__, function, str(folder.path), str(total)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -182,17 +182,17 @@ def scale(totals: list[int]) -> str:
                 ]
             )
             print(rows[-1], ours, flush=True)
-    header = ["trials", "ms an event", "bare `ask`, ms", "load, s", "bare, s", "ratio"]
+    header = ["trials", "ms per event", "bare `ask`, ms", "load, s", "bare, s", "ratio"]
     return (
         f"{WORKERS:,} simulated workers, 20 units, `random`, SQLite; {TRIALS:,} trials of {STEPS} "
-        "epochs are run on top of the record. An event is a call of the driver: a job asked for, a "
-        "progress, an end. Bare: Optuna's `ask` and `get_trials` on the same file.\n\n"
-        + table([*header, "GB", "bare, GB"], rows)
+        "epochs are run in addition to the record. An event is a call of the driver: the request "
+        "for a job, a progress or an end. Bare: Optuna's `ask` and `get_trials` on the same file."
+        "\n\n" + table([*header, "GB", "bare, GB"], rows)
     )
 
 
 def prune_to(folder: RunFolder, n: int) -> None:
-    """Take back the trials behind the first `n`."""
+    """Delete all trials except the first `n`."""
     with closing(sqlite3.connect(folder.database)) as database, database:
         (first,) = database.execute("SELECT min(trial_id) FROM trials").fetchone()
         names = ["params", "values", "intermediate_values", "user_attributes", "system_attributes"]
@@ -202,8 +202,8 @@ def prune_to(folder: RunFolder, n: int) -> None:
 
 def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in ("measured", "bare"):
-        what = measured if sys.argv[1] == "measured" else bare
-        print(json.dumps(what(RunFolder(Path(sys.argv[2])), int(sys.argv[3]))))
+        function = measured if sys.argv[1] == "measured" else bare
+        print(json.dumps(function(RunFolder(Path(sys.argv[2])), int(sys.argv[3]))))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("totals", nargs="*", type=int, default=[1000, 10_000, 100_000])

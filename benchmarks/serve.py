@@ -1,10 +1,10 @@
-"""Many tasks on one backbone: all of them for one batch, switched, and behind a server.
+"""Many tasks on one backbone: all of them on one batch, switching between them, and a server.
 
-Tasks tuned in the last fifth of the network (random deltas and weights: only time matters), in
-three ways that take turns: `MultiTask`; the arithmetic by hand (the prefix once, ten suffixes, no
-framework); ten separate networks. Low rank in blocks of the last stage, and whole blocks. Then one
-layer of ten tasks apart and together, changes between two deltas of one model, and requests a
-second of `autotune serve`, asked by another process.
+The tasks change the last fifth of the network, by low rank or whole blocks; deltas and weights are
+random, as only time matters. Three implementations are measured in alternation: `MultiTask`; a
+handwritten one (the prefix once, then ten suffixes, no framework); ten separate networks. Further
+parts measure one layer of ten tasks separately and together, switching between two deltas of one
+model, and requests per second of `autotune serve` from another process.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ KINDS = {
     "whole blocks": Choice.of("subtune", what="all"),
 }
 SUFFIX = ("layer4.0", "layer4.1", "layer4.2")
-"""The last three of sixteen blocks; the task at place i begins with the block at i modulo 3."""
+"""Last three of sixteen blocks; the deltas of task i start at block i modulo 3 of them."""
 
 
 def artifact(backbone: Backbone, units: Units, plan: Plan, seed: int) -> Artifact:
-    """As after training."""
+    """Random artifact of a plan, as if it had been trained."""
     torch.manual_seed(seed)
     deltas = Deltas(backbone.network, units, plan, seed=seed)
     stored = {f"delta/{n}": t + 0.01 * torch.randn_like(t) for n, t in deltas.tensors().items()}
@@ -70,7 +70,10 @@ def artifact(backbone: Backbone, units: Units, plan: Plan, seed: int) -> Artifac
 
 
 def by_hand(networks: list[nn.Module], first: list[int]) -> Callable[[Tensor], list[Tensor]]:
-    """The prefix as far as all have it, the rest of the last stage as far as each has it."""
+    """Handwritten forward pass of all tasks, which runs shared blocks once.
+
+    `first` has the index of each task's first tuned block in the last stage.
+    """
     base: Any = networks[0]
     stages = [base.layer1, base.layer2, base.layer3]
 
@@ -80,17 +83,18 @@ def by_hand(networks: list[nn.Module], first: list[int]) -> Callable[[Tensor], l
             for stage in stages:
                 x = stage(x)
             shared = [x]
-            for block in range(max(first)):  # of a network whose first blocks are frozen
+            # Frozen blocks come from the network that has the most of them.
+            for block in range(max(first)):
                 frozen: Any = networks[first.index(max(first))]
                 shared.append(frozen.layer4[block](shared[-1]))
-            times = []
+            logits = []
             for network, begins in zip(networks, first, strict=True):
                 tuned: Any = network
                 y = shared[begins]
                 for block in tuned.layer4[begins:]:
                     y = block(y)
-                times.append(tuned.fc(tuned.avgpool(y).flatten(1)))
-            return times
+                logits.append(tuned.fc(tuned.avgpool(y).flatten(1)))
+            return logits
 
     return run
 
@@ -110,10 +114,14 @@ def rows(sizes: list[int]) -> list[list[str]]:
         networks = [load_adapted(copy.deepcopy(network), a) for a in artifacts]
         multi = MultiTask(backbone, {str(at): a for at, a in enumerate(artifacts)})
         hand = by_hand([multi._joined.tasks[str(at)].network for at in range(TASKS)], first)
-        ways = [lambda x, m=multi: list(m(x).values()), hand, partial(separate, networks)]
+        implementations = [
+            lambda x, m=multi: list(m(x).values()),
+            hand,
+            partial(separate, networks),
+        ]
         for size in sizes:
             x = torch.randn(size, 3, 224, 224)
-            together, least, many = map(median, turns(ways, x))
+            together, least, many = map(median, turns(implementations, x))
             rows.append(
                 [f"{kind}, batch {size}", *(f"{1000 * s:.0f}" for s in (together, least, many))]
             )
@@ -128,15 +136,15 @@ def separate(networks: list[nn.Module], x: Tensor) -> list[Tensor]:
 
 
 def turns(
-    ways: list[Callable[[Tensor], list[Tensor]]], x: Tensor, *, exact: bool = True
+    implementations: list[Callable[[Tensor], list[Tensor]]], x: Tensor, *, exact: bool = True
 ) -> list[list[float]]:
-    """Seconds of each way, which take turns and give the same; to the bit, where asked for."""
-    times: list[list[float]] = [[] for _ in ways]
-    first = ways[0](x)
+    """Seconds of each implementation in alternation; outputs are asserted to be equal."""
+    times: list[list[float]] = [[] for _ in implementations]
+    first = implementations[0](x)
     for turn in range(TURNS + 1):
-        for way, seconds in zip(ways, times, strict=True):
+        for implementation, seconds in zip(implementations, times, strict=True):
             began = time.perf_counter()
-            output = way(x)
+            output = implementation(x)
             if turn:
                 seconds.append(time.perf_counter() - began)
             same = torch.equal if exact else partial(torch.allclose, rtol=1e-3, atol=1e-2)
@@ -146,12 +154,12 @@ def turns(
 
 def write_tasks() -> None:
     head = ["ten tasks", "MultiTask, ms", "by hand, ms", "ten networks, ms"]
-    head += ["of the arithmetic", "faster than ten networks"]
+    head += ["÷ by hand", "ten networks ÷ MultiTask"]
     text = (
         f"ResNet-50 at 224 px, {TASKS} tasks tuned in the last three of sixteen blocks, all "
-        f"answered for one batch; medians of {TURNS} turns.\n\n"
+        f"computed for one batch; medians of {TURNS} turns.\n\n"
     )
-    write_section("Many tasks on one backbone", text + table(head, rows([1, 8])))
+    write_section("Many tasks on one shared prefix", text + table(head, rows([1, 8])))
 
 
 # one layer of ten tasks
@@ -165,7 +173,10 @@ SHAPES = {
 
 
 def layer(shape: tuple[int, int, int, int], n: int) -> list[float]:
-    """Median seconds: ten kernels apart and grouped; one kernel apart and on stacked examples."""
+    """Median seconds of ten kernels separately and grouped, and of one kernel on ten batches.
+
+    The latter runs separately and on stacked examples.
+    """
     inputs, outputs, size, side = shape
     kernels = [torch.randn(outputs, inputs, size, size) for _ in range(TASKS)]
     grouped, x = torch.cat(kernels), torch.randn(TASKS, n, inputs, side, side)
@@ -198,7 +209,7 @@ def write_layers() -> None:
             times = layer(shape, n)
             rows.append([f"{name}, batch {n}", *(f"{1000 * s:.1f}" for s in times)])
     head = ["convolution of ten tasks", "ten kernels, ms", "grouped, ms"]
-    text = "Medians of what is done apart and together, in turns.\n\n"
+    text = "Medians of separate and joint computation, in alternation.\n\n"
     head += ["one kernel, ms", "on stacked examples, ms"]
     write_section("Layers of ten tasks together", text + table(head, rows))
 
@@ -224,7 +235,7 @@ def write_switch() -> None:
             switch(network, str(turn % 2))
             times.append(time.perf_counter() - began)
         rows.append([name, str(len(plan)), f"{1000 * median(times):.2f}"])
-    text = "Low rank in every block; the median of 101 changes between two deltas.\n\n"
+    text = "Low rank in every block; median of 101 switches between two deltas.\n\n"
     write_section("Switching", text + table(["network", "units", "ms"], rows))
 
 
@@ -244,14 +255,14 @@ def write_merged() -> None:
     merged = load_adapted(copy.deepcopy(network), artifact(backbone, units, plan, 0))
     merge(merged)
     with torch.inference_mode():
-        x, ways = torch.randn(4, 3, 224, 224), [network, merged]
-        times = [[_seconds(lambda n=n: n(x)) for n in ways] for _ in range(2 * TURNS)]
+        x, networks = torch.randn(4, 3, 224, 224), [network, merged]
+        times = [[_seconds(lambda n=n: n(x)) for n in networks] for _ in range(2 * TURNS)]
     ratios = sorted(after / before for before, after in times)
     before, after = (1000 * median(column) for column in zip(*times, strict=True))
     text = (
-        f"ResNet-50 with low rank in three blocks merged, batch 4 at 224 px, in turns with the "
-        f"backbone: {after:.0f} ms against {before:.0f} ms, the median of {len(ratios)} ratios "
-        f"{median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})."
+        f"ResNet-50 with low rank merged in three blocks, batch 4 at 224 px, in alternation with "
+        f"the backbone: {after:.0f} ms against {before:.0f} ms; the median of {len(ratios)} ratios "
+        f"is {median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})."
     )
     write_section("A merged network against its backbone", text)
 
@@ -266,7 +277,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def ask(port: int, seconds: float, connections: int) -> list[float]:
-    """Seconds of every request of some connections that ask again as soon as they are answered."""
+    """Seconds of each request from several connections, which each wait for their answers."""
     body = json.dumps({"inputs": torch.rand(1, 8, 8).tolist()}).encode()
     times: list[float] = []
 
@@ -314,10 +325,10 @@ def write_server() -> None:
             server.terminate()
             server.wait()
     text = (
-        "`autotune serve` of two tasks on the digits network, asked by a second process with "
-        "connections that wait for an answer before they ask again, ten seconds each.\n\n"
+        "`autotune serve` of two tasks on the digits network, with requests from a second process "
+        "whose connections wait for each answer before the next request, ten seconds each.\n\n"
     )
-    head = ["connections", "requests a second", "median, ms", "99 %, ms"]
+    head = ["connections", "requests per second", "median, ms", "99 %, ms"]
     write_section("Server", text + table(head, rows))
 
 

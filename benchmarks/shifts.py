@@ -1,7 +1,6 @@
-"""The fine-tuning profile of the digits under four shifts: each unit alone, over three seeds.
+"""Fine-tuning profile of the digits under four shifts: each unit alone, over three seeds.
 
-Writes the picture that the README shows. Shifts are taken in turn, and a run folder that is there
-is gone on with, so that it can be interrupted.
+Writes the README's figure. Existing run folders are resumed, so that it can be interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from autotune.study.selection.unit_profiles import ProfileRow
 
 SHIFTS = ("contrast", "noise", "inverted", "rotated")
 CHOICE = "lowrank-2"
-PICTURE = Path(__file__).parent.parent / "docs" / "profile.svg"
+FIGURE = Path(__file__).parent.parent / "docs" / "profile.svg"
 
 
 def profiled(shift: str, folder: Path, seeds: int) -> list[ProfileRow]:
@@ -57,7 +56,7 @@ def draw(profiles: dict[str, list[ProfileRow]]) -> None:
         axis.set_xticks(range(len(tuned)), [row.unit for row in tuned], rotation=90)
     axes[0].set_ylabel("accuracy on validation, %")
     figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(FIGURE, metadata={"Date": None})
 
 
 def main() -> None:

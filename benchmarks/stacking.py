@@ -1,7 +1,7 @@
-"""Several trainings of one structure at once, parameters stacked (`torch.func`), or one by one.
+"""Several trainings with the same structure, stacked by `torch.func` or one by one.
 
-Seconds of a training step on activations that are kept, for four trainings of one unit of the
-ResNet's shape and a head, and of the head alone: alternating, medians. Needs no data.
+Median time of a training step on cached activations, in alternation, for four trainings of one unit
+of a ResNet-20 and a head, and of the head alone. Needs no data.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from cifar_resnet import resnet20
 
 TOGETHER, BATCH, TURNS = 4, 32, 15
 UNITS = {"layer1.2": ("layer1", 2, 16, 32), "layer3.2": ("layer3", 2, 64, 8)}
-"""Unit → its stage and place in it, and what it takes: channels and side."""
+"""Unit → its stage and its index there, and the channels and side length of its input."""
 
 
 class Behind(nn.Module):
-    """A network from a unit on."""
+    """Network from a unit on, with a new head."""
 
     def __init__(self, blocks: list[nn.Module], channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def main() -> None:
         rows.append(row(name, blocks, "blocks.0.", channels, side))
     for line in rows:
         print(line, flush=True)
-    head = ["trains", f"{TOGETHER} one by one, ms", "stacked, ms", "faster"]
+    head = ["trains", f"{TOGETHER} one by one, ms", "stacked, ms", "speed-up"]
     write_section("Trainings stacked", table(head, rows))
 
 

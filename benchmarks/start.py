@@ -29,7 +29,7 @@ PAIRS = {
 SEARCH = [PYTHON, "-c", "import autotune.session.session"]
 LIBRARIES = [PYTHON, "-c", "import torch, optuna"]
 MOST = 1.3
-"""Processor time that importing a search may take, in that of torch and optuna."""
+"""Limit on the processor time of importing a search, relative to importing torch and optuna."""
 
 
 def seconds(command: list[str]) -> float:
@@ -39,7 +39,7 @@ def seconds(command: list[str]) -> float:
 
 
 def processor_seconds(command: list[str]) -> float:
-    """User and system time, which other processes on the machine change little."""
+    """User and system time, which other processes on the machine hardly affect."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,7 +47,7 @@ def processor_seconds(command: list[str]) -> float:
 
 
 def import_row(repeats: int) -> list[str]:
-    """The fastest import of what a search needs, and of torch and optuna."""
+    """Row with the fastest import of a search, and of torch and optuna alone."""
     pairs = [(processor_seconds(SEARCH), processor_seconds(LIBRARIES)) for _ in range(repeats)]
     search, libraries = (min(column) for column in zip(*pairs, strict=True))
     ratio = search / libraries
@@ -67,9 +67,9 @@ def main() -> None:
     for name, (command, bare, limit) in PAIRS.items():
         seconds(command), seconds(bare)
         pairs = [(seconds(command), seconds(bare)) for _ in range(repeats)]
-        ours, bare = (median(column) for column in zip(*pairs, strict=True))
+        ours, imports = (median(column) for column in zip(*pairs, strict=True))
         above = median(a - b for a, b in pairs)
-        rows.append([f"`{name}`", f"{ours:.2f}", f"{bare:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
+        rows.append([f"`{name}`", f"{ours:.2f}", f"{imports:.2f}", f"{above:+.2f}", f"{limit:.1f}"])
     header = ["command", "seconds", "bare imports", "median difference", "at most"]
     write_section("Start", table(header, rows))
     header = ["import", "processor seconds", "torch and optuna", f"ratio, at most {MOST}"]

@@ -1,10 +1,10 @@
 """All strategies with equal training budgets; fronts on enumerated tables; greedy on ResNet-20.
 
-`shifts`: the digits under four shifts, as many trainings for each strategy, nothing ended early.
-`proxies`: seconds of each criterion on ResNet-50.
-`front`: what pruning saves on the enumerated tables (`oracle.py` fills them), and what it loses.
-`greedy`: SubTuning on ResNet-20, whole blocks and five folds (needs AUTOTUNE_DATA). The table of
-shifts is kept, so that a run can go on. Regret of all strategies: `policy.py oracle`.
+`shifts`: the digits under four shifts, with the same number of trainings per strategy and no
+pruning. `proxies`: time of each criterion on ResNet-50. `front`: savings and losses by pruning on
+the enumerated tables (`oracle.py` fills them). `greedy`: SubTuning on ResNet-20, with whole blocks
+and five folds (needs AUTOTUNE_DATA). The table of shifts is kept, so that an interrupted run can be
+resumed. `policy.py oracle` measures the regret of all strategies.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from autotune.training.oneshot.unit_scores import scores_by_half
 from autotune.training.oneshot.zero_cost_proxies import DRAWS
 
 TABLE = Path(__file__).parent / "tables" / "strategies.jsonl"
-PICTURE = Path(__file__).parent.parent / "docs" / "strategies.svg"
+FIGURE = Path(__file__).parent.parent / "docs" / "strategies.svg"
 TASKS = ("inverted", "rotated", "noise", "contrast")
 STRATEGY_NAMES = ("policy", "proxy", "greedy", "tpe", "gp", "nsga2", "qmc", "random")
 TRIALS, EPOCHS, SEEDS = 10, 6, (0, 1)
@@ -50,7 +50,7 @@ FRONT_TRIALS, FRONT_RUNS, FRONT_STRATEGIES = 100, 12, ("random", "nsga2", "tpe")
 
 
 def searched(shift: str, strategy: str, seed: int) -> dict[str, Any]:
-    """One search on the digits; a policy's supernet takes the place of one trial."""
+    """Run one search on the digits; the supernet of a policy replaces one trial."""
     with TemporaryDirectory() as folder:
         study = autotune.search(
             task=f"builtin:digits-{shift}",
@@ -83,7 +83,7 @@ def rows_found() -> list[dict[str, Any]]:
 
 
 def measure(tasks: Sequence[str], strategies: Sequence[str]) -> None:
-    """Whatever of the table is not there yet."""
+    """Run the searches that are not in the table."""
     for seed in SEEDS:
         for shift in tasks:
             for strategy in strategies:
@@ -97,10 +97,10 @@ def measure(tasks: Sequence[str], strategies: Sequence[str]) -> None:
 
 
 def written_shifts() -> str:
-    """Test accuracy of each strategy and shift, mean over seeds; and the picture."""
-    rows = rows_found()
+    """Table of test accuracies by strategy and shift, averaged over seeds; draws the figure."""
+    stored = rows_found()
     cells: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
+    for row in stored:
         cells.setdefault((row["strategy"], row["task"]), []).append(row["found"]["test"])
         for name, test in row["found"]["references"].items():
             if name in ("probe", "uniform"):
@@ -109,17 +109,17 @@ def written_shifts() -> str:
     for name in (*STRATEGY_NAMES, "uniform", "probe"):
         tests = [cells.get((name, task), []) for task in TASKS]
         together = [mean(values) for values in tests if values]
-        of = [row["found"] for row in rows if row["strategy"] == name]
-        trained = f"{mean(row['trained'] for row in of):.1f}" if of else ""
+        runs = [row["found"] for row in stored if row["strategy"] == name]
+        trained = f"{mean(run['trained'] for run in runs):.1f}" if runs else ""
         shown = [spread(values) if values else "" for values in tests]
         rows.append([name, *shown, spread([mean(together)]) if together else "", trained])
     draw({name: [cells.get((name, task), []) for task in TASKS] for name in STRATEGY_NAMES})
     return (
-        f"Test accuracy in percent (180 pictures) at 1 %, {len(SEEDS)} searches each of {TRIALS} "
+        f"Test accuracy in percent (180 images) at 1 %, {len(SEEDS)} searches each of {TRIALS} "
         f"trainings of {EPOCHS} epochs (the policy's supernet counts as one), statistics "
-        "re-estimated; the best plan over seeds is chosen as always. Column `trained`: plans that "
-        "were trained, as repeats are answered from the record. Ten trials of `tpe`, `gp` and "
-        "`nsga2` are their random beginning, and greedy's are a part of its first round.\n\n"
+        "re-estimated; the answer is the best plan over seeds, as in any search. `trained` is the "
+        "number of plans that were trained, as repeats are answered from the record. Ten trials "
+        "of `tpe`, `gp` and `nsga2` are random, and ten of greedy are part of its first round.\n\n"
         + table(["strategy", *TASKS, "mean", "trained"], rows)
         + "\n\n![Test accuracy of all strategies](../docs/strategies.svg)"
     )
@@ -143,11 +143,11 @@ def draw(cells: dict[str, list[list[float]]]) -> None:
     axis.set(ylabel="test accuracy, %")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(ncols=len(cells), loc="outside lower center", frameon=False)
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(FIGURE, metadata={"Date": None})
 
 
 class Curves:
-    """One shift's enumerated table with its curves, as trials of an Optuna study."""
+    """Enumerated table of one shift with learning curves, replayed as trials of a study."""
 
     def __init__(self, shift: str) -> None:
         self.of = Regrets(shift)
@@ -160,7 +160,7 @@ class Curves:
         assert self.price is not None
 
     def run(self, strategy: str, seed: int, pruner: str) -> dict[str, Any]:
-        """Epochs that were run, and the best value at each price."""
+        """Replay a search; return its epochs, (price, value) of complete trials, and plans."""
         problem, grids = self.of.problem, {name: (rate,) for name, rate in RATES.items()}
         sampler = STRATEGIES.load(strategy)(problem, grids, seed=seed)
         stops = PRUNERS.load(pruner)(self.epochs)
@@ -171,13 +171,13 @@ class Curves:
             trial = study.ask(dict(space))
             plans.append(plan_of(problem, trial.params))
             curve = self.curves[str(plans[-1]), seed % 3]
-            ran += self._told(study, trial, curve, repeats=plans[-1] in plans[:-1])
+            ran += self._replay(study, trial, curve, repeats=plans[-1] in plans[:-1])
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         points = [(problem.cost(plans[t.number]).parameters, t.values[0]) for t in complete]
         return {"epochs": ran, "points": points, "plans": plans}
 
-    def _told(self, study: Any, trial: Any, curve: Sequence[float], *, repeats: bool) -> int:
-        """Epochs that this trial took; a plan that was tried is answered from the record."""
+    def _replay(self, study: Any, trial: Any, curve: Sequence[float], *, repeats: bool) -> int:
+        """Report the curve of a trial; return its number of epochs, which is 0 for a repeat."""
         if repeats:
             trial.set_user_attr("record", {"repeat_of": 0})
         for step, value in enumerate(curve, 1):
@@ -193,23 +193,23 @@ class Curves:
         return len(next(iter(self.curves.values())))
 
     def losses(self, front: Points, points: Points, seed: int) -> list[float]:
-        """By how much each point of a front is better than what is as cheap among others.
+        """Gain of each point of a front over the best of `points` that costs no more.
 
-        The head alone is known in any case.
+        The head alone, without cost, always counts among these.
         """
         alone = self.curves[str(Plan()), seed % 3][-1]
         reached = [max([alone, *(v for p, v in points if p <= price)]) for price, _ in front]
         return [max(value - r, 0.0) for (_, value), r in zip(front, reached, strict=True)]
 
     def front(self, seed: int) -> Points:
-        """The best of all plans of the table, by one seed."""
+        """Front of all plans of the table, by the values of one seed."""
         cost = self.of.problem.cost
         plans = self.of.plans.items()
         return front_of([(cost(p).parameters, self.curves[n, seed % 3][-1]) for n, p in plans])
 
 
 Points = Sequence[tuple[int, float]]
-"""(price, value)"""
+"""(price, value) pairs."""
 
 
 def front_of(points: Points) -> Points:
@@ -221,7 +221,10 @@ def front_of(points: Points) -> Points:
 
 
 def written_front() -> str:
-    """By strategy and pruner. Random plans are the same with each pruner, so points can be lost."""
+    """Table by strategy and pruner.
+
+    Lost points are only defined for `random`, whose plans do not depend on the pruner.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = []
     for shift in SHIFTS:
@@ -233,10 +236,10 @@ def written_front() -> str:
                 rows.append([f"{shift}: {strategy}, {pruner}", *_compared(curves, whole, ended)])
     return (
         f"{FRONT_RUNS} runs of {FRONT_TRIALS} trials by accuracy and cost on the enumerated "
-        "tables, with a pruner against without. Behind: by how many points of accuracy the front "
-        "is below that of all plans of the table, in the mean over its points; one training's "
-        "error is about 0.6. Lost: what the same plans would have had without pruning (other "
-        "strategies than `random` go another way once a trial has ended early).\n\n"
+        "tables, with and without a pruner. Behind: mean distance in points of accuracy of the "
+        "front to that of all plans of the table; the error of one training is about 0.6. Lost: "
+        "points that the same plans would have had without pruning (for `random` only, as other "
+        "strategies propose other plans once a trial has ended early).\n\n"
         + table(["shift: strategy, pruner", *FRONT_COLUMNS], rows)
     )
 
@@ -265,7 +268,7 @@ def _compared(
 
 
 def greedy() -> str:
-    """Forward selection of whole blocks, the parts scored by five folds."""
+    """Forward selection of whole blocks, with plans scored by five folds."""
     space = {
         "family": "resnet",
         "units": {
@@ -289,11 +292,11 @@ def greedy() -> str:
             device="cpu",
             out=str(home / "run"),
         )
-        best, references = study.best, study.baselines
+        best, baselines = study.best, study.baselines
         answers = [("greedy", str(best.plan), best.cost.parameters, best.value, best.test)]
         answers += [
-            (name, one["label"], one["cost"]["parameters"], one["value"], one["test"])
-            for name, one in references.items()
+            (name, str(one.plan), one.cost.parameters, one.value, one.test)
+            for name, one in baselines.items()
         ]
         rows = [
             [name, plan, f"{cost:,}", f"{100 * value:.1f}", f"{100 * test['accuracy']:.1f}"]
@@ -302,32 +305,32 @@ def greedy() -> str:
         singles = [t for t in study.trials if len(t.plan) == 1 and t.value is not None]
         order = ", ".join(f"{t.plan} {100 * (t.value or 0):.1f}" for t in singles)
         return (
-            f"ResNet-20 under gaussian noise 3, 250 pictures in five folds, 3 epochs, at most 30 % "
+            f"ResNet-20 under gaussian noise 3, 250 images in five folds, 3 epochs, at most 30 % "
             f"of the parameters, whole blocks: {len(study.trials)} trials of five trainings, "
-            f"{study.own_seconds:.0f} s. Alone: {order}.\n\n"
+            f"{study.own_seconds:.0f} s. Single blocks: {order}.\n\n"
             + table(["", "plan", "parameters", "validation (folds), %", "test, %"], rows)
         )
 
 
 def proxies() -> str:
-    """Seconds of each criterion's scores on ResNet-50, both halves; nothing is trained but a head.
+    """Table of the time of each criterion on ResNet-50, for both halves; only a head is trained.
 
-    The network is random, which changes no time.
+    The network has random weights, which do not affect the time.
     """
     from torchvision.models import resnet50
 
     draw = torch.Generator().manual_seed(0)
-    pictures = torch.rand(128, 3, 224, 224, generator=draw)
+    images = torch.rand(128, 3, 224, 224, generator=draw)
     labels = torch.arange(128) % 8
     settings = read_settings({"budget": "1%", "strategy": "proxy", "space": "resnet"})
-    data = TensorDataset(pictures, labels)
+    data = TensorDataset(images, labels)
     with released(prepare_search(settings, resnet50(), (data, data, data))) as setup:
         engine, rates = setup.engine, setup.grids["lr:head"]
         problem = setup.problem
         middle = {name: sorted(grid)[len(grid) // 2] for name, grid in setup.grids.items()}
         began = time.monotonic()
         with one_shot(engine, problem.choices, middle, rates) as shot:
-            rows = [["head, and where sparse deltas begin", f"{time.monotonic() - began:.0f}"]]
+            rows = [["head, and initial sparse deltas", f"{time.monotonic() - began:.0f}"]]
             for name, draws in (("mass", 0), ("ratio", DRAWS)):
                 began = time.monotonic()
                 shot.proxies(draws=draws)
@@ -340,10 +343,10 @@ def proxies() -> str:
             print(rows[-1], flush=True)
         full = estimate(engine).full / settings.epochs
     return (
-        f"ResNet-50, 128 pictures of 224², batches of 32, {torch.get_num_threads()} threads; "
+        f"ResNet-50, 128 images of 224², batches of 32, {torch.get_num_threads()} threads; "
         f"{len(problem.units)} units, {sum(map(len, problem.choices.values()))} choices. One epoch "
-        f"of full fine-tuning takes {full:.0f} s. `mass` and `ratio` come after the first row; the "
-        "others contain the linear probe that they begin with.\n\n"
+        f"of full fine-tuning takes {full:.0f} s. `mass` and `ratio` need the first row in "
+        "addition; the others include the linear probe with which they start.\n\n"
         + table(["criterion", "seconds"], rows)
     )
 

@@ -1,6 +1,6 @@
-"""What workers cost and bring: seconds a trial of no length, and two workers against one.
+"""Overhead and speed-up of workers: time of an empty trial, and two workers against one.
 
-Each on warm workers: a first run of two jobs is not counted.
+All workers are warm: a first run of two jobs does not count.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TRIALS, SWEEP = 200, 16
 
 
 class Trivial:
-    """One epoch that takes no time."""
+    """Engine with one epoch that takes no time."""
 
     def __call__(self, job: Job) -> Iterator[Progress]:
         yield Progress(1, job.seed / 1e6, {"accuracy": 0.5}, b"")
 
 
 def nothing(*_: object) -> None:
-    """What a worker has to do before it starts."""
+    """Do nothing before a worker starts."""
 
 
 def no_complaint() -> str:
@@ -61,7 +61,7 @@ def jobs(n: int) -> JobList:
 
 
 def per_trial(name: str) -> list[str]:
-    """Milliseconds of a trial of no length: alone, and with a study on SQLite that records it."""
+    """Milliseconds of an empty trial without a study, and recorded in a study on SQLite."""
     with opened(name) as backend, TemporaryDirectory() as at:
         backend.run(jobs(2))
         began = time.perf_counter()
@@ -79,7 +79,7 @@ def per_trial(name: str) -> list[str]:
 
 
 def sweep(backend: str, workers: int) -> float:
-    """Seconds of a sweep of equal trials on the digits, one thread a worker."""
+    """Seconds of `SWEEP` equal trainings on the digits, with one thread per worker."""
     settings = read_settings({"backend": backend, "workers": workers, "epochs": 6})
     with released(prepare_search(settings, settings.backbone, settings.task)) as setup:
         plan = Plan({"layer1.0": Choice.of("lowrank", rank=1)})
@@ -98,21 +98,22 @@ def main() -> None:
     print(costs, flush=True)
     rows = []
     for backend in ("processes", "ray"):
-        # one worker of `processes` would be two threads in the driver itself: Ray's has one
+        # Ray for one worker, too: a single worker of `processes` would run in the driver, with
+        # two threads.
         pairs = [(sweep("ray", 1), sweep(backend, 2)) for _ in range(3)]
         one, two = (median(times) for times in zip(*pairs, strict=True))
         rows.append([backend, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}"])
         print(rows[-1], flush=True)
-    first = ["a trial of no length", "ms", "with its record on SQLite, ms"]
+    first = ["empty trial", "ms", "with its record on SQLite, ms"]
     second = [f"{SWEEP} equal trainings", "one worker, s", "two workers, s", "ratio"]
     write_section(
         "Workers",
-        f"{table(first, costs)}\n\nOne thread a worker, medians of three, alternating:\n\n"
+        f"{table(first, costs)}\n\nOne thread per worker, medians of three, in alternation:\n\n"
         f"{table(second, rows)}",
     )
 
 
 if __name__ == "__main__":
-    import workers  # a worker cannot import what is `__main__` here
+    import workers  # workers cannot unpickle classes of this process's `__main__`
 
     workers.main()

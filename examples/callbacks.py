@@ -1,6 +1,6 @@
-"""Follow a search from Python: a function that is called with everything that happens.
+"""Follow a search from Python, with a callback that is called with every event.
 
-An event has a `kind`, a `text` for people and `fields` for programs.
+An event has a `kind`, a human-readable `text`, and `fields` for programs.
 """
 
 import sys
@@ -9,7 +9,7 @@ import autotune
 
 
 class Progress:
-    """A bar an epoch; the value of a trial when it ends."""
+    """Prints a bar for every epoch, and each plan that is the best so far."""
 
     def __init__(self) -> None:
         self.best = 0.0
@@ -20,7 +20,7 @@ class Progress:
             print(f"trial {event.fields['number']} {'▇' * round(40 * value)} {value:.3f}")
         elif event.kind == "end" and (event.fields["value"] or 0) > self.best:
             self.best = event.fields["value"]
-            print(f"The best so far: {event.fields['plan']}")
+            print(f"Best so far: {event.fields['plan']}")
         elif event.kind == "warning":
             print(f"Note: {event.text}")
 

@@ -1,4 +1,4 @@
-"""ResNets for 32×32 pictures (He et al. 2016, section 4.2), as a `python:` backbone.
+"""ResNets for 32×32 images (He et al. 2016, section 4.2), as a `python:` backbone.
 
 autotune search --backbone python:examples/cifar_resnet.py:resnet20 --weights resnet20.safetensors
     --input examples/cifar_input.yaml --space resnet --task npz:noisy.npz --budget 1%
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions; the shortcut subsamples and pads channels, without parameters."""
+    """Two 3×3 convolutions; the shortcut subsamples and pads channels and has no parameters."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

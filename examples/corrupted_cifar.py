@@ -1,7 +1,7 @@
-"""A ResNet-20 for CIFAR-10 learns to read noisy pictures, by 1 % of its parameters.
+"""Adapt a ResNet-20 for CIFAR-10 to noisy images, with 1 % of its parameters.
 
-Needs `$AUTOTUNE_DATA`, a folder with resnet20.safetensors and cifar10.npz (uint8 pictures
-`train_x`, labels `train_y`, the same for val and test).
+Needs `$AUTOTUNE_DATA`, a folder with resnet20.safetensors and cifar10.npz (uint8 images `train_x`
+and labels `train_y`, and the same for val and test).
 """
 
 import os
@@ -18,13 +18,13 @@ DATA = os.getenv("AUTOTUNE_DATA") or sys.exit(
 HERE = Path(__file__).parent
 
 
-def noisy_pictures(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The first thousand pictures of each part under Gaussian noise."""
+def noisy_images(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """First thousand images of each part with Gaussian noise."""
     rng, parts = np.random.default_rng(seed), {}
     with np.load(f"{DATA}/cifar10.npz") as stored:
         for part in ("train", "val", "test"):
-            pictures, labels = stored[f"{part}_x"][:1000], stored[f"{part}_y"][:1000]
-            noisy = pictures + rng.normal(0, 20, pictures.shape)
+            images, labels = stored[f"{part}_x"][:1000], stored[f"{part}_y"][:1000]
+            noisy = images + rng.normal(0, 20, images.shape)
             parts[part] = noisy.clip(0, 255).astype(np.uint8), labels
     return parts
 
@@ -33,9 +33,9 @@ def main(out: str | None = None, **settings: int) -> None:
     study = autotune.search(
         backbone=f"python:{HERE / 'cifar_resnet.py'}:resnet20",
         weights=f"{DATA}/resnet20.safetensors",
-        keep_head=True,  # the classes are those that it knows
+        keep_head=True,  # the classes are those of the backbone
         input=str(HERE / "cifar_input.yaml"),
-        task=f"python:{__file__}:noisy_pictures",
+        task=f"python:{__file__}:noisy_images",
         space="resnet",
         budget="1%",
         out=out,

@@ -1,6 +1,6 @@
-"""What was found as an adapter of PEFT, which `peft` loads without autotune.
+"""Export the result of a search as a PEFT adapter, which `peft` loads without autotune.
 
-Low rank becomes LoRA with a rank a layer; other layers that change are saved as they are.
+Low rank becomes LoRA with a rank per layer; other changed layers are saved as a whole.
 """
 
 import sys
@@ -28,7 +28,7 @@ def main(out: str | None = None, **settings: int) -> None:
         bare = autotune.load_backbone("builtin:digits").network
         with torch.no_grad():
             expected = PeftModel.from_pretrained(bare, str(adapter)).eval()(inputs)
-        print(f"By peft the outputs differ by {(ours - expected).abs().max():.1g} at most.")
+        print(f"Outputs with peft differ by {(ours - expected).abs().max():.1g} at most.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The first search, from Python: which layers of the digits network to change under 1 %."""
+"""A first search from Python: choose which layers of the digits network to change, under 1 %."""
 
 import sys
 
@@ -17,7 +17,7 @@ def main(out: str | None = None, **settings: int) -> None:
 
     backbone = autotune.load_backbone("builtin:digits")
     tuned = autotune.load_adapted(backbone, study.best.artifact)
-    print(f"{type(tuned).__name__} with the delta on; autotune.detach takes it off again.")
+    print(f"{type(tuned).__name__} with the delta attached; autotune.detach removes it again.")
     autotune.detach(tuned)
 
 

@@ -1,7 +1,7 @@
-"""Which unit pays when it is tuned alone; then greedy, which begins with these trials.
+"""Profile of units that are tuned alone, and a greedy search that starts from these trials.
 
-As in SubTuning (arXiv 2302.06354), but with a low-rank change and not the whole unit. The picture
-of the profile is `profile.html` in the folder of the first search.
+Follows SubTuning (arXiv 2302.06354), but with a low-rank change instead of the whole unit. The
+figure of the profile is `profile.html` in the folder of the first search.
 """
 
 import sys
@@ -27,7 +27,9 @@ def main(out: str | None = None, **settings: int) -> None:
         runs = Path(out or folder)
         alone = search(runs, "profile", **settings)
         for row in alone.profile:
-            print(f"{row.unit or 'the head alone':15} {row.mean:.3f} by {row.parameters:,}")
+            print(
+                f"{row.unit or 'the head alone':15} {row.mean:.3f}, {row.parameters:,} parameters"
+            )
         alone.plot_profile().write_html(alone.folder.path / "profile.html")
 
         study = search(runs, "greedy", profile=str(alone.folder.path), **settings)

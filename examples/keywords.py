@@ -1,4 +1,4 @@
-"""A keyword spotter learns the ten spoken digits: frames of sound instead of pictures.
+"""Adapt a keyword spotter to the ten spoken digits: frames of audio instead of images.
 
 autotune search --backbone python:examples/keywords.py:res8
     --task python:examples/keywords.py:digits --budget 5% --trials 10 --epochs 5
@@ -36,7 +36,7 @@ def res8() -> nn.Module:
         network[f"bn{i}"] = nn.BatchNorm2d(45, affine=False)
     network.scale1, network.scale3, network.scale5 = (nn.Parameter(ones(45)) for _ in range(3))
     network["output"] = nn.Linear(45, 12)
-    weights = load_file(f"{DATA}/res8.safetensors")  # some so close to 0 that they slow CPUs down
+    weights = load_file(f"{DATA}/res8.safetensors")  # some are subnormal, which slows CPUs down
     network.load_state_dict({k: nn.functional.hardshrink(w, 1e-30) for k, w in weights.items()})
     network["output"] = nn.Linear(45, 10)
     return network

@@ -1,6 +1,6 @@
-"""A search is killed in the middle and gone on with: nothing that ended runs again.
+"""Kill a search and resume it: finished trials do not run again.
 
-The search runs in a process of its own, which this one kills after the first trial.
+The search runs in a separate process, which this one kills after the first trial.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ import autotune
 
 
 def begin(run: str, epochs: str) -> None:
-    """What the process does: it tells every event as a line."""
+    """Run the search in the separate process, and print the kind of every event."""
     autotune.search(
         strategy="random",
         trials=3,
@@ -23,7 +23,7 @@ def begin(run: str, epochs: str) -> None:
     )
 
 
-def told(study: autotune.Study) -> str:
+def states(study: autotune.Study) -> str:
     return ", ".join(f"trial {t.number} {t.state_name}" for t in study.trials)
 
 
@@ -36,10 +36,10 @@ def main(out: str | None = None, epochs: int = 10) -> None:
                 pass
             process.kill()
         study = autotune.Study(run)
-        print(f"Killed, the search is {study.state}: {told(study)}")
+        print(f"Killed, the search is {study.state}: {states(study)}")
 
         study = autotune.resume(run)
-        print(f"Gone on with, it is {study.state}: {told(study)}")
+        print(f"Resumed, it is {study.state}: {states(study)}")
         print(f"Plan: {study.best.plan}, test {study.best.test['accuracy']:.3f}")
 
 

@@ -1,6 +1,6 @@
-"""Two tasks on one backbone: what their networks have in common runs once.
+"""Two tasks on one backbone: layers that their networks have in common run once.
 
-Each search gives a delta file; `MultiTask` answers for all of them, and takes more while it runs.
+Each search writes a delta file; `MultiTask` computes all of them, and more can be added later.
 """
 
 import sys
@@ -13,7 +13,7 @@ import autotune
 
 
 def inputs(shift: str) -> torch.Tensor:
-    """Four pictures of a task."""
+    """Four images of a task."""
     return autotune.load_task(f"builtin:digits-{shift}", None).train.inputs[:4]
 
 
@@ -30,10 +30,10 @@ def main(out: str | None = None, **settings: int) -> None:
 
         multi = autotune.MultiTask(backbone, {"inverted": deltas["inverted"]})
         multi.add("rotated", deltas["rotated"])
-        pictures = torch.cat([inputs("inverted"), inputs("rotated")])
-        for task, logits in multi(pictures).items():
-            print(f"All pictures by {task}: {logits.argmax(1).tolist()}")
-        rows = multi.by_row(pictures, ["inverted"] * 4 + ["rotated"] * 4)
+        images = torch.cat([inputs("inverted"), inputs("rotated")])
+        for task, logits in multi(images).items():
+            print(f"All images by {task}: {logits.argmax(1).tolist()}")
+        rows = multi.by_row(images, ["inverted"] * 4 + ["rotated"] * 4)
         print(f"Each by its own task: {[int(logits.argmax()) for logits in rows]}")
 
 

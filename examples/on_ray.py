@@ -1,7 +1,7 @@
-"""The same search on a Ray cluster: a local one, or the one whose address is given.
+"""Run a search on a Ray cluster: a local one, or the one at an address.
 
 python examples/on_ray.py                    # two workers on this machine
-python examples/on_ray.py ray://head:10001   # a cluster that runs; needs ray[client]
+python examples/on_ray.py ray://head:10001   # a running cluster; needs ray[client]
 """
 
 import sys

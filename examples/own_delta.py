@@ -1,4 +1,4 @@
-"""A method of one's own. `pip install ./examples` makes its name known to every command, by this:
+"""A custom method. `pip install ./examples` registers its name by this entry point:
 
 [project.entry-points."autotune.deltas"]
 input_scale = "own_delta:InputScale"

@@ -1,7 +1,7 @@
-"""Your own pictures, a folder a class: `python examples/own_images.py pictures`.
+"""Tune on your own images, with one folder per class: `python examples/own_images.py images`.
 
-Without a folder it draws one, with three classes of noisy patterns. The digits network takes grey
-pictures of any size; for photographs put `torchvision:resnet18` in its place.
+Without an argument it creates a folder with three classes of noisy patterns. The digits network
+takes grey images of any size; for photographs use `torchvision:resnet18` instead.
 """
 
 import sys
@@ -23,29 +23,29 @@ def draw(folder: str, each: int = 20) -> None:
             across, down = (np.sin(z + rng.uniform(0, 6)) for z in (x, y))
             bright = {"checks": across * down, "columns": across, "rows": down}[kind]
             pixels = 128 + 60 * bright + rng.normal(0, 40, bright.shape)
-            picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            picture.save(Path(folder, kind, f"{i:02}.png"))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(Path(folder, kind, f"{i:02}.png"))
 
 
-def tune(pictures: str, out: str | None, **settings: int) -> None:
+def tune(images: str, out: str | None, **settings: int) -> None:
     grey = autotune.InputDescription(size=(16, 16), channels=1, mean=(0.0,), std=(1.0,))
     backbone = autotune.load_backbone("builtin:digits", input=grey)
-    study = autotune.search(backbone, f"imagefolder:{pictures}", "1%", out=out, **settings)
-    # Where no plan beats a linear probe, it is the empty one: only the head is trained.
+    study = autotune.search(backbone, f"imagefolder:{images}", "1%", out=out, **settings)
+    # If no plan beats a linear probe, the plan is empty: only the head is trained.
     print(f"Plan: {study.best.plan}, test {study.best.test['accuracy']:.3f}")
 
-    task = autotune.load_task(f"imagefolder:{pictures}", grey)
+    task = autotune.load_task(f"imagefolder:{images}", grey)
     some = [0, len(task.train) // 2, len(task.train) - 1]
     inputs = grey.normalise(task.train.inputs[some])
     with autotune.adapted(backbone, study.best.artifact) as network:
         answers = network(inputs).argmax(1).tolist()
     for row, answer in zip(some, answers, strict=True):
-        print(f"A picture of {task.classes[task.train.labels[row]]}: {task.classes[answer]}")
+        print(f"An image of {task.classes[task.train.labels[row]]}: {task.classes[answer]}")
 
 
-def main(pictures: str | None = None, out: str | None = None, **settings: int) -> None:
-    if pictures:
-        tune(pictures, out, **settings)
+def main(images: str | None = None, out: str | None = None, **settings: int) -> None:
+    if images:
+        tune(images, out, **settings)
         return
     with TemporaryDirectory() as folder:
         draw(folder)

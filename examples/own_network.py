@@ -1,4 +1,4 @@
-"""Any `nn.Module` and any data sets: a small network of one's own, searched from Python."""
+"""Search with your own `nn.Module` and datasets, from Python."""
 
 import sys
 
@@ -10,7 +10,7 @@ import autotune
 
 
 def pretrained() -> nn.Module:
-    """Stands for a network that you have: it tells apart where a bright spot is."""
+    """Stand-in for your own network; it recognises in which quarter a bright spot is."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
@@ -19,9 +19,9 @@ def pretrained() -> nn.Module:
         nn.Linear(16 * 16, 4),
     )
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    pictures, places = spots(512, noise=0.1)
+    images, quarters = spots(512, noise=0.1)
     for _ in range(20):
-        loss = nn.functional.cross_entropy(network(pictures), places)
+        loss = nn.functional.cross_entropy(network(images), quarters)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -29,11 +29,11 @@ def pretrained() -> nn.Module:
 
 
 def spots(n: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (n, 1, 8, 8) with a spot in one of four quarters, and which (n,)."""
-    places = torch.arange(n) % 4
-    pictures = noise * torch.randn(n, 1, 8, 8)
-    pictures[torch.arange(n), 0, 2 + 4 * (places // 2), 2 + 4 * (places % 2)] += 1
-    return pictures, places
+    """Images (n, 1, 8, 8) with a spot in one of four quarters, and its quarter (n,)."""
+    quarters = torch.arange(n) % 4
+    images = noise * torch.randn(n, 1, 8, 8)
+    images[torch.arange(n), 0, 2 + 4 * (quarters // 2), 2 + 4 * (quarters % 2)] += 1
+    return images, quarters
 
 
 def main(out: str | None = None, **settings: int) -> None:

@@ -1,7 +1,6 @@
-"""A strategy of one's own: any Optuna sampler, here the best trial with one thing changed.
+"""A custom strategy from any Optuna sampler; this one changes one parameter of the best trial.
 
-`BudgetedSampler` fits each proposal into the budget before it runs, so the sampler need not know
-that there is one.
+`BudgetedSampler` fits each proposal into the budget, so the sampler does not need to know it.
 """
 
 import random
@@ -20,7 +19,7 @@ from autotune.study.strategies import (
 
 
 class Mutate(optuna.samplers.RandomSampler):
-    """What it leaves out is drawn at random: all of the first trials, one parameter later."""
+    """Copies the best trial except one parameter, which is random, as are the first two trials."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -47,7 +46,7 @@ def main(trials: int = 6, epochs: int = 5) -> None:
         *_, last = setup.engine(job)
         study.tell(trial, last.value)
         cost = problem.cost(plan).parameters
-        print(f"{last.value:.3f} by {cost:,} of {problem.room:,}: {plan}")
+        print(f"{last.value:.3f} with parameters {cost:,} of {problem.room:,}: {plan}")
     setup.engine.close()
     print(f"Best: {study.best_value:.3f}, {plan_of(problem, study.best_params)}")
 

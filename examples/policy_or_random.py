@@ -1,6 +1,6 @@
-"""Two ways to choose, with as many trials each: a learned policy, and chance.
+"""Compare two strategies with the same number of trials: a learned policy and random search.
 
-The policy trains all choices together first, which takes time of its own; so the time is told, too.
+The policy first trains all choices together, so the time of training is printed, too.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(out: str | None = None, trials: int = 3, **settings: int) -> None:
             best = study.best
             print(f"{strategy}: {trials} trials, {study.training_seconds:.0f} s of training")
             print(f"  {best.plan}")
-            print(f"  test {best.test['accuracy']:.3f} by {best.cost.parameters:,} parameters")
+            print(f"  test {best.test['accuracy']:.3f} with {best.cost.parameters:,} parameters")
 
 
 if __name__ == "__main__":

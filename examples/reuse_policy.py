@@ -1,9 +1,9 @@
-"""A policy that learned on one task starts a search on another; beside one that knows nothing.
+"""Start a search from a policy that was trained on another task, and compare it with a new policy.
 
     python examples/reuse_policy.py
 
-It reads features of choices and not their places, so the other task may have another backbone,
-another space and another budget.
+A policy reads features of choices, not their positions, so the other task may have another
+backbone, search space and budget.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def search(folder: str, shift: str, **settings: object) -> autotune.Study:
 def main(trials: int = 12, **settings: int) -> None:
     with TemporaryDirectory() as folder:
         teacher = search(folder, "rotated", trials=trials, **settings)
-        start = {"nothing": None, "what it learned": str(teacher.folder.policy)}
+        start = {"a new policy": None, "a trained policy": str(teacher.folder.policy)}
         for name, policy in start.items():
             study = search(folder, "inverted", policy=policy, **settings)
             first, best = study.trials[0], study.best

@@ -1,4 +1,4 @@
-"""A small language model tells six kinds of questions apart: tokens instead of pictures.
+"""Adapt a small language model to classify questions: tokens instead of images.
 
 autotune search --backbone python:examples/text.py:model
     --task python:examples/text.py:questions --budget 5% --trials 10 --epochs 5"""
@@ -17,7 +17,7 @@ DATA = os.getenv("AUTOTUNE_DATA") or sys.exit("AUTOTUNE_DATA must name the folde
 
 class Llama(nn.ModuleDict):
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (n, 64), 0 behind the last → logits of their mean state (arXiv 2302.13971)."""
+        """Tokens (n, 64), padded with 0 → logits from their mean state (arXiv 2302.13971)."""
         x, real = self.embed_tokens(tokens), (tokens != 0).unsqueeze(2)
         angles = outer(arange(64), cat([sign * 1e4 ** (arange(8) / -8) for sign in (-1, 1)])).to(x)
         for layer in self.layers:

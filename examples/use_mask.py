@@ -1,7 +1,7 @@
-"""Train only what a mask chose, without autotune: `use_mask.py mask.safetensors`.
+"""Train only the parameters that a mask selects, without autotune: `use_mask.py mask.safetensors`.
 
-The mask is what `autotune export RUN --format mask --tensors mask.safetensors` writes: for every
-parameter of the backbone a boolean tensor of its shape, true where the tuned value may differ.
+`autotune export RUN --format mask --tensors mask.safetensors` writes the mask: for every parameter
+of the backbone a boolean tensor of its shape, which is true where the tuned value may differ.
 """
 
 import sys
@@ -12,7 +12,10 @@ from torchvision.models import resnet18
 
 
 def freeze(network: torch.nn.Module, mask: dict[str, torch.Tensor]) -> list[str]:
-    """Leave trainable what the mask marks; its gradient reaches no other weight of a tensor."""
+    """Freeze all weights that the mask does not mark; return the names of trainable tensors.
+
+    In partly marked tensors, gradients of the other weights are set to 0.
+    """
     for name, parameter in network.named_parameters():
         chosen = mask.get(name)
         parameter.requires_grad_(chosen is not None and bool(chosen.any()))

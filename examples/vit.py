@@ -1,6 +1,6 @@
-"""A small Vision Transformer: it learned handwritten digits upright, and now reads them turned.
+"""Adapt a small Vision Transformer, pretrained on upright handwritten digits, to rotated ones.
 
-The class is torchvision's, so units and methods of the search space `vit` fit it, as they fit
+Its class is torchvision's, so units and methods of the search space `vit` apply, as they do to
 `torchvision:vit_b_16`.
 """
 
@@ -15,13 +15,13 @@ import autotune
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Pictures (1797, 3, 8, 8) in 0..1, labels (1797,)."""
-    pictures, labels = load_digits(return_X_y=True)
-    grey = torch.from_numpy(pictures).float().view(-1, 1, 8, 8) / 16
+    """Images (1797, 3, 8, 8) in 0..1, labels (1797,)."""
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16
     return grey.expand(-1, 3, -1, -1), torch.from_numpy(labels).long()
 
 
-def pretrained(pictures: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
+def pretrained(images: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
     torch.manual_seed(0)
     network = VisionTransformer(
         image_size=8,
@@ -34,8 +34,8 @@ def pretrained(pictures: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
     )
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(epochs):
-        for rows in torch.randperm(len(pictures)).split(100):
-            loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
+        for rows in torch.randperm(len(images)).split(100):
+            loss = nn.functional.cross_entropy(network(images[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -43,10 +43,10 @@ def pretrained(pictures: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
 
 
 def main(out: str | None = None, **settings: int) -> None:
-    pictures, labels = digits()
-    network = pretrained(pictures[:900], labels[:900])
-    turned = pictures[900:].rot90(dims=(2, 3)), labels[900:]
-    study = autotune.search(network, turned, "2%", space="vit", out=out, **settings)
+    images, labels = digits()
+    network = pretrained(images[:900], labels[:900])
+    rotated = images[900:].rot90(dims=(2, 3)), labels[900:]
+    study = autotune.search(network, rotated, "2%", space="vit", out=out, **settings)
     print(f"Plan: {study.best.plan}, test {study.best.test['accuracy']:.3f}")
     for name, baseline in study.baselines.items():
         print(f"  {name}: test {baseline.test['accuracy']:.3f}")

@@ -42,7 +42,7 @@ def test_example_runs_and_reports_a_plan(
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     main_of("reuse_policy")(trials=1, **QUICK)
     output = capsys.readouterr().out
-    assert "From nothing: first plan" in output and "From what it learned: first plan" in output
+    assert "From a new policy: first" in output and "From a trained policy: first" in output
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_images_in_folders_are_drawn_or_taken(
     example["draw"](str(tmp_path / "pictures"), each=8)
     example["main"](str(tmp_path / "pictures"), str(tmp_path / "taken"), **FEW)
     output = capsys.readouterr().out
-    assert [output.count(f"A picture of {k}: ") for k in ("checks", "columns", "rows")] == [2, 2, 2]
+    assert [output.count(f"An image of {k}: ") for k in ("checks", "columns", "rows")] == [2, 2, 2]
     assert not Path(Study(tmp_path / "drawn").settings.task.partition(":")[2]).exists()
     assert len([*tmp_path.glob("pictures/*/*.png")]) == 24
 
@@ -84,7 +84,7 @@ def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     for name, study in studies.items():
         assert len(study.trials) == 1 and study.settings.strategy == name
         assert f"{name}: 1 trials" in output and str(study.best.plan) in output
-        assert f"by {study.best.cost.parameters:,} parameters" in output
+        assert f"with {study.best.cost.parameters:,} parameters" in output
     assert studies["policy"].problem.budget == studies["random"].problem.budget
 
 
@@ -120,7 +120,7 @@ def test_a_killed_search_is_gone_on_with(
     main_of("kill_and_resume")(str(tmp_path / "run"), epochs=1)
     killed, resumed, _ = capsys.readouterr().out.splitlines()
     assert killed.startswith("Killed, the search is interrupted: trial 0 complete")
-    assert resumed.startswith("Gone on with, it is complete: trial 0 complete, trial 1 ")
+    assert resumed.startswith("Resumed, it is complete: trial 0 complete, trial 1 ")
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     starts = [e["number"] for e in map(json.loads, log) if e["kind"] == "start"]
     assert starts.count(0) == 1 and set(starts) == {0, 1, 2}

@@ -1,1 +1,1 @@
-"""The command line: the only part that prints."""
+"""Command line. No other part of the package prints."""

@@ -1,4 +1,4 @@
-"""`autotune`: commands, exit codes, one line per error."""
+"""Entry point of `autotune`: command groups, exit codes and one-line error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.models import CommandInfo
 
-from autotune.cli import (  # noqa: F401  (they register their commands)
+from autotune.cli import (  # noqa: F401  (importing a module registers its command)
     compare,
     config,
     dashboard,
@@ -35,18 +35,20 @@ from autotune.errors import AutotuneError
 
 _mro: tuple[Any, ...] = typer.BadParameter.__mro__
 _ClickError: type[Exception] = next(c for c in _mro if c.__name__ == "ClickException")
-"""Typer brings click along, under a name that is its own affair."""
+"""Base class of click's errors.
+
+Some versions of Typer vendor click, so the class is looked up rather than imported."""
 
 GROUPS = {
     "Search": "init search resume profile compare".split(),
     "Look": "status report dashboard config inspect units list doctor".split(),
     "Use": "evaluate predict export import serve".split(),
 }
-"""Commands in the order in which help shows them; others come first."""
+"""Help panel → its commands, in the order in which help lists them."""
 
 
 def arrange() -> None:
-    """The commands in their groups."""
+    """Sort the registered commands into their help panels."""
     commands = {name_of(command): command for command in app.registered_commands}
     for group, names in GROUPS.items():
         for name in names:
@@ -56,7 +58,7 @@ def arrange() -> None:
 
 
 def name_of(command: CommandInfo) -> str:
-    """As it is typed."""
+    """Name of a command as it is typed."""
     return command.name or str(getattr(command.callback, "__name__", ""))
 
 
@@ -64,38 +66,41 @@ arrange()
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line and exit with its code."""
     be_plain()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        ended = app(arguments, standalone_mode=False)
-        code = ended if isinstance(ended, int) else 0
+        # Outside standalone mode, `typer.Exit(n)` makes the call return n.
+        result = app(arguments, standalone_mode=False)
+        code = result if isinstance(result, int) else 0
     except _ClickError as error:
-        code = _failed(_said(error), 2, debug)
+        code = _failed(_usage_error(error), 2, debug)
     except AutotuneError as error:
         code = _failed(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         code = _failed("Interrupted.", 130, debug)
     except BrokenPipeError:
+        # The reader (`| head`) is gone: without this, the flush at exit would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
 
 
 def be_plain() -> None:
-    """With `NO_COLOR` no escape codes at all, bold and moving ones neither, as with `TERM=dumb`."""
+    """Print no escape codes at all under `NO_COLOR`, as under `TERM=dumb`."""
     if os.environ.get("NO_COLOR"):
+        # rich assumes 80 columns on a dumb terminal, so the real width is passed on.
         os.environ["COLUMNS"] = str(shutil.get_terminal_size().columns)
         os.environ["TERM"] = "dumb"
 
 
-def _said(error: Any) -> str:
+def _usage_error(error: Any) -> str:
     if not error.format_message():
         return ""
     context = getattr(error, "ctx", None)
-    help_of = f"{context.command_path} --help" if context else "autotune --help"
-    return f"{error.format_message().rstrip('.')}. See {help_of}."
+    help_command = f"{context.command_path} --help" if context else "autotune --help"
+    return f"{error.format_message().rstrip('.')}. See {help_command}."
 
 
 def _failed(text: str, code: int, debug: bool) -> int:

@@ -1,4 +1,4 @@
-"""What all commands share: the application that they register on, and JSON output."""
+"""Shared by all commands: the Typer application, common arguments and JSON output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.utils.distribution import PACKAGE, installed_versions
 
 app = typer.Typer(
     name="autotune",
-    help="Finds which layers of a pretrained network to change, and how, under a hard budget of "
+    help="Find which layers of a pretrained network to fine-tune, and how, under a hard budget of "
     "trainable parameters.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. --debug shows tracebacks.",
     no_args_is_help=True,
@@ -21,27 +21,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=runs)]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", autocompletion=runs)]
 NamedBackbone = Annotated[
     str | None,
     typer.Option(
-        metavar="SOURCE", help="By itself the run's; to be named again where it is python:."
+        metavar="SOURCE", help="Backbone. Default: the run's. Required for a python: source."
     ),
 ]
 NamedTask = Annotated[
-    str | None, typer.Option(metavar="SOURCE", help="As --backbone, for the task.")
+    str | None,
+    typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source."),
 ]
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print `value` as one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
-def version(asked: bool) -> None:
-    """`--version`: the version, and nothing else."""
-    if asked:
+def version(is_requested: bool) -> None:
+    """Print the version and exit."""
+    if is_requested:
         typer.echo(f"autotune {installed_versions(PACKAGE)[PACKAGE]}")
         raise typer.Exit
 

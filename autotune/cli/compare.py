@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 @app.command()
 def compare(
     run: Run,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds per recipe.")] = 3,
     only: Annotated[
         str,
         typer.Option(
-            metavar="NAMES", help="Some of them with commas between, as in: last-k,norms only."
+            metavar="NAMES", help="Compare only these, comma-separated, e.g. last-k,norms only."
         ),
     ] = "",
     source: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="The backbone's own task: accuracy with the delta off and on."
+            metavar="SOURCE",
+            help="Task the backbone was trained on; adds its accuracy with the delta off and on.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes on this machine; by itself 1.")
+        int | None, typer.Option(metavar="N", help="Worker processes on this machine. Default: 1.")
     ] = None,
     device: Annotated[str | None, setting_option("device")] = None,
     backbone: NamedBackbone = None,
@@ -39,10 +40,10 @@ def compare(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a search found beside LP-FT, last-k, norms, biases, random search, full fine-tuning …
+    """Compare the plan of a run with LP-FT, last-k, norms, biases, full fine-tuning and others.
 
-    Each takes the best of three learning rates on validation and repeats it with other seeds.
-    What was run once is kept, so it can be interrupted.
+    Each recipe is trained at the best of three learning rates on validation, then repeated with
+    other seeds. Finished trainings are kept, so an interrupted comparison continues.
 
     Example: autotune compare runs/digits --source builtin:digits
     """

@@ -1,4 +1,4 @@
-"""What a shell offers after a tab; quick, so nothing heavy is imported here."""
+"""Shell completion. It runs on every Tab, so this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ PARTS = "test val train"
 
 
 def among(values: str) -> Completion:
-    """Completion of one of these names."""
+    """Return the completion of one of the names in `values`, separated by spaces."""
 
     def complete(incomplete: str) -> list[str]:
-        return _beginning(incomplete, values.split())
+        return _starting_with(incomplete, values.split())
 
     return complete
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run folders that begin so, and those in folders that begin so, such as runs/."""
-    begin = escape(incomplete)
-    configurations = (glob(f"{begin}*{deeper}/config.yaml") for deeper in ("", "/*"))
+    """Complete run folders: those that start with `incomplete`, or whose parent (runs/) does."""
+    prefix = escape(incomplete)
+    configurations = (glob(f"{prefix}*{below}/config.yaml") for below in ("", "/*"))
     return sorted(path.removesuffix("/config.yaml") for paths in configurations for path in paths)
 
 
 def spaces(incomplete: str) -> list[str]:
-    """Search spaces by name."""
+    """Complete names of packaged search spaces."""
     from autotune.run.settings import space_names
 
-    return _beginning(incomplete, space_names())
+    return _starting_with(incomplete, space_names())
 
 
 def formats(incomplete: str) -> list[str]:
-    """Forms of an export."""
+    """Complete export formats."""
     from autotune.deploy.export import FORMATS
 
-    return _beginning(incomplete, FORMATS.names())
+    return _starting_with(incomplete, FORMATS.names())
 
 
 def methods(incomplete: str) -> list[str]:
-    """The last of several methods with commas between, those of other packages too."""
+    """Complete the last name of a comma-separated list of methods, plugins included."""
     from autotune.deltas import METHODS
 
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in _beginning(last, METHODS.names())]
+    return [before + comma + name for name in _starting_with(last, METHODS.names())]
 
 
-def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
+def _starting_with(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""`autotune config`: what a search is told, and where."""
+"""`autotune config`: settings of a search, and where each was set."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from autotune.cli.completion import runs
 if TYPE_CHECKING:
     from autotune.run.settings import Settings
 
-WIDEST = 40
-"""Columns before the origins, unless a line is longer."""
+MAX_ALIGNED = 40
+"""Longest setting, in characters, that still widens the column before the origins.
+
+The origins are aligned; a long mapping or path does not push all of them to the right.
+"""
 
 
 @app.command()
@@ -22,14 +25,14 @@ def config(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|FILE", help="A run folder, or a configuration.", autocompletion=runs
+            metavar="RUN|FILE", help="Run folder or YAML configuration.", autocompletion=runs
         ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Every setting of a run or a file and where it was given, as a configuration again.
+    """Show every setting of a run or configuration file, and where it was set, as YAML.
 
-    Where: default, strategy default, file, -o, option, call (from Python), resume, or the run.
+    Origins: default, strategy default, file, -o, option, call (from Python), resume, or the run.
 
     Example: autotune config runs/digits
     """
@@ -42,13 +45,13 @@ def config(
         show_json({name: {"value": v, "from": origins[name]} for name, v in values.items()})
         return
     lines = {name: write_line(name, value) for name, value in values.items()}
-    width = max(len(line) for line in lines.values() if len(line) <= WIDEST)
+    width = max(len(line) for line in lines.values() if len(line) <= MAX_ALIGNED)
     for name, line in lines.items():
         typer.echo(f"{line:{width}}  # {origins[name]}")
 
 
 def _read(source: str) -> tuple[Settings, dict[str, str]]:
-    """Settings, and where those that are given were given."""
+    """Return the settings, and the origin of each one that was set explicitly."""
     from autotune.run.origins import GivenSettings
     from autotune.run.settings import read_settings
     from autotune.study.run_folder import RunFolder

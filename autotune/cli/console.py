@@ -1,4 +1,4 @@
-"""The console that commands print their results on."""
+"""Console on which commands print their results."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 from rich.console import Console
 
 WIDE = 120
-"""Characters of a line in a file or pipe, which has no width: enough for most tables."""
+"""Line width, in characters, in a file or pipe, which has none: enough for most tables."""
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal; rich takes every dumb one to be 80 wide."""
+    """Return a console on standard output, as wide as the terminal."""
+    # The width is passed explicitly: rich assumes 80 columns on a dumb terminal.
     columns, lines = shutil.get_terminal_size()
     is_terminal = Console().is_terminal
     width = columns if is_terminal else max(columns, WIDE)

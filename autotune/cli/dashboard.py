@@ -13,13 +13,14 @@ from autotune.cli.common import Run, app
 def dashboard(
     run: Run,
     host: Annotated[
-        str, typer.Option(metavar="HOST", help="Who may look: this machine alone, or 0.0.0.0.")
-    ] = ("127.0.0.1"),
+        str,
+        typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines."),
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="N", help="Where it answers.")
+        int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
     ] = 8080,
 ) -> None:
-    """Look at the study of a search with optuna-dashboard, also while it runs; it writes nothing.
+    """Show the study of a search in optuna-dashboard, read-only, also while the search runs.
 
     Example: autotune dashboard runs/digits --port 8081
     """
@@ -37,10 +38,12 @@ def dashboard(
     from autotune.study.storage import open_reader
 
     study = Study(run)
-    typer.echo(f"http://{host}:{port}/dashboard/studies/1 shows {run}; Ctrl-C ends it.", err=True)
+    url = f"http://{host}:{port}/dashboard/studies/1"
+    typer.echo(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
     try:
         run_server(open_reader(study.folder, study.settings.storage), host=host, port=port)
     except OSError as error:
         raise ConfigError(
-            f"A dashboard needs a free port, {port} is not ({error.strerror}). Use --port."
+            f"The dashboard needs a free port, but {port} is not ({error.strerror}). Choose one "
+            "with --port."
         ) from error

@@ -11,17 +11,17 @@ from autotune.cli.common import AsJson, app, show_json
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """What is installed, which devices there are, whether torchvision fits torch and Ray starts.
+    """Check the installation: versions, devices, whether torchvision fits torch and Ray starts.
 
     Example: autotune doctor
     """
     from autotune.cli.installed import examine
 
-    examined: dict[str, Any] = examine()
+    facts: dict[str, Any] = examine()
     if as_json:
-        show_json(examined)
+        show_json(facts)
     else:
-        for name, value in examined.items():
+        for name, value in facts.items():
             typer.echo(f"{name}: {value}")
-    if not examined["healthy"]:
+    if not facts["healthy"]:
         raise typer.Exit(1)

@@ -17,7 +17,9 @@ def evaluate(
     part: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Of the data: test, val or train.", autocompletion=among(PARTS)
+            metavar="NAME",
+            help="Split to evaluate on: test, val or train.",
+            autocompletion=among(PARTS),
         ),
     ] = "test",
     device: Annotated[str, setting_option("device")] = "auto",
@@ -25,7 +27,7 @@ def evaluate(
     task: NamedTask = None,
     as_json: AsJson = False,
 ) -> None:
-    """Metrics of the delta file in `best/`, on a freshly loaded backbone.
+    """Evaluate the best delta of a run on a freshly loaded backbone.
 
     Example: autotune evaluate runs/digits --json
     """

@@ -15,42 +15,39 @@ from autotune.cli.options import setting_option
 def export(
     path: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|DELTA", help="A run folder or delta file.", autocompletion=runs
-        ),
+        typer.Argument(metavar="RUN|DELTA", help="Run folder or delta file.", autocompletion=runs),
     ],
     format: Annotated[
         str,
         typer.Option(
-            help="mask, delta, merged, module, onnx or peft.",
+            help="Format: mask, delta, merged, module, onnx or peft.",
             metavar="FORMAT",
             autocompletion=formats,
         ),
     ] = "mask",
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", help="The file to write; a folder for peft."
-        ),
+        typer.Option("-o", "--output", metavar="FILE", help="File to write; a folder for peft."),
     ] = None,
     tensors: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="With a mask: also a .safetensors file, a boolean tensor a parameter.",
+            help="With --format mask: also write one boolean tensor per parameter to this "
+            ".safetensors file.",
         ),
     ] = None,
     trial: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of a run: a trial by its number, not the winner."),
+        typer.Option(metavar="N", help="Number of the trial to export. Default: the best."),
     ] = None,
     within: Annotated[
         str | None,
-        typer.Option(metavar="LIMIT", help="Of a run: the best trial that fits a smaller budget."),
+        typer.Option(metavar="LIMIT", help="Export the best trial that fits this smaller budget."),
     ] = None,
     retrain: Annotated[
         bool,
-        typer.Option("--retrain", metavar="", help="Train a trial again whose delta was not kept."),
+        typer.Option("--retrain", metavar="", help="Retrain the trial if its delta was not kept."),
     ] = False,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
@@ -58,7 +55,7 @@ def export(
     head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The answer as a file that others can read, checked before it is there.
+    """Export the result of a run, or a delta, to a file, and verify it before it is put in place.
 
     Example: autotune export runs/digits --format merged -o tuned.safetensors
     """
@@ -84,5 +81,5 @@ def export(
     if as_json:
         show_json(asdict(done))
         return
-    how = "" if done.difference is None else f", outputs differ by {done.difference:.1g} at most"
-    typer.echo(f"{done.format} written to {done.path}{how}.")
+    check = "" if done.difference is None else f"; outputs differ by {done.difference:.1g} at most"
+    typer.echo(f"Wrote {done.format} to {done.path}{check}.")

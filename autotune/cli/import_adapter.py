@@ -12,21 +12,21 @@ from autotune.cli.options import setting_option
 
 @app.command("import")
 def import_(
-    folder: Annotated[str, typer.Argument(help="The adapter's folder.")],
+    folder: Annotated[str, typer.Argument(help="Folder of the adapter.")],
     backbone: Annotated[
-        str, typer.Option(metavar="SOURCE", help="The network that it was trained on.")
+        str, typer.Option(metavar="SOURCE", help="Network the adapter was trained on.")
     ],
     format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="peft, the only one so far.")
+        str, typer.Option(metavar="FORMAT", help="Format of the adapter; only peft.")
     ] = "peft",
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="The delta file to write.")
+        str, typer.Option("-o", "--output", metavar="FILE", help="Delta file to write.")
     ] = "delta.safetensors",
     weights: Annotated[str | None, setting_option("weights")] = None,
     head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A LoRA adapter of PEFT as a delta file.
+    """Convert a PEFT LoRA adapter to a delta file.
 
     Example: autotune import adapter --backbone torchvision:resnet50 -o delta.safetensors
     """
@@ -46,4 +46,4 @@ def import_(
     if as_json:
         show_json(imported)
     else:
-        typer.echo(f"{imported['plan']} written to {output}.")
+        typer.echo(f"Wrote {imported['plan']} to {output}.")

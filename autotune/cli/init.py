@@ -1,4 +1,4 @@
-"""`autotune init`: a configuration to be edited."""
+"""`autotune init`: write a configuration to edit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def init(
     task: Annotated[str, setting_option("task")] = "builtin:digits",
     budget: Annotated[str, setting_option("budget")] = "1%",
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
+        str, typer.Option("-o", "--output", metavar="FILE", help="File to write.")
     ] = "autotune.yaml",
     force: Annotated[
-        bool, typer.Option("--force", metavar="", help="Write over a file that exists.")
+        bool, typer.Option("--force", metavar="", help="Overwrite an existing file.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a configuration for search: every setting, what it does, its default as a comment.
+    """Write a configuration file that documents every setting and has the defaults as comments.
 
     Example: autotune init --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
     """
@@ -44,22 +44,22 @@ def init(
     _check_kinds(settings)
     if Path(output).exists() and not force:
         raise ConfigError(
-            f"A configuration is written to a new file, {output!r} exists. Name another with -o, "
-            "or write over it with --force."
+            f"A configuration needs a new file, but {output!r} already exists. Name another with "
+            "-o, or overwrite it with --force."
         )
     try:
         write_whole(Path(output), "\n".join(_lines(settings, values)) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"A configuration is written to a file, {output!r} cannot be ({error.strerror}). "
-            "Name another with -o."
+            f"The configuration cannot be written to {output!r} ({error.strerror}). "
+            "Name another file with -o."
         ) from error
-    message = f"Written to {output}; begin with: autotune search --config {output}"
+    message = f"Wrote {output}. Start with: autotune search --config {output}"
     show_json({"path": output}) if as_json else typer.echo(message)
 
 
 def _check_kinds(settings: Settings) -> None:
-    """Whether there are such sources; what they name may come to be later."""
+    """Refuse unknown kinds of source. What a source names need not exist yet."""
     from autotune.backbones import SOURCES as BACKBONES
     from autotune.tasks import SOURCES as TASKS
 
@@ -70,7 +70,7 @@ def _check_kinds(settings: Settings) -> None:
 def _lines(settings: Settings, active: Collection[str]) -> Iterator[str]:
     from autotune.run.settings import descriptions, write_line
 
-    yield "# A search: autotune search --config FILE. Defaults are comments."
+    yield "# Settings for: autotune search --config FILE. Defaults are commented out."
     for panel, group in groupby(descriptions().values(), lambda setting: setting.panel):
         yield f"\n## {panel.value}"
         for setting in group:
@@ -80,7 +80,7 @@ def _lines(settings: Settings, active: Collection[str]) -> Iterator[str]:
 
 
 def _takes(setting: SettingDescription) -> str:
-    """Values of a flag or number; the description has those of a text."""
+    """Sentence with the values of a flag or number; other descriptions list their own."""
     takes = {
         "boolean": " True or false.",
         "integer": f" A whole number {setting.bounds}.",

@@ -11,10 +11,10 @@ from autotune.cli.common import AsJson, app, show_json
 
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(help="A delta, an export or a run folder.")],
+    file: Annotated[str, typer.Argument(help="Delta file, export or run folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """What a delta or an export says of itself; nothing of it is executed, no backbone loaded.
+    """Show the metadata of a delta or export, without executing it or loading a backbone.
 
     Example: autotune inspect runs/digits/best/delta.safetensors
     """

@@ -1,4 +1,4 @@
-"""What is installed, and whether it works together."""
+"""Checks of the installation for `autotune doctor`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _START_RAY = (
 
 
 def examine() -> dict[str, Any]:
-    """Versions, devices and checks; `healthy` is false when something that is needed fails."""
+    """Return versions, devices and the results of the checks.
+
+    `healthy` is false if torchvision does not fit torch. Ray is optional and does not count.
+    """
     import torch
 
     checks = {"torchvision fits torch": _torchvision(), "ray starts": _ray()}
@@ -47,7 +50,7 @@ def _torchvision() -> str:
 
 
 def _ray() -> str:
-    """Ray is started in a process of its own, which is ended again."""
+    """Start Ray in a subprocess, so that a crash or hang of it cannot end this one."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _START_RAY], capture_output=True, text=True, timeout=90

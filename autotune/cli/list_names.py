@@ -15,14 +15,14 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, tasks, methods, strategies, pruners, spaces, metrics, formats; all if "
-            "left out.",
+            help="Kind to list: backbones, tasks, methods, strategies, pruners, spaces, metrics or "
+            "formats. Default: all.",
             autocompletion=among(KINDS),
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Names that can be given to search; of methods also what they do.
+    """List the names that search accepts; for methods, also what they do.
 
     Example: autotune list methods
     """

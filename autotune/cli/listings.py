@@ -1,4 +1,4 @@
-"""Methods with what they do, for `autotune list methods` and the tables of the documents."""
+"""Table of methods for `autotune list methods` and the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHOD_COLUMNS = {
 
 
 def methods_to_json() -> list[dict[str, Any]]:
-    """Every method with its description, its package, and the error if it is broken."""
+    """Return each method's description and package, and the error if it cannot be imported."""
     from autotune.deltas import METHODS
 
     return [_method(name, METHODS) for name in METHODS.names()]
@@ -43,7 +43,7 @@ def _method(name: str, methods: Registry) -> dict[str, Any]:
 
 
 def print_methods(methods: list[dict[str, Any]]) -> None:
-    """The table of methods; below it, what comes from other packages and what is broken there."""
+    """Print the table of methods, and below it the origin or the error of each plugin."""
     out = console()
     rows = [method_cells(row) for row in methods if not row["error"]]
     out.print(rendered(Table.of(list(METHOD_COLUMNS.values()), rows), out.width))
@@ -54,6 +54,6 @@ def print_methods(methods: list[dict[str, Any]]) -> None:
 
 
 def method_cells(row: dict[str, Any]) -> list[str]:
-    """Cells of one method, in the order of `METHOD_COLUMNS`."""
+    """Return the cells of one method, in the order of `METHOD_COLUMNS`."""
     shown = {True: "yes", False: "no"}
     return [shown.get(row[key], row[key]) for key in METHOD_COLUMNS]

@@ -1,4 +1,4 @@
-"""Layout of the live view: a few lines, the same for this process's search and another's."""
+"""Layout of the live view, for a search in this process or in another one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from autotune.run.progress import Standing
 from autotune.run.report.style import FROZEN_COLOR, colour_of_method
 from autotune.run.report.wording import duration, percent, shown
 
-RUNNING = 3
-"""Trials that are named while they run; more are counted."""
+MAX_RUNNING = 3
+"""Running trials that are listed, so that their line fits a terminal; the others are counted."""
 
 
 def view(standing: Standing, now: float) -> RenderableType:
-    """Stage, time left, best plan so far, references, last events."""
+    """Return the view: stage, time left, best plan so far, baselines and last events.
+
+    The rows copy the mappings of `standing`: redraws run in a thread of their own, while events
+    change it.
+    """
     rows = Table.grid(padding=(0, 2), expand=True)
     rows.add_column(no_wrap=True, style="dim")
     rows.add_column(ratio=1, overflow="ellipsis")
@@ -28,7 +32,7 @@ def view(standing: Standing, now: float) -> RenderableType:
         ("trials", _trials(standing)),
         ("best", _best(standing)),
         ("plan", _plan(standing)),
-        ("beside", _beside(standing)),
+        ("vs", _baselines(standing)),
     ):
         if content:
             rows.add_row(name, content)
@@ -37,7 +41,7 @@ def view(standing: Standing, now: float) -> RenderableType:
 
 
 def _line(text: Text) -> Text:
-    """On one line, however narrow it is."""
+    """Cut off `text` at the width of the terminal instead of wrapping it."""
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
@@ -46,12 +50,12 @@ def _about(standing: Standing) -> str:
     begun = standing.begun
     if not begun:
         return ""
-    of = f"{begun['limit']:,} {begun['measure']}"
-    return f"{begun['task']} within {begun['budget']} ({of}) · {begun['run']}"
+    limit = f"{begun['limit']:,} {begun['measure']}"
+    return f"{begun['task']} within {begun['budget']} ({limit}) · {begun['run']}"
 
 
 def _stages(standing: Standing) -> Text:
-    """All of them, those that are over dimmed, the one that runs marked."""
+    """All stages of the search on one line, the current one highlighted."""
     if not standing.begun:
         return _line(Text(standing.stage or "", style="bold cyan"))
     order = standing.stages
@@ -85,14 +89,14 @@ def _now(standing: Standing) -> Text:
 def _trials(standing: Standing) -> Text | None:
     if not standing.states and not standing.running:
         return None
-    of = f" of {standing.total:,}" if standing.total else ""
+    total = f" of {standing.total:,}" if standing.total else ""
     states = ", ".join(f"{n:,} {state}" for state, n in list(standing.states.items()))
-    text = f"{standing.ended:,}{of}{': ' if states else ''}{states}"
-    for number, (step, steps, value) in list(standing.running.items())[:RUNNING]:
-        reached = f", {step} of {steps} done, {percent(value)}" if step else ""
-        text += f" · trial {number} runs{reached}"
-    if more := max(len(standing.running) - RUNNING, 0):
-        text += f" · {more} more run"
+    text = f"{standing.ended:,}{total}{': ' if states else ''}{states}"
+    for number, (step, steps, value) in list(standing.running.items())[:MAX_RUNNING]:
+        reached = f" ({step} of {steps} done, {percent(value)})" if step else ""
+        text += f" · trial {number} running{reached}"
+    if more := max(len(standing.running) - MAX_RUNNING, 0):
+        text += f" · {more} more running"
     return _line(Text(text))
 
 
@@ -107,7 +111,7 @@ def _best(standing: Standing) -> Text | None:
 
 
 def _plan(standing: Standing) -> Text | None:
-    """A block a unit in depth order, in the colour of its method; the colours' names behind."""
+    """One block per unit in depth order, in the colour of its method, followed by a legend."""
     if not standing.best or "units" not in standing.begun:
         return None
     chosen = standing.best.get("labels", {})
@@ -124,18 +128,18 @@ def _plan(standing: Standing) -> Text | None:
 
 
 def last_method(label: str) -> str:
-    """The name of a label's last method: `lowrank` of `subtune-norms+lowrank-2`."""
+    """Return the name of the last method in a label: `lowrank` for `subtune-norms+lowrank-2`."""
     return label.rpartition("+")[2].partition("-")[0]
 
 
-def _beside(standing: Standing) -> Text | None:
+def _baselines(standing: Standing) -> Text | None:
     values = list(standing.baselines.items())
-    baselines = [f"{shown(name)} {percent(value)}" for name, value in values]
-    return _line(Text(" · ".join(baselines))) if baselines else None
+    texts = [f"{shown(name)} {percent(value)}" for name, value in values]
+    return _line(Text(" · ".join(texts))) if texts else None
 
 
 def _latest(standing: Standing) -> list[Text]:
-    """The last events; warnings stand out."""
+    """Last events with their time of day; warnings are yellow."""
     lines: list[Text] = []
     for event in list(standing.latest):
         clock = time.strftime("%H:%M:%S", time.localtime(event.time))

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live view on a terminal, plain lines elsewhere."""
+"""Progress of a search: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,27 +14,34 @@ from rich.live import Live
 from autotune.run.progress import Standing, read_events
 from autotune.utils.events import Callback, Event, event_of, listening, log
 
-OFTEN = ("progress", "progress-of-trial", "start", "begin", "answer")
-"""Kinds that would fill a log that people read."""
+UNPRINTED = ("progress", "progress-of-trial", "start", "begin", "answer")
+"""Kinds of event that get no line of their own: too frequent, or shown elsewhere."""
 
-A_SECOND = 4
-"""Redraws per second."""
+REFRESH_RATE = 4
+"""Redraws per second, and checks of the log per second when another process is watched.
 
-ASKED_EVERY = 3.0
-"""Seconds after which it is asked again whether a search of another process still runs."""
+A higher rate makes the clock and the bar smoother and takes CPU time from the search.
+"""
+
+STATE_INTERVAL = 3.0
+"""Seconds between checks whether a watched search still runs.
+
+A check reads the storage, which is slower than reading the log; a longer interval ends the watch
+later.
+"""
 
 
 @contextmanager
 def watching(*, quiet: bool, run: Path | None = None) -> Iterator[None]:
-    """Show what the package tells on standard error until the block ends.
+    """Show events on standard error until the block ends.
 
-    Of a `run` that is gone on with, what its log tells is known from the beginning.
+    For a resumed search, `run` is its folder: the view starts from the events in its log.
     """
     console = Console(stderr=True)
     if quiet:
         yield
     elif console.is_terminal and not console.is_dumb_terminal:
-        with _viewed(console, _told(run)):
+        with _viewed(console, _standing(run)):
             yield
     else:
         with listening([Lines(console)]):
@@ -43,7 +50,7 @@ def watching(*, quiet: bool, run: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def warned() -> Iterator[None]:
-    """Show warnings alone on standard error until the block ends, for commands that only look."""
+    """Show only warnings on standard error until the block ends, for commands without progress."""
     handler = _Warnings(Console(stderr=True))
     log.addHandler(handler)
     try:
@@ -53,18 +60,18 @@ def warned() -> Iterator[None]:
 
 
 class Lines:
-    """A line per event; epochs are left out."""
+    """Print one line per event, except frequent ones; of progress, only the first step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def __call__(self, event: Event) -> None:
         if event.kind == "progress" and event.fields["done"] == 1:
-            self.say(event.text + " …")
-        if event.kind not in OFTEN:
-            self.say(event.text)
+            self.write(event.text + " …")
+        if event.kind not in UNPRINTED:
+            self.write(event.text)
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -75,11 +82,11 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if event_of(record) is not None:
-            self.lines.say(record.getMessage())
+            self.lines.write(record.getMessage())
 
 
 class _View:
-    """The standing as it looks now, each time it is drawn."""
+    """Renderable that lays out the standing anew at each redraw, so that the clock advances."""
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
@@ -92,7 +99,10 @@ class _View:
 
 @contextmanager
 def _viewed(console: Console, standing: Standing) -> Iterator[None]:
-    """On the terminal's other screen, which a resize leaves whole; warnings stay afterwards."""
+    """Show the live view until the block ends, then print the warnings that it showed.
+
+    It uses the alternate screen: on the normal one, a resize wraps the lines already drawn.
+    """
     warnings: list[str] = []
 
     def see(event: Event) -> None:
@@ -102,7 +112,7 @@ def _viewed(console: Console, standing: Standing) -> Iterator[None]:
 
     try:
         with (
-            Live(_View(standing), console=console, screen=True, refresh_per_second=A_SECOND),
+            Live(_View(standing), console=console, screen=True, refresh_per_second=REFRESH_RATE),
             listening([see]),
         ):
             yield
@@ -111,7 +121,7 @@ def _viewed(console: Console, standing: Standing) -> Iterator[None]:
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def _told(run: Path | None) -> Standing:
+def _standing(run: Path | None) -> Standing:
     standing = Standing()
     for event, _ in read_events(run / "log.jsonl") if run else ():
         standing.see(event)
@@ -119,27 +129,28 @@ def _told(run: Path | None) -> Standing:
 
 
 def follow(run: Path, is_running: Callable[[], bool]) -> None:
-    """Show a search of another process by its log, until it ends, stops, or Ctrl-C.
+    """Show the search of another process, read from its log, until it ends or stops.
 
-    Elsewhere than on a terminal its events are lines.
+    Without a terminal, print one line per event.
     """
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
         _follow(run, is_running, Lines(console))
         return
     standing = Standing()
-    with Live(_View(standing), console=console, screen=True, refresh_per_second=A_SECOND):
+    with Live(_View(standing), console=console, screen=True, refresh_per_second=REFRESH_RATE):
         _follow(run, is_running, standing.see)
 
 
 def _follow(run: Path, is_running: Callable[[], bool], see: Callback) -> None:
-    """Events as they are written; whether somebody still writes is asked every few seconds."""
-    done, asked, goes_on = 0, 0.0, True
-    while goes_on:
-        if time.monotonic() - asked > ASKED_EVERY:
-            goes_on, asked = is_running(), time.monotonic()
-        for event, end in read_events(run / "log.jsonl", done):
+    """Pass events to `see` as they are written, until the search no longer runs."""
+    offset, checked, runs = 0, 0.0, True
+    while runs:
+        # The state is checked before the log is read, so that the last events are not missed.
+        if time.monotonic() - checked > STATE_INTERVAL:
+            runs, checked = is_running(), time.monotonic()
+        for event, end in read_events(run / "log.jsonl", offset):
             see(event)
-            done = end
-        if goes_on:
-            time.sleep(1 / A_SECOND)
+            offset = end
+        if runs:
+            time.sleep(1 / REFRESH_RATE)

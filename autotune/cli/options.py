@@ -1,4 +1,4 @@
-"""Options of commands, made from the descriptions of settings."""
+"""Command options, generated from the descriptions of settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from autotune.run.settings import FORMER_NAMES, descriptions
 
 Command = Callable[..., None]
 SettingValues = dict[str, Any]
-"""Setting, or `options.NAME` for one option of the strategy → value that an option gives."""
+"""Setting, or `options.NAME` for one strategy option → value given on the command line."""
 
 LOOKED_UP: dict[str, Completion] = {"space": spaces, "profile": runs, "supernet": runs}
-"""Completion of settings whose values are not in their description."""
+"""Setting → completion, for settings whose values are not listed in their description."""
 
 TYPES: dict[str, Any] = {
     "string": str,
@@ -29,26 +29,26 @@ TYPES: dict[str, Any] = {
     "boolean": bool,
     "object": list[str],
 }
-"""JSON type of a setting → type of its option; a mapping takes NAME=VALUE several times."""
+"""JSON type of a setting → type of its option; a mapping is given as repeated NAME=VALUE."""
 
 
 @dataclass(frozen=True)
 class SettingOptions:
-    """Annotation of a command's parameter that stands for the options of these settings."""
+    """Annotation of a parameter that `with_settings` replaces by the options of these settings."""
 
     names: tuple[str, ...]
     has_panels: bool = True
-    """Whether the options are shown in the panels of their settings, or with the other options."""
+    """Whether help shows the options in the panels of their settings."""
 
     def parameters(self) -> Iterator[Parameter]:
-        """The options; those with a former name are hidden."""
+        """Parameters of the options; options with a former name are hidden."""
         for name in self.names:
             yield _parameter(name, setting_option(name, has_panel=self.has_panels))
         for name in self._former_names():
             yield _parameter(name, _former_option(name))
 
     def values(self, arguments: Mapping[str, Any]) -> SettingValues:
-        """Values of the settings whose options are used."""
+        """Values of the settings whose options were given."""
         names = (*self.names, *self._former_names())
         used = [name for name in names if arguments[name] is not None]
         return dict(entry for name in used for entry in _entries(name, arguments[name]))
@@ -60,39 +60,39 @@ class SettingOptions:
 def with_settings(command: Command) -> Command:
     """Replace each parameter annotated with `SettingOptions` by the options of its settings.
 
-    The command gets the values of the options that are used as one `SettingValues`.
+    The command receives the options that were given as one `SettingValues`.
     """
-    stated = signature(command, eval_str=True)
-    groups = {name: group for name, p in stated.parameters.items() if (group := _group(p))}
+    declared = signature(command, eval_str=True)
+    groups = {name: group for name, p in declared.parameters.items() if (group := _group(p))}
 
     @wraps(command)
     def run(**arguments: Any) -> None:
         values = {name: group.values(arguments) for name, group in groups.items()}
-        rest = {name: arguments[name] for name in stated.parameters if name not in groups}
+        rest = {name: arguments[name] for name in declared.parameters if name not in groups}
         command(**rest, **values)
 
     parameters = [
         parameter.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, original in stated.parameters.items()
+        for name, original in declared.parameters.items()
         for parameter in (groups[name].parameters() if name in groups else (original,))
     ]
-    run.__signature__ = stated.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__signature__ = declared.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
 def all_settings() -> SettingOptions:
-    """The options of all settings."""
+    """Annotation for the options of all settings."""
     return SettingOptions(tuple(descriptions()))
 
 
 def movable_settings() -> SettingOptions:
-    """The options of the settings that a resumed search may change to run elsewhere."""
+    """Annotation for the settings that a resumed search may change to run elsewhere."""
     return SettingOptions(tuple(d.name for d in descriptions().values() if d.is_movable))
 
 
 def setting_option(name: str, *, has_panel: bool = False) -> Any:
-    """The option of one setting, for a parameter's annotation."""
+    """Return the option of one setting, for the annotation of a parameter."""
     setting = _described(name)
     return typer.Option(
         _flag(setting),
@@ -125,7 +125,7 @@ def _former_option(name: str) -> Any:
 
 
 def _flag(setting: SettingDescription) -> str:
-    """`--no-NAME` turns off what is on; a mapping is named in the singular, one entry a time."""
+    """Name of the option: `--no-NAME` if the default is on, singular for a mapping."""
     if setting.default is True:
         return f"--no-{setting.name.replace('_', '-')}"
     name = setting.name.removesuffix("s") if setting.kind == "object" else setting.name
@@ -156,6 +156,6 @@ def _entry(setting: SettingDescription, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(
-            f"{_flag(setting)} takes NAME=VALUE, got {text!r}. As in: direction=backward."
+            f"{_flag(setting)} takes NAME=VALUE, got {text!r}. Example: direction=backward."
         )
     return f"{setting.name}.{name}", value

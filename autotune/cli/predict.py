@@ -13,12 +13,12 @@ from autotune.cli.options import setting_option
 @app.command()
 def predict(
     run: Run,
-    path: Annotated[str, typer.Argument(help="A picture, a folder of them, or an .npy array.")],
+    path: Annotated[str, typer.Argument(help="Image, folder of images, or .npy array.")],
     device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     as_json: AsJson = False,
 ) -> None:
-    """The class of pictures or arrays by the tuned network, with its probability.
+    """Predict the class of images or arrays with the tuned network, and its probability.
 
     Example: autotune predict runs/flowers rose.jpg
     """
@@ -28,5 +28,5 @@ def predict(
     if as_json:
         show_json(predictions)
         return
-    for one in predictions:
-        typer.echo(f"{one['input']}: {one['class']} ({one['probability']:.3f})")
+    for row in predictions:
+        typer.echo(f"{row['input']}: {row['class']} ({row['probability']:.3f})")

@@ -14,7 +14,7 @@ from autotune.cli.search import Quiet
 
 NETWORK = ("weights", "head", "input", "space", "granularity")
 TRAINING = tuple("bnstats epochs batch_size metric folds seed workers device out".split())
-"""Settings that a profile takes."""
+"""Settings that a profile takes, as two groups of options."""
 
 
 @app.command()
@@ -26,21 +26,23 @@ def profile(
         str,
         typer.Option(
             metavar="CHOICES",
-            help="Choices or methods with commas between; empty for all.",
+            help="Comma-separated choices or methods. Default: all.",
             autocompletion=methods,
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each unit.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds per unit.")] = 3,
     network: Annotated[SettingValues, SettingOptions(NETWORK, has_panels=False)],
-    budget: Annotated[str, typer.Option(metavar="LIMIT", help="Budget of each unit.")] = "100%",
+    budget: Annotated[str, typer.Option(metavar="LIMIT", help="Budget per unit.")] = "100%",
     training: Annotated[SettingValues, SettingOptions(TRAINING, has_panels=False)],
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of settings.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML file with these settings.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune each unit alone: which one pays, and by which method.
+    """Tune each unit alone to measure which units and methods are worth their cost.
 
-    Writes profile.json and profile.html into the run folder, which `search --profile` takes.
+    Writes profile.json and profile.html to the run folder, which `search --profile` accepts.
 
     Example: autotune profile --task builtin:digits-rotated --choices lowrank-2 --seeds 3
     """
@@ -76,4 +78,4 @@ def _show(study: Any, as_json: bool) -> None:
         show_json(result)
         return
     print_sections([section])
-    typer.echo(f"The same with an image is in {folder / 'profile.html'}")
+    typer.echo(f"Wrote {folder / 'profile.html'}, which adds a figure.")

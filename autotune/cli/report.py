@@ -20,7 +20,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="A run folder; several are compared.", autocompletion=run_folders
+            metavar="RUN...", help="Run folder; several are compared.", autocompletion=run_folders
         ),
     ],
     form: Annotated[
@@ -28,7 +28,7 @@ def report(
         typer.Option(
             "--format",
             metavar="FORM",
-            help="html (a page), md (Markdown) or json.",
+            help="Format: html (a page), md (Markdown) or json.",
             autocompletion=among("html md json"),
         ),
     ] = "html",
@@ -38,13 +38,13 @@ def report(
             "--out",
             "-o",
             metavar="FILE",
-            help="Where to; a page goes into the run folder by itself, the others are printed.",
+            help="File to write. Default: report.html in the run folder; md and json are printed.",
         ),
     ] = None,
 ) -> None:
-    """Tell what a search found: one page that needs no network, or Markdown, or JSON.
+    """Report the result of a search as a self-contained page, Markdown or JSON.
 
-    Several runs are told side by side. A search that runs or was interrupted is told as it stands.
+    Several runs are shown side by side. A running or interrupted search is reported as it stands.
 
     Example: autotune report runs/digits
     """
@@ -59,11 +59,11 @@ def report(
     if form != "html" and out is None:
         typer.echo(text, nl=False)
         return
-    typer.echo(f"The report is in {_put(studies, text, out)}")
+    typer.echo(f"Wrote {_put(studies, text, out)}")
 
 
 def _put(studies: list[Study], text: str, out: str | None) -> Path:
-    """Write it where it belongs, or, where that cannot be written, here, and say so."""
+    """Write the page and return its file; by default, fall back to the working directory."""
     from autotune.utils.files import write_whole
 
     default = studies[0].folder.path / "report.html"
@@ -75,19 +75,19 @@ def _put(studies: list[Study], text: str, out: str | None) -> Path:
         if file != default:
             raise _not_written(file, error) from error
         reason = error.strerror
-        typer.echo(f"{default} cannot be written ({reason}); it goes here instead.", err=True)
-    beside = Path(f"report-{studies[0].folder.path.name}.html")
+        typer.echo(f"{default} cannot be written ({reason}); writing it here instead.", err=True)
+    fallback = Path(f"report-{studies[0].folder.path.name}.html")
     try:
-        write_whole(beside, text)
+        write_whole(fallback, text)
     except OSError as error:
-        raise _not_written(beside, error) from error
-    return beside
+        raise _not_written(fallback, error) from error
+    return fallback
 
 
 def _not_written(file: Path, error: OSError) -> Exception:
     from autotune.errors import ConfigError
 
     return ConfigError(
-        f"A report is written to a file, {str(file)!r} cannot be ({error.strerror}). "
-        "Name another with -o."
+        f"The report cannot be written to {str(file)!r} ({error.strerror}). "
+        "Name another file with -o."
     )

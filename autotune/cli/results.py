@@ -1,4 +1,4 @@
-"""Sections of a report that the commands print about a search."""
+"""Sections of the report that `search`, `resume` and `status` print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_result(study: Study, *, timings: bool) -> None:
-    """The answer of a search that ended, what it cost, and what to do next."""
+    """Print the answer of a finished search, what it cost, and what to do next."""
     print_sections(
         [
             *_sections(study, "answer", "policy", "front"),
@@ -26,13 +26,13 @@ def print_result(study: Study, *, timings: bool) -> None:
 
 
 def print_status(study: Study) -> None:
-    """Where a search stands, and the command that resumes it."""
+    """Print the state of a search and, if it was interrupted, the command that resumes it."""
     names = ("answer", "policy", "front", *(["use"] if study.state == "interrupted" else []))
     print_sections([status.section(study), *_sections(study, *names)])
 
 
 def _sections(study: Study, *names: str, timings: bool = False) -> Iterator[Section]:
-    """Those with content; a front only where the search was asked for one."""
+    """Sections that have content; the front only for a search with two objectives."""
     for name in names:
         section: Section | None = SECTIONS.load(name)(study)
         if section is None or (name == "front" and not study.front):

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 PLACED = Panel.PLACED.value
 
-Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress, only the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="Print only the result.")]
 Timings = Annotated[
-    bool, typer.Option("--timings", metavar="", help="Show where the seconds went.")
+    bool, typer.Option("--timings", metavar="", help="Show how long each part took.")
 ]
 LogJson = Annotated[
     str | None,
-    typer.Option(help="Every event as a line of JSON, - for standard output.", metavar="FILE"),
+    typer.Option(metavar="FILE", help="Log events as lines of JSON; - for standard output."),
 ]
 Sinks = Annotated[
     list[str] | None,
     typer.Option(
-        help="Tell it elsewhere too: tensorboard:DIR, mlflow:URI, wandb:PROJECT. May be repeated.",
+        help="Also log to tensorboard:DIR, mlflow:URI or wandb:PROJECT. May be repeated.",
         metavar="NAME:WHERE",
     ),
 ]
@@ -65,7 +65,7 @@ def search(
         typer.Option(
             "--dry-run",
             metavar="",
-            help="Show what would happen and write nothing.",
+            help="Show what the search would do, without writing anything.",
             rich_help_panel=PLACED,
         ),
     ] = False,
@@ -75,7 +75,7 @@ def search(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search where and how to tune a backbone for a task, within a budget.
+    """Search for the layers to fine-tune, and how, within a budget of trainable parameters.
 
     Example: autotune search --backbone torchvision:resnet18 --task imagefolder:flowers --budget 1%
     """
@@ -86,7 +86,7 @@ def search(
     following = _following(log_json, sink, quiet or as_json)
     if len(budgets := str(chosen.values.get("budget", "")).split(",")) > 1:
         if dry_run:
-            raise ConfigError(f"--dry-run shows one budget, got {len(budgets)}. Give one.")
+            raise ConfigError(f"--dry-run needs one budget, got {len(budgets)}. Pass one.")
         first = chosen.over(chosen.origins["budget"], {"budget": budgets[0]})
         _search_budgets(budgets, first, following, as_json)
         return
@@ -105,7 +105,7 @@ def search(
 def _following(
     log_json: str | None, sinks: list[str] | None, quiet: bool, run: Path | None = None
 ) -> Iterator[None]:
-    """Show what happens on the terminal, and tell it to files and services."""
+    """Show progress on the terminal and send events to files and tracking services."""
     from autotune.cli.live_progress import watching
     from autotune.run.trackers import told_to
 
@@ -117,7 +117,7 @@ def _following(
 def _chosen(
     options: SettingValues, config: str | None, assigned: list[str] | None
 ) -> GivenSettings:
-    """Settings of the configuration, `-o` and the options."""
+    """Merge the settings of the configuration file, `-o` and the options, in this order."""
     from autotune.run.origins import ASSIGNED, OPTION, GivenSettings, read_assigned
 
     chosen = GivenSettings.in_file(config).over(ASSIGNED, read_assigned(assigned or ()))
@@ -170,7 +170,7 @@ def resume(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume an interrupted search, or run more trials; also on another backend or machine.
+    """Resume an interrupted search or add trials, also on another backend or machine.
 
     Example: autotune resume runs/digits --trials 40 --backend ray
     """

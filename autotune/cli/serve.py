@@ -11,50 +11,56 @@ import typer
 from autotune.cli.common import app
 from autotune.cli.options import setting_option
 
-GRACE = 30
-"""Seconds in which what was accepted is answered, when it ends."""
+GRACE_PERIOD = 30
+"""Seconds to answer accepted requests after a stop.
+
+A longer one may answer more of a full queue, a shorter one stops sooner.
+"""
 
 
 @app.command()
 def serve(
     delta: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=RUN|DELTA", help="A task; to be given several times."),
+        typer.Option(metavar="NAME=RUN|DELTA", help="Task to serve. May be repeated."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="The one that the first delta names.")
+        str | None,
+        typer.Option(metavar="SOURCE", help="Backbone. Default: that of the first delta."),
     ] = None,
     weights: Annotated[str | None, setting_option("weights")] = None,
     head: Annotated[str | None, setting_option("head")] = None,
     folder: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where deltas may be added from while it runs."),
+        typer.Option(metavar="DIR", help="Folder of deltas that may be added at runtime."),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="HOST", help="Who may ask: this machine alone, or 0.0.0.0.")
-    ] = ("127.0.0.1"),
+        str,
+        typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines."),
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Where it answers; 0 for a free one.")
+        int,
+        typer.Option(min=0, max=65535, metavar="N", help="Port to listen on; 0 for a free one."),
     ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
             metavar="TOKEN",
-            help="Asked for in each request; $AUTOTUNE_TOKEN where it is not given.",
+            help="Token that each request must send. Default: $AUTOTUNE_TOKEN.",
         ),
     ] = None,
     max_bytes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Largest request.")
+        int, typer.Option(min=1, metavar="N", help="Largest request, in bytes.")
     ] = 10_000_000,
     max_examples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="In one request, and one batch.")
+        int, typer.Option(min=1, metavar="N", help="Most examples per request and per batch.")
     ] = 64,
     max_waiting: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Requests that may wait.")
+        int, typer.Option(min=1, metavar="N", help="Most waiting requests; more are refused.")
     ] = 1000,
     device: Annotated[str, setting_option("device")] = "auto",
 ) -> None:
-    """Answer for several tasks of one backbone over HTTP, what they have in common run once.
+    """Serve several tasks of one backbone over HTTP, running their shared layers once.
 
     Example: autotune serve --delta flowers=runs/flowers --delta pets=runs/pets
     """
@@ -76,7 +82,7 @@ def serve(
 
     token = token or os.environ.get("AUTOTUNE_TOKEN")
     if host not in ("127.0.0.1", "::1", "localhost") and not token:
-        raise ConfigError(f"A server that others reach ({host}) needs a token: give --token.")
+        raise ConfigError(f"A server that listens on {host} needs a token. Pass --token.")
     limits = Limits(max_bytes, max_examples, max_waiting)
     with warned():
         service = make_service(
@@ -93,10 +99,10 @@ def serve(
         make_app(service, token),
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE_PERIOD,
     )
     names, port = ", ".join(service.tasks) or "no task yet", bound.getsockname()[1]
-    typer.echo(f"http://{host}:{port} answers for {names}; Ctrl-C ends it.", err=True)
+    typer.echo(f"Serving {names} at http://{host}:{port} (press Ctrl-C to stop).", err=True)
     uvicorn.Server(config).run(sockets=[bound])
 
 
@@ -104,7 +110,7 @@ def _bound(host: str, port: int) -> socket.socket:
     from autotune.errors import ConfigError
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # named as TCP, so that small answers are sent at once (asyncio asks for the protocol)
+    # asyncio disables Nagle's delay of small answers only on a socket created as IPPROTO_TCP.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -112,6 +118,7 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigError(
-            f"A server needs a free port, {port} on {host} is not ({error.strerror}). Use --port."
+            f"The server needs a free port, but {port} on {host} is not ({error.strerror}). Choose "
+            "one with --port."
         ) from error
     return bound

@@ -17,11 +17,11 @@ def status(
     run: Run,
     watch: Annotated[
         bool,
-        typer.Option("--watch", metavar="", help="Look on while another process searches."),
+        typer.Option("--watch", metavar="", help="Follow a running search until it ends."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Where a search stands, also while it runs.
+    """Show the state of a search, also while it runs.
 
     Example: autotune status runs/digits --watch
     """
@@ -35,11 +35,11 @@ def status(
 
 
 def _watch(run: str) -> None:
-    """Until it ends or stops; Ctrl-C ends the looking alone."""
+    """Follow the search until it ends or stops; Ctrl-C ends only the watch."""
     from autotune.cli.live_progress import follow
     from autotune.run.notebook import Study
 
     with suppress(KeyboardInterrupt):
         while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():
-            time.sleep(0.5)  # a search that has just begun
+            time.sleep(0.5)  # a search that just began creates its folder before its configuration
         follow(Study(run).folder.path, lambda: Study(run).state == "running")

@@ -1,4 +1,4 @@
-"""Reports on a terminal: one more form of their sections, as wide as the terminal is."""
+"""Reports on a terminal, fitted to its width."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from autotune.run.report.wording import NARROW
 from autotune.utils.table import Column, Table
 
 GAPS = (2, 1)
-"""Characters between two columns; fewer where the columns do not fit otherwise."""
+"""Characters between two columns; the narrow gap is used if the columns do not fit otherwise."""
 
-WHOLE = 16
-"""Characters of the longest text that is not broken into lines: names, means with their spread."""
+MAX_UNBROKEN_TEXT = 16
+"""Longest text, in characters, that is never wrapped: names, and means with their spread fit."""
 
-WORD = 36
-"""Characters of the longest word that is not broken; plans contain longer ones."""
+MAX_UNBROKEN_WORD = 36
+"""Longest word, in characters, that is never broken; plans contain longer ones.
+
+A larger value keeps more plans in one piece, but fewer tables fit an 80-column terminal.
+"""
 
 
 def print_sections(sections: Iterable[Section]) -> None:
-    """Sections one below the other, without their images."""
+    """Print sections one below the other, without their figures."""
     out = console()
     for at, section in enumerate(sections):
         if at:
@@ -54,7 +57,7 @@ def _print_section(out: Console, section: Section) -> None:
 
 
 def _wrapped(out: Console, text: str) -> str:
-    """Lines of a sentence; rich would also break them at no-break spaces."""
+    """Wrap `text` to the terminal. Not left to rich, which also breaks at no-break spaces."""
     return _lines(text, out.width) if out.is_terminal else text
 
 
@@ -70,7 +73,7 @@ def _lines(text: str, width: int, indent: str = "") -> str:
 
 
 def rendered(table: Table, width: int) -> RenderableType:
-    """Columns where all of them fit next to each other; otherwise some lines per row."""
+    """Lay out a table as columns if they fit `width`, otherwise as a few lines per row."""
     table = _without_empty_columns(table)
     cells = list(zip(*table.texts(), strict=True))
     least = [_least(*pair) for pair in zip(table.columns, cells, strict=True)]
@@ -90,19 +93,19 @@ def _without_empty_columns(table: Table) -> Table:
 
 
 def _least(column: Column, texts: Sequence[str]) -> int:
-    """Width at which no word of the heading, no number and no short text is broken."""
+    """Smallest width that breaks no word of the heading, no number and no short text."""
     heading = max(map(cell_len, column.name.split()))
     return max(heading, *(_least_of(text, is_number=bool(column.form)) for text in texts))
 
 
 def _least_of(text: str, *, is_number: bool) -> int:
-    if is_number or cell_len(text) <= WHOLE:
+    if is_number or cell_len(text) <= MAX_UNBROKEN_TEXT:
         return cell_len(text)
-    return min(max(WHOLE, *map(cell_len, text.split())), WORD)
+    return min(max(MAX_UNBROKEN_TEXT, *map(cell_len, text.split())), MAX_UNBROKEN_WORD)
 
 
 def _widths(least: Sequence[int], wanted: Sequence[int], spare: int) -> list[int]:
-    """Share the spare width equally; what a column does not need is left to the wider ones."""
+    """Share the spare width equally; wider columns get what a column does not need."""
     lacking = [max(want - width, 0) for want, width in zip(wanted, least, strict=True)]
     widths = list(least)
     for n_served, at in enumerate(sorted(range(len(least)), key=lacking.__getitem__)):
@@ -113,7 +116,7 @@ def _widths(least: Sequence[int], wanted: Sequence[int], spare: int) -> list[int
 
 
 def _grid(table: Table, widths: Sequence[int], gap: int) -> Grid:
-    """Rows that take several lines have an empty one between them."""
+    """Lay out a table as columns, with an empty line between rows if any of them wraps."""
     pairs = [
         (text, width) for row in table.texts() for text, width in zip(row, widths, strict=True)
     ]
@@ -134,20 +137,22 @@ def _grid(table: Table, widths: Sequence[int], gap: int) -> Grid:
 
 
 def _records(table: Table, width: int) -> Iterator[Text]:
-    """A line with the first cell of a row; below it the others with their headings."""
+    """Lay out each row as a line with its first cell, and the other cells, labelled, below."""
     heading, *names = (column.name for column in table.columns)
     for at, (first, *texts) in enumerate(table.texts()):
         subject = f"{heading} {first}" if table.columns[0].form else first
         yield Text(subject, style="bold" if at == table.marked else "")
         cells = [(name, text) for name, text in zip(names, texts, strict=True) if text]
-        short = [f"{name} {text}" for name, text in cells if len(text) <= WHOLE]
+        short = [f"{name} {text}" for name, text in cells if len(text) <= MAX_UNBROKEN_TEXT]
+        long = [f"{name}: {text}" for name, text in cells if len(text) > MAX_UNBROKEN_TEXT]
+        # No-break spaces keep each heading and its value on one line.
         together = " · ".join(item.replace(" ", NARROW) for item in short)
-        for line in (together, *(f"{name}: {text}" for name, text in cells if len(text) > WHOLE)):
+        for line in (together, *long):
             yield Text(_lines(line, width, indent="  "))
 
 
 def _command_lines(commands: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Commands with their purpose behind them, or above them where the lines are too long."""
+    """Commands, each followed by its purpose, or below it if the lines would be too long."""
     longest = max((len(command) for _, command in commands), default=0)
     lines = [f"  {command:{longest}}  # {why}" for why, command in commands]
     if max(map(len, lines), default=0) <= width:

@@ -17,7 +17,7 @@ def units(
     head: Annotated[str | None, setting_option("head")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The units of a backbone, what each may take at which cost, and what the patterns matched.
+    """List the units of a backbone, the choices and costs of each, and what the patterns match.
 
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """

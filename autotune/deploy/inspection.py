@@ -15,7 +15,7 @@ from autotune.deploy.export.module import PROVENANCE_FILE
 from autotune.errors import ArtifactError
 
 MOST = 100_000_000
-"""Largest text in bytes that is read from a file: a bound on memory, far above real headers."""
+"""Largest text that is read from a file, in bytes. Bounds memory; real headers are far smaller."""
 
 
 def inspect_file(path: Path | str) -> dict[str, Any]:

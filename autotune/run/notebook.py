@@ -1,4 +1,4 @@
-"""A search as people look at it: pictures, tables, a report."""
+"""A search with its figures, tables and report, as notebooks show it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Study(BareStudy):
-    """A search that ran, is running, or was interrupted: its answer, trials, pictures."""
+    """A search that ended, runs or was interrupted, with its answer, trials and figures."""
 
     def report(self, form: str = "html") -> str:
-        """The report of this search as a text in one form: `html` (one page), `md` or `json`."""
+        """Return the report of this search in a form: `html` (one page), `md` or `json`."""
         return write_report([Study(self.folder.path, still=True)], form)
 
     def plot_front(self) -> go.Figure:
-        """Value on validation against cost: trials, their front, references, the answer."""
+        """Plot value on validation against cost: trials, their front, baselines, the answer."""
         return fronts.draw(self)
 
     def plot_network(self) -> go.Figure:
-        """The answer's plan (before the end the best so far), a bar a unit in depth order.
+        """Plot the answer's plan, or the best plan so far, with one bar per unit in depth order.
 
-        `RunError` while no trial is complete.
+        Raises `RunError` if no trial is complete.
         """
         plan = network.best_plan_of(self)
         if plan is None:
@@ -37,20 +37,20 @@ class Study(BareStudy):
         return network.draw(self.problem, plan)
 
     def plot_profile(self) -> go.Figure:
-        """Value on validation of each unit tuned alone, a line a choice; empty without any."""
+        """Plot the value on validation of each unit tuned alone, with one line per choice."""
         return profile.draw(self.profile, self.settings.metric)
 
     def plot_history(self) -> go.Figure:
-        """Value on validation of every trial, pruned and failed ones too, and the best so far."""
+        """Plot the value on validation of every trial, also pruned and failed ones."""
         return history.draw(self)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a trial: number, state, value, cost, seconds, hyperparameters, unit choices.
+        """One row per trial: number, state, value, cost, seconds, hyperparameters, unit choices.
 
-        `DependencyError` without pandas.
+        Raises `DependencyError` if pandas is not installed.
         """
         return frame_of(self)
 
     def _repr_html_(self) -> str:
-        """The answer and its table, in a notebook."""
+        """HTML of the answer and its table, for notebooks."""
         return answer.section(self).to_html()

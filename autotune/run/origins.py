@@ -1,4 +1,4 @@
-"""What is given for a search, and where: each place over the one before."""
+"""Settings given for a search and their origins; later places override earlier ones."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from autotune.run.settings import Settings, current_names, read_mapping, read_va
 from autotune.study.strategies import load_strategy
 
 FILE, ASSIGNED, OPTION, CALL, RESUME = "file", "-o", "option", "call", "resume"
-"""The places: a configuration, `-o KEY=VALUE`, an option, from Python, a later `resume`."""
+"""Origins: a configuration file, `-o KEY=VALUE`, an option, a Python call, a later `resume`."""
 
 OWN = "options."
-"""Before the name of an option of the strategy's own."""
+"""Prefix of the strategy's own options."""
 
 
 @dataclass(frozen=True)
 class GivenSettings:
-    """Settings that are given; those of the strategy one by one, as `options.NAME`."""
+    """Settings given by the user, with each option of the strategy as `options.NAME`."""
 
     flat: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Where each was given."""
+    """Setting → origin."""
 
     @classmethod
     def in_file(cls, file: str | None) -> GivenSettings:
-        """What a configuration gives, nothing without one."""
+        """Settings in a configuration file; empty without a file."""
         return cls().over(FILE, read_mapping(file, "configuration") if file else {})
 
     def over(self, origin: str, values: Mapping[str, Any]) -> GivenSettings:
-        """These values over those before; `options` replaces all, `options.NAME` one."""
+        """Override settings by `values`: `options` replaces all options, `options.NAME` one."""
         new = dict(_flat(current_names(values)))
         kept = [key for key in self.flat if "options" not in values or not key.startswith(OWN)]
         return GivenSettings(
@@ -41,7 +41,7 @@ class GivenSettings:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What `read_settings` reads."""
+        """Settings as `read_settings` takes them, with the options as one mapping."""
         prefixed = {key: value for key, value in self.flat.items() if key.startswith(OWN)}
         rest = {key: value for key, value in self.flat.items() if key not in prefixed}
         options = {key.removeprefix(OWN): value for key, value in prefixed.items()}
@@ -57,19 +57,19 @@ def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def read_assigned(texts: Iterable[str]) -> dict[str, Any]:
-    """What `-o KEY=VALUE` gives, its value as in YAML; `ConfigError` for anything else."""
+    """Parse texts `KEY=VALUE` of `-o`, the value as YAML; `ConfigError` for anything else."""
     return dict(_assigned(text) for text in texts)
 
 
 def _assigned(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"-o takes KEY=VALUE, got {text!r}. As in: -o epochs=3.")
+        raise ConfigError(f"-o takes KEY=VALUE, got {text!r}. Example: -o epochs=3.")
     return key, read_value(value, f"-o {text}")
 
 
 def tell_origins(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
-    """Setting → where its value comes from, also of those that nobody gave."""
+    """Setting → origin of its value, also for settings that were not given."""
     origins = current_names(origins)
     return {name: _origin(settings, name, origins) for name in Settings.model_fields}
 
@@ -85,5 +85,5 @@ def _origin(settings: Settings, name: str, origins: Mapping[str, str]) -> str:
 
 
 def changed_settings(before: Settings, after: Settings) -> list[str]:
-    """Names of the settings that are not what they were."""
+    """Names of the settings whose values differ."""
     return [n for n in Settings.model_fields if getattr(before, n) != getattr(after, n)]

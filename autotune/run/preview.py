@@ -1,4 +1,4 @@
-"""What a search would do, as plain values: units and choices with costs, baselines, time."""
+"""Plain values of a dry run: units and choices with their costs, baselines, estimated time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from autotune.problem.plan import Plan
 
 @dataclass(frozen=True)
 class PricedChoice:
-    """One choice of a unit."""
+    """A choice of a unit with its cost."""
 
     label: str
     cost: Cost
     fits: bool
-    """Whether the budget allows it alone."""
+    """Whether the budget allows the choice if all other units stay frozen."""
 
 
 @dataclass(frozen=True)
 class PricedUnit:
-    """A unit or span with everything that it may take."""
+    """A unit or span with all of its choices."""
 
     name: str
     parameters: int
@@ -32,7 +32,7 @@ class PricedUnit:
 
 @dataclass(frozen=True)
 class UnitsPreview:
-    """Units of a backbone with their choices, within a budget."""
+    """Units of a backbone with their choices under a budget."""
 
     backbone: str
     space: str
@@ -51,7 +51,7 @@ class UnitsPreview:
     """Number of modules and parameters that each pattern of the space matched."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `autotune units --json` prints."""
+        """The JSON value that `autotune units --json` prints."""
         budget = self.budget
         return {
             "backbone": self.backbone,
@@ -72,7 +72,7 @@ class UnitsPreview:
 
 @dataclass(frozen=True)
 class PlannedBaseline:
-    """What would be trained for comparison."""
+    """A baseline that would be trained for comparison."""
 
     plan: Plan
     cost: Cost
@@ -80,25 +80,25 @@ class PlannedBaseline:
 
 @dataclass(frozen=True)
 class Preview(UnitsPreview):
-    """What a search would do; nothing was trained or written for it."""
+    """Outcome of a dry run, for which nothing was trained or written."""
 
     task: str
     classes: int
     parts: Mapping[str, int]
-    """Examples of `train`, `val` and `test`."""
+    """Number of examples in `train`, `val` and `test`."""
 
     baselines: Mapping[str, PlannedBaseline] = field(repr=False)
     memory: int
-    """Largest resident memory of this process so far, in bytes; of the GPU where there is one."""
+    """Peak memory so far in bytes: allocated on the GPU if one is used, else resident in RAM."""
 
     full_finetuning: float
-    """Estimated seconds of one full fine-tuning on this machine."""
+    """Estimated time of one full fine-tuning on this machine, in seconds."""
 
     at_most: float | None
-    """Estimated seconds of the search without pruning; None where the strategy ends it."""
+    """Estimated time of the search without pruning, in seconds; None if the strategy ends it."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `autotune search --dry-run --json` prints."""
+        """The JSON value that `autotune search --dry-run --json` prints."""
         return {
             **super().to_json(),
             "task": {"source": self.task, "classes": self.classes, **self.parts},
@@ -112,7 +112,7 @@ class Preview(UnitsPreview):
         }
 
     def _repr_html_(self) -> str:
-        """The units and what a search would take, in a notebook."""
+        """HTML of the units and of the estimated time, for notebooks."""
         from autotune.run.report.dry_run import sections
 
         return "".join(section.to_html() for section in sections(self))

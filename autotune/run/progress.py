@@ -1,4 +1,7 @@
-"""Where a search stands, by what it told: the same from its own log and from another process."""
+"""Progress of a search, computed from its events alone.
+
+The events come from the search's own process or, for another process, from its `log.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -22,34 +25,43 @@ STAGES = {
     "finalists": 3.0,
     "test": 0.2,
 }
-"""In their order → about how many trainings each takes; of trials, each."""
+"""Stages in their order → their work in units of one training of `epochs` epochs.
+
+`trials` counts once per trial. The weights are rough; only the progress bar and the estimate of
+the remaining time use them.
+"""
 
 LATEST = 4
-"""Events that are remembered."""
+"""Number of events that are kept for the last lines of the live view, each one line high."""
 
 IN_THE_BARS = frozenset(
     ("begin", "stage", "progress", "round", "start", "progress-of-trial", "answer")
 )
-"""Kinds that other lines of the view show; all others are among the latest events."""
+"""Event kinds that the bars of the live view show; it lists all others as the latest events."""
 
 
 @dataclass
 class Standing:
-    """Taken in event by event; reading it changes nothing."""
+    """Progress of one search; `see` updates it with each event."""
 
     begun: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `begin`: run, task, budget, limit, measure, metric, units, trials, left_out, …"""
 
     stage: str = ""
     part: float = 0.0
-    """Done share of the stage, from 0 to 1."""
+    """Fraction of the stage that is done, from 0 to 1."""
 
     message: str = "Loading"
-    """What is done now, in words."""
+    """Text of the latest stage or progress event."""
 
     states: Counter[str] = field(default_factory=Counter)
+    """State → number of finished trials in it; `repeated` for proposals already tried."""
+
     running: dict[int, tuple[int, int, float]] = field(default_factory=dict)
-    """Trial → epoch, epochs, value."""
+    """Number of a running trial → steps done, steps in total, latest value.
+
+    A step is an epoch, or a fold if plans are scored by folds.
+    """
 
     best: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the best trial's `end`: number, value, cost, labels."""
@@ -57,49 +69,50 @@ class Standing:
     baselines: dict[str, float] = field(default_factory=dict)
     latest: deque[Event] = field(default_factory=lambda: deque(maxlen=LATEST))
     since: float = 0.0
-    """When this sitting began."""
+    """Time at which this session began, in seconds since 1970."""
 
     before: float = 0.0
-    """Work that earlier sittings had done."""
+    """Work of earlier sessions, in trainings."""
 
     has_ended: bool = False
 
     def see(self, event: Event) -> None:
-        """Take in what happened."""
+        """Update the progress with an event."""
         self.since = self.since or event.time
         if (act := _ACTS.get(event.kind)) is not None:
-            with suppress(KeyError):  # of an earlier version, without some field
+            with suppress(KeyError):  # an earlier version wrote fewer fields
                 act(self, event)
         if event.kind not in IN_THE_BARS:
             self.latest.append(event)
 
     def forget(self) -> None:
-        """Another search begins; what was told last, as by its backend, stays."""
+        """Reset what belongs to the previous search, as another one begins.
+
+        The latest events stay: a backend describes itself before `begin`.
+        """
         for counts in (self.states, self.baselines):
             counts.clear()
         self.best, self.stage, self.part = {}, "", 0.0
 
-    # what follows from it
-
     @property
     def total(self) -> int | None:
-        """Largest number of trials; None where the strategy ends by itself."""
+        """Maximum number of trials; None if the strategy ends the search."""
         trials: int | None = self.begun.get("trials")
         return trials
 
     @property
     def stages(self) -> list[str]:
-        """Those of this search, in their order."""
+        """Stages of this search, in their order."""
         left_out: Iterable[str] = self.begun.get("left_out", ())
         return [stage for stage in STAGES if stage not in left_out]
 
     @property
     def ended(self) -> int:
-        """Trials that came to an end."""
+        """Number of trials that have ended."""
         return sum(self.states.values())
 
     def work(self) -> tuple[float, float] | None:
-        """Trainings done and to be done in the whole search; None where no number is known."""
+        """Work done and work left in the whole search, in trainings; None without a trial limit."""
         if self.total is None or not self.begun:
             return None
         weights = {s: STAGES[s] * (self.total if s == "trials" else 1) for s in self.stages}
@@ -107,14 +120,15 @@ class Standing:
         return done, sum(weights.values()) - done
 
     def left(self, now: float) -> float | None:
-        """About how many seconds the whole search still takes; None while that is not known."""
+        """Estimated seconds until the search ends; None as long as there is no estimate."""
         work = self.work()
+        # Below 0.3 trainings in this session, start-up dominates and the estimate would jump.
         if work is None or (done := work[0] - self.before) < 0.3:
             return None
         return (now - self.since) / done * work[1]
 
     def _share(self, stage: str) -> float:
-        """Done share of a stage."""
+        """Fraction of a stage that is done."""
         order = self.stages
         at = order.index(self.stage) if self.stage in order else -1
         if self.has_ended or order.index(stage) < at:
@@ -129,7 +143,10 @@ class Standing:
 
 
 def read_events(file: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
-    """Events of a `log.jsonl` from byte `start` on, and where each ends; half a line is left."""
+    """Yield the events of a `log.jsonl` from byte `start` on, each with the byte at which it ends.
+
+    A last line without a newline is still being written and is left for the next call.
+    """
     if not file.is_file():
         return
     with file.open("rb") as stream:
@@ -143,7 +160,7 @@ def read_events(file: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
 
 
 def _event_of(line: bytes) -> Event | None:
-    """None for a line that a full disk or a power cut left broken."""
+    """Event of a line; None if a full disk or a power cut left the line broken."""
     try:
         return Event.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -173,7 +190,7 @@ def _on_progress(standing: Standing, event: Event) -> None:
 
 
 def _take_baseline(standing: Standing, name: str, value: float) -> None:
-    """Keep the better one of two linear probes."""
+    """Keep the better of two linear probes, one of which has re-estimated statistics."""
     short = name.partition(" ")[0]
     standing.baselines[short] = max(value, standing.baselines.get(short, value))
 

@@ -1,4 +1,4 @@
-"""Another run of the same training, of which a search uses what was learned there."""
+"""Runs of the same training, whose measurements or trials another search uses."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from autotune.run.settings import read_settings
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
 
-_OF_TRAINING = (
+_TRAINING_KEYS = (
     "backbone's fingerprint",
     "data",
     *("epochs", "batch_size", "augment", "metric", "folds", "seed", "keep_head"),
 )
+"""Keys of a run's identity that change the values of its trials, so that both must agree."""
 
 
 def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str) -> Records:
-    """The records of `run`, named by an option; `ConfigError` where its training was another.
+    """Open the run that `option` names; `ConfigError` if its training differs from `identity`.
 
-    `statistics` is `on` where the backbone's normalisation statistics were re-estimated.
+    `statistics` is `on` if the backbone's normalisation statistics were re-estimated.
     """
     folder = RunFolder.existing(run)
     records = Records(folder, read_settings({}, file=str(folder.config)).storage)
     stored = {**records.identity, "statistics": _statistics(records)}
     current = {**identity, "statistics": statistics}
-    differs = [key for key in (*_OF_TRAINING, "statistics") if stored.get(key) != current.get(key)]
+    differs = [
+        key for key in (*_TRAINING_KEYS, "statistics") if stored.get(key) != current.get(key)
+    ]
     if differs:
         raise ConfigError(
             f"{option} needs a run of the same training; {folder.path} differs in "
-            f"{', '.join(differs)}. Make another one, or leave {option} out."
+            f"{', '.join(differs)}. Name a run that does not, or leave {option} out."
         )
     return records
 

@@ -1,4 +1,4 @@
-"""A search that ran, is running, or was interrupted: its answer, its trials, where it stands."""
+"""Results of a search that ended, runs or was interrupted: its answer, trials and state."""
 
 from __future__ import annotations
 
@@ -43,25 +43,28 @@ class Best:
 
     plan: Plan
     value: float
-    """On validation, of the run with the study's seed."""
+    """Metric on validation, from the trial with the study's seed."""
 
     artifact: Path
-    """`best/delta.safetensors`."""
+    """Path of `best/delta.safetensors`."""
 
     number: int | None
-    """The trial it came from; None for the empty plan."""
+    """Number of the trial that the plan comes from; None for the empty plan."""
 
     test: Mapping[str, float]
-    """Metrics on the test part, looked at once."""
+    """Metrics on the test part, which is evaluated once."""
 
     cost: Cost
 
 
 class BareStudy:
-    """A search that ran, is running, or was interrupted: its answer, trials and references."""
+    """A search that ended, runs or was interrupted, with its answer, trials and baselines."""
 
     def __init__(self, folder: str | Path, *, still: bool = False) -> None:
-        """`RunError` for a folder that is no run; with `still` everything is read once."""
+        """Open the run in `folder`; with `still`, read everything once and never again.
+
+        Raises `RunError` if the folder is not a run.
+        """
         self.folder = RunFolder.existing(folder)
         self.settings = read_settings({}, file=str(self.folder.config))
         kind = Snapshot if still else Records
@@ -74,57 +77,57 @@ class BareStudy:
 
     @property
     def trials(self) -> list[TrialRecord]:
-        """All trials in the order of their numbers."""
+        """All trials, ordered by number."""
         return self._records.trials
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the search began with and may not change: fingerprint, data, settings."""
+        """Values that a resumed search may not change: fingerprint, data, settings."""
         return dict(self._records.identity)
 
     @property
     def baselines(self) -> dict[str, Baseline]:
-        """Name → baseline, with its value, test metrics and cost, as far as they have run."""
+        """Name → baseline, with its value, test metrics and cost; only those that have run."""
         baselines = self._records.baselines
         return {name: baselines[name] for name in sorted(baselines, key=_place)}
 
     @property
     def final(self) -> Final | None:
-        """Record of the end: the winner, its seeds and its test; None before it."""
+        """Record of the answer with its seeds and test; None until the search has ended."""
         return self._records.final
 
     @property
     def preparation(self) -> Preparation | None:
-        """Whether normalisation statistics were re-estimated, and both probes' values."""
+        """Whether normalisation statistics were re-estimated, with the values of both probes."""
         return self._records.preparation
 
     @property
     def policy(self) -> PolicyStage | None:
         """Outcome of learning a policy: its plan, how far it moved, whether it was stable.
 
-        None for other strategies, and before it is learned.
+        None for other strategies, and until the policy is learned.
         """
         return self._records.policy_stage
 
     @property
     def front(self) -> list[TrialRecord]:
-        """With `objective="accuracy,cost"`: the trials that no other beats, the cheapest first."""
+        """Pareto front of a search with two objectives, the cheapest first; empty with one."""
         price = objective_price(self.settings.objective or "", self.problem)
         return front(self.trials, price) if price else []
 
     @property
     def profile(self) -> list[ProfileRow]:
-        """Each unit alone, in depth order, as far as such plans were tried."""
+        """Results of the plans that tune one unit alone, in depth order."""
         return profile_rows(self._records)
 
     @cached_property
     def best(self) -> Best:
-        """The answer; `RunError` while the search has not ended."""
+        """The answer; raises `RunError` if the search has not ended."""
         final = self._records.final
         if final is None:
             raise RunError(
                 f"A search has an answer when it has ended, {self.folder.path} is {self.state}. "
-                f"Go on with: {self.resume_command}"
+                f"Resume it with: {self.resume_command}"
             )
         return Best(
             plan=final.plan,
@@ -145,23 +148,23 @@ class BareStudy:
 
     @property
     def leader(self) -> TrialRecord | None:
-        """The best complete trial so far, of equal ones the cheapest; None without any."""
+        """The best complete trial so far, the cheapest one if several are equal, or None."""
         return next(iter(self._records.ranked()), None)
 
     def state_of(self, trial: TrialRecord) -> str:
-        """Name of a trial's state; one that was left running is `interrupted`."""
+        """Name of a trial's state, `interrupted` if its search stopped while it ran."""
         is_left = trial.state_name == "running" and self.state == "interrupted"
         return "interrupted" if is_left else trial.state_name
 
     @property
     def resume_command(self) -> str:
-        """What goes on with it in a shell."""
+        """Shell command that resumes the search."""
         return self.command("resume")
 
     def command(self, name: str, *arguments: str) -> str:
-        """A line for a shell about this run, `arguments` behind the command's `name`.
+        """Shell command `autotune NAME RUN ARGUMENTS` for this run.
 
-        Sources that are code are named again.
+        It repeats `python:` sources, as no command runs code that only a run folder names.
         """
         sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
         code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
@@ -174,7 +177,7 @@ class BareStudy:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Stage → seconds that all sessions spent on it, and `other`: on none of them."""
+        """Stage → seconds that all sessions spent in it; `other` is the time outside stages."""
         seconds: Counter[str] = Counter()
         for session in self._records.attributes(TIMINGS).values():
             seconds.update(session)
@@ -182,13 +185,13 @@ class BareStudy:
 
     @property
     def own_seconds(self) -> float:
-        """Seconds of the search itself: random placement, which is a control, is left out."""
+        """Seconds of the search, without those of random placement, which is only a control."""
         control = self._records.baselines.get(CONTROL)
         return self.seconds - (control.seconds if control else 0.0)
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of all that was trained to choose: supernet, trials, repeats of finalists."""
+        """Seconds spent training in order to choose: supernet, trials and repeats of finalists."""
         repeats = self._records.all_repeats.values()
         stage = self._records.policy_stage
         trained = [trial.seconds for trial in self.trials] + [one.seconds for one in repeats]
@@ -196,13 +199,13 @@ class BareStudy:
 
     @property
     def comparison(self) -> list[ComparisonRow]:
-        """What `compare` has run, the answer first; empty before that."""
+        """Rows of the comparison that `compare` ran, the answer first; empty if it has not run."""
         return comparison_rows(self._records, self.settings.metric)
 
     def importances(self) -> dict[str, float]:
-        """Trial's parameter → its share in what distinguishes the best trials, largest first.
+        """Parameter of the trials → its importance, between 0 and 1, largest first.
 
-        By PED-ANOVA (arXiv 2304.10255); empty while fewer than two values are known.
+        Computed by PED-ANOVA (arXiv 2304.10255); empty as long as fewer than two values are known.
         """
         return importances(self._records)
 
@@ -213,12 +216,12 @@ class BareStudy:
         return estimate["full"] if estimate else None
 
     def status(self) -> dict[str, Any]:
-        """Everything that `autotune status --json` prints."""
+        """The JSON value that `autotune status --json` prints."""
         return _status(self)
 
 
 def _place(baseline: str) -> tuple[int, str]:
-    """The probes first, then what fills the budget evenly, then at random."""
+    """Sort key: the probes, then the uniform recipe, then random placement, then all others."""
     first = ("probe", "uniform", "random")
     kind = baseline.partition(" ")[0]
     return first.index(kind) if kind in first else len(first), baseline

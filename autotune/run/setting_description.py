@@ -1,4 +1,4 @@
-"""Description of a setting, kept on its field of `Settings`: help, comments and pages show it."""
+"""Descriptions of settings, stored on the fields of `Settings`, for help, comments and pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Panel(Enum):
 
 @dataclass(frozen=True)
 class SettingDescription:
-    """A setting as it is shown."""
+    """Description of a setting in help texts, configuration comments and pages."""
 
     name: str
     panel: Panel
@@ -32,20 +32,20 @@ class SettingDescription:
 
     default: Any
     metavar: str = ""
-    """Empty for a flag."""
+    """Placeholder of the value in help texts; empty for a flag."""
 
     values: tuple[str, ...] = ()
-    """All values, for a setting that takes a name."""
+    """All valid values of a setting that takes a name."""
 
     bounds: str = ""
-    """Values that a number may have, such as `from 1`."""
+    """Range of a number, such as `from 1`."""
 
     is_movable: bool = False
-    """Whether it says where a search runs, so that a resumed search may change it."""
+    """Whether a resumed search may change it, because it only affects where trials run."""
 
     @classmethod
     def of(cls, name: str, schema: Mapping[str, Any]) -> SettingDescription:
-        """The description in a field's JSON schema."""
+        """Read the description from a field's JSON schema."""
         kind = next((k for k in schema.get("anyOf", ()) if k["type"] != "null"), schema)
         values = tuple(kind.get("enum") or schema["values"])
         return cls(
@@ -70,10 +70,10 @@ def setting(
     values: Iterable[str] = (),
     is_movable: bool = False,
 ) -> Any:
-    """A field of `Settings` with its description.
+    """Return a field of `Settings` with its description.
 
-    `{values}` in the text stands for the values. These follow from the type where it is a
-    `Literal`. `metavar` is needed for free text alone.
+    `{values}` in `text` is replaced by the valid values. Fields of type `Literal` need no `values`,
+    and only free text needs a `metavar`.
     """
     shown = {"panel": panel.value, "metavar": metavar, "values": list(values)}
     extra: Any = {**shown, "is_movable": is_movable}
@@ -81,7 +81,7 @@ def setting(
 
 
 def describe(settings: type[BaseModel]) -> dict[str, SettingDescription]:
-    """Setting → description, in the order in which they are shown."""
+    """Setting → description, in the order in which settings are shown."""
     properties = settings.model_json_schema()["properties"]
     return {name: SettingDescription.of(name, schema) for name, schema in properties.items()}
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription
 
 PRICES = ("cost", "bytes", "latency", "memory")
-"""What may be minimised beside the metric."""
+"""Second objectives, minimised in addition to the metric."""
 
 OBJECT = "object"
-"""The name of a backbone or task that was given as a Python object."""
+"""Name of a backbone or task that was given as a Python object."""
 
 FORMER_NAMES = {"fold": "fuse_batchnorm"}
-"""Former name → setting: still read in files, calls, options and stored studies."""
+"""Former name → setting; still read in files, calls, options and stored studies."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,7 +38,7 @@ _placed = partial(setting, Panel.PLACED)
 
 
 class Settings(BaseModel):
-    """One search, as `config.yaml` has it; the names are those of the command line."""
+    """Settings of one search, as in `config.yaml`, named like the command-line options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class Settings(BaseModel):
     keep_head: bool = _tuned(False, "Start from the pretrained head where its shape fits.")
     input: str | None = _tuned(
         None,
-        "YAML description of the input: size, channels, mean and std, or shape and dtype.",
+        "YAML file that describes the input: size, channels, mean and std, or shape and dtype.",
         metavar="FILE",
     )
     task: str = _tuned(
@@ -66,14 +66,14 @@ class Settings(BaseModel):
     )
     budget: str = _tuned(
         "1%",
-        "Most trainable parameters (1%, 0.5%, 50k, 1.5M, 2000) or largest delta file (0.5MB, "
+        "Maximum trainable parameters (1%, 0.5%, 50k, 1.5M, 2000) or delta file size (0.5MB, "
         "300kB).",
         metavar="LIMIT",
     )
-    count_head: bool = _tuned(False, "Count the head against the budget, too.")
+    count_head: bool = _tuned(False, "Count the head against the budget.")
     space: str | None = _tuned(
         None,
-        "Search space by name, or a YAML file. Default: the space of the backbone's family.",
+        "Name of a search space, or a YAML file. Default: the space of the backbone's family.",
         metavar="SPACE",
     )
     exclude: str | None = _tuned(
@@ -86,10 +86,10 @@ class Settings(BaseModel):
         False, "Offer parameters that the network has frozen (requires_grad=False), too."
     )
     granularity: Literal["block", "layer"] = _tuned(
-        "block", "Unit that a plan decides on: {values}."
+        "block", "Smallest part of the network that a plan decides on: {values}."
     )
     bnstats: Literal["auto", "on", "off"] = _tuned(
-        "auto", "Re-estimate the statistics of batch norm on the training inputs: {values}."
+        "auto", "Re-estimate batch norm statistics on the training inputs: {values}."
     )
     strategy: str = _trained(
         "policy",
@@ -98,25 +98,25 @@ class Settings(BaseModel):
     )
     options: dict[str, Any] = _trained(
         {},
-        "Options of the strategy, e.g. the direction (forward or backward) of greedy.",
+        "Strategy options, e.g. direction=backward for greedy.",
         metavar="NAME=VALUE",
     )
     policy: str | None = _trained(
         None,
-        "Policy network to start from: the policy.safetensors of another search.",
+        "Policy network to start from: policy.safetensors of another search.",
         metavar="FILE",
     )
     supernet: str | None = _trained(
         None,
-        "Use the supernet measurements of another run with the same training.",
+        "Reuse the supernet measurements of another run that was trained in the same way.",
         metavar="RUN",
     )
     profile: str | None = _trained(
-        None, "Start with the trials of a profile of the same training.", metavar="RUN"
+        None,
+        "Start from the trials of a profile that was trained in the same way.",
+        metavar="RUN",
     )
-    trials: Count = _trained(
-        20, "Maximum number of trials. Default: a number that suits the strategy."
-    )
+    trials: Count = _trained(20, "Maximum number of trials. Default: depends on the strategy.")
     timeout: Annotated[float, Field(gt=0)] | None = _trained(
         None, "Start no new trial after this many seconds.", metavar="SECONDS"
     )
@@ -126,7 +126,7 @@ class Settings(BaseModel):
         "none", "Augmentation of training inputs: {values}."
     )
     views: Annotated[int, Field(ge=0)] = _trained(
-        0, "Augmented views of each input to make once and keep; 0 makes a new one every epoch."
+        0, "Augmented views to precompute per input; 0 augments anew every epoch."
     )
     precision: Literal["auto", "float32", "bfloat16"] = _trained(
         "auto",
@@ -144,11 +144,11 @@ class Settings(BaseModel):
     )
     objective: str | None = _trained(
         None,
-        "Two objectives, METRIC,cost (or bytes, latency, memory): find their Pareto front.",
+        "Find the Pareto front of two objectives: METRIC,cost (or bytes, latency, memory).",
         metavar="METRIC,PRICE",
     )
     folds: Annotated[int, Field(ge=0)] = _trained(
-        0, "Cross-validation folds that score a plan; 0 for one validation part."
+        0, "Cross-validation folds per plan; 0 for a single validation split."
     )
     pruner: str = _trained(
         "auto",
@@ -156,7 +156,7 @@ class Settings(BaseModel):
         values="auto race halving hyperband forecast median wilcoxon none".split(),
     )
     seed: Annotated[int, Field(ge=0, lt=2**32 - 2)] = _trained(
-        0, "Seed of splits, plans and training."
+        0, "Random seed of splits, plans and training."
     )
     references: bool = _trained(True, "Train the baselines that the result is compared with.")
     backend: Literal["auto", "inline", "processes", "ray"] = _placed(
@@ -171,80 +171,80 @@ class Settings(BaseModel):
         is_movable=True,
     )
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = _placed(
-        None, "On Ray: CPUs, and so threads, of each trial. Default: 1.", is_movable=True
+        None, "On Ray: CPUs, and thus threads, per trial. Default: 1.", is_movable=True
     )
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = _placed(
         None,
-        "Share of a GPU for each trial, at most 1: 0.25 puts four trials on a GPU. Default: 1 "
-        "where there is a GPU.",
+        "GPUs per trial, at most 1; 0.25 runs four trials on each GPU. Default: 1 if there is a "
+        "GPU.",
         is_movable=True,
     )
     address: str | None = _placed(
         None,
-        "Address of the Ray cluster: auto (one that runs here, else a local one), local, "
-        "HOST:PORT, ray://HOST:10001.",
+        "Address of the Ray cluster: auto (a running one, else a local one), local, HOST:PORT or "
+        "ray://HOST:10001.",
         metavar="ADDRESS",
         is_movable=True,
     )
     ship_data: bool = _placed(
-        False, "On Ray: send image files to the nodes that lack them.", is_movable=True
+        False, "On Ray: send image files to nodes that lack them.", is_movable=True
     )
     retries: Annotated[int, Field(ge=0)] = _placed(
         ATTEMPTS - 1,
-        "How many times a trial whose worker died is resumed in another.",
+        "Maximum number of times that a trial is resumed after its worker died.",
         is_movable=True,
     )
     device: str = _placed(
         "auto",
-        "Device that networks run on: auto, cpu, cuda, cuda:1.",
+        "Device to run networks on: auto, cpu, cuda, cuda:1.",
         metavar="DEVICE",
         is_movable=True,
     )
     out: str | None = _placed(None, "Run folder to create. Default: runs/TASK.", metavar="DIR")
     storage: str | None = _placed(
-        None, "Optuna storage to use instead of the run folder's database.", metavar="URL"
+        None, "Optuna storage to use instead of the database in the run folder.", metavar="URL"
     )
     keep: Literal["best", "all"] = _placed(
-        "best", "Delta files to keep: {values}; best keeps those of the best five trials."
+        "best", "Delta files to keep: {values}; best keeps those of the five best trials."
     )
     disk: str | None = _placed(
         None,
-        "Most disk space for the files of trials, e.g. 2GB; the best delta always stays.",
+        "Disk quota for trial files, e.g. 2GB; the best delta is always kept.",
         metavar="SIZE",
     )
     cache_memory: str = _placed(
         "2GB",
-        "Memory cache for outputs of the frozen part, shared by trials, e.g. 2GB; 0 for none.",
+        "Memory cache for outputs of frozen layers, shared by trials, e.g. 2GB; 0 disables it.",
         metavar="SIZE",
         is_movable=True,
     )
     cache_disk: str = _placed(
         "10GB",
-        "Disk cache for outputs of the frozen part, e.g. 10GB; used when memory is full or several "
-        "workers share them.",
+        "Disk cache for outputs of frozen layers, e.g. 10GB; used if memory is full or workers "
+        "share it.",
         metavar="SIZE",
         is_movable=True,
     )
     cache_dtype: Literal["float32", "bfloat16"] = _placed(
-        "float32", "Data type of cached outputs: {values}; bfloat16 takes half the space, rounds."
+        "float32", "Data type of cached outputs: {values}; bfloat16 halves the space, but rounds."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _trials(cls, values: Any) -> Any:
-        """As many as suit the strategy, unless a number is asked for."""
+        """Replace an unset number of trials by the default of the strategy."""
         if values.get("trials") is not None:
             return values
         values = {name: value for name, value in values.items() if name != "trials"}
         strategy = values.get("strategy", cls.model_fields["strategy"].default)
         if not isinstance(strategy, str):
-            return values  # refused with all else that is wrong
+            return values  # reported later, with all other invalid values
         usual = load_strategy(strategy).default_trials
         return values if usual is None else {**values, "trials": usual}
 
     @model_validator(mode="after")
     def _objective(self) -> Settings:
-        """The metric, and maybe what is minimised beside it."""
+        """Refuse an objective other than the metric and one of `PRICES`."""
         if self.objective is None:
             return self
         first, _, second = self.objective.partition(",")
@@ -257,45 +257,45 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _where(self) -> Settings:
-        """What only some backends understand."""
+        """Refuse combinations of settings that the backend or augmentation does not support."""
         if self.backend == "inline" and (self.workers or 1) > 1:
             raise ValueError("inline is one worker; leave --workers out, or use processes or ray")
         if self.backend != "ray":
             named = {"address": self.address, "cpus_per_trial": self.cpus_per_trial}
             named["ship_data"] = self.ship_data or None
-            if strange := [name for name, value in named.items() if value is not None]:
-                raise ValueError(f"{strange[0]} is for the backend ray; give --backend ray")
+            if misplaced := [name for name, value in named.items() if value is not None]:
+                raise ValueError(f"{misplaced[0]} is for the backend ray; give --backend ray")
         if self.views and self.augment == "none":
             raise ValueError("views are of augmented inputs; give --augment, or leave --views out")
         return self
 
     @property
     def where(self) -> str:
-        """The backend: the driver's own process for one worker, unless another is asked for."""
+        """Resolved backend: for `auto`, `inline` with one worker and `processes` with several."""
         if self.backend != "auto":
             return self.backend
         return "inline" if self.workers in (None, 1) else "processes"
 
     @property
     def n_workers(self) -> int:
-        """Trials at once that strategies plan for; on Ray at least two, where nothing is said."""
+        """Concurrent trials that strategies plan for. Default: 1; on Ray, 2."""
         return self.workers or (2 if self.backend == "ray" else 1)
 
     @property
     def disk_bytes(self) -> int | None:
-        """The quota in bytes."""
+        """Disk quota in bytes."""
         return None if self.disk is None else parse_bytes(self.disk)
 
     @property
     def cache_bytes(self) -> tuple[int, int]:
-        """What is kept of the frozen network's values: in memory, and in files."""
+        """Sizes of the caches for outputs of frozen layers, in bytes: memory and disk."""
         sizes = self.cache_memory, self.cache_disk
         memory, disk = (0 if text == "0" else parse_bytes(text) for text in sizes)
         return memory, disk
 
     @property
     def most_trials(self) -> int | None:
-        """Largest number of trials; None where the strategy ends by itself."""
+        """Maximum number of trials; None if the strategy ends on its own."""
         strategy = load_strategy(self.strategy)
         ends = strategy.ends_by_itself and self.trials == strategy.default_trials
         return None if ends else self.trials
@@ -332,7 +332,7 @@ class Settings(BaseModel):
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in `500kB`, `300MB`, `2GB`; `ValueError` for anything else."""
+    """Parse `500kB`, `300MB` or `2GB` into bytes; raise `ValueError` for anything else."""
     units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
     number, unit = text[:-2].strip(), text[-2:].lower()
     try:
@@ -346,12 +346,12 @@ def parse_bytes(text: str) -> int:
 
 @cache
 def descriptions() -> Mapping[str, SettingDescription]:
-    """Setting → description, in the order in which they are shown."""
+    """Return setting → description, in the order in which they are shown."""
     return describe(Settings)
 
 
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with settings under their present names; `ConfigError` for both names of one."""
+    """Return `values` under current names; `ConfigError` if a setting has both of its names."""
     for former, name in FORMER_NAMES.items():
         if former in values and name in values:
             raise ConfigError(
@@ -362,7 +362,7 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(values: dict[str, Any], *, file: str | None = None) -> Settings:
-    """Settings from a YAML file, overridden by `values`; `ConfigError` lists every problem."""
+    """Read settings from a YAML file and `values`, which win; `ConfigError` lists all problems."""
     stored = read_mapping(file, "configuration") if file else {}
     values = {**current_names(stored), **current_names(values)}
     for key in values:
@@ -377,13 +377,13 @@ def read_settings(values: dict[str, Any], *, file: str | None = None) -> Setting
 
 
 def write_settings(settings: Settings) -> str:
-    """The YAML that `read_settings` reads back."""
+    """Return YAML that `read_settings` reads back."""
     text: str = yaml.safe_dump(settings.model_dump(), sort_keys=False)
     return text
 
 
 def write_line(name: str, value: Any) -> str:
-    """A setting as YAML on one line."""
+    """Return a setting as one line of YAML."""
     flow = isinstance(value, dict)
     text: str = yaml.safe_dump(
         value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
@@ -392,7 +392,7 @@ def write_line(name: str, value: Any) -> str:
 
 
 def space_folder() -> Path:
-    """Where the packaged search spaces are: inside an installed package, beside it in a clone."""
+    """Folder of the packaged search spaces: in an installed package, next to it in a clone."""
     package = Path(__file__).parent.parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -404,7 +404,7 @@ def space_names() -> tuple[str, ...]:
 
 
 def load_space(name: str) -> SearchSpace:
-    """A packaged search space by name, or a YAML file of the user's."""
+    """Load a packaged search space by name, or one from a YAML file."""
     if name in space_names():
         return read_space(read_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
     if Path(name).suffix in (".yaml", ".yml"):
@@ -414,14 +414,14 @@ def load_space(name: str) -> SearchSpace:
 
 
 def load_input(file: str | None) -> InputDescription | None:
-    """The input description in a YAML or JSON file."""
+    """Load the input description in a YAML or JSON file."""
     from autotune.backbones.inputs import read_input
 
     return None if file is None else read_input(read_mapping(file, "input"), source=file)
 
 
 def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
-    """The keys of a YAML file; `ConfigError` says what it must be otherwise."""
+    """Read a YAML mapping; `ConfigError` if the file is missing or not a mapping."""
     path = Path(file)
     if not path.is_file():
         raise ConfigError(f"A {what} file must exist, {str(path)!r} does not. Check the path.")
@@ -432,12 +432,12 @@ def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
             f"A {what} file must be YAML, {str(path)!r} is not ({_reason(error)})."
         ) from error
     if not isinstance(data, dict):
-        raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is none.")
+        raise ConfigError(f"A {what} file must be a mapping of keys, {str(path)!r} is not.")
     return data
 
 
 def read_value(text: str, where: str) -> Any:
-    """A value as it would stand in a YAML file."""
+    """Parse a value as YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -74,4 +74,4 @@ def test_a_port_that_is_taken_is_reported(call, finished):
         port = taken.getsockname()[1]
         code, _, errors = call("dashboard", finished, "--port", port)
     assert code == 2
-    assert f"A dashboard needs a free port, {port} is not" in errors
+    assert f"The dashboard needs a free port, but {port} is not" in errors

@@ -49,7 +49,7 @@ def test_search_accepts_it(written, call):
 def test_a_file_that_exists_is_written_over_by_force_alone(written, call):
     code, _, err = call("init", "--budget", "2%")
     assert code == 2
-    assert "'autotune.yaml' exists. Name another with -o, or write over it with --force." in err
+    assert "'autotune.yaml' already exists. Name another with -o, or overwrite it" in err
     assert Path("autotune.yaml").read_text() == written
     assert call("init", "--budget", "2%", "--force")[0] == 0
     assert yaml.safe_load(Path("autotune.yaml").read_text())["budget"] == "2%"

@@ -25,8 +25,7 @@ from autotune.utils.events import event_of, log
 from .conftest import SCRIPT
 
 HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
-KILLS = {"policy": 2, "tpe": 1}
-BNSTATS = {"policy": "auto", "tpe": "on"}
+KILLS = 2
 
 
 def killed(command: tuple[object, ...], seconds: float) -> bool:
@@ -86,35 +85,32 @@ def started_after_their_end(folder: Path) -> list[int]:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("strategy", KILLS)
-def test_killed_and_resumed_is_as_if_nothing_had_been(strategy, output, tmp_path):
-    how = (*HOW, "--strategy", strategy, "--bnstats", BNSTATS[strategy])
+def test_killed_and_resumed_is_as_if_nothing_had_been(output, tmp_path):
     began = time.monotonic()
-    output("search", *how, "--out", tmp_path / "whole")
+    output("search", *HOW, "--out", tmp_path / "whole")
     whole = time.monotonic() - began
     seed = random.SystemRandom().randrange(10**6)
     draw = random.Random(seed)
-    n = KILLS[strategy]
     early = 0.7  # the next search may be quicker than the one that was timed
-    moments = [3 + early * (whole - 3) * (i + draw.random()) / n for i in range(n)]
+    moments = [3 + early * (whole - 3) * (i + draw.random()) / KILLS for i in range(KILLS)]
     summary = f"seed {seed}: killed after {[round(m, 1) for m in moments]} s of {whole:.1f} s"
     folder, finished = tmp_path / "killed", set()
     kills = 0
     for moment in moments:
-        command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
+        command = ("resume", folder) if is_begun(folder) else ("search", *HOW, "--out", folder)
         kills += killed(command, moment)
         if is_begun(folder):
             now = {t.number for t in Study(folder).trials if t.state.is_finished()}
             assert finished <= now, f"a finished trial was lost. {summary}"
             finished = now
-    command = ("resume", folder) if is_begun(folder) else ("search", *how, "--out", folder)
+    command = ("resume", folder) if is_begun(folder) else ("search", *HOW, "--out", folder)
     output(*command)
     study = Study(folder)
     assert kills, summary
     assert seen(study) == seen(Study(tmp_path / "whole")), summary
     assert answer(study) == answer(Study(tmp_path / "whole")), summary
     assert learned(folder) == learned(tmp_path / "whole"), summary
-    assert (learned(folder) is not None) == (strategy == "policy")
+    assert learned(folder) is not None
     assert started_after_their_end(folder) == [], summary
     assert not list(folder.rglob("checkpoint.safetensors")), summary
     assert not (folder / "lease.json").exists(), summary

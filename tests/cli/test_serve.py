@@ -135,4 +135,4 @@ def test_a_port_that_is_taken(call, finished):
         port = taken.getsockname()[1]
         code, _, errors = call("serve", "--delta", f"a={finished}", "--port", port)
     assert code == 2
-    assert f"needs a free port, {port} on 127.0.0.1 is not" in errors
+    assert f"needs a free port, but {port} on 127.0.0.1 is not" in errors

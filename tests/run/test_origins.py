@@ -66,7 +66,7 @@ def test_values_after_the_sign_are_yaml(text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs", "-o takes KEY=VALUE, got 'epochs'. As in: -o epochs=3."),
+        ("epochs", "-o takes KEY=VALUE, got 'epochs'. Example: -o epochs=3."),
         ("=3", "-o takes KEY=VALUE, got '=3'"),
         ("options=[1", "A value must be YAML, that of -o options=[1 is not"),
     ],

@@ -88,7 +88,7 @@ class Subject:
         return outputs
 
     def bare(self) -> nn.Module:
-        """Copy of the unmodified network with a new head for the classes of the task."""
+        """Copy of the unmodified network with an untrained head for the classes of the task."""
         network = copy.deepcopy(self.backbone.network).eval()
         path, _, name = self.backbone.head.rpartition(".")
         parent = network.get_submodule(path)
@@ -106,10 +106,10 @@ class Subject:
 
 def by_layer(backbone: Backbone, units: Sequence[Unit]) -> tuple[Unit, ...]:
     """`units`, and one unit for each layer that none of them contains."""
-    taken = {name for unit in units for name in unit.parameters}
+    assigned = {name for unit in units for name in unit.parameters}
     layers: dict[str, list[str]] = {}
     for name in backbone.parameters():
-        if name not in taken:
+        if name not in assigned:
             layers.setdefault(name.rpartition(".")[0], []).append(name)
     return (*units, *(Unit(layer, tuple(names)) for layer, names in layers.items()))
 
@@ -145,7 +145,7 @@ class Format(ABC):
 
 
 def written(form: Format, subject: Subject, path: Path) -> float | None:
-    """Write an export to a temporary place next to `path`, verify it, and rename it.
+    """Write an export to a temporary path next to `path`, verify it, and move it into place.
 
     Returns the largest difference of outputs, relative to the largest output, or None if the format
     has no network. Raises `ExportError`, leaving `path` unchanged, if the export cannot be written
@@ -214,7 +214,8 @@ def _temporary_path(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
+    """Flush files to disk, so that the rename after it cannot expose partial ones."""
     for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
-        file.chmod(0o644)
+        file.chmod(0o644)  # readable by others, whichever mode the library used
         with file.open("rb") as opened:
             os.fsync(opened.fileno())

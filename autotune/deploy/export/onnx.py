@@ -23,7 +23,7 @@ class Onnx(Format):
 
     file = "tuned.onnx"
     tolerance = 1e-4
-    """Larger than for other formats, as ONNX Runtime has kernels and fusions of its own."""
+    """Larger than for other formats, because ONNX Runtime has its own kernels and fusions."""
 
     def write(self, subject: Subject, path: Path) -> None:
         _require()

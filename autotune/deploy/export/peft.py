@@ -31,7 +31,7 @@ class Peft(Format):
     `lowrank` becomes LoRA with one rank per layer and alpha = rank, so the scaling is 1. All other
     changed layers, prepared normalisation layers and the head are stored whole in
     `modules_to_save`. Raises `ExportError`, naming the units, for deltas that add a path and for
-    parameters that PEFT can store with no module.
+    parameters of modules that PEFT cannot store whole.
     """
 
     file = "adapter"
@@ -68,7 +68,7 @@ class _Product:
 
 @dataclass
 class _Content:
-    """Contents of an adapter, and what cannot be expressed in one."""
+    """Contents of an adapter, and the changes that an adapter cannot express."""
 
     products: list[_Product] = field(default_factory=list)
     whole: dict[str, None] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def _takes_lora(slot: Slot) -> bool:
 
 
 def _saved_of(slot: Slot, path: str) -> str | None:
-    """Path of the module that PEFT can store whole for a parameter, if there is one."""
+    """Path of a module that contains the parameter and that PEFT can store whole, or None."""
     if isinstance(slot.layer, _UNCALLED):
         return path.rpartition(".")[0]
     is_layer = isinstance(slot.layer, nn.MultiheadAttention) or not any(slot.layer.children())

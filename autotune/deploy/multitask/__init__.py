@@ -1,1 +1,1 @@
-"""Several tasks on one backbone, with the computation they have in common done once."""
+"""Inference for several tasks on one backbone, with shared computation done once."""

@@ -1,4 +1,4 @@
-"""Several deltas on one backbone at the same time."""
+"""Network with several deltas on one backbone at the same time."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Joint:
         return self._lasts[tasks]
 
     def _deep(self, slot: int) -> Iterator[int]:
-        """Slots that a call reads, and those from which values without rows are recomputed."""
+        """Slots that a call reads, and those that recomputing values without rows reads again."""
         for read in self.calls[slot].reads:
             yield read
             if read and not self.calls[read].has_rows:

@@ -1,1 +1,1 @@
-"""A small server for many tasks of one backbone."""
+"""HTTP server for several tasks of one backbone."""

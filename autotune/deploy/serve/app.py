@@ -81,7 +81,7 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
 
 async def _predicted(service: Service, request: Request, name: str, top: int) -> JSONResponse:
-    began, status = time.perf_counter(), "500"
+    started, status = time.perf_counter(), "500"
     known = name if name in service.tasks or name == ALL else "unknown"
     try:
         with service.place():
@@ -98,7 +98,7 @@ async def _predicted(service: Service, request: Request, name: str, top: int) ->
         raise
     finally:
         service.requests.labels(known, status).inc()
-        service.seconds.labels(known).observe(time.perf_counter() - began)
+        service.seconds.labels(known).observe(time.perf_counter() - started)
 
 
 async def _answered(service: Service, request: Request, name: str, top: int) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "network")
         self._task: asyncio.Task[None] | None = None
         self._left: Ask | None = None
+        """Request that did not fit into the previous batch."""
 
     def start(self) -> None:
         """Start in the running event loop."""
@@ -70,7 +71,7 @@ class Batches:
                 answers: Sequence[Any] = await loop.run_in_executor(
                     self._thread, self.compute, asks
                 )
-            except Exception as error:  # networks raise anything; it is the answer
+            except Exception as error:  # a network may raise anything; each request receives it
                 answers = [error] * len(asks)
             for ask, answer in zip(asks, answers, strict=True):
                 _resolve(ask, answer)

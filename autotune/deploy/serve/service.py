@@ -33,7 +33,7 @@ Not critical for speed; every further thread can hold one more decoded image in 
 
 @dataclass(frozen=True)
 class Served:
-    """One task that is served."""
+    """Task that is served."""
 
     path: str
     artifact: Artifact
@@ -63,7 +63,10 @@ class Served:
 
 @dataclass(eq=False)
 class Service:
-    """Answers requests for tasks on one backbone; tasks can be added and removed meanwhile."""
+    """Service that answers requests for tasks on one backbone.
+
+    Tasks can be added and removed while it runs.
+    """
 
     backbone: Backbone
     limits: Limits = field(default_factory=Limits)
@@ -132,7 +135,7 @@ class Service:
             await asyncio.to_thread(self.multi.remove, key)
 
     def require(self, name: str) -> Served:
-        """Task of that name; raises `NoTask` if it is not served."""
+        """Return the task of that name; raise `NoTask` if it is not served."""
         if name not in self.tasks:
             raise NoTask(unknown("task", name, self.tasks))
         return self.tasks[name]

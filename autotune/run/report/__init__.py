@@ -1,6 +1,6 @@
-"""Reports of searches. A section is its file and a line of a table; so is a form.
+"""Reports of searches. A section is one file and one line of `SECTIONS`, a form one of `FORMS`.
 
-The terminal is one more form, in `autotune.cli.terminal`.
+The terminal is a further form, in `autotune.cli.terminal`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SECTIONS = Registry(
         "provenance": "autotune.run.report.provenance:section",
     },
 )
-"""In the order in which they are read."""
+"""Name → function from a study to its section, in the order of the report."""
 
 FORMS = Registry(
     "form",
@@ -40,10 +40,11 @@ FORMS = Registry(
         "json": "autotune.run.report.section:to_json",
     },
 )
+"""Name → function from a report to its text."""
 
 
 def report_of(studies: Sequence[BareStudy]) -> Report:
-    """All sections that have content of one search; several searches side by side."""
+    """Report of one search with all sections that have content, or of several side by side."""
     from autotune.run.report.runs import report_of_runs
     from autotune.run.report.section import Report
 
@@ -55,12 +56,12 @@ def report_of(studies: Sequence[BareStudy]) -> Report:
 
 
 def sections_of(study: BareStudy, names: Sequence[str]) -> tuple[Section, ...]:
-    """Those of `SECTIONS` with these names that have content."""
+    """Sections of `SECTIONS` with these names, without those that have no content."""
     sections = (SECTIONS.load(name)(study) for name in names)
     return tuple(section for section in sections if section is not None)
 
 
 def write_report(studies: Sequence[BareStudy], form: str = "html") -> str:
-    """The text of a report in one of `FORMS`."""
+    """Return the report as text in one of `FORMS`."""
     text: str = FORMS.load(form)(report_of(studies))
     return text

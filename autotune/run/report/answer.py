@@ -1,4 +1,4 @@
-"""The answer: what was chosen, what it costs and reaches, and the baselines next to it."""
+"""Section on the answer: its plan, cost and metrics, compared with the baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """What the answer is and how sure it is; a table of the baselines, the answer last."""
+    """The answer with its uncertainty, and a table of the baselines with the answer last."""
     sentence = _reached(study) if study.final else _not_yet(study)
     text = (sentence, _allowed(study), *_remarks(study))
     return Section("answer", "The answer", text, _table(study))
@@ -51,7 +51,7 @@ def _reached(study: BareStudy) -> str:
             f"{cost:,} {budget.measure.value} ({percent(share)} of the budget, "
             f"{percent(whole, 2)} of the backbone)"
         )
-    return f"The best configuration found {what} and reaches {reached}{_beside(study, metric)}."
+    return f"The best configuration found {what} and reaches {reached}{_probe(study, metric)}."
 
 
 def _why_empty(study: BareStudy) -> str:
@@ -63,8 +63,8 @@ def _why_empty(study: BareStudy) -> str:
     return "no trial was completed"
 
 
-def _beside(study: BareStudy, metric: str) -> str:
-    """Result of the cheapest baseline, for the same sentence."""
+def _probe(study: BareStudy, metric: str) -> str:
+    """Result of the linear probe, the cheapest baseline, as a clause of the same sentence."""
     probe = study.baselines.get("probe")
     if probe is None:
         return ""
@@ -90,7 +90,7 @@ def _not_yet(study: BareStudy) -> str:
 
 
 def _remarks(study: BareStudy) -> Iterator[str]:
-    """The plan, and the evidence for it."""
+    """Sentences with the plan and the evidence for it."""
     final = study.final
     if final is None:
         return
@@ -109,7 +109,7 @@ def _remarks(study: BareStudy) -> Iterator[str]:
 
 
 def _against(final: Final, other: Against) -> str:
-    """The gain over another plan, paired, and what the additional parameters bought."""
+    """Paired gain over another plan, and the additional parameters it takes."""
     name, gain = shown(other.name), other.difference
     more = final.cost.parameters - other.cost.parameters
     subject = f"{more:,} parameters more than {name} bought" if more > 0 else f"Against {name}:"
@@ -125,7 +125,7 @@ def _against(final: Final, other: Against) -> str:
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy on n examples."""
+    """Wilson score interval (95 %) of an accuracy `share` on `n` examples."""
     z = NormalDist().inv_cdf(0.975)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5

@@ -1,4 +1,4 @@
-"""Several budgets: the answer within each."""
+"""Section on a search with several budgets: the answer within each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def section(studies: Mapping[str, BareStudy]) -> Section:
-    """One row per budget, and the command that shows its search."""
+    """Table with one row per budget, and the commands that show their searches."""
     columns = (
         "budget",
         Column("parameters", ",d"),

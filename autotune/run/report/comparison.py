@@ -1,4 +1,4 @@
-"""The comparison that `compare` ran: the answer and every baseline over the same seeds."""
+"""Section on the comparison that `compare` ran: the answer and all baselines, on equal seeds."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from autotune.study.selection.comparison import ComparisonRow
 
 
-TITLE = "Against everything else"
+TITLE = "Comparison with all baselines"
 
 
 def section(study: BareStudy) -> Section:
-    """The comparison; how to run it where `compare` has not."""
+    """The comparison, or the command that runs it."""
     rows = study.comparison
     if len(rows) > 1 and _are_of_the_answer(rows, study):
         return compared(rows)
     text = (
-        "In addition to the baselines of every search there are more: last-k, norms or biases "
-        "only, LP-FT, full fine-tuning, random search with equal compute."
+        "In addition to the baselines of every search, autotune compare trains last-k, norms or "
+        "biases only, LP-FT, full fine-tuning, and random search with equal compute."
     )
     commands = (("Run them over several seeds", study.command("compare")),)
     return Section("rivals", TITLE, (text,), commands=commands)
 
 
 def compared(rows: list[ComparisonRow], remarks: Sequence[str] = ()) -> Section:
-    """Gains of the answer, the first row, over each other row, with their 95 % intervals."""
+    """Section with the gains of the answer (the first row) over the other rows."""
     best, n_others = recommended(rows), len(rows) - 1
     text = (
         f"Recommended: {shown(best.name)}, the cheapest within the budget that cannot be told "
@@ -54,7 +54,7 @@ def compared(rows: list[ComparisonRow], remarks: Sequence[str] = ()) -> Section:
 
 
 def on_source(source: Mapping[str, Any]) -> str:
-    """Accuracy on the backbone's own task, as `compare --source` measures it."""
+    """Sentence with the accuracy on the backbone's own task, from `compare --source`."""
     return (
         f"{source['task']} with the backbone's own head: {percent(source['off'])} with the delta "
         f"off, {percent(source['on'])} with it on ({count(source['n'], 'test example')})."
@@ -62,7 +62,7 @@ def on_source(source: Mapping[str, Any]) -> str:
 
 
 def measured_cost(search: float, full: float) -> str:
-    """Seconds of the search in units of a full fine-tuning that ran."""
+    """Sentence with the search time in units of a full fine-tuning; both are in seconds."""
     return (
         f"The search took {search / full:.1f} × one full fine-tuning "
         f"({duration(full)} as measured)."
@@ -70,14 +70,14 @@ def measured_cost(search: float, full: float) -> str:
 
 
 def _are_of_the_answer(rows: list[ComparisonRow], study: BareStudy) -> bool:
-    """Whether they were compared with the plan that is the answer now."""
+    """Whether the comparison was made with the present answer; a resumed search may change it."""
     return bool(study.final and rows[0].name == WINNER and rows[0].label == str(study.final.plan))
 
 
 def draw(rows: list[ComparisonRow]) -> go.Figure:
-    """A baseline a line: by how much the answer is ahead, with its interval."""
-    ours, *others = rows
-    gains = [against(ours, other) for other in others]
+    """Plot the gain of the answer over each baseline, with its 95 % interval."""
+    answer, *others = rows
+    gains = [against(answer, other) for other in others]
     figure = new_figure(height=90 + ROW * len(others), showlegend=False)
     figure.add_scatter(
         x=[100 * gain.mean for gain in gains],

@@ -1,4 +1,4 @@
-"""Trials as a table of pandas."""
+"""Trials as a pandas data frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def frame_of(study: BareStudy) -> pandas.DataFrame:
-    """One row a trial, its hyperparameters and its units' choices as columns."""
+    """One row per trial; hyperparameters and the choices of units (`unit:NAME`) are columns.
+
+    Raises `DependencyError` if pandas is not installed.
+    """
     try:
         import pandas
     except ImportError as error:

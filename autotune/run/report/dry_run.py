@@ -1,4 +1,4 @@
-"""The dry run: units with their choices, and what a search would train and take."""
+"""Sections on a dry run: units with their choices, data, baselines and estimated time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def sections(preview: Preview) -> list[Section]:
-    """Units, data, baselines, and the time that a search takes at most."""
+    """Sections on units, data, baselines and the time that a search takes at most."""
     return [*units_sections(preview), _data(preview), _baselines(preview), _time(preview)]
 
 
 def units_sections(preview: UnitsPreview) -> list[Section]:
-    """The units with their choices, and what the patterns of the space matched."""
+    """Sections on the units with their choices, and on what the space's patterns matched."""
     budget, name = preview.budget, preview.budget.measure.value
     rows = [
         (
@@ -60,11 +60,11 @@ def _left_out(preview: UnitsPreview) -> str:
 
 
 def _shortened(choices: Sequence[PricedChoice], measure: Measure) -> Iterator[str]:
-    """Labels with their costs; those that differ in their last number alone as one range."""
-    kin: dict[str, list[PricedChoice]] = {}
+    """Labels with their costs; labels that differ only in the last number become one range."""
+    families: dict[str, list[PricedChoice]] = {}
     for choice in choices:
-        kin.setdefault(_LAST_NUMBER.sub("#", choice.label), []).append(choice)
-    for pattern, similar in kin.items():
+        families.setdefault(_LAST_NUMBER.sub("#", choice.label), []).append(choice)
+    for pattern, similar in families.items():
         similar.sort(key=lambda choice: choice.cost[measure])
         numbers = [_LAST_NUMBER.findall(c.label)[0] for c in similar if "#" in pattern]
         label = pattern.replace("#", "/".join(numbers))

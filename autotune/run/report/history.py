@@ -1,4 +1,4 @@
-"""All trials in their order, the pruned and the failed ones too."""
+"""Section on all trials in their order, including pruned and failed ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from autotune.study.trial_record import TrialRecord
 
 MOST = 200
-"""Complete and failed trials each that the table has where there are more; then no pruned ones."""
+"""Maximum number of complete and of failed trials in the table of a study with more trials.
+
+It keeps the page of a study with thousands of trials small; pruned trials are then left out.
+"""
 
 MARKS = {
     "complete": ("circle", ACCENT),
@@ -33,13 +36,12 @@ MARKS = {
 }
 """State → symbol and colour."""
 
-
 BASELINE_COLORS = (PALETTE[2], PALETTE[3], PALETTE[7], PALETTE[9])
-"""Colours of their lines, none of which is a state's."""
+"""Colours of the baselines' lines."""
 
 
 def section(study: BareStudy) -> Section | None:
-    """None without trials."""
+    """Figure and table of the trials; None if there are none."""
     trials = study.trials
     if not trials:
         return None
@@ -59,13 +61,13 @@ def section(study: BareStudy) -> Section | None:
 
 
 def answered_from_record(trials: Sequence[TrialRecord]) -> list[str]:
-    """A sentence where proposals had been tried before; none otherwise."""
+    """List with one sentence if proposals repeated earlier trials, else empty."""
     n = sum(trial.repeat_of is not None for trial in trials)
-    return [f"{count(n, 'proposal')} had been tried and came from the record."] if n else []
+    return [f"{count(n, 'proposal')} repeated an earlier trial and took its result."] if n else []
 
 
 def last_value(trial: TrialRecord) -> float | None:
-    """What a trial reached; of a pruned one what it had when it ended."""
+    """Value of a trial, or the last value before it was pruned or stopped; None without any."""
     return trial.value if trial.value is not None else (trial.curve[-1] if trial.curve else None)
 
 
@@ -75,7 +77,7 @@ def _reached(trial: TrialRecord) -> str:
 
 
 def draw(study: BareStudy) -> go.Figure:
-    """A point a trial, the best so far as a line, references as dotted ones."""
+    """Plot one point per trial, the best so far as a line, baselines as dotted lines."""
     figure, trials = new_figure(height=420), study.trials
     reached = [v for t in trials if (v := last_value(t)) is not None]
     floor = min(reached, default=0.0)
@@ -102,7 +104,7 @@ def draw(study: BareStudy) -> go.Figure:
 
 
 def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
-    """As dotted lines across all trials."""
+    """Add dotted lines; baselines with a remark in parentheses are variants and left out."""
     last = max(len(study.trials) - 1, 1)
     baselines = {name: r for name, r in study.baselines.items() if "(" not in name}
     for at, (name, baseline) in enumerate(baselines.items()):
@@ -130,7 +132,7 @@ def _add_best(figure: go.Figure, trials: list[TrialRecord]) -> None:
 
 
 def table(study: BareStudy, trials: list[TrialRecord]) -> Table:
-    """All trials; of many the best and the failed ones."""
+    """Table of all trials, or of the best and the failed ones if there are more than `MOST`."""
     if len(trials) > MOST:
         best = sorted((t for t in trials if t.is_complete), key=lambda t: t.rank())[:MOST]
         failed = [t for t in trials if t.error][:MOST]
@@ -149,10 +151,10 @@ def table(study: BareStudy, trials: list[TrialRecord]) -> Table:
 
 def _row(study: BareStudy, trial: TrialRecord) -> tuple[Cell, ...]:
     cells = trial.number, study.state_of(trial), last_value(trial), trial.cost.parameters
-    return *cells, trial.seconds, str(trial.plan), _said(trial)
+    return *cells, trial.seconds, str(trial.plan), _remark(trial)
 
 
-def _said(trial: TrialRecord) -> str:
+def _remark(trial: TrialRecord) -> str:
     if trial.error:
         return " ".join(trial.error.split())
     if trial.repeat_of is not None:

@@ -1,4 +1,4 @@
-"""Which of a trial's parameters its value depends on."""
+"""Section on the importance of the trials' parameters for their values."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from autotune.run.results import BareStudy
 
 LEAST = 10
-"""Complete trials below which nothing can be told."""
+"""Minimum number of complete trials; importances from fewer are mostly noise."""
 
 MOST = 15
-"""Parameters that are shown."""
+"""Maximum number of parameters in the figure; the table has all of them."""
 
 
 def section(study: BareStudy) -> Section:
-    """By Optuna's PED-ANOVA (arXiv 2304.10255), which is quick for thousands of trials."""
-    title, complete = "What matters", sum(t.is_complete for t in study.trials)
+    """Importances by Optuna's PED-ANOVA (arXiv 2304.10255), fast even for thousands of trials."""
+    title, complete = "Importance", sum(t.is_complete for t in study.trials)
     if complete < LEAST:
         text = f"Importances need {LEAST} complete trials, there are {complete}."
         return Section("importance", title, (text,))
     shares = study.importances()
     if not shares:
-        text = "All complete trials have the same value, so nothing can be told apart."
+        text = "All complete trials have the same value, so no importance can be computed."
         return Section("importance", title, (text,))
     first = next(iter(shares))
     return Section(
         "importance",
         title,
         (
-            "How much of what distinguishes the best trials goes back to each parameter "
-            f"(PED-ANOVA over {complete:,} trials): a hint, no law.",
+            "Share of each parameter in what distinguishes the best trials from the others "
+            f"(PED-ANOVA over {complete:,} trials). This is an estimate, not a causal effect.",
         ),
         Table.of(("parameter", Column("importance", ".1%")), list(shares.items())),
         partial(draw, shares),
@@ -48,7 +48,7 @@ def section(study: BareStudy) -> Section:
 
 
 def draw(shares: dict[str, float]) -> go.Figure:
-    """Bars, the most important first."""
+    """Plot one bar per parameter, the most important first."""
     shown = dict(list(shares.items())[:MOST])
     figure = new_figure(height=90 + ROW * len(shown), showlegend=False)
     names = [escape(name) for name in shown]

@@ -1,4 +1,4 @@
-"""The policy: its probabilities round by round, and its plan."""
+"""Section on the learned policy: its probabilities by round, and its plan."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from autotune.run.results import BareStudy
 
 Rounds = list[dict[str, dict[str, float]]]
-"""One a round: unit → label → probability."""
+"""For each round: unit → label → probability."""
 
 
 def section(study: BareStudy) -> Section | None:
-    """None for strategies that learn no policy, and before it is learned."""
+    """The learned policy; None if the strategy learns none or has not learned it yet."""
     stage = study.policy
     if stage is None:
         return None
@@ -31,15 +31,15 @@ def section(study: BareStudy) -> Section | None:
     if not rounds:
         return Section("policy", "The policy", _text(stage))
     last = rounds[-1]
-    surest = min(last, key=lambda unit: last[unit].get(FROZEN.label, 0.0))
+    likeliest = min(last, key=lambda unit: last[unit].get(FROZEN.label, 0.0))
     return Section(
         "policy",
         "The policy",
         _text(stage),
         _table(rounds),
         partial(draw, rounds),
-        f"After {count(len(rounds), 'round')} {surest} is the surest to be tuned "
-        f"({percent(1 - last[surest].get(FROZEN.label, 0.0), 0)}).",
+        f"After {count(len(rounds), 'round')} {likeliest} is the most likely to be tuned "
+        f"({percent(1 - last[likeliest].get(FROZEN.label, 0.0), 0)}).",
     )
 
 
@@ -49,12 +49,14 @@ def _text(stage: PolicyStage) -> tuple[str, ...]:
     plan = str(stage.plan) or "everything frozen"
     text = [
         f"Learned in {count(stage.rounds, 'round')} and {duration(stage.seconds)}; "
-        f"{stable}. The probabilities moved by up to {stage.moved:.2f} from those of the "
-        "proxies.",
+        f"{stable}. The probabilities differ from those of the proxies by up to "
+        f"{stage.moved:.2f}.",
         f"Its first plan: {plan}{same}.",
     ]
     if stage.agreement is not None:
-        text.append(f"The proxies of two halves of the data agree to {stage.agreement:.2f}.")
+        text.append(
+            f"Rank correlation of the proxies on two halves of the data: {stage.agreement:.2f}."
+        )
     if stage.left_out:
         text.append(f"Left to the trials alone: {', '.join(stage.left_out)}.")
     return tuple(text)
@@ -71,7 +73,7 @@ def _rounds(stage: PolicyStage) -> Rounds:
 
 
 def draw(rounds: Rounds) -> go.Figure:
-    """Units down, rounds across: the bluer, the likelier it is that the unit is tuned."""
+    """Plot a heatmap of units by rounds; bluer units are more likely to be tuned."""
     units = list(rounds[0])
     tuned = [[1 - chances[u].get(FROZEN.label, 0.0) for chances in rounds] for u in units]
     figure = new_figure(height=110 + ROW * len(units))

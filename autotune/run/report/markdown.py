@@ -1,4 +1,4 @@
-"""A report as Markdown, for pull requests and issues; pictures are told by their tables."""
+"""A report as Markdown, for pull requests and issues; tables stand in for figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from autotune.utils.table import escaped
 
 
 def to_markdown(report: Report) -> str:
-    """Headings, sentences, tables and commands."""
+    """Markdown text with headings, sentences, tables and commands."""
     parts = [f"# {escaped(report.title)}", *(_section(section) for section in report.sections)]
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""The network in depth order: what each unit was given, and what that costs."""
+"""Section on the network in depth order: the choice of each unit, with its cost."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def section(study: BareStudy) -> Section | None:
         "The network",
         (
             f"{what}, from the input at the top to the head at the bottom. The head itself always "
-            "trains. Stages and the whole network stand where their first unit does.",
+            "trains. Stages and the whole network are listed at their first unit.",
         ),
         problem.table(plan),
         partial(draw, problem, plan),
-        f"One bar a unit in depth order, as long as what it trains: {tuned} of "
+        f"One bar per unit in depth order, as long as the cost of its choice: {tuned} of "
         f"{len(problem.units)} are changed. {plan or 'All are frozen.'}",
     )
 
 
 def best_plan_of(study: BareStudy) -> Plan | None:
-    """The answer's plan; before the end that of the best trial; None without any."""
+    """Plan of the answer, or of the best trial so far; None if no trial is complete."""
     if study.final is not None:
         return study.best.plan
     return study.leader.plan if study.leader else None
 
 
 def draw(problem: Problem, plan: Plan) -> go.Figure:
-    """Bars in the colours of their methods."""
+    """Plot the cost of each unit's choice as a bar in the colour of its method."""
     figure = new_figure(
         height=90 + ROW * len(problem.units), barmode="overlay", bargap=0.25, showlegend=False
     )
@@ -59,7 +59,7 @@ def draw(problem: Problem, plan: Plan) -> go.Figure:
             orientation="h",
             name=kind,
             marker_color=[colour_of(plan[unit]) for unit in units],
-            text=[_said(plan[unit], prices[unit]) for unit in units],
+            text=[_text(plan[unit], prices[unit]) for unit in units],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{y}: %{text}<extra></extra>",
@@ -73,12 +73,12 @@ def draw(problem: Problem, plan: Plan) -> go.Figure:
 
 
 def _by_kind(problem: Problem, plan: Plan) -> Mapping[str, list[str]]:
-    """The methods of a choice → its units: one trace each."""
+    """Methods of a choice → units with it; each entry is one trace of the figure."""
     units: dict[str, list[str]] = {}
     for unit in problem.units:
         units.setdefault("+".join(plan[unit].names) or "frozen", []).append(unit)
     return units
 
 
-def _said(choice: Choice, price: int) -> str:
+def _text(choice: Choice, price: int) -> str:
     return "frozen" if choice.is_frozen() else f"{choice.label} · {price:,}"

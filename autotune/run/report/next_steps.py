@@ -1,4 +1,4 @@
-"""Commands and code that use the result, to copy."""
+"""Section with commands and code that use the result, for copying."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from autotune.run.results import BareStudy
 
 
-FROM_PYTHON = "This search began from Python objects, so it is used from Python."
+FROM_PYTHON = "This search was started from Python objects, so its result is used from Python."
 
 
 def section(study: BareStudy) -> Section:
-    """What to type next: with an answer, what takes it away; before it, what goes on."""
+    """Commands that use the answer, or that resume and follow the search if it has none."""
     if OBJECT in (study.settings.backbone, study.settings.task):
         return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
     if study.final is None:
         commands = [
-            ("Resume it", study.resume_command),
+            ("Resume the search", study.resume_command),
             ("Follow it while it runs", study.command("status", "--watch")),
         ]
-        return Section("use", "Go on", commands=tuple(commands))
+        return Section("use", "Next steps", commands=tuple(commands))
     mask = ("--format", "mask", "-o", "mask.json")
     commands = [
         ("Write the report as a page with images", study.command("report")),
         ("Test it again in a new process", study.command("evaluate")),
-        ("Classify a picture", study.command("predict", "PICTURE")),
-        ("Take the mask of what was chosen", study.command("export", *mask)),
-        ("Take the whole network as a state dict", study.command("export", "--format", "merged")),
-        ("Spend more trials", study.command("resume", "--trials", str(2 * len(study.trials) + 2))),
+        ("Classify an image", study.command("predict", "IMAGE")),
+        ("Export the mask of tuned units", study.command("export", *mask)),
+        ("Export the whole network as a state dict", study.command("export", "--format", "merged")),
+        ("Run more trials", study.command("resume", "--trials", str(2 * len(study.trials) + 2))),
         _in_python(study),
     ]
     return Section("use", "Use the result", commands=tuple(commands))
@@ -39,5 +39,5 @@ def section(study: BareStudy) -> Section:
 
 def _in_python(study: BareStudy) -> tuple[str, str]:
     if study.final is None:
-        return "Go on", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
+        return "Resume it", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
     return "Load it in Python", f"autotune.load_adapted(backbone, {str(study.best.artifact)!r})"

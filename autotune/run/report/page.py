@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no other file."""
+"""A report as one self-contained HTML file, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autotune.run.report.section import Report
 
 
 def to_html(report: Report) -> str:
-    """The page: text escaped, pictures as data that the library inside it draws."""
+    """HTML page with escaped text; its figures are data that the embedded Plotly.js draws."""
     from plotly.offline import get_plotlyjs
 
     folder = files("autotune.run.report")
@@ -28,5 +28,5 @@ def to_html(report: Report) -> str:
 
 
 def _script_safe(text: str) -> str:
-    """JSON that cannot end the `<script>` around it."""
+    """Escape `<` in JSON, so that it cannot close the `<script>` element around it."""
     return text.replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The Pareto front: what each further parameter buys, next to the baselines."""
+"""Section on the Pareto front: metric against cost, with the baselines."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ AXES = {
     "memory": "bytes of memory of a training step",
     "bytes": "bytes of the delta file's tensors",
 }
-"""Second objectives beside what the budget counts."""
+"""Second objective → axis title; `cost` has the title of the budget's measure instead."""
 
 TRAINED = "trained parameters"
 _MEASURES = {Measure.PARAMETERS: TRAINED, Measure.BYTES: "stored bytes"}
 
 
 def section(study: BareStudy) -> Section | None:
-    """Complete trials by price and value; None without any."""
+    """Pareto front of the complete trials by price and value; None if no trial is complete."""
     points = front_of(study)
     if not points:
         return None
@@ -55,20 +55,20 @@ def _point(study: BareStudy, trial: TrialRecord) -> str:
 
 
 def front_of(study: BareStudy) -> list[TrialRecord]:
-    """Trials that no other beats, by the study's second objective, or what its budget counts."""
+    """Trials on the front by the study's second objective, by default the budget's measure."""
     price = objective_price(_objective(study), study.problem)
     assert price is not None
     return front(study.trials, price)
 
 
 def price_name(study: BareStudy) -> str:
-    """What stands below the picture."""
+    """Title of the price axis, and heading of the price column."""
     second = _objective(study).partition(",")[2]
     return AXES.get(second, _MEASURES[study.problem.budget.measure])
 
 
 def _form(study: BareStudy) -> str:
-    """Number format of a price: only relative ones have decimals."""
+    """Number format of a price; only latencies, which are relative, have decimals."""
     return ",.2f" if _objective(study).endswith(",latency") else ",.0f"
 
 
@@ -83,7 +83,7 @@ def _price(study: BareStudy, trial: TrialRecord) -> float:
 
 
 def draw(study: BareStudy) -> go.Figure:
-    """Trials as points, the front as steps, baselines as diamonds, the limit as a line."""
+    """Plot trials as points, the front as steps, baselines as diamonds, the budget as a line."""
     figure = new_figure(height=420)
     complete = [t for t in study.trials if t.is_complete and t.repeat_of is None]
     points = front_of(study)
@@ -132,7 +132,7 @@ def _add(
 
 
 def _add_baselines(figure: go.Figure, study: BareStudy) -> None:
-    """Only where the price is what the budget counts: baselines have no other."""
+    """Add the baselines if the price is the budget's measure, the only one they are measured in."""
     if not _objective(study).endswith(",cost"):
         return
     baselines = study.baselines

@@ -1,4 +1,4 @@
-"""The fine-tuning profile: what each unit gains when it alone is tuned."""
+"""Section on the fine-tuning profile: the gain of each unit when it alone is tuned."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ TITLE = "Each unit alone"
 
 
 def section(study: BareStudy) -> Section:
-    """The profile as far as plans of one unit were tried; otherwise how to measure it."""
+    """The measured profile, or the command that measures it if fewer than two units were."""
     if len({row.unit for row in study.profile if row.unit}) > 1:
         return measured(study)
-    text = "Fewer than two units were tuned alone here."
+    text = "This search tuned fewer than two units alone."
     sources = ["--backbone", study.settings.backbone, "--task", study.settings.task]
     command = shlex.join(["autotune", "profile", *sources])
-    commands = (("Which unit pays, and by which method", command),)
+    commands = (("Measure each unit alone, with each method", command),)
     return Section("profile", TITLE, (text,), commands=commands)
 
 
 def measured(study: BareStudy) -> Section:
-    """Every unit and choice that was tuned alone."""
+    """Section on every unit and choice that was tuned alone."""
     rows = study.profile
     best = max((row for row in rows if row.unit), key=lambda row: row.mean, default=None)
     best_alone = (
-        f"Best alone is {best.unit} with {best.choice}: {percent(best.mean)} on validation."
+        f"The best single unit is {best.unit} with {best.choice}: "
+        f"{percent(best.mean)} on validation."
         if best
         else "No unit was tuned alone."
     )
@@ -50,12 +51,12 @@ def measured(study: BareStudy) -> Section:
         _table(rows),
         partial(draw, rows, study.settings.metric),
         best_alone,
-        (("Start a search with these trials", search),),
+        (("Start a search from these trials", search),),
     )
 
 
 def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
-    """Units in depth order against the metric on validation, a line for each choice."""
+    """Plot the metric on validation by unit in depth order, with one line per choice."""
     units = list(dict.fromkeys(row.unit for row in rows if row.unit))
     figure = new_figure(height=420)
     for at, choice in enumerate(dict.fromkeys(row.choice for row in rows if row.unit)):
@@ -71,7 +72,7 @@ def draw(rows: Sequence[ProfileRow], metric: str) -> go.Figure:
         )
     for row in rows:
         if not row.unit:
-            note = "nothing but the head"
+            note = "head only"
             figure.add_hline(
                 row.mean, line_dash="dot", line_color=FROZEN_COLOR, annotation_text=note
             )

@@ -1,4 +1,4 @@
-"""Where it comes from: versions, command, seeds, data, settings."""
+"""Section on provenance: versions, command, seeds, data and settings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """Two columns: what, and its value."""
-    rows = [(name, _written(value)) for name, value in provenance(study).items()]
+    """Table with one row per recorded value."""
+    rows = [(name, _text(value)) for name, value in provenance(study).items()]
     return Section("provenance", "Provenance", table=Table.of(("what", "value"), rows))
 
 
 def provenance(study: BareStudy) -> dict[str, Any]:
-    """What the search began with, and what its delta file says of its making."""
+    """Identity of the search, and the versions and command recorded in its delta file."""
     prepared = study.preparation
     statistics = f"{prepared.bnstats} ({prepared.why})" if prepared else "not settled yet"
     return {
         "run folder": str(study.folder.path),
         **{k: v for k, v in study.identity.items() if v is not None and v is not False and v != {}},
         "normalisation statistics": statistics,
-        **_made(study),
+        **_versions(study),
     }
 
 
-def _made(study: BareStudy) -> dict[str, Any]:
-    """Versions and command, from the answer's header; nothing before the end."""
+def _versions(study: BareStudy) -> dict[str, Any]:
+    """Versions and command from the header of the best delta; empty without an answer."""
     if study.final is None:
         return {}
     try:
@@ -46,5 +46,5 @@ def _made(study: BareStudy) -> dict[str, Any]:
         return {"delta file": f"could not be read ({error})"}
 
 
-def _written(value: Any) -> str:
+def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, Mapping | list) else str(value)

@@ -1,4 +1,4 @@
-"""Several runs side by side."""
+"""Report that compares several runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def report_of_runs(studies: Sequence[BareStudy]) -> Report:
-    """What each run reached, what it chose, and in what they differ."""
+    """Report on the results of all runs, their plans, and their differences."""
     names = [str(study.folder.path) for study in studies]
     sections = (_results(studies, names), _plans(studies, names), _differences(studies, names))
     return Report(f"{len(studies)} runs compared", sections)
@@ -51,7 +51,7 @@ def _results(studies: Sequence[BareStudy], names: list[str]) -> Section:
         tuple(text),
         Table.of(columns, rows),
         partial(draw, ended) if ended else None,
-        f"Test results of {len(ended)} runs against what they train.",
+        f"Metric on test of {len(ended)} runs against trained parameters.",
     )
 
 
@@ -79,7 +79,7 @@ def _test(study: BareStudy) -> float:
 
 
 def draw(studies: Sequence[BareStudy]) -> go.Figure:
-    """A point a run, with its spread over seeds."""
+    """Plot one point per run, with the standard deviation over seeds."""
     figure = new_figure(height=420)
     for at, study in enumerate(studies):
         assert study.final is not None
@@ -98,7 +98,7 @@ def draw(studies: Sequence[BareStudy]) -> go.Figure:
 
 
 def _plans(studies: Sequence[BareStudy], names: list[str]) -> Section:
-    """Unit by unit, in the order in which the runs have them."""
+    """Section with one row per unit, in the order of the runs' problems."""
     plans = [best_plan_of(study) for study in studies]
     units = list(dict.fromkeys(unit for study in studies for unit in study.problem.units))
     rows = []
@@ -107,7 +107,7 @@ def _plans(studies: Sequence[BareStudy], names: list[str]) -> Section:
         pairs = zip(plans, has, strict=True)
         labels = [plan[unit].label if plan and has_unit else "" for plan, has_unit in pairs]
         rows.append((unit, *labels))
-    text = "Empty where a run has no such unit, or no plan yet."
+    text = "A cell is empty if the run does not have the unit or has no plan yet."
     return Section("plans", "Plans", (text,), Table.of(("unit", *names), rows))
 
 
@@ -119,4 +119,4 @@ def _differences(studies: Sequence[BareStudy], names: list[str]) -> Section:
         for key in keys
         if len({one.get(key, "") for one in records}) > 1
     ]
-    return Section("differences", "In what they differ", table=Table.of(("what", *names), rows))
+    return Section("differences", "Differences", table=Table.of(("what", *names), rows))

@@ -1,4 +1,4 @@
-"""Sections of a report: sentences, an image, a table and commands, for every form to render."""
+"""Sections of a report: sentences, a figure, a table and commands, which every form renders."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """One subject of a report. An image always has its table and its caption."""
+    """One subject of a report. A section with a figure always has a table and a caption."""
 
     name: str
-    """In links and in JSON."""
+    """Name in links and in JSON."""
 
     title: str
     text: tuple[str, ...] = ()
     table: Table | None = None
     draw: Callable[[], go.Figure] | None = None
-    """Draws the image; only forms that show images call it."""
+    """Draws the figure; only forms that show figures call it."""
 
     alt: str = ""
-    """Caption of the image, and its text for those who do not see it."""
+    """Caption of the figure, and its alternative text."""
 
     commands: tuple[tuple[str, str], ...] = ()
-    """What a command is for, and the command."""
+    """Pairs of a purpose and a command."""
 
     def __post_init__(self) -> None:
         assert self.draw is None or (self.table is not None and self.alt)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the image as its table."""
+        """The section as a JSON value; its table stands for the figure."""
         return {
             "title": self.title,
             "text": list(self.text),
@@ -46,20 +46,20 @@ class Section:
         }
 
     def to_html(self) -> str:
-        """Sentences and the table, as a notebook shows them."""
+        """HTML of the sentences and the table, for notebooks."""
         table = self.table.to_html() if self.table else ""
         return "".join(f"<p>{escape(line)}</p>" for line in self.text) + table
 
 
 @dataclass(frozen=True)
 class Report:
-    """A title, and sections in the order in which they are read."""
+    """A title and sections in order."""
 
     title: str
     sections: tuple[Section, ...]
 
 
 def to_json(report: Report) -> str:
-    """One JSON document: every section's sentences, rows and commands."""
+    """JSON document with the sentences, rows and commands of every section."""
     sections = {section.name: section.to_json() for section in report.sections}
     return json.dumps({"format": 1, "title": report.title, "sections": sections}, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Where a search stands: its state, and how its trials ended."""
+"""Section on the state of a search and the number of trials in each state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """State and trials; the baselines that were admitted as trials are not counted."""
+    """State of the search and counts of its trials, without baselines admitted as trials."""
     trials = [trial for trial in study.trials if not trial.baseline]
     states = Counter(study.state_of(trial) for trial in trials)
     counts = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none yet"

@@ -1,4 +1,4 @@
-"""Style of figures: one colour for each method everywhere; the page sets the rest."""
+"""Style of figures. A method has the same colour everywhere; the page sets the text colours."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ PALETTE = (
     *("#0f7ac4", "#c4570a", "#2b8a4b", "#8b5cc7", "#b5383d", "#0b8a93"),
     *("#a86a00", "#c2458e", "#5f7d1f", "#7a6557", "#4a63c9", "#6d7278"),
 )
-"""Each readable on white and on near-black."""
+"""Colours that are readable on a white and on a near-black background."""
 
 FROZEN_COLOR = "#8a8f98"
 ACCENT = PALETTE[0]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 ROW = 26
-"""Height of a line of a picture in which each unit has one, in pixels."""
+"""Height in pixels of one row in figures with a row per unit: room for one line of text."""
 
 
 def colour_of(choice: Choice) -> str:
-    """Colour of a choice: that of its last method in the table's order; grey for *frozen*."""
+    """Colour of the last method of a choice, in the order of `METHODS`; grey for *frozen*."""
     return FROZEN_COLOR if choice.is_frozen() else colour_of_method(choice.names[-1])
 
 
 def colour_of_method(name: str) -> str:
-    """The same in every picture, on every page and terminal; those of other packages are last."""
+    """Colour of a method in all figures and terminals; grey for a method that is unknown here.
+
+    Methods of other packages are last in `METHODS`, so they do not change the colours of others.
+    """
     names = METHODS.names()
     return PALETTE[names.index(name) % len(PALETTE)] if name in names else FROZEN_COLOR
 
 
 def new_figure(height: int = 360, **layout: Any) -> go.Figure:
-    """An empty picture without a background, so that it stands on a light or a dark page."""
+    """Empty figure with a transparent background, for light and dark pages."""
     import plotly.graph_objects as go
 
     axis = {"automargin": True, "zeroline": False, "gridcolor": "rgba(128,128,128,0.25)"}

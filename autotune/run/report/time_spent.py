@@ -1,4 +1,4 @@
-"""What the search cost, in units of one full fine-tuning, and where its time went."""
+"""Section on the time of the search, in units of one full fine-tuning and by stage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 def section(study: BareStudy) -> Section:
-    """A sentence, and the seconds of all sessions by stage."""
+    """Total time of the search, and a table of the seconds of all sessions by stage."""
+    # Shorter stages would show as 0.0 s.
     seconds = {stage: s for stage, s in study.timings.items() if s > 0.005}
     if not study.seconds:
         return Section("cost", "What the search cost", ("No session has ended yet.",))
     order = sorted(seconds, key=lambda stage: -seconds[stage])
-    rows = [(s, STAGES.get(s, "in none of these"), seconds[s], _share(study, s)) for s in order]
+    rows = [(s, STAGES.get(s, "outside all stages"), seconds[s], _share(study, s)) for s in order]
     return Section(
         "cost",
         "What the search cost",
@@ -39,19 +40,19 @@ def _share(study: BareStudy, stage: str) -> float:
 
 
 def _sentence(study: BareStudy) -> str:
-    beside = study.seconds - study.own_seconds
+    control = study.seconds - study.own_seconds
     text = f"The search took {duration(study.seconds)}"
-    if beside:
-        text += f", {duration(beside)} of it for random placement, a control"
+    if control:
+        text += f", {duration(control)} of it for random placement, a control"
     if not study.full_finetuning:
         return f"{text}. One full fine-tuning could not be timed here."
-    rest, share = "the rest" if beside else "that", study.own_seconds / study.full_finetuning
+    rest, share = "the rest" if control else "that", study.own_seconds / study.full_finetuning
     unit = f"about {duration(study.full_finetuning)}, from timed steps"
     return f"{text}; {rest} is {share:.1f} × one full fine-tuning ({unit})."
 
 
 def draw(seconds: dict[str, float]) -> go.Figure:
-    """A bar a stage."""
+    """Plot one bar per stage."""
     figure = new_figure(height=90 + ROW * len(seconds), showlegend=False)
     figure.add_bar(
         x=list(seconds.values()),

@@ -1,11 +1,11 @@
-"""Names and values as they are shown to people."""
+"""Formatting of names and values for people."""
 
 from __future__ import annotations
 
 from autotune.study.stages import Final, Spread
 
 NARROW = "\N{NO-BREAK SPACE}"
-"""Between a number and its unit, which stay on one line."""
+"""Space between a number and its unit, so that both stay on one line."""
 
 SHOWN = {
     "random search": "random search",
@@ -13,18 +13,19 @@ SHOWN = {
     "uniform": "uniform low rank",
     "random": "random placement",
 }
+"""First word of a baseline's name, or all of it → display name."""
 
 
 def shown(name: str) -> str:
-    """A baseline as people call it."""
-    if name in SHOWN:
+    """Display name of a baseline; a remark after the first word is kept."""
+    if name in SHOWN:  # "random search" is not a variant of "random"
         return SHOWN[name]
     first, _, rest = name.partition(" ")
     return " ".join(filter(None, (SHOWN.get(first, first), rest)))
 
 
 def taken(final: Final) -> str:
-    """A sentence where the answer is a baseline; empty otherwise."""
+    """Sentence that the answer is a baseline; empty if it is not."""
     if not final.baseline:
         return ""
     return (
@@ -34,24 +35,24 @@ def taken(final: Final) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """`97.2 %`, which no line breaks."""
+    """A share such as `97.2 %`, with a no-break space."""
     return f"{100 * share:.{digits}f}{NARROW}%"
 
 
 def over_seeds(spread: Spread | None) -> str:
-    """Mean ± standard deviation in percent where there are several seeds; empty otherwise."""
+    """Mean ± standard deviation in percent; empty for fewer than two seeds."""
     if spread is None or len(spread.by_seed) < 2:
         return ""
     return f"{100 * spread.mean:.1f} ± {100 * spread.std:.1f}{NARROW}%"
 
 
 def count(n: int, word: str, plural: str = "") -> str:
-    """`1 trial`, `3 trials`; words with an irregular plural name it."""
+    """A count such as `1 trial` or `3 trials`; `plural` is for irregular plurals."""
     return f"{n:,} {word if n == 1 else plural or word + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `7 min 5 s`, `3 h 20 min`."""
+    """Seconds as `4.2 s`, `42 s`, `7 min 5 s` or `3 h 20 min`."""
     whole = round(seconds)
     if whole < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

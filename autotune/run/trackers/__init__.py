@@ -1,4 +1,4 @@
-"""Where else a search is told: a sink is its file, a line of this table, and gives a callable."""
+"""Trackers that receive the events of a search. A sink is one file and one line of `SINKS`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SINKS = Registry(
         "wandb": "autotune.run.trackers.wandb:wandb",
     },
 )
-"""Each a context manager that takes where to and gives what takes events."""
+"""Name → context manager that takes a destination and yields a callback for events."""
 
 
 @contextmanager
 def told_to(sinks: Sequence[str]) -> Iterator[None]:
-    """Events go to every sink, written `NAME:WHERE`, until the block ends.
+    """Send events to every sink, written `NAME:WHERE`, until the block ends.
 
-    Raises `UnknownName` for another name, `DependencyError` where its package is missing,
-    `ConfigError` where nothing says where to.
+    Raises `UnknownName` for an unknown name, `DependencyError` if the package of a sink is missing,
+    and `ConfigError` if `WHERE` is missing or cannot be opened.
     """
     with ExitStack() as stack:
         named = [_split(text) for text in sinks]
@@ -48,7 +48,7 @@ def _opened(name: str, where: str) -> Iterator[Callback]:
             ) from error
         except AutotuneError:
             raise
-        except Exception as error:  # a library of others may raise anything
+        except Exception as error:  # the tracker's library may raise anything
             first = first_line(error)
             raise ConfigError(
                 f"The sink {name} must open, {where!r} does not ({first})."
@@ -61,7 +61,7 @@ def _split(text: str) -> tuple[str, str]:
     SINKS.check(name)
     if not where:
         raise ConfigError(
-            f"A sink is written NAME:WHERE, got {text!r}. As in tensorboard:runs/board, "
+            f"A sink is written NAME:WHERE, got {text!r}. Examples: tensorboard:runs/board, "
             "mlflow:http://localhost:5000, wandb:PROJECT or json:events.jsonl."
         )
     return name, where

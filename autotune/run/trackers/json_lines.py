@@ -1,4 +1,4 @@
-"""A file with one event a line, as the run folder's `log.jsonl`."""
+"""JSON Lines: a file with one event per line, as in the run folder's `log.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.utils.events import Callback, Event
 
 @contextmanager
 def json_lines(file: str) -> Iterator[Callback]:
-    """Appends to a file, `-` for standard output; each line is there when its event is over."""
+    """Append to a file, or to standard output for `-`; each line is flushed at once."""
     if file == "-":
         yield lambda event: print(_line(event), flush=True)
         return

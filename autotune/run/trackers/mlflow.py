@@ -1,4 +1,4 @@
-"""MLflow: one run a search, values of trials by their number."""
+"""MLflow: one run per search, with the values of trials by trial number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.utils.events import Callback, Event
 
 @contextmanager
 def mlflow(uri: str) -> Iterator[Callback]:
-    """A run a search in the experiment `autotune` of a server or store, named by its URI."""
+    """Log to the experiment `autotune` of a server or store with this URI, one run per search."""
     import mlflow as library
 
     library.set_tracking_uri(uri)

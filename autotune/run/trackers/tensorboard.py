@@ -1,4 +1,4 @@
-"""TensorBoard: a curve a trial, values of trials in their order, references."""
+"""TensorBoard: one curve per trial, the values of all trials by number, and the baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.utils.events import Callback, Event
 
 @contextmanager
 def tensorboard(folder: str) -> Iterator[Callback]:
-    """Writes event files into a folder."""
+    """Write event files to a folder."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder) as writer:

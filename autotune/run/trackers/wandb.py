@@ -1,4 +1,4 @@
-"""Weights & Biases: one run a search; `WANDB_MODE=offline` keeps it on this machine."""
+"""Weights & Biases: one run per command; `WANDB_MODE=offline` keeps it on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.utils.events import Callback, Event
 
 @contextmanager
 def wandb(project: str) -> Iterator[Callback]:
-    """A run in a project."""
+    """Log to one new run of a project."""
     import wandb as library
 
     with library.init(project=project) as run:
