@@ -124,7 +124,7 @@ def _is_layer(module: nn.Module) -> bool:
 def _followed(logits: Any, producers: dict[Any, str]) -> list[str] | None:
     if not isinstance(logits, Tensor) or logits.grad_fn is None:
         return None
-    found: dict[str, None] = {}
+    reached: dict[str, None] = {}
     waiting, seen = [logits.grad_fn], set()
     while waiting:
         function = waiting.pop()
@@ -132,11 +132,11 @@ def _followed(logits: Any, producers: dict[Any, str]) -> list[str] | None:
             continue
         seen.add(function)
         if function in producers:
-            found[producers[function]] = None
+            reached[producers[function]] = None
         else:
             waiting += [before for before, _ in function.next_functions if before is not None]
     order = list(producers.values())
-    return sorted(found, key=order.index) or None
+    return sorted(reached, key=order.index) or None
 
 
 def _last_registered(network: nn.Module) -> str:

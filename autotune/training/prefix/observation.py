@@ -12,12 +12,9 @@ from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
 OBSERVED_EXAMPLES = 5
-"""Number of examples on which a graph is observed: the first two, then all in another order."""
+"""Number of examples on which a graph is observed: the first two, then all in another order.
 
-SECOND_ORDER = (1, 2, 3, 4, 0)
-"""Order of the examples in the second run.
-
-The first two examples have other rows, other neighbours and another batch size there, so that a
+The first two have other rows, other neighbours and another batch size in the second run, so that a
 value that depends on any of these (`arange(n)`, `arange(n) // 2`, a mean over the batch) differs.
 """
 
@@ -46,7 +43,7 @@ class Observer:
 
     def observe(self, examples: Tensor) -> dict[fx.Node, NodeValue]:
         """Shape and dtype of values with one row per example that does not depend on others."""
-        few, many = examples[:2], examples[list(SECOND_ORDER)]
+        few, many = examples[:2], examples.roll(-1, 0)
         first = self._run(few, self._resolve)
         if not _is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
             raise Untraceable("its graph computes something different")
@@ -54,7 +51,7 @@ class Observer:
         return {
             node: NodeValue(tuple(value.shape[1:]), value.dtype)
             for node, value in first.items()
-            if isinstance(value, Tensor) and _has_rows(value, second[node], len(few))
+            if isinstance(value, Tensor) and _has_rows(value, second[node], len(few), len(many))
         }
 
     def _run(self, examples: Tensor, watch: Callable[..., None]) -> dict[fx.Node, Any]:
@@ -102,12 +99,11 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else None
 
 
-def _has_rows(few: Tensor, many: Tensor, n: int) -> bool:
-    """Whether dimension 0 is the batch, and the examples of the first run keep their rows."""
-    rows = len(SECOND_ORDER)
-    if few.shape[:1] != (n,) or many.shape[:1] != (rows,) or few.shape[1:] != many.shape[1:]:
+def _has_rows(few: Tensor, many: Tensor, n: int, m: int) -> bool:
+    """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`."""
+    if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
         return False
-    return all(_is_like(few[at], many[SECOND_ORDER.index(at)], TOLERANCE) for at in range(n))
+    return all(_is_like(few[at], many[(at - 1) % m], TOLERANCE) for at in range(n))
 
 
 def _is_like(a: Tensor, b: Tensor, tolerance: float) -> bool:
