@@ -28,7 +28,7 @@ def main_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("first_search", marks=pytest.mark.slow), "own_network"]
+    "name", [pytest.param("first_search", marks=pytest.mark.pages), "own_network"]
 )
 def test_example_runs_and_reports_a_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -38,14 +38,14 @@ def test_example_runs_and_reports_a_plan(
     assert (tmp_path / "run" / "best" / "delta.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_policy_is_learned_and_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     main_of("reuse_policy")(trials=1, **QUICK)
     output = capsys.readouterr().out
     assert "From a new policy: first" in output and "From a trained policy: first" in output
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_images_in_folders_are_drawn_or_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +61,7 @@ def test_images_in_folders_are_drawn_or_taken(
     assert len([*tmp_path.glob("pictures/*/*.png")]) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_vision_transformer_is_tuned_in_its_own_units(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_vision_transformer_is_tuned_in_its_own_units(
     assert f"Plan: {study.best.plan}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +88,7 @@ def test_policy_and_chance_get_as_many_trials_and_the_same_budget(
     assert studies["policy"].problem.budget == studies["random"].problem.budget
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_greedy_begins_with_a_profile_that_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +100,7 @@ def test_greedy_begins_with_a_profile_that_is_drawn(
     assert f"Plan: {greedy.best.plan}" in capsys.readouterr().out
 
 
+@pytest.mark.pages
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own sockets and log files
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -112,6 +113,7 @@ def test_a_search_runs_on_a_cluster_of_its_own(
     assert (study.settings.backend, study.settings.workers) == ("ray", 2)
 
 
+@pytest.mark.pages
 @pytest.mark.processes
 def test_a_killed_search_is_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -126,7 +128,7 @@ def test_a_killed_search_is_gone_on_with(
     assert starts.count(0) == 1 and set(starts) == {0, 1, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_peft_computes_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft")
     main_of("export_peft")(str(tmp_path), **FEW)
@@ -136,7 +138,7 @@ def test_peft_computes_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(output.partition("differ by ")[2].split()[0]) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_many_tasks_answer_together_as_each_by_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +159,7 @@ def test_an_own_strategy_stays_within_the_budget(capsys: pytest.CaptureFixture[s
     assert best.startswith(f"Best: {max(values):.3f}, ")
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_callbacks_run_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {**SMALL, "trials": 2, "epochs": 2}
     main_of("callbacks")(str(tmp_path / "run"), **few)
@@ -168,7 +170,7 @@ def test_callbacks_run_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"seen {best:.3f}" in output
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_the_notebook_runs_and_shows_something_after_its_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +232,7 @@ def little_data(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AUTOTUNE_DATA", str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.usefixtures("little_data")
 @pytest.mark.parametrize("name", NEEDY)
 def test_example_on_real_weights_reports_a_plan(

@@ -41,7 +41,7 @@ Some versions of Typer vendor click, so the class is looked up rather than impor
 
 GROUPS = {
     "Search": "init search resume profile compare".split(),
-    "Look": "status report dashboard config inspect units list doctor".split(),
+    "Inspect": "status report dashboard config inspect units list doctor".split(),
     "Use": "evaluate predict export import serve".split(),
 }
 """Help panel → its commands, in the order in which help lists them."""

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 class Panel(Enum):
     """Groups of settings, in the order in which they are shown."""
 
-    TUNED = "What is tuned"
-    TRAINED = "How it is searched and trained"
-    PLACED = "Where it runs and writes"
+    TUNED = "Network, data and budget"
+    TRAINED = "Search and training"
+    PLACED = "Execution and output"
 
 
 @dataclass(frozen=True)
