@@ -1,4 +1,4 @@
-"""One session of a driver: from the lease to the answer, or to the next interruption."""
+"""One session of a search: prepares it, runs its stages in order, and delivers the answer."""
 
 from __future__ import annotations
 
