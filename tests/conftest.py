@@ -44,8 +44,9 @@ def data_folder() -> Path:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Puts a package that adds methods on the path, also of processes started from now on."""
+    from autotune.deltas import METHODS
 
     def make(name: str, methods: dict[str, str], *folders: Path, **modules: str) -> None:
         home = tmp_path / name
@@ -59,8 +60,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         for folder in (*folders, home):
             monkeypatch.syspath_prepend(folder)
             monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        vars(METHODS).pop("added", None)
 
-    return make
+    yield make
+    vars(METHODS).pop("added", None)
 
 
 @pytest.fixture

@@ -172,8 +172,8 @@ class Settings(BaseModel):
     )
     address: str | None = _placed(
         None,
-        "Address of the Ray cluster: auto (RAY_ADDRESS, else the cluster of `ray start`, else a "
-        "local one), local, HOST:PORT or ray://HOST:10001.",
+        "Ray cluster: auto (that of RAY_ADDRESS or ray start, else a local one), local, HOST:PORT "
+        "or ray://HOST:10001.",
         metavar="ADDRESS",
         is_movable=True,
     )

@@ -9,7 +9,8 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
-from autotune.run.preview import PlannedBaseline, Preview, PricedChoice, PricedUnit, UnitsPreview
+from autotune.run.notebook import Preview
+from autotune.run.preview import PlannedBaseline, PricedChoice, PricedUnit, UnitsPreview
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.costing import candidates_within, parse_budget
 from autotune.session.setup import prepare_search, released
