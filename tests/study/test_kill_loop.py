@@ -23,7 +23,6 @@ def seen(path) -> list:
     ("backend", "workers"),
     [
         pytest.param("processes", 1, marks=pytest.mark.processes),
-        pytest.param("processes", 2, marks=pytest.mark.processes),
         pytest.param("ray", 2, marks=pytest.mark.ray),
     ],
 )
