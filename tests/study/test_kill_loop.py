@@ -11,7 +11,7 @@ from autotune.study.run_folder import RunFolder
 
 from .kill_loop import kill_loop, search
 
-KILLS, TRIALS = 3, 6
+KILLS, TRIALS = 2, 5
 
 
 def seen(path) -> list:

@@ -25,7 +25,7 @@ FLAGS = [
 @pytest.fixture(scope="session")
 def searched(made_once: Callable[..., Path]) -> Path:
     """The folder of a search by policy that ran to its end; tests must not write into it."""
-    how = {"trials": 3, "epochs": 2, "device": "cpu"}
+    how = {"trials": 3, "epochs": 1, "device": "cpu"}
     return made_once("searched/digits", lambda folder: autotune.search(**how, out=str(folder)))
 
 
