@@ -95,7 +95,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
         with spent("training"):
             driver.write(ESTIMATE, _estimated(engine))
     if settings.references:
-        tell("stage", "References", stage="references")
+        tell("stage", "Baselines", stage="references")
         run_baselines(driver, backend, engine.test)
     with spent("proposing"):
         driver.scores = learned_scores(folder, setup, driver)
