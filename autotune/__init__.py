@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from autotune.problem.plan import Choice as Choice
     from autotune.problem.plan import Plan as Plan
     from autotune.problem.problem import Problem as Problem
+    from autotune.run.notebook import Preview as Preview
     from autotune.run.notebook import Study as Study
-    from autotune.run.preview import Preview as Preview
     from autotune.run.results import Best as Best
     from autotune.session.api import prepare as prepare
     from autotune.session.api import resume as resume
@@ -55,7 +55,7 @@ _HOME = {
     "WeightDelta": "deltas.parametrized",
     "PathDelta": "deltas.paths",
     "Plan": "problem.plan",
-    "Preview": "run.preview",
+    "Preview": "run.notebook",
     "Problem": "problem.problem",
     "Site": "deltas.site",
     "Slot": "deltas.site",

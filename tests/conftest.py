@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder under a name if no test process has made it yet, and returns it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # its parent is one folder for all workers
+        shared = shared.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Real weights and data; tests that need them are left out without `$AUTOTUNE_DATA`."""
     folder = os.environ.get("AUTOTUNE_DATA")
@@ -44,8 +64,9 @@ def data_folder() -> Path:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Puts a package that adds methods on the path, also of processes started from now on."""
+    from autotune.deltas import METHODS
 
     def make(name: str, methods: dict[str, str], *folders: Path, **modules: str) -> None:
         home = tmp_path / name
@@ -59,8 +80,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         for folder in (*folders, home):
             monkeypatch.syspath_prepend(folder)
             monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        vars(METHODS).pop("added", None)
 
-    return make
+    yield make
+    vars(METHODS).pop("added", None)
 
 
 @pytest.fixture

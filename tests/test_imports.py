@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -73,10 +73,13 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
         yield from statements(child)
 
 
-def imports(source: str) -> set[str]:
-    """Full names of what a module imports: `a.b` for `import a.b`, `from a import b` and "a:b"."""
+def imports(source: str, *, types: bool = False) -> set[str]:
+    """Full names of what a module imports: `a.b` for `import a.b`, `from a import b` and "a:b".
+
+    With `types`, imports for types alone count, too.
+    """
     imports = set()
-    for node in statements(ast.parse(source)):
+    for node in (ast.walk if types else statements)(ast.parse(source)):
         if isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -88,6 +91,7 @@ def imports(source: str) -> set[str]:
 
 
 IMPORTS = {module: imports(source) for module, source in SOURCES.items()}
+NAMED = {module: imports(source, types=True) for module, source in SOURCES.items()}
 
 
 def module_of(name: str) -> str:
@@ -97,9 +101,9 @@ def module_of(name: str) -> str:
     return name
 
 
-def ours(module: str) -> set[str]:
+def ours(module: str, graph: Mapping[str, set[str]] = IMPORTS) -> set[str]:
     """Modules of this package that `module` imports."""
-    return {module_of(name) for name in IMPORTS[module] if name.split(".")[0] == ROOT}
+    return {module_of(name) for name in graph[module] if name.split(".")[0] == ROOT}
 
 
 def foreign(module: str) -> set[str]:
@@ -122,11 +126,11 @@ def below(folder: str, module: str) -> str | None:
 
 
 def neighbours(folder: str) -> dict[str, set[str]]:
-    """What lies directly inside a folder, and what of that it imports."""
+    """What lies directly inside a folder, and what of that it imports, also for types alone."""
     graph: dict[str, set[str]] = {}
     for module in SOURCES:
         if (own_part := below(folder, module)) is not None:
-            imported = {below(folder, other) for other in ours(module)} - {None, own_part}
+            imported = {below(folder, other) for other in ours(module, NAMED)} - {None, own_part}
             graph.setdefault(own_part, set()).update(name for name in imported if name)
     return graph
 
@@ -186,7 +190,7 @@ def test_nobody_inside_imports_the_package_root():
 
 
 def test_there_are_no_import_cycles():
-    graph = {m: ours(m) - {m} for m in SOURCES}
+    graph = {m: ours(m, NAMED) - {m} for m in SOURCES}
     assert cycle(graph) == []
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 

@@ -13,8 +13,8 @@ from autotune.utils.distribution import installed_versions
 
 PACKAGES = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
 _START_RAY = (
-    "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, "
-    "logging_level='ERROR'); ray.shutdown()"
+    "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, "
+    "log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
 )
 
 

@@ -60,7 +60,8 @@ def _stages(standing: Standing) -> Text:
         return _line(Text(standing.stage or "", style="bold cyan"))
     order = standing.stages
     at = order.index(standing.stage) if standing.stage in order else -1
-    parts = [(name, "bold cyan" if i == at else "dim") for i, name in enumerate(order)]
+    names = ["baselines" if name == "references" else name for name in order]  # the stored name
+    parts = [(name, "bold cyan" if i == at else "dim") for i, name in enumerate(names)]
     text = Text(" › ", style="dim").join(Text(name, style=style) for name, style in parts)
     return _line(text)
 

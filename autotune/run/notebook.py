@@ -1,11 +1,12 @@
-"""A search with its figures, tables and report, as notebooks show it."""
+"""A search and a dry run with their figures, tables and reports, as notebooks show them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from autotune.errors import RunError
-from autotune.run.report import answer, history, network, profile, write_report
+from autotune.run.preview import BarePreview
+from autotune.run.report import answer, dry_run, history, network, profile, write_report
 from autotune.run.report import pareto_front as fronts
 from autotune.run.report.dataframe import frame_of
 from autotune.run.results import BareStudy
@@ -54,3 +55,11 @@ class Study(BareStudy):
     def _repr_html_(self) -> str:
         """HTML of the answer and its table, for notebooks."""
         return answer.section(self).to_html()
+
+
+class Preview(BarePreview):
+    """Outcome of a dry run, for which nothing was trained or written."""
+
+    def _repr_html_(self) -> str:
+        """HTML of the units and of the estimated time, for notebooks."""
+        return "".join(section.to_html() for section in dry_run.sections(self))

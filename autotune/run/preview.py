@@ -79,7 +79,7 @@ class PlannedBaseline:
 
 
 @dataclass(frozen=True)
-class Preview(UnitsPreview):
+class BarePreview(UnitsPreview):
     """Outcome of a dry run, for which nothing was trained or written."""
 
     task: str
@@ -110,12 +110,6 @@ class Preview(UnitsPreview):
             "full_finetuning_seconds": self.full_finetuning,
             "at_most_seconds": self.at_most,
         }
-
-    def _repr_html_(self) -> str:
-        """HTML of the units and of the estimated time, for notebooks."""
-        from autotune.run.report.dry_run import sections
-
-        return "".join(section.to_html() for section in sections(self))
 
 
 def _unit_to_json(unit: PricedUnit) -> dict[str, Any]:

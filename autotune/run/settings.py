@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autotune.errors import BudgetError, ConfigError, SpaceError, unknown
+from autotune.errors import BudgetError, ConfigError, unknown
 from autotune.problem.budget import check_text
 from autotune.problem.job import ATTEMPTS, EPOCHS
 from autotune.problem.search_space import SearchSpace, problems, read_space
@@ -181,8 +181,8 @@ class Settings(BaseModel):
     )
     address: str | None = _placed(
         None,
-        "Address of the Ray cluster: auto (a running one, else a local one), local, HOST:PORT or "
-        "ray://HOST:10001.",
+        "Ray cluster: auto (that of RAY_ADDRESS or ray start, else a local one), local, HOST:PORT "
+        "or ray://HOST:10001.",
         metavar="ADDRESS",
         is_movable=True,
     )
@@ -405,12 +405,10 @@ def space_names() -> tuple[str, ...]:
 
 def load_space(name: str) -> SearchSpace:
     """Load a packaged search space by name, or one from a YAML file."""
-    if name in space_names():
-        return read_space(read_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
     if Path(name).suffix in (".yaml", ".yml"):
         return read_space(read_mapping(name, "space"), source=name)
     Registry("search space", dict.fromkeys(space_names(), "")).check(name)
-    raise SpaceError(f"There is no search space {name!r}.")
+    return read_space(read_mapping(space_folder() / f"{name}.yaml", "space"), source=name)
 
 
 def load_input(file: str | None) -> InputDescription | None:

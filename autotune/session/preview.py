@@ -11,7 +11,8 @@ from autotune.backbones.inputs import some_inputs
 from autotune.errors import first_line
 from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
-from autotune.run.preview import PlannedBaseline, Preview, PricedChoice, PricedUnit, UnitsPreview
+from autotune.run.notebook import Preview
+from autotune.run.preview import PlannedBaseline, PricedChoice, PricedUnit, UnitsPreview
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.costing import candidates_within, parse_budget
 from autotune.session.setup import prepare_search, released

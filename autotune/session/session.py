@@ -1,4 +1,4 @@
-"""One session of a driver: from the lease to the answer, or to the next interruption."""
+"""One session of a search: prepares it, runs its stages in order, and delivers the answer."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> N
         with spent("training"):
             driver.write(ESTIMATE, _estimated(engine))
     if settings.references:
-        tell("stage", "References", stage="references")
+        tell("stage", "Baselines", stage="references")
         run_baselines(driver, backend, engine.test)
     with spent("proposing"):
         driver.scores = learned_scores(folder, setup, driver)

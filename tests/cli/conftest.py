@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from autotune.backbones import load_backbone
 
@@ -53,14 +51,7 @@ def pretrained(_own_cache: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, output: Callable[..., str]) -> Path:
+def finished(made_once: Callable[..., Path], output: Callable[..., str]) -> Path:
     """The folder of a small search that ran to its end; tests must not write into it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # its parent is one folder for all workers
-        shared = shared.parent
-    folder = shared / "finished" / "digits"
-    with FileLock(shared / "finished.lock"):
-        if not (folder / "best" / "plan.json").is_file():
-            how = ("--strategy", "random", "--trials", 3, "--epochs", 2)
-            output("search", *how, "--out", folder)
-    return folder
+    how = ("--strategy", "random", "--trials", 3, "--epochs", 2)
+    return made_once("finished/digits", lambda folder: output("search", *how, "--out", folder))

@@ -29,21 +29,34 @@ RAY = ("--backend", "ray", "--address", "local")
 
 
 @pytest.mark.ray
-def test_begun_here_continued_on_ray_and_finished_here(output, tmp_path):
-    """One study, one table; each session adds to it."""
-    folder = tmp_path / "moving"
-    output("search", *HOW, "--trials", 2, "--out", folder)
+def test_begun_here_continued_on_ray_and_finished_here(output, tmp_path, monkeypatch):
+    """Each session adds to one table, which is that of a search in one process without a cache."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copy(cache_file(), cache)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray's workers have it
+    folder, whole = tmp_path / "moving", tmp_path / "whole"
+    keep_nothing = ("--cache-memory", 0, "--cache-disk", 0)
+    how = (*HOW, "--seed", 3)  # trial 3, on Ray, leaves the first unit frozen
+    output("search", *how, "--trials", 5, *keep_nothing, "--out", whole)
+    output("search", *how, "--trials", 2, "--out", folder)
+    assert not list((cache / "trunk").glob("*.safetensors"))
     output("resume", folder, "--trials", 4, *RAY, "--workers", 2)
-    first = [(t.number, t.value, str(t.plan)) for t in Study(folder).trials]
+    assert list((cache / "trunk").glob("*.safetensors")), "workers on Ray share what is kept"
     output("resume", folder, "--trials", 5, "--backend", "inline", "--workers", 1)
+    assert table(folder) == table(whole)
     study = Study(folder)
     assert [t.number for t in study.trials] == [0, 1, 2, 3, 4]
     assert all(t.state.is_finished() for t in study.trials)
-    assert [(t.number, t.value, str(t.plan)) for t in study.trials][:4] == first
     assert study.state == "complete"
     assert (study.settings.backend, study.settings.workers) == ("inline", 1)
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert sum(event["kind"] == "worker" for event in events) == 2
+
+
+def table(folder: Path) -> list[tuple[object, ...]]:
+    return [(t.number, str(t.plan), t.value, t.curve) for t in Study(folder).trials]
 
 
 @pytest.mark.ray
@@ -66,23 +79,6 @@ def test_a_file_of_the_user_s_travels_with_the_search(output, tmp_path):
     data = ("--task", f"npz:{tmp_path / 'data.npz'}", "--budget", "60%", "--trials", 3)
     output("search", *HOW, *source, *data, *RAY, "--workers", 1, "--out", folder)
     assert Study(folder).state == "complete"
-
-
-@pytest.mark.ray
-def test_ray_workers_share_what_is_kept_and_it_changes_no_bit(output, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    shutil.copy(cache_file(), cache)
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(cache))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray's workers have it
-    nothing = ("--backend", "inline", "--cache-memory", 0, "--cache-disk", 0)
-    names = []
-    for name, where in {"inline": nothing, "ray": (*RAY, "--workers", 2)}.items():
-        output("search", *HOW, "--trials", 2, *where, "--out", tmp_path / name)
-        trials = Study(tmp_path / name).trials
-        names.append([(t.number, str(t.plan), t.value, t.curve) for t in trials])
-        assert any((cache / "trunk").glob("*.safetensors")) == (name == "ray")
-    assert names[0] == names[1]
 
 
 @pytest.mark.processes

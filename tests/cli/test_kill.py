@@ -24,7 +24,7 @@ from autotune.utils.events import event_of, log
 
 from .conftest import SCRIPT
 
-HOW = ("--trials", "4", "--epochs", "2", "--no-references", "--quiet")
+HOW = ("--trials", "3", "--epochs", "2", "--no-references", "--quiet")
 KILLS = 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,11 +17,6 @@ from .conftest import autotune
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 KEYS = ["name", "what", "mergeable", "inference", "where", "paper", "package", "error"]
-
-
-def shown(*arguments: object) -> Any:
-    """The JSON that the command prints in a new process, which finds what was installed."""
-    return json.loads(autotune(*arguments, "--json").stdout)
 
 
 @pytest.fixture
@@ -79,50 +73,53 @@ def test_the_table_of_methods_cuts_no_word_at_eighty_columns(call, monkeypatch):
 
 @pytest.mark.slow
 def test_a_method_of_another_package_is_listed_with_its_package(example_package):
-    table = autotune("list", "methods").stdout
-    assert "a factor per input" in table
-    assert table.endswith("input_scale comes from the package autotune-own-delta.\n")
-    (row,) = (row for row in shown("list", "methods") if row["name"] == "input_scale")
+    done = autotune("list", "methods", "--json")
+    (row,) = (row for row in json.loads(done.stdout) if row["name"] == "input_scale")
     assert row["package"] == "autotune-own-delta"
     assert row["mergeable"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("example_package")
+def test_the_table_says_which_package_a_method_comes_from(output):
+    table = output("list", "methods")
+    assert "a factor per input" in table
+    assert table.endswith("input_scale comes from the package autotune-own-delta.\n")
+
+
+@pytest.mark.usefixtures("example_package")
 def test_a_method_of_another_package_is_offered_and_found_by_its_name(
-    example_package, alone, tmp_path
+    output, shown, alone, tmp_path
 ):
     units = shown("units", "--space", alone)["units"]
     labels = {unit["name"]: [choice["label"] for choice in unit["choices"]] for unit in units}
     assert labels["layer1.0"] == ["input_scale"]
     how = ("--trials", 1, "--epochs", 1, "--no-references", "--bnstats", "off", "--quiet")
-    autotune("search", "--space", alone, *how, "--out", tmp_path / "run")
+    output("search", "--space", alone, *how, "--out", tmp_path / "run")
     plan = Plan.from_json((tmp_path / "run" / "best" / "plan.json").read_text())
     assert plan.methods() == ("input_scale",)
     assert shown("evaluate", tmp_path / "run")["n"] > 100
 
 
-@pytest.mark.slow
-def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(example_package, alone, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH")
-    done = autotune("units", "--space", alone, ok=False)
-    assert done.returncode == 2
-    assert "There is no delta named 'input_scale'" in done.stderr
+def test_a_delta_of_a_package_that_is_gone_is_refused_by_name(call, alone):
+    code, _, errors = call("units", "--space", alone)
+    assert code == 2
+    assert "There is no delta named 'input_scale'" in errors
 
 
-@pytest.mark.slow
-def test_a_broken_package_disturbs_nothing_and_is_named(install, alone):
+def test_a_broken_package_disturbs_nothing_and_is_named(install, call, alone):
     install("broken", {"input_scale": "no_such_module:X", "lowrank": "no_such_module:Y"})
     message = "The delta 'input_scale' of the package broken must load, no_such_module:X does not"
-    listed, units = autotune("list", "methods"), autotune("units")
-    assert "factor per output" in listed.stdout
-    assert message in listed.stdout
-    assert "lowrank-1/2/4" in units.stdout
-    for done in (listed, units):
-        assert done.stderr == (
-            "The delta 'lowrank' of the package broken is left out: autotune has that name "
-            "already. Rename it there.\n"
-        )
-    done = autotune("search", "--space", alone, "--dry-run", "--quiet", ok=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    _, listed, errors = call("list", "methods")
+    assert "factor per output" in listed
+    assert message in listed
+    assert errors == (
+        "The delta 'lowrank' of the package broken is left out: autotune has that name "
+        "already. Rename it there.\n"
+    )
+    code, units, _ = call("units")
+    assert code == 0
+    assert "lowrank-1/2/4" in units
+    code, _, errors = call("search", "--space", alone, "--dry-run", "--quiet")
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert message in errors

@@ -18,7 +18,7 @@ from .terminal import Terminal
 
 pytestmark = pytest.mark.processes
 
-SMALL = ("--strategy", "random", "--trials", 4, "--epochs", 4, "--no-references", "--bnstats", "on")
+SMALL = ("--strategy", "random", "--trials", 3, "--epochs", 4, "--no-references", "--bnstats", "on")
 OTHER_SCREEN, OWN_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 CURSOR_OFF, CURSOR_ON = b"\x1b[?25l", b"\x1b[?25h"
 
@@ -37,7 +37,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 
 def shows_trials(rows: list[str]) -> bool:
-    return any(re.match(r"trials +\d+ of 4", row) for row in rows)
+    return any(re.match(r"trials +\d+ of 3", row) for row in rows)
 
 
 def assert_whole(rows: list[str], columns: int) -> None:
@@ -106,5 +106,5 @@ def test_quiet_shows_the_result_alone_and_a_log_of_json_has_every_event(call, tm
     )
     assert code == 0 and err == "" and "autotune report" in out
     kinds = re.findall(r'"kind": "([\w-]+)"', log.read_text())
-    assert kinds.count("end") == 4 and kinds[-1] == "answer"
+    assert kinds.count("end") == 3 and kinds[-1] == "answer"
     assert os.path.getsize(log) > 1000 and Path(tmp_path / "run" / "log.jsonl").is_file()

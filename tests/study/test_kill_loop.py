@@ -11,7 +11,7 @@ from autotune.study.run_folder import RunFolder
 
 from .kill_loop import kill_loop, search
 
-KILLS, TRIALS = 3, 6
+KILLS, TRIALS = 2, 5
 
 
 def seen(path) -> list:
@@ -23,7 +23,6 @@ def seen(path) -> list:
     ("backend", "workers"),
     [
         pytest.param("processes", 1, marks=pytest.mark.processes),
-        pytest.param("processes", 2, marks=pytest.mark.processes),
         pytest.param("ray", 2, marks=pytest.mark.ray),
     ],
 )

@@ -12,10 +12,10 @@ from autotune.utils.table import Column, Table
 
 if TYPE_CHECKING:
     from autotune.problem.budget import Measure
-    from autotune.run.preview import Preview, PricedChoice, UnitsPreview
+    from autotune.run.preview import BarePreview, PricedChoice, UnitsPreview
 
 
-def sections(preview: Preview) -> list[Section]:
+def sections(preview: BarePreview) -> list[Section]:
     """Sections on units, data, baselines and the time that a search takes at most."""
     return [*units_sections(preview), _data(preview), _baselines(preview), _time(preview)]
 
@@ -75,7 +75,7 @@ def _shortened(choices: Sequence[PricedChoice], measure: Measure) -> Iterator[st
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
-def _data(preview: Preview) -> Section:
+def _data(preview: BarePreview) -> Section:
     parts = preview.parts
     text = (
         f"{preview.task} has {count(preview.classes, 'class', 'classes')}, {parts['train']:,} "
@@ -84,7 +84,7 @@ def _data(preview: Preview) -> Section:
     return Section("data", "Data", (text,))
 
 
-def _baselines(preview: Preview) -> Section:
+def _baselines(preview: BarePreview) -> Section:
     columns = ("method", Column("parameters", ",d"), Column("bytes", ",d"), "plan")
     rows = [
         (shown(name), baseline.cost.parameters, baseline.cost.bytes, str(baseline.plan))
@@ -93,7 +93,7 @@ def _baselines(preview: Preview) -> Section:
     return Section("baselines", "Baselines", table=Table.of(columns, rows))
 
 
-def _time(preview: Preview) -> Section:
+def _time(preview: BarePreview) -> Section:
     most = preview.at_most
     search = (
         "the search ends when its strategy has nothing left to try"

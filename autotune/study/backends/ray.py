@@ -182,21 +182,33 @@ def _connect(cluster: Cluster) -> None:
     if cluster.environment:
         options["runtime_env"] = dict(cluster.environment)
     with _devices_left_alone():
-        if cluster.address == "auto":
-            try:
-                ray.init(address="auto", **options)
-            except ConnectionError:
-                ray.init(address="local", include_dashboard=False, **options)
-        elif cluster.address == "local":
+        address = cluster.address
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS") or "auto"
+        if address == "auto":
+            _connect_or_start(options)
+        elif address == "local":
             ray.init(address="local", include_dashboard=False, **options)
         else:
-            _connect_to(cluster.address, options)
+            _connect_to(address, options)
     resources, nodes = ray.cluster_resources(), len(_nodes())
     tell(
         "cluster",
         f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
         f"{resources.get('GPU', 0):g} GPUs.",
     )
+
+
+def _connect_or_start(options: dict[str, Any]) -> None:
+    """Connect to the cluster of `ray start`, or start a local one.
+
+    `address="auto"` would also join the private cluster of another search on this machine, which
+    ends with that search.
+    """
+    try:
+        ray.init(include_dashboard=False, **options)
+    except ConnectionError:  # the cluster of `ray start` has ended
+        ray.init(address="local", include_dashboard=False, **options)
 
 
 def _connect_to(address: str, options: dict[str, Any]) -> None:

@@ -72,8 +72,12 @@ def put_case(folder: Path, net: Net, subject: Subject, form: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", TOLERANCE)
 def test_a_stranger_computes_the_same(form, nets, tmp_path):
-    """One process reads the cases of all networks, as most of its time goes into imports."""
-    cases = [(net, subject) for net in nets for subject in claimed(net, form)]
+    """One process reads the cases of all networks, as most of its time goes into imports.
+
+    Exports that trace take seconds per case: they leave the second convolutional network out.
+    """
+    read = [net for net in nets if form in ("merged", "peft") or net.name != "resnet18"]
+    cases = [(net, subject) for net in read for subject in claimed(net, form)]
     for at, (net, subject) in enumerate(cases):
         put_case(tmp_path / f"{at:03}-{net.name}", net, subject, form)
     stranger = Path(__file__).parent / "stranger.py"

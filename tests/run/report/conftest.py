@@ -23,11 +23,10 @@ FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(made_once: Callable[..., Path]) -> Path:
     """The folder of a search by policy that ran to its end; tests must not write into it."""
-    folder = tmp_path_factory.mktemp("searched") / "digits"
-    autotune.search(trials=3, epochs=2, out=str(folder), device="cpu")
-    return folder
+    how = {"trials": 3, "epochs": 1, "device": "cpu"}
+    return made_once("searched/digits", lambda folder: autotune.search(**how, out=str(folder)))
 
 
 @dataclass

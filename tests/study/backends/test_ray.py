@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -43,8 +44,12 @@ TESTS = str(Path(__file__).parents[2])
 
 @pytest.fixture(scope="class")
 def started() -> Iterator[None]:
-    """Cluster on this machine that the backends of these tests use and do not shut down."""
+    """Cluster on this machine that the backends of these tests use and do not shut down.
+
+    Another cluster on this machine, such as that of another test process, is left alone.
+    """
     ray.init(
+        address="local",
         num_cpus=2,
         num_gpus=2,
         include_dashboard=False,
@@ -53,6 +58,15 @@ def started() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+SECOND_SEARCH = """
+import ray
+from autotune.study.backends.ray import Cluster, _connect
+
+_connect(Cluster("auto", 1))
+print("joined" if "GPU" in ray.cluster_resources() else "no GPUs")
+"""
 
 
 def opened(engine: RunsJob, *, visit: Any = no_complaint, **cluster: Any) -> RayBackend:
@@ -122,6 +136,16 @@ class TestRay(WorkersContract):
         assert len(pids) == 2
         assert len({result.value for result in listed.results.values()}) == 1
 
+    def test_auto_does_not_join_the_private_cluster_of_another_search(self):
+        done = subprocess.run(
+            [sys.executable, "-c", SECOND_SEARCH],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env={k: v for k, v in os.environ.items() if not k.startswith("RAY")},
+        )
+        assert done.stdout.split() == ["no", "GPUs"]
+
     def test_an_interrupt_leaves_no_worker(self):
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
@@ -187,6 +211,16 @@ class Noticing(JobList):
         super().lost(job)
 
 
+@pytest.fixture
+def own_address_file(monkeypatch) -> Iterator[None]:
+    """Folder of Ray of its own: a test cluster is announced there like one of `ray start`."""
+    # Paths of Ray's sockets must be shorter than 108 characters; pytest's folders are too long.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
+@pytest.mark.usefixtures("own_address_file")
 def test_a_node_that_dies_loses_nothing():
     """One of three nodes with one worker each is killed while jobs run."""
     environment = {"env_vars": {"PYTHONPATH": TESTS}}
