@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
@@ -18,12 +19,16 @@ The first two have other rows, other neighbours and another batch size in the se
 value that depends on any of these (`arange(n)`, `arange(n) // 2`, a mean over the batch) differs.
 """
 
-TOLERANCE = 1e-4
-"""Largest difference of an example's row in two batches, relative to the row's largest value.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""dtype → largest difference of a value in two batches, relative to the largest value.
 
 Rounding of float32 is around 1e-6 in networks of usual depth, whereas a row that depends on other
-examples differs by far more.
+examples differs by far more. Its unit of rounding is 8,000 times as large in float16, and 65,000
+times in bfloat16.
 """
+
+TF32_TOLERANCE = 1e-2
+"""The same on GPUs, whose convolutions may round float32 to the 10 bits of TF32."""
 
 
 class Observer:
@@ -45,13 +50,15 @@ class Observer:
         """Shape and dtype of values with one row per example that does not depend on others."""
         few, many = examples[:2], examples.roll(-1, 0)
         first = self._run(few, self._resolve)
-        if not _is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
+        if not is_like(first[end_of(self.graph)], self.root(few.clone()), 0.0):
             raise Untraceable("its graph computes something different")
         second = self._run(many, lambda *_: None)
+        values = {node: value for node, value in first.items() if isinstance(value, Tensor)}
+        tolerance = tolerance_of(list(values.values()))
         return {
             node: NodeValue(tuple(value.shape[1:]), value.dtype)
-            for node, value in first.items()
-            if isinstance(value, Tensor) and _has_rows(value, second[node], len(few), len(many))
+            for node, value in values.items()
+            if _has_rows(value, second[node], len(few), len(many), tolerance)
         }
 
     def _run(self, examples: Tensor, watch: Callable[..., None]) -> dict[fx.Node, Any]:
@@ -99,13 +106,29 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else None
 
 
-def _has_rows(few: Tensor, many: Tensor, n: int, m: int) -> bool:
+def _has_rows(few: Tensor, many: Tensor, n: int, m: int, tolerance: float) -> bool:
     """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`."""
     if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
         return False
-    return all(_is_like(few[at], many[(at - 1) % m], TOLERANCE) for at in range(n))
+    return all(is_like(few[at], many[(at - 1) % m], tolerance) for at in range(n))
 
 
-def _is_like(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    a, b = a.double().nan_to_num(), b.double().nan_to_num()
-    return bool(((a - b).abs() <= tolerance * b.abs().max()).all()) if a.numel() else True
+def tolerance_of(values: Sequence[Tensor]) -> float:
+    """Largest relative difference that the rounding of these values explains."""
+    tolerances = [TOLERANCE.get(value.dtype, 0.0) for value in values]
+    on_gpu = any(value.is_cuda for value in values)
+    return max([*tolerances, TF32_TOLERANCE if on_gpu else 0.0])
+
+
+def is_like(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether values differ by at most `tolerance` times the largest; integers must be equal."""
+    if not a.numel():
+        return True
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    a, b = (_in_doubles(value).nan_to_num() for value in (a, b))
+    return bool(((a - b).abs() <= tolerance * b.abs().max()).all())
+
+
+def _in_doubles(value: Tensor) -> Tensor:
+    return torch.view_as_real(value).double() if value.is_complex() else value.double()

@@ -21,7 +21,8 @@ from autotune.training.prefix.cut import Cut, cut
 from autotune.training.prefix.graph import Graph, graphs_of
 from autotune.training.prefix.nodes import Untraceable
 from autotune.training.prefix.observation import OBSERVED_EXAMPLES
-from autotune.utils.events import tell
+from autotune.training.prefix.row_check import CHECKED_EXAMPLES, misplaced_value
+from autotune.utils.events import tell, warn
 from autotune.utils.files import cache_folder
 from autotune.utils.timings import spent
 
@@ -122,7 +123,21 @@ class CachedPrefix:
             graphs, reason = graphs_of(self.network, inputs)
         if not graphs:
             tell("trunk", f"The network runs as a whole without a cache: {reason}.")
-        return graphs
+        return [graph for graph in graphs if self._is_right(graph, part)]
+
+    def _is_right(self, graph: Graph, part: Part) -> bool:
+        """Whether kept values follow examples of the part; warns if they do not."""
+        rows = torch.linspace(0, len(part) - 1, CHECKED_EXAMPLES).round().long()
+        checked = part.take(rows.numpy())
+        inputs, _ = next(batches(checked, len(rows), input=self.input, device=self.device))
+        with self.recipe.autocast():
+            misplaced = misplaced_value(graph, self.network, inputs)
+        if misplaced:
+            warn(
+                f"Outputs of the frozen network are not cached: on shuffled examples {misplaced} "
+                "would be those of other examples. Trials take longer and are right."
+            )
+        return misplaced is None
 
     def split(self, train: Part, val: Part, size: int) -> tuple[nn.Module, Feed, Feed]:
         """Part of the network behind the cut for its present deltas, and feeds for it.
