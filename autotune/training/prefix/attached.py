@@ -9,17 +9,8 @@ from torch.nn.utils import parametrize
 
 from autotune.deltas.paths import IDLE, Touch, touch_of
 from autotune.training.prefix.graph import Graph, hooks_of
+from autotune.training.prefix.mode_switch import ModeSwitch
 from autotune.training.prefix.nodes import Untraceable, module_input, module_output
-
-MODE_DEPENDENT = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-    nn.RReLU,
-)
-"""Layers of torch whose computation depends on training mode."""
 
 
 class Attached:
@@ -31,6 +22,9 @@ class Attached:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.modules = dict(graph.root.named_modules())
+        self.dependent = {self.modules[path] for path in graph.dependent}
+        """Modules whose computation depends on their mode."""
+
         self.layers = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         self.hooks = {p: h for p, m in self.modules.items() if (h := self._new_hooks(m))}
         """Path → hooks added since the graph was traced, except those without an effect."""
@@ -45,6 +39,8 @@ class Attached:
 
     def is_touched(self, node: fx.Node) -> bool:
         """Whether a node trains or computes something different from the frozen network."""
+        if isinstance(node.target, ModeSwitch):
+            return bool(self.modules[node.target.path].training)
         if node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             owner = self.modules[path]
@@ -55,7 +51,13 @@ class Attached:
         path = str(node.target)
         if path in self.native or any(hooked.startswith(f"{path}.") for hooked in self.hooks):
             return True
-        return any(_is_changed(module) for module in self.modules[path].modules())
+        return any(map(self._is_changed, self.modules[path].modules()))
+
+    def _is_changed(self, module: nn.Module) -> bool:
+        """Whether a module trains, or computes something different from the frozen network."""
+        trains = any(map(_trains, module._parameters.values()))
+        differs = module.training and module in self.dependent
+        return trains or differs or parametrize.is_parametrized(module)
 
     def _new_hooks(self, module: nn.Module) -> list[Any]:
         hooks = hooks_of(module)
@@ -85,30 +87,11 @@ class Attached:
     def _refuse_modes(self) -> None:
         for path in self.graph.mode_readers:
             if self.modules[path].training:
-                raise Untraceable(f"{path} reads its mode and is in training mode")
-        if self.graph.is_exported:  # exported operators do not depend on their module's mode
-            for path, module in self.modules.items():
-                if module.training and isinstance(module, MODE_DEPENDENT):
-                    raise Untraceable(f"{path} is in training mode, the graph in evaluation mode")
-
-
-def _is_changed(module: nn.Module) -> bool:
-    """Whether a module trains, or computes something different from the frozen network."""
-    trains = any(map(_trains, module._parameters.values()))
-    return (
-        trains
-        or parametrize.is_parametrized(module)
-        or (module.training and _depends_on_mode(module))
-    )
+                raise Untraceable(f"{path} is in training mode, the graph in evaluation mode")
 
 
 def _trains(parameter: nn.Parameter | None) -> bool:
     return parameter is not None and parameter.requires_grad
-
-
-def _depends_on_mode(module: nn.Module) -> bool:
-    """Whether the computation of a layer may depend on its mode; assumed if it is not torch's."""
-    return isinstance(module, MODE_DEPENDENT) or not type(module).__module__.startswith("torch.nn")
 
 
 def _is_inside(path: str, layers: set[str]) -> bool:

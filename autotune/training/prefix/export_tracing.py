@@ -3,64 +3,134 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
-from autotune.training.prefix.module_tracing import Traced, recording_mode_reads
+from autotune.training.prefix.mode_effects import NORMS
+from autotune.training.prefix.mode_switch import (
+    ModeArguments,
+    ModeSwitch,
+    differing_operators,
+    module_paths,
+)
+from autotune.training.prefix.module_tracing import Traced
 from autotune.training.prefix.nodes import Root, Untraceable
+from autotune.training.prefix.placeholder_layers import kept_as_layers, layer_of
 
 
-def trace_operators(root: Root, examples: Tensor) -> Traced:
+def trace_operators(root: Root, examples: Tensor, dependent: Collection[str]) -> Traced:
     """Trace a graph of torch's own operators, valid for any batch size, that reads weights by name.
+
+    Layers whose computation depends on their mode (`dependent`) stay layers. For other modules, a
+    trace in each mode gives the arguments of their operators. If the modes have other operators,
+    or the layer is a norm, the graph is valid in evaluation mode of these modules alone.
 
     Raises `Untraceable` if the network cannot be exported.
     """
+    with kept_as_layers(root, [path for path in dependent if not _is_norm(root, path)]) as kept:
+        program = _exported(root, examples)
+        layers = {layer_of(node, kept) for node in program.graph.nodes}
+        readers = {path for path in dependent if path not in layers}
+        modes: dict[fx.Node, ModeArguments] = {}
+        try:
+            if switching := {path for path in readers if not _is_norm(root, path)}:
+                with _training(root, switching):
+                    training = _exported(root, examples)
+                modes = differing_operators(training.graph, program.graph, switching)
+                program, readers = training, readers - switching
+        except Untraceable:
+            pass
+    return Traced(_Copier(program, root, modes, kept).graph(), frozenset(readers))
+
+
+def _exported(root: Root, examples: Tensor) -> ExportedProgram:
     try:
-        with (
-            recording_mode_reads(root) as mode_readers,
-            warnings.catch_warnings(),
-            torch.enable_grad(),
-        ):
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
+            return torch.export.export(
                 root, (examples,), dynamic_shapes=({0: Dim.AUTO},), strict=False
             )
     except Exception as error:  # the network's code may raise anything
         raise Untraceable.by(error) from error
-    return Traced(_as_graph(program, root), frozenset(mode_readers))
 
 
-def _as_graph(program: ExportedProgram, root: Root) -> fx.Graph:
-    """The graph with parameters and buffers as attributes of the root, and one output."""
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):
-        names[name] = f"_constant_{at}"
-        constant = signature.inputs_to_lifted_tensor_constants[name]
-        root.hold(names[name], program.constants[constant])
-    tied = _tied_names(root)
-    graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
-    attributes: dict[str, fx.Node] = {}
-    for node in program.graph.nodes:
-        if node.op == "output":
-            (output,) = node.args[0] if len(node.args[0]) == 1 else (None,)
-            if output is None:
-                raise Untraceable("it returns several tensors")
-            graph.output(env[output])
-        elif node.op == "placeholder" and node.name in names:
-            for name in tied.get(names[node.name], [names[node.name]]):
-                attributes[name] = graph.create_node("get_attr", name)
-            env[node] = attributes[names[node.name]]
-        else:
-            known = {**env}
-            for read in node.all_input_nodes:
-                if len(same := tied.get(names.get(read.name, ""), ())) > 1:
-                    known[read] = attributes[_name_inside(node, same)]
-            env[node] = graph.node_copy(node, known.__getitem__)
-    return graph
+@contextmanager
+def _training(root: Root, paths: Collection[str]) -> Iterator[None]:
+    """Context with these modules in training mode."""
+    modules = [root.get_submodule(path) for path in paths]
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
+
+
+def _is_norm(root: Root, path: str) -> bool:
+    return isinstance(root.get_submodule(path), NORMS)
+
+
+class _Copier:
+    """Copies an exported graph, with parameters and buffers as attributes of the root."""
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        root: Root,
+        modes: Mapping[fx.Node, ModeArguments],
+        kept: list[str],
+    ) -> None:
+        self.program, self.modes, self.kept = program, modes, kept
+        signature = program.graph_signature
+        self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):
+            self.names[name] = f"_constant_{at}"
+            constant = signature.inputs_to_lifted_tensor_constants[name]
+            root.hold(self.names[name], program.constants[constant])
+        self.tied = _tied_names(root)
+        self.attributes: dict[str, fx.Node] = {}
+        self.copies: dict[fx.Node, fx.Node] = {}
+
+    def graph(self) -> fx.Graph:
+        """The copy, which has one output."""
+        graph = fx.Graph()
+        for node in self.program.graph.nodes:
+            if node.op == "output":
+                (output,) = node.args[0] if len(node.args[0]) == 1 else (None,)
+                if output is None:
+                    raise Untraceable("it returns several tensors")
+                graph.output(self.copies[output])
+            elif node.op == "placeholder" and node.name in self.names:
+                self.copies[node] = self._attribute(graph, self.names[node.name])
+            else:
+                self.copies[node] = self._copy(graph, node)
+        return graph
+
+    def _attribute(self, graph: fx.Graph, name: str) -> fx.Node:
+        for same in self.tied.get(name, [name]):
+            self.attributes[same] = graph.create_node("get_attr", same)
+        return self.attributes[name]
+
+    def _copy(self, graph: fx.Graph, node: fx.Node) -> fx.Node:
+        """Copy of an operator; a layer where one was kept."""
+        known = {**self.copies}
+        for read in node.all_input_nodes:
+            if len(same := self.tied.get(self.names.get(read.name, ""), ())) > 1:
+                known[read] = self.attributes[_name_inside(node, same)]
+        if path := layer_of(node, self.kept):
+            args = fx.node.map_arg(node.args[:1], known.__getitem__)
+            return graph.create_node("call_module", path, args, {}, name=node.name)
+        if (mode := self.modes.get(node)) is None:
+            return graph.node_copy(node, known.__getitem__)
+        switch = ModeSwitch(node.target, mode.path)  # type: ignore[arg-type]
+        both = (node.args, dict(node.kwargs), mode.args, mode.kwargs)
+        args = fx.node.map_arg(both, known.__getitem__)
+        return graph.create_node("call_function", switch, args, {}, name=node.name)
 
 
 def _tied_names(root: Root) -> dict[str, list[str]]:
@@ -80,6 +150,5 @@ def _name_inside(node: fx.Node, names: Sequence[str]) -> str:
     `torch.export` has one input for a tied tensor. A head that is tied to an embedding is replaced,
     the embedding is not, so each must read the tensor by its own name.
     """
-    stack = [path for path, _ in reversed(node.meta.get("nn_module_stack", {}).values())]
     by_owner = {name.rpartition(".")[0]: name for name in names}
-    return next((by_owner[path] for path in stack if path in by_owner), names[0])
+    return next((by_owner[p] for p in reversed(module_paths(node)) if p in by_owner), names[0])

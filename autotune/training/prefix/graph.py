@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from autotune.backbones.eval_mode import evaluating
 from autotune.training.prefix.export_tracing import trace_operators
+from autotune.training.prefix.mode_effects import mode_dependent
 from autotune.training.prefix.module_tracing import trace_modules
 from autotune.training.prefix.nodes import NodeValue, Root, Untraceable, is_boundary, read_by
 from autotune.training.prefix.observation import Observer
@@ -30,17 +31,24 @@ class Graph:
         self.root, self.is_exported = Root(network), is_exported
         self._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
         with evaluating(network):
+            self.dependent = _mode_dependent(self.root, examples[:2])
+            """Paths of modules whose computation depends on their mode."""
+
             traced = (
-                trace_operators(self.root, examples) if is_exported else trace_modules(self.root)
+                trace_operators(self.root, examples, self.dependent)
+                if is_exported
+                else trace_modules(self.root, self.dependent)
             )
             observer = Observer(traced.graph, self.root)
-            self.seen = _observed(observer, examples)
-            """Node → shape and dtype, for values that can be cached: row i depends on example i."""
+            seen = _observed(observer, examples)
 
         self.mode_readers, self.untraced = traced.mode_readers, traced.untraced
         self.overwritten, self.seconds = observer.overwritten, observer.seconds
         _drop_unread(traced.graph)
         *self.nodes, end = traced.graph.nodes
+        self.seen = {node: seen[node] for node in self.nodes if node in seen}
+        """Node → shape and dtype, for values that can be cached: row i depends on example i."""
+
         self.output = read_by(end)
         self.input = next(node for node in self.nodes if node.op == "placeholder")
         self.places = {node: at for at, node in enumerate(self.nodes)}
@@ -81,6 +89,13 @@ def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
         except Untraceable as error:
             reason = str(error)
     return graphs, reason
+
+
+def _mode_dependent(root: Root, examples: Tensor) -> frozenset[str]:
+    try:
+        return mode_dependent(root, examples)
+    except Exception as error:  # the network's code may raise anything
+        raise Untraceable.by(error) from error
 
 
 def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:

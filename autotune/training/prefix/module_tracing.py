@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
+from autotune.training.prefix.mode_effects import recording_mode_reads
 from autotune.training.prefix.nodes import (
     NETWORK,
     Untraceable,
@@ -25,30 +24,41 @@ class Traced:
 
     graph: fx.Graph
     mode_readers: frozenset[str]
-    """Containers whose code reads their mode; the graph is valid in evaluation mode."""
+    """Modules on whose mode the graph's operators depend; it is valid in their evaluation mode."""
 
     untraced: tuple[str, ...] = ()
     """Containers that are single nodes, because their own code cannot be traced."""
 
 
-def trace_modules(root: nn.Module) -> Traced:
-    """Trace repeatedly; a container that cannot be traced or reads its mode becomes one node."""
+def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
+    """Trace repeatedly until every container with code of another kind is one node.
+
+    These are containers that cannot be traced, and those among `dependent`, whose computation
+    depends on their mode, that read it.
+    """
     untraced: list[str] = []
-    readers: list[str] = []
+    opaque: list[str] = []
     while True:
-        tracer = _Tracer(root, [*untraced, *readers])
+        tracer = _Tracer(root, [*untraced, *opaque])
         try:
-            with recording_mode_reads(root) as mode_readers:
+            with recording_mode_reads(root) as readers:
                 graph = tracer.trace(root)
         except Exception as error:
-            if tracer.inside in ([], [NETWORK]):
+            if not (container := _innermost(tracer.inside, [*untraced, *opaque])):
                 raise Untraceable.by(error) from error
-            untraced.append(tracer.inside[-1])
+            untraced.append(container)
             continue
         end_of(graph)
+        mode_readers = readers.intersection(dependent)
         if not mode_readers - {NETWORK}:
             return Traced(graph, frozenset(mode_readers), tuple(untraced))
-        readers += sorted(mode_readers - {NETWORK})
+        opaque += sorted(mode_readers - {NETWORK})
+
+
+def _innermost(inside: Sequence[str], opaque: Collection[str]) -> str:
+    """Innermost container of the failing code that is not one node already; empty if none is."""
+    left = [path for path in inside if path not in opaque and path != NETWORK]
+    return left[-1] if left else ""
 
 
 class _Tracer(fx.Tracer):
@@ -87,28 +97,3 @@ class _Tracer(fx.Tracer):
         if not isinstance(value, fx.Proxy):
             return value
         return self.create_proxy("call_function", function, (value, path), {})
-
-
-@contextmanager
-def recording_mode_reads(root: nn.Module) -> Iterator[set[str]]:
-    """Paths of containers whose code reads their mode while the context is open."""
-    readers: set[str] = set()
-    containers = [(p, m) for p, m in root.named_modules() if next(m.children(), None)]
-    classes = [(module, type(module)) for _, module in containers]
-    for path, module in containers:
-        module.__class__ = _recording(type(module), partial(readers.add, path))
-    try:
-        yield readers
-    finally:
-        for module, original in classes:
-            module.__class__ = original
-
-
-def _recording(kind: type[nn.Module], record: Callable[[], None]) -> type[nn.Module]:
-    """Subclass with the same name that calls `record` when its mode is read."""
-
-    def mode(self: nn.Module) -> bool:
-        record()
-        return bool(self.__dict__["training"])
-
-    return type(kind.__name__, (kind,), {"training": property(mode), "__module__": kind.__module__})

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from autotune.training.prefix.mode_switch import ModeSwitch
+
 Function = Callable[..., Any]
 
 
@@ -84,6 +86,8 @@ def function_of(node: fx.Node, root: nn.Module) -> Function:
     if node.op == "call_method":
         name = str(node.target)
         return lambda first, *args, **kwargs: methodcaller(name, *args, **kwargs)(first)
+    if isinstance(node.target, ModeSwitch):
+        return node.target.of(root)
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
         owner = root.get_submodule(path)

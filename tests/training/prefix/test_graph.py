@@ -216,7 +216,7 @@ def test_a_network_that_heeds_its_mode_is_cut_in_evaluation_alone():
     net.head.requires_grad_(True)
     assert cut(graph).live
     net.training = True
-    with pytest.raises(Untraceable, match="reads its mode"):
+    with pytest.raises(Untraceable, match="is in training mode"):
         cut(graph)
 
 
