@@ -19,22 +19,25 @@ from autotune.training.prefix.mode_switch import (
 )
 from autotune.training.prefix.module_tracing import Traced
 from autotune.training.prefix.nodes import Root, Untraceable
-from autotune.training.prefix.placeholder_layers import kept_as_layers, layer_of
+from autotune.training.prefix.placeholders import Placeholders, placeholders
 
 
-def trace_operators(root: Root, examples: Tensor, dependent: Collection[str]) -> Traced:
+def trace_operators(
+    root: Root, examples: Tensor, dependent: Collection[str], *, has_boundaries: bool
+) -> Traced:
     """Trace a graph of torch's own operators, valid for any batch size, that reads weights by name.
 
     Layers whose computation depends on their mode (`dependent`) stay layers. For other modules, a
     trace in each mode gives the arguments of their operators. If the modes have other operators,
-    or the layer is a norm, the graph is valid in evaluation mode of these modules alone.
+    or the layer is a norm, the graph is valid in evaluation mode of these modules alone. With
+    `has_boundaries` there are nodes for the first input and output of every module.
 
     Raises `Untraceable` if the network cannot be exported.
     """
-    with kept_as_layers(root, [path for path in dependent if not _is_norm(root, path)]) as kept:
+    layers = [path for path in dependent if not _is_norm(root, path)]
+    with placeholders(root, layers, has_boundaries=has_boundaries) as stand_ins:
         program = _exported(root, examples)
-        layers = {layer_of(node, kept) for node in program.graph.nodes}
-        readers = {path for path in dependent if path not in layers}
+        readers = set(dependent) - stand_ins.layers(program.graph)
         modes: dict[fx.Node, ModeArguments] = {}
         try:
             if switching := {path for path in readers if not _is_norm(root, path)}:
@@ -44,7 +47,7 @@ def trace_operators(root: Root, examples: Tensor, dependent: Collection[str]) ->
                 program, readers = training, readers - switching
         except Untraceable:
             pass
-    return Traced(_Copier(program, root, modes, kept).graph(), frozenset(readers))
+    return Traced(_Copier(program, root, modes, stand_ins).graph(), frozenset(readers))
 
 
 def _exported(root: Root, examples: Tensor) -> ExportedProgram:
@@ -83,9 +86,9 @@ class _Copier:
         program: ExportedProgram,
         root: Root,
         modes: Mapping[fx.Node, ModeArguments],
-        kept: list[str],
+        stand_ins: Placeholders,
     ) -> None:
-        self.program, self.modes, self.kept = program, modes, kept
+        self.program, self.modes, self.stand_ins = program, modes, stand_ins
         signature = program.graph_signature
         self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         for at, name in enumerate(signature.inputs_to_lifted_tensor_constants):
@@ -117,14 +120,13 @@ class _Copier:
         return self.attributes[name]
 
     def _copy(self, graph: fx.Graph, node: fx.Node) -> fx.Node:
-        """Copy of an operator; a layer where one was kept."""
+        """Copy of an operator, or what a placeholder stands for."""
         known = {**self.copies}
         for read in node.all_input_nodes:
             if len(same := self.tied.get(self.names.get(read.name, ""), ())) > 1:
                 known[read] = self.attributes[_name_inside(node, same)]
-        if path := layer_of(node, self.kept):
-            args = fx.node.map_arg(node.args[:1], known.__getitem__)
-            return graph.create_node("call_module", path, args, {}, name=node.name)
+        if (copy := self.stand_ins.copied(node, graph, known)) is not None:
+            return copy
         if (mode := self.modes.get(node)) is None:
             return graph.node_copy(node, known.__getitem__)
         switch = ModeSwitch(node.target, mode.path)  # type: ignore[arg-type]

@@ -21,13 +21,20 @@ class Graph:
     Layers (modules without children, and those of `torch.nn`) are single nodes, as are containers
     that cannot be traced. Around every module, nodes `module_input` and `module_output` pass on its
     first input and output, where a delta can change or observe them. With `is_exported`, the nodes
-    are torch's own operators instead, without such boundaries.
+    are torch's own operators instead, with such boundaries only if `has_boundaries`.
 
     Raises `Untraceable` for a network that cannot be traced, or whose graph computes something
     different.
     """
 
-    def __init__(self, network: nn.Module, examples: Tensor, *, is_exported: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        examples: Tensor,
+        *,
+        is_exported: bool = False,
+        has_boundaries: bool = True,
+    ) -> None:
         self.root, self.is_exported = Root(network), is_exported
         self._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
         with evaluating(network):
@@ -35,7 +42,7 @@ class Graph:
             """Paths of modules whose computation depends on their mode."""
 
             traced = (
-                trace_operators(self.root, examples, self.dependent)
+                trace_operators(self.root, examples, self.dependent, has_boundaries=has_boundaries)
                 if is_exported
                 else trace_modules(self.root, self.dependent)
             )
@@ -81,11 +88,11 @@ def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
     The graph of operators is preferred if the code of some module cannot be traced.
     """
     graphs, reason = list[Graph](), ""
-    for is_exported in (False, True):
-        if graphs and not graphs[0].untraced:
+    for options in ({}, {"is_exported": True}, {"is_exported": True, "has_boundaries": False}):
+        if graphs and (not graphs[0].untraced or graphs[0].is_exported):
             break
         try:
-            graphs.insert(0, Graph(network, examples, is_exported=is_exported))
+            graphs.insert(0, Graph(network, examples, **options))
         except Untraceable as error:
             reason = str(error)
     return graphs, reason

@@ -60,9 +60,9 @@ def _may_depend(module: nn.Module) -> bool:
     `nn.TransformerEncoderLayer` calls its attention and dropout in training mode alone.
     """
     if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
+        return bool(module.p > 0)
     if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0
+        return bool(module.dropout > 0)
     is_layer = next(module.children(), None) is None
     of_torch = type(module).__module__.startswith("torch.nn")
     return isinstance(module, nn.RReLU) or (is_layer and not of_torch)

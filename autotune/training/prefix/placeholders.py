@@ -1,0 +1,126 @@
+"""Operators that stand for modules in an exported graph: layers, and the ends of every module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from autotune.training.prefix.nodes import module_input, module_output
+
+LAYER, INPUT, OUTPUT = range(3)
+"""Kinds of placeholders."""
+
+
+@cache
+def _operator() -> Any:
+    """Operator that stands for something of module number `at`; its output is like its input."""
+
+    @torch.library.custom_op("autotune::placeholder", mutates_args=())
+    def placeholder(x: Tensor, at: int, kind: int) -> Tensor:
+        return x.clone()
+
+    @placeholder.register_fake
+    def _(x: Tensor, at: int, kind: int) -> Tensor:
+        return torch.empty_like(x)
+
+    return torch.ops.autotune.placeholder.default
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """Modules that placeholders in a graph refer to by their number."""
+
+    paths: tuple[str, ...]
+
+    def copied(
+        self, node: fx.Node, graph: fx.Graph, known: Mapping[fx.Node, fx.Node]
+    ) -> fx.Node | None:
+        """What a placeholder stands for, added to another graph; None for other operators."""
+        if node.op != "call_function" or node.target is not _operator():
+            return None
+        read = known[node.all_input_nodes[0]]
+        path, kind = self.paths[int(node.args[1])], node.args[2]  # type: ignore[arg-type]
+        if kind == LAYER:
+            return graph.create_node("call_module", path, (read,), {}, name=node.name)
+        function = module_input if kind == INPUT else module_output
+        return graph.create_node("call_function", function, (read, path), {}, name=node.name)
+
+    def layers(self, graph: fx.Graph) -> set[str]:
+        """Paths of the modules that are layers in a graph."""
+        nodes = [n for n in graph.nodes if n.target is _operator() and n.args[2] == LAYER]
+        return {self.paths[n.args[1]] for n in nodes}
+
+
+@contextmanager
+def placeholders(
+    root: nn.Module, layers: Collection[str], *, has_boundaries: bool
+) -> Iterator[Placeholders]:
+    """Context in which `torch.export` sees placeholders in the graph of a network.
+
+    Modules without children among `layers`, such as dropout and stochastic depth, become one
+    operator each where they are called with one tensor and return one of the same shape and dtype.
+    With `has_boundaries`, so do the first input and the first output of every module, where a
+    delta can change or observe them.
+    """
+    modules = dict(root.named_modules())
+    with ExitStack() as stack:
+        for at, (path, module) in enumerate(modules.items()):
+            if path in layers and next(module.children(), None) is None:
+                stack.enter_context(_layer(module, at))
+            if has_boundaries and path:
+                stack.enter_context(_ends(module, at))
+        yield Placeholders(tuple(modules))
+
+
+@contextmanager
+def _layer(layer: nn.Module, at: int) -> Iterator[None]:
+    layer.__dict__["forward"] = partial(_stand_in, type(layer).forward.__get__(layer), at)
+    try:
+        yield
+    finally:
+        del layer.__dict__["forward"]
+
+
+def _stand_in(forward: Callable[..., Any], at: int, *args: Any, **kwargs: Any) -> Any:
+    output = forward(*args, **kwargs)
+    is_alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+    if not is_alone or not isinstance(output, Tensor):
+        return output
+    is_like = output.shape == args[0].shape and output.dtype == args[0].dtype
+    return _operator()(args[0], at, LAYER) if is_like else output
+
+
+@contextmanager
+def _ends(module: nn.Module, at: int) -> Iterator[None]:
+    before = module.register_forward_pre_hook(partial(_mark_input, at), with_kwargs=True)
+    after = module.register_forward_hook(partial(_mark_output, at))
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+def _mark_input(at: int, _: nn.Module, args: Any, kwargs: Any) -> Any:
+    if args:
+        return (_marked(args[0], at, INPUT), *args[1:]), kwargs
+    if kwargs:
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: _marked(kwargs[first], at, INPUT)}
+    return None
+
+
+def _mark_output(at: int, _: nn.Module, __: Any, output: Any) -> Any:
+    if type(output) is tuple and output:
+        return (_marked(output[0], at, OUTPUT), *output[1:])
+    return _marked(output, at, OUTPUT)
+
+
+def _marked(value: Any, at: int, kind: int) -> Any:
+    return _operator()(value, at, kind) if isinstance(value, Tensor) else value
