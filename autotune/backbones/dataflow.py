@@ -56,6 +56,8 @@ class Call:
     path: str
     input: Point | None
     output: Point | None
+    end: int = 0
+    """Place of the call in the order in which calls end."""
 
 
 class Flow:
@@ -116,11 +118,13 @@ class _Recorder:
     def calls(self) -> dict[str, Call]:
         times = Counter(self.began)
         once = [m for m, n in times.items() if n == 1 and m in self.passed]
-        return {self.paths[module]: self._call(module) for module in once}
+        ends = {module: end for end, module in enumerate(self.passed)}
+        return {self.paths[module]: self._call(module, ends[module]) for module in once}
 
-    def _call(self, module: nn.Module) -> Call:
+    def _call(self, module: nn.Module, end: int) -> Call:
         path, (value, output) = self.paths[module], self.passed[module]
-        return Call(path, _point(module, path, True, value), _point(module, path, False, output))
+        points = [_point(module, path, is_in, x) for is_in, x in ((True, value), (False, output))]
+        return Call(path, *points, end)
 
 
 def first_tensor(output: Any) -> Any:

@@ -25,6 +25,11 @@ class Route:
         return self.outer[0].input if self.outer else None
 
     @property
+    def end(self) -> int:
+        """Place of the exit in the order in which calls end."""
+        return self.outer[-1].end if self.outer else 0
+
+    @property
     def exit(self) -> Point | None:
         return self.outer[-1].output if self.outer else None
 

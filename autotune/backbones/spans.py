@@ -35,12 +35,17 @@ def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> 
 def _levels(
     stages: Mapping[str, tuple[str, ...]], blocks: tuple[Unit, ...], routes: Routes
 ) -> list[tuple[str, ...]]:
+    """Levels in the order of computation, in which modules need not be registered."""
     ends = {names: routes.through(names).exit for names in stages.values()}
     if len({point.shape for point in ends.values() if point}) > 1:
-        return [names for names, point in ends.items() if point]
+        return _in_order([names for names, point in ends.items() if point], routes)
     staged = {name for names in stages.values() for name in names}
     inside = [b.parameters for b in blocks if not staged or staged.issuperset(b.parameters)]
-    return [names for names in inside if routes.through(names).exit]
+    return _in_order([names for names in inside if routes.through(names).exit], routes)
+
+
+def _in_order(levels: list[tuple[str, ...]], routes: Routes) -> list[tuple[str, ...]]:
+    return sorted(levels, key=lambda names: routes.through(names).end)
 
 
 def _head(backbone: Backbone) -> list[str]:

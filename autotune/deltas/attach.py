@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from autotune.backbones.dataflow import Flow
 from autotune.backbones.eval_mode import evaluating
@@ -103,9 +105,12 @@ class Deltas:
             delta.load(values)
 
     def train(self) -> None:
-        """Put the tuned units into training mode; of normalisation only what a delta adapts."""
+        """Put the tuned units into training mode; of normalisation only what a delta adapts.
+
+        Spectral norm stays in evaluation mode, too: in training mode it writes its estimates.
+        """
         for module in self._trained:
-            module.training = not is_norm(module) and not isinstance(module, _STATISTICS)
+            module.training = not (is_norm(module) or _estimates(module))
         for (unit, _), delta in self.by_place.items():
             for layer in delta.adapts(self.sites[unit]):
                 layer.training = True
@@ -175,7 +180,14 @@ def _write(tensors: list[tuple[nn.Module, str, Tensor]]) -> None:
             _held(module, name).copy_(tensor)
 
 
-_STATISTICS = (nn.modules.batchnorm._NormBase,)  # layers with running statistics
+_STATISTICS = (nn.modules.batchnorm._NormBase, parametrizations._SpectralNorm)
+"""Modules that write buffers of their own in training mode."""
+
+
+def _estimates(module: nn.Module) -> bool:
+    """Whether a module, or a hook that computes its weight, writes buffers in training mode."""
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _STATISTICS) or any(isinstance(h, SpectralNorm) for h in hooks)
 
 
 @contextmanager

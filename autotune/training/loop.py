@@ -153,8 +153,8 @@ class Fit:
         self._check_finite(loss)
         for group in self.groups if steps > 1 else ():
             for parameter in group.parameters:
-                moments = self.optimizer.state.get(parameter, {})
-                if not moments or not moments["exp_avg_sq"].any():
+                # A gradient of exactly zero has a state; without any gradient there is none.
+                if not self.optimizer.state.get(parameter):
                     raise TrialError(
                         f"Every trained tensor must get a gradient, one of {group.name} with shape "
                         f"{tuple(parameter.shape)} got none. The network does not use it."

@@ -164,6 +164,17 @@ def test_a_trained_tensor_that_is_never_used_ends_the_trial(small, tiny_task):
         list(fit.epochs(*feeds(tiny_task)))
 
 
+def test_a_gradient_of_exactly_zero_is_a_gradient(small, tiny_task):
+    network, factor = small(), nn.Parameter(torch.ones(()))
+    network.register_forward_hook(lambda module, args, output: output + 0.0 * factor)
+    groups = [
+        Group("the head", list(network[4].parameters()), 0.01),
+        Group("idle scale", [factor], 0.01),
+    ]
+    fit = Fit(network, groups, RECIPE, seed=0, weight_decay=0.0)
+    assert len(list(fit.epochs(*feeds(tiny_task)))) == RECIPE.epochs
+
+
 def test_evaluation_gives_every_module_its_mode_back(tiny_network, tiny_task):
     tiny_network.train()
     tiny_network.first.eval()

@@ -34,9 +34,11 @@ def trace_operators(
 
     Raises `Untraceable` if the network cannot be exported.
     """
-    layers = [path for path in dependent if not _is_norm(root, path)]
+    layers = [path for path in dependent if not _is_norm(root, path)] if has_boundaries else []
     with placeholders(root, layers, has_boundaries=has_boundaries) as stand_ins:
         program = _exported(root, examples)
+        if blocks := [node for node in program.graph.nodes if node.op == "get_attr"]:
+            return _with_blocks(program, root, blocks, dependent, has_boundaries=has_boundaries)
         readers = set(dependent) - stand_ins.layers(program.graph)
         modes: dict[fx.Node, ModeArguments] = {}
         try:
@@ -48,6 +50,25 @@ def trace_operators(
         except Untraceable:
             pass
     return Traced(_Copier(program, root, modes, stand_ins).graph(), frozenset(readers))
+
+
+def _with_blocks(
+    program: ExportedProgram,
+    root: Root,
+    blocks: Sequence[fx.Node],
+    dependent: Collection[str],
+    *,
+    has_boundaries: bool,
+) -> Traced:
+    """The graph of a program in which some operators run a block, such as that of `autocast`.
+
+    Blocks are called as they are, so nothing in them can be a placeholder.
+    """
+    if has_boundaries:
+        raise Untraceable("its code has a block of its own, such as that of autocast")
+    for node in blocks:
+        root.hold_block(str(node.target), getattr(program.graph_module, str(node.target)))
+    return Traced(_Copier(program, root, {}, Placeholders(())).graph(), frozenset(dependent))
 
 
 def _exported(root: Root, examples: Tensor) -> ExportedProgram:

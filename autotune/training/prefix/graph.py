@@ -74,6 +74,8 @@ class Graph:
         graph.root = Root(network)
         for name, tensor in self.root.constants.items():
             graph.root.hold(name, tensor)
+        for name, block in self.root.blocks.items():
+            graph.root.hold_block(name, block)
         graph._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
         return graph
 

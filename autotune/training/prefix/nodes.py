@@ -72,11 +72,17 @@ class Root(nn.Module):
         super().__init__()
         self.network = network
         self.constants: dict[str, Tensor] = {}
+        self.blocks: dict[str, nn.Module] = {}
 
     def hold(self, name: str, constant: Tensor) -> None:
         """Add a tensor that a graph reads in addition to parameters and buffers."""
         self.constants[name] = constant
         setattr(self, name, constant)
+
+    def hold_block(self, name: str, block: nn.Module) -> None:
+        """Add a block of operators that a graph runs; it has no parameters."""
+        self.blocks[name] = block
+        self.__dict__[name] = block  # not a module of the network
 
     def forward(self, x: Any) -> Any:
         return self.network(x)
