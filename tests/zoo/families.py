@@ -44,12 +44,15 @@ VISION_SIZES = {
 
 DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 
+PLAIN = """
+albert bert bart biogpt bloom camembert convbert distilbert electra ernie flaubert fnet
+gemma gemma2 gpt2 gpt_bigcode gpt_neox llama mistral mixtral mpnet mpt olmo opt phi qwen2
+qwen3 roberta roformer squeezebert stablelm
+""".split()
+"""Families of text that need nothing but sizes."""
+
 TEXT: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("albert", "bert", "bart", "biogpt", "bloom", "camembert", "convbert"), {}),
-    **dict.fromkeys(("distilbert", "electra", "ernie", "flaubert", "fnet", "gemma"), {}),
-    **dict.fromkeys(("gemma2", "gpt2", "gpt_bigcode", "gpt_neox", "llama", "mistral"), {}),
-    **dict.fromkeys(("mixtral", "mpnet", "mpt", "olmo", "opt", "phi", "qwen2", "qwen3"), {}),
-    **dict.fromkeys(("roberta", "roformer", "squeezebert", "stablelm"), {}),
+    **{family: {} for family in PLAIN},
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA,
     "esm": {"position_embedding_type": "rotary", "mask_token_id": 4},

@@ -1,4 +1,4 @@
-"""What must hold for every network: what was trained is what is delivered, and nothing else moves."""
+"""What must hold for every network: what was trained is what is delivered, no more, no less."""
 
 from __future__ import annotations
 
@@ -234,17 +234,9 @@ def flops_behind(graph: Any, x: Tensor) -> int:
 
 def everything_of(network: nn.Module) -> Any:
     """Tensors in bytes, flags, modes, classes and hooks of a network."""
-    tensors = {
-        name: (
-            tensor.detach().view(-1).contiguous().view(torch.uint8).numpy().tobytes(),
-            id(tensor),
-        )
-        for name, tensor in [
-            *network.named_parameters(remove_duplicate=False),
-            *network.named_buffers(remove_duplicate=False),
-        ]
-        if tensor.numel() and not tensor.is_complex()
-    }
+    named = (*network.named_parameters(remove_duplicate=False),)
+    named += (*network.named_buffers(remove_duplicate=False),)
+    tensors = {name: (bytes_of(tensor), id(tensor)) for name, tensor in named}
     flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     modules = {
         name: (
@@ -256,3 +248,7 @@ def everything_of(network: nn.Module) -> Any:
         for name, module in network.named_modules()
     }
     return tensors, flags, modules
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
