@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, describe, with_head
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.head import checked_head, new_head
+from autotune.backbones.head import checked_head, n_outputs, new_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
@@ -140,7 +140,8 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
     for name, buffer in artifact.part("buffer").items():
         stack.callback(exchange_buffer(network, name, buffer))
     values = artifact.part("head")
-    head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
+    old = network.get_submodule(backbone.head)
+    head = new_head(old, n_outputs(old, values))
     head.load_state_dict(values)
     stack.callback(exchange(network, backbone.head, head))
     flow, stored = _flow(network, artifact), artifact.part("delta")

@@ -13,6 +13,7 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Point
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import InputDescription
+from autotune.deltas.computed import constant
 from autotune.deltas.paths import look_at
 from autotune.deltas.site import Site
 from autotune.deltas.surgery import exchanged
@@ -90,9 +91,9 @@ class TaskEvidence:
     def _scored(self) -> dict[str, dict[str, Tensor]]:
         head, network = self.fit_head(), self.backbone.network
         weights = self.backbone.parameters()
-        with exchanged(network, self.backbone.head, head):
+        with exchanged(network, self.backbone.head, head), constant(network) as constants:
             examples = list(self._examples(self.examples, self.together))
-            return weight_scores(network, weights, examples)
+            return weight_scores(network, {**weights, **constants}, examples)
 
     def _features(self, site: Site) -> tuple[Tensor, Tensor]:
         assert site.entry and site.exit
