@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost
+from autotune.deltas.merging import new_values, write_all
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import exchange, exchange_buffer
 from autotune.errors import ArtifactError, AutotuneError, MergeError
@@ -113,6 +114,25 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
         network.get_buffer(buffer).copy_(value)
     setattr(network.get_submodule(path), name, head)
     return difference
+
+
+def write_layers(backbone: Backbone, artifact: Artifact, paths: Collection[str]) -> None:
+    """Write an artifact's head, and what it changes in the layers at `paths`, for good.
+
+    Other layers stay as they are. Raises `ArtifactError`, or `MergeError` for a weight that the
+    network's own parametrization cannot compute.
+    """
+    network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
+    stack, deltas = put_on(backbone, artifact)
+    with stack:
+        values = new_values(deltas.sites.values())
+        head = network.get_submodule(backbone.head)
+        buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
+    layers = {module for path in paths for module in network.get_submodule(path).modules()}
+    write_all([value for value in values if value.module in layers])
+    for buffer, value in buffers.items():
+        network.get_buffer(buffer).copy_(value)
+    setattr(network.get_submodule(path), name, head)
 
 
 def device_of(network: nn.Module) -> torch.device:

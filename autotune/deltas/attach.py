@@ -15,7 +15,7 @@ from autotune.deltas.candidates import check_choice, check_plan
 from autotune.deltas.computed import parametrizing
 from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.merging import new_values, write_all
-from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, outputs_of, repeatable_outputs
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable, outputs_of
 from autotune.deltas.rounding import rounding
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import sites
@@ -125,34 +125,33 @@ class Deltas:
         """Write the tuned tensors into the network itself, detach, return the largest difference.
 
         Outputs on `inputs` are compared in evaluation mode, relative to the largest. Raises
-        `MergeError`, with the network's own tensors unchanged, for a delta that adds a path or
-        outputs that two forward passes do not repeat (all stay attached), and for a weight that the
-        network's parametrization cannot compute or a difference above `TOLERANCE`, which follows
-        the dtype (all are detached).
+        `MergeError`, with the network's own tensors unchanged, for a delta that adds a path (all
+        stay attached), and for a weight that the network's parametrization cannot compute or a
+        difference above `TOLERANCE` times the dtype's `rounding` (all are detached).
         """
         if kept := [f"{m} in {u}" for (u, m), d in self.by_place.items() if not d.mergeable]:
             raise MergeError(
                 f"A merge needs deltas of weights alone, {', '.join(kept)} adds a path. "
                 "Keep the delta file next to the backbone instead."
             )
-        together = repeatable_outputs(self.network, inputs)
-        if together is None:
-            raise MergeError(f"{NOT_REPEATABLE} a merge cannot be checked. {REPEATABLE}")
+        together = outputs_of(self.network, inputs)
         values = new_values(self.sites.values())
         self.detach()
         undo = write_all(values)
-        change, allowed = difference(outputs_of(self.network, inputs), together), self._tolerance
-        if not change <= allowed:  # NaN is refused too
+        change = difference(outputs_of(self.network, inputs), together)
+        if not change <= TOLERANCE * rounding(self.network):  # NaN is refused too
             undo()
-            raise MergeError(
-                f"A merge may change outputs by {allowed:g} of the largest, this one changes "
-                f"them by {change:.2g}. Keep the delta file, or use float32."
-            )
+            raise MergeError(self._misfit(change, inputs))
         return change
 
-    @property
-    def _tolerance(self) -> float:
-        return TOLERANCE * rounding(self.network)
+    def _misfit(self, change: float, inputs: Tensor) -> str:
+        allowed = TOLERANCE * rounding(self.network)
+        rule = f"A merge may change outputs by {allowed:g} of the largest"
+        if not is_repeatable(self.network, inputs):
+            return f"{rule}, but {NOT_REPEATABLE}. {REPEATABLE}"
+        return (
+            f"{rule}, this one changes them by {change:.2g}. Keep the delta file, or use float32."
+        )
 
 
 TOLERANCE = 1e-5

@@ -259,9 +259,8 @@ def parametrizing(network: nn.Module) -> set[nn.Module]:
 def settle(network: nn.Module) -> None:
     """Turn all tensors that layers or deltas compute into plain, frozen parameters."""
     tensors = computed_in(network)
-    values = [
-        tensor.value().clone() for tensor in tensors
-    ]  # before any change: weights may be tied
+    # all values before any change, as weights may be tied; exporters want them contiguous
+    values = [tensor.value().clone(memory_format=torch.contiguous_format) for tensor in tensors]
     for tensor, value in zip(tensors, values, strict=True):
         tensor.settle(value)
 

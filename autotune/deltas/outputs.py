@@ -14,7 +14,7 @@ REPETITION = 1e-6
 Kernels of GPUs may add in any order; random numbers in a forward pass change far more.
 """
 
-NOT_REPEATABLE = "Two forward passes of this network differ in evaluation mode (random numbers), so"
+NOT_REPEATABLE = "two forward passes of this network differ in evaluation mode"
 REPEATABLE = (
     "Make it deterministic in evaluation mode, such as F.dropout(x, p, training=self.training)."
 )
@@ -27,15 +27,9 @@ def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
     return outputs
 
 
-def repeatable_outputs(network: nn.Module, inputs: Tensor) -> Tensor | None:
-    """Outputs of the network, or None if a second forward pass gives other ones."""
-    first, second = outputs_of(network, inputs), outputs_of(network, inputs)
-    if first.shape != second.shape or not is_repetition(first, second, network):
-        return None
-    return first
-
-
-def is_repetition(first: Tensor, second: Tensor, network: nn.Module) -> bool:
-    """Whether two outputs differ by no more than rounding; NaN in both repeats."""
-    first, second = first.nan_to_num(), second.nan_to_num()
+def is_repeatable(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether a second forward pass gives the same outputs, but for rounding; NaN repeats NaN."""
+    first, second = (outputs_of(network, inputs).nan_to_num() for _ in range(2))
+    if first.shape != second.shape:
+        return False
     return difference(second, first) <= REPETITION * rounding(network)

@@ -25,7 +25,7 @@ from autotune.backbones.units import Unit, Units
 from autotune.deltas.apply import device_of, input_of, put_on, tuned
 from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
 from autotune.deltas.computed import settle
-from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repetition
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
 from autotune.deltas.rounding import rounding
 from autotune.deltas.surgery import difference
 from autotune.errors import AutotuneError, ConfigError, ExportError
@@ -91,12 +91,14 @@ class Subject:
             outputs: Tensor = network(self.inputs())
         return outputs
 
-    def repeatable_outputs(self) -> Tensor:
-        """Outputs of the tuned network; `ExportError` if a second forward pass gives others."""
-        first, second = self.outputs(), self.outputs()
-        if not is_repetition(first, second, self.backbone.network):
-            raise ExportError(f"{NOT_REPEATABLE} an export cannot be checked. {REPEATABLE}")
-        return first
+    def require_repeatable(self) -> None:
+        """Raise `ExportError` if a second forward pass of the tuned network gives other outputs."""
+        with tuned(self.backbone, self.artifact) as network:
+            if not is_repeatable(network, self.inputs()):
+                raise ExportError(
+                    f"An export is compared with the tuned network, but {NOT_REPEATABLE}. "
+                    f"{REPEATABLE}"
+                )
 
     def tolerance(self, form: Format) -> float:
         """Largest difference of outputs in a format, for the dtype of the network."""
@@ -182,9 +184,10 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_path(path) as temporary:
-            expected = subject.repeatable_outputs() if form.has_network else None
+            if form.has_network:
+                subject.require_repeatable()
             form.write(subject, temporary)
-            deviation = _deviation(form, subject, temporary, expected)
+            deviation = _deviation(form, subject, temporary)
             _sync(temporary)
             os.replace(temporary, path)
     except OSError as error:
@@ -194,11 +197,11 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
     return deviation
 
 
-def _deviation(form: Format, subject: Subject, path: Path, expected: Tensor | None) -> float | None:
+def _deviation(form: Format, subject: Subject, path: Path) -> float | None:
     outputs = form.outputs(subject, path)
-    if outputs is None or expected is None:
+    if outputs is None:
         return None
-    return checked(outputs, expected, subject.tolerance(form))
+    return checked(outputs, subject.outputs(), subject.tolerance(form))
 
 
 def checked(outputs: Tensor, expected: Tensor, tolerance: float) -> float:
