@@ -167,8 +167,8 @@ def _content(subject: Subject) -> _Content:
         )
     if content.uncalled:
         warn(
-            f"PEFT stores {', '.join(content.uncalled)} whole: the network reads the weight without "
-            "calling the layer, so that LoRA would have no effect."
+            f"PEFT stores {', '.join(content.uncalled)} whole: the network reads the weight "
+            "without calling the layer, so that LoRA would have no effect."
         )
     normalised = (name.rpartition(".")[0] for name in artifact.part("buffer"))
     content.close([*normalised, subject.backbone.head], [path for path in paths.values() if path])
