@@ -22,7 +22,7 @@ from autotune.errors import MergeError
 
 Undo = Callable[[], None]
 
-ROUNDING = {torch.float64: 1e-14, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+ROUNDING = {torch.float64: 1e-14, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Largest error of a weight that is computed again, relative to the largest, by dtype."""
 
 _ROUNDING = 2e-6

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 def difference(outputs: Tensor, expected: Tensor) -> float:
     """Largest difference between outputs, relative to the largest expected one."""
-    largest = expected.abs().max().float()
-    return float((outputs.float() - expected.float()).abs().max() / largest.clamp_min(1e-12))
+    dtype = torch.promote_types(expected.dtype, torch.float32)
+    outputs, expected = outputs.to(dtype), expected.to(dtype)
+    return float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
 def frozen(network: nn.Module) -> Callable[[], None]:

@@ -33,6 +33,9 @@ from autotune.run.settings import Settings
 from autotune.session.costing import parse_budget
 from autotune.session.sources import find_choices
 
+MAX_TOLERANCE = 0.05
+"""Largest permitted difference in any format and dtype: more is not rounding, even in bfloat16."""
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -102,7 +105,7 @@ class Subject:
 
     def tolerance(self, form: Format) -> float:
         """Largest difference of outputs in a format, for the dtype of the network."""
-        return form.tolerance * rounding(self.backbone.network)
+        return min(form.tolerance * rounding(self.backbone.network), MAX_TOLERANCE)
 
     def bare(self) -> nn.Module:
         """Copy of the unmodified network with an untrained head for the classes of the task."""
