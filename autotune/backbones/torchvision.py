@@ -50,7 +50,7 @@ def load(
         raise UnknownName(unknown("torchvision backbone", name, models.list_models(module=models)))
     published = models.get_model_weights(name).DEFAULT
     state, origin = _state(name, published, "none" if shapes_only else weights)
-    size = _size(name, published, state, input)
+    size = image_size(name, published, state, input)
     network = _network(models, name, size, shapes_only)
     if state is not None:
         load_weights(network, state, source=origin, head=head)
@@ -74,26 +74,29 @@ def _state(
     return _downloaded(name, published), str(published)
 
 
-def _size(
+def image_size(
     name: str,
     published: Any,
     state: Mapping[str, torch.Tensor] | None,
     input: InputDescription | None,
 ) -> int:
     """Side of the images that the network is built for, in pixels."""
-    wanted = (
-        input.size[0] if input is not None and input.size else published.transforms().crop_size[0]
-    )
-    embedding, kernel = ((state or {}).get(key) for key in _VIT_KEYS)
+    described = input.size if input is not None else None
+    wanted = (described or published.transforms().crop_size)[0]
+    embedding, kernel = (_ending(state or {}, key) for key in _VIT_KEYS)
     if not name.startswith("vit_") or embedding is None or kernel is None:
         return int(wanted)
     size = math.isqrt(embedding.shape[1] - 1) * kernel.shape[-1]
-    if input is not None and input.size not in (None, (size, size)):
+    if described not in (None, (size, size)):
         raise BackboneError(
             f"Images for torchvision:{name} must have the size of its weights, {size}, the input "
-            f"is described with {input.size}. Describe {size}, or give other --weights."
+            f"is described with {described}. Describe {size}, or give other --weights."
         )
     return size
+
+
+def _ending(state: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:
+    return next((tensor for name, tensor in state.items() if name.endswith(key)), None)
 
 
 _VIT_KEYS = ("encoder.pos_embedding", "conv_proj.weight")

@@ -25,7 +25,7 @@ class Slot:
     name: str
     owners: tuple[tuple[nn.Module, str], ...]
     computed: tuple[Computed, ...] = ()
-    """How each owner computes it from `sources`, if it is no parameter."""
+    """Computation of the tensor of each owner from `sources`; empty for a parameter."""
 
     sources: tuple[Slot, ...] = ()
     """Parameters that a computed tensor is computed from; empty for a parameter."""

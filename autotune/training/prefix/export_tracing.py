@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
+from autotune.deltas.computed import computed_in
 from autotune.training.prefix.module_tracing import Traced, recording_mode_reads
 from autotune.training.prefix.nodes import Root, Untraceable
 
@@ -16,8 +17,11 @@ from autotune.training.prefix.nodes import Root, Untraceable
 def trace_operators(root: Root, examples: Tensor) -> Traced:
     """Trace a graph of torch's own operators, valid for any batch size, that reads weights by name.
 
-    Raises `Untraceable` if the network cannot be exported.
+    Raises `Untraceable` if the network cannot be exported, or computes weights from others: the
+    graph would read the latter, which no delta changes.
     """
+    if computed := computed_in(root.network):
+        raise Untraceable(f"{computed[0].name} is computed by {computed[0].kind}")
     try:
         with (
             recording_mode_reads(root) as mode_readers,
