@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.weight_hooks import hooked, put_hook, without_hooks
 from autotune.errors import BackboneError
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,9 +60,9 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
     """Untrained copy of a head with `classes` outputs; everything else of it is as in `old`.
 
     The copy has the class, dtype, device, bias, stride, padding, groups and parametrizations of the
-    old layer, and the layer's own `reset_parameters` initialises it. Raises `BackboneError` for a
-    layer that cannot be copied so: one with further parameters of the size of its output, or groups
-    that do not divide the number of classes.
+    old layer (a pruned one has an empty mask), and the layer's own `reset_parameters` initialises
+    it. Raises `BackboneError` for a layer that cannot be copied so: one with further parameters of
+    the size of its output, or groups that do not divide the number of classes.
     """
     with torch.no_grad():
         head = _plain_copy(old)
@@ -76,6 +77,26 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
         head.reset_parameters()  # type: ignore[operator]
         _parametrize_as(old, head)
     return head.requires_grad_(True)
+
+
+def n_outputs(old: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Number of outputs of a head like `old` with these tensors.
+
+    Weights that are computed from others have another name: their shapes are compared with those of
+    `old`, as only the number of outputs may differ.
+    """
+    for name in ("weight", "bias"):
+        if name in tensors:
+            return len(tensors[name])
+    before = old.state_dict()
+    pairs = [(before[name].shape, tensor.shape) for name, tensor in tensors.items()]
+    sizes = [new for a, b in pairs for former, new in zip(a, b, strict=True) if former != new]
+    return sizes[0] if sizes else n_classes(old)
+
+
+def n_classes(head: nn.Module) -> int:
+    """Number of outputs of a head."""
+    return head.out_features if isinstance(head, nn.Linear) else head.out_channels  # type: ignore[return-value]
 
 
 def _producers(network: nn.Module, inputs: Tensor) -> list[str] | None:
@@ -149,15 +170,12 @@ def _plain_copy(old: nn.Module) -> nn.Module:
     names = _parametrized(old)
     kind = parametrize.type_before_parametrizations(old)
     state = {**vars(old), "_modules": {} if names else old._modules}
-    try:
-        # not deepcopy(old): a copy of a parametrized layer shares its class, and
-        # remove_parametrizations changes the class
-        state = copy.deepcopy(state)
-    except RuntimeError as error:  # old-style weight norm keeps a tensor that cannot be copied
-        raise BackboneError(_cannot_copy(old, "it cannot be copied")) from error
+    # not deepcopy(old): a copy of a parametrized layer shares its class, and
+    # remove_parametrizations changes the class
+    state = copy.deepcopy(without_hooks(old, state))
     head: nn.Module = object.__new__(kind)
     vars(head).update(state)
-    for name in names:
+    for name in (*names, *hooked(old)):
         setattr(head, name, nn.Parameter(getattr(old, name).detach().clone()))
     return head
 
@@ -184,11 +202,22 @@ def _set_outputs(head: nn.Module, classes: int) -> int:
 
 def _parametrize_as(old: nn.Module, head: nn.Module) -> None:
     for name in _parametrized(old):
-        for parametrization in old.parametrizations[name]:  # type: ignore[index]
-            parametrize.register_parametrization(head, name, _fresh(old, parametrization, head))
+        stack: Any = old.parametrizations[name]  # type: ignore[index]
+        for parametrization in stack:
+            fresh = _fresh(old, parametrization, getattr(head, name))
+            parametrize.register_parametrization(head, name, fresh, unsafe=stack.unsafe)
+    for name, hook in hooked(old).items():
+        put_hook(head, name, hook)
 
 
-def _fresh(old: nn.Module, parametrization: nn.Module, head: nn.Module) -> nn.Module:
+def _fresh(old: nn.Module, parametrization: nn.Module, weight: Tensor) -> nn.Module:
+    if isinstance(parametrization, parametrizations._SpectralNorm):
+        steps = getattr(parametrization, "n_power_iterations", 1)
+        return type(parametrization)(weight, steps, parametrization.dim, parametrization.eps)
+    if isinstance(parametrization, parametrizations._Orthogonal):
+        has_base = hasattr(parametrization, "base")
+        form = parametrization.orthogonal_map
+        return type(parametrization)(weight, form, use_trivialization=has_base)
     if any(True for _ in _tensors(parametrization)):
         raise BackboneError(
             _cannot_copy(old, f"its parametrization {type(parametrization).__name__} has tensors")

@@ -11,6 +11,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Flow
+from autotune.backbones.layer_names import layer_name, tensor_name
 from autotune.errors import SpaceError
 
 
@@ -30,7 +31,7 @@ class Unit:
 
     def layers(self) -> tuple[str, ...]:
         """Paths of the modules that hold the parameters, each once."""
-        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+        return tuple(dict.fromkeys(map(layer_name, self.parameters)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _above(path: str) -> list[str]:
 
 def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
     for pattern, expression in patterns.items():
-        if match := re.match(expression, name):
+        if match := re.match(expression, tensor_name(name)):
             return pattern, (match[1] if match.re.groups else pattern)
     return "", ""
 
@@ -149,7 +150,7 @@ def _match(
     sizes: Mapping[str, int],
 ) -> Match:
     unit_by_name = {name: unit for name, (p, unit) in pattern_of.items() if p == pattern}
-    modules = {name.rpartition(".")[0] for name in unit_by_name}
+    modules = set(map(layer_name, unit_by_name))
     total = sum(sizes[name] for name in unit_by_name)
     return Match(pattern, expression, len(set(unit_by_name.values())), len(modules), total)
 
@@ -160,24 +161,25 @@ def _from_tree(backbone: Backbone, *, by_layer: bool) -> Units:
     modules = dict(backbone.network.named_modules())
     pairs: list[tuple[str, str]] = []
     for name in parameters:
-        owner = name.rpartition(".")[0]
-        unit = (owner or name) if by_layer else _block_of(name, modules, total)
+        unit = (
+            (layer_name(name) or tensor_name(name)) if by_layer else _block_of(name, modules, total)
+        )
         if pairs and not by_layer and _continues(pairs[-1][0], unit, modules):
             unit = pairs[-1][0]
         pairs.append((unit, name))
     units = _group(pairs)
-    layers = {name.rpartition(".")[0] for name in parameters}
+    layers = set(map(layer_name, parameters))
     return Units(units, (Match("tree", "module tree", len(units), len(layers), total),))
 
 
 def _block_of(name: str, modules: Mapping[str, nn.Module], total: int) -> str:
     """Outermost module above a parameter that is no container and not most of the network."""
-    parts = name.split(".")[:-1]
+    parts = tensor_name(name).split(".")[:-1]
     for depth in range(1, len(parts) + 1):
         path = ".".join(parts[:depth])
         if not _is_opened(modules[path], total):
             return path
-    return name
+    return tensor_name(name)
 
 
 def _is_opened(module: nn.Module, total: int) -> bool:
@@ -187,7 +189,7 @@ def _is_opened(module: nn.Module, total: int) -> bool:
 
 
 def _is_lone(module: nn.Module) -> bool:
-    return next(module.children(), None) is None
+    return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def _continues(before: str, unit: str, modules: Mapping[str, nn.Module]) -> bool:

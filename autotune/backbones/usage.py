@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.layer_names import tensor_name
 from autotune.errors import ConfigError
 
 
@@ -47,7 +48,7 @@ def excluded_parameters(network: nn.Module, patterns: Sequence[str]) -> frozense
     excluded: set[str] = set()
     for pattern in patterns:
         try:
-            matched = {name for name in names if re.match(pattern, name)}
+            matched = {name for name in names if _matches(pattern, name)}
         except re.error as error:
             raise ConfigError(
                 f"A pattern to exclude must be a regular expression, {pattern!r} is none: {error}. "
@@ -60,6 +61,11 @@ def excluded_parameters(network: nn.Module, patterns: Sequence[str]) -> frozense
             )
         excluded |= matched
     return frozenset(excluded)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern matches a parameter, or the weight that is computed from it."""
+    return any(re.match(pattern, known) for known in (name, tensor_name(name)))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, describe, with_head
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.head import checked_head, new_head
+from autotune.backbones.head import checked_head, n_outputs, new_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost
+from autotune.deltas.merging import new_values, write_all
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import exchange, exchange_buffer
 from autotune.errors import ArtifactError, AutotuneError, MergeError
@@ -115,6 +116,25 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
     return difference
 
 
+def write_layers(backbone: Backbone, artifact: Artifact, paths: Collection[str]) -> None:
+    """Write an artifact's head, and what it changes in the layers at `paths`, for good.
+
+    Other layers stay as they are. Raises `ArtifactError`, or `MergeError` for a weight that the
+    network's own parametrization cannot compute.
+    """
+    network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
+    stack, deltas = put_on(backbone, artifact)
+    with stack:
+        values = new_values(deltas.sites.values())
+        head = network.get_submodule(backbone.head)
+        buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
+    layers = {module for path in paths for module in network.get_submodule(path).modules()}
+    write_all([value for value in values if value.module in layers])
+    for buffer, value in buffers.items():
+        network.get_buffer(buffer).copy_(value)
+    setattr(network.get_submodule(path), name, head)
+
+
 def device_of(network: nn.Module) -> torch.device:
     """Device of the network's first parameter."""
     return next(network.parameters()).device
@@ -140,7 +160,8 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
     for name, buffer in artifact.part("buffer").items():
         stack.callback(exchange_buffer(network, name, buffer))
     values = artifact.part("head")
-    head = new_head(network.get_submodule(backbone.head), len(values["weight"]))
+    old = network.get_submodule(backbone.head)
+    head = new_head(old, n_outputs(old, values))
     head.load_state_dict(values)
     stack.callback(exchange(network, backbone.head, head))
     flow, stored = _flow(network, artifact), artifact.part("delta")

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from autotune.backbones.dataflow import Flow
-from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Unit, is_norm
 from autotune.deltas.base import Evidence
 from autotune.deltas.candidates import check_choice, check_plan
+from autotune.deltas.computed import parametrizing
 from autotune.deltas.costs import new_delta, plan_cost
+from autotune.deltas.merging import new_values, write_all
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable, outputs_of
+from autotune.deltas.rounding import rounding
 from autotune.deltas.seeding import seeded
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import difference, frozen
@@ -56,7 +58,9 @@ class Deltas:
             for unit in tuned
             for method in plan[unit.name].methods
         }
-        self._trained = [module for site in self.sites.values() for module in site.modules]
+        fixed = parametrizing(network)
+        modules = [module for site in self.sites.values() for module in site.modules]
+        self._trained = [module for module in modules if module not in fixed]
         self._frozen, self._snapshot = frozen(network), Snapshot(network)
         try:
             self._start(seed, evidence)
@@ -126,58 +130,37 @@ class Deltas:
         """Write the tuned tensors into the network itself, detach, return the largest difference.
 
         Outputs on `inputs` are compared in evaluation mode, relative to the largest. Raises
-        `MergeError`, with the network's own tensors unchanged, for a delta that cannot be merged
-        (all stay attached) or a difference above 1e-5 (all are detached).
+        `MergeError`, with the network's own tensors unchanged, for a delta that adds a path (all
+        stay attached), and for a weight that the network's parametrization cannot compute or a
+        difference above `TOLERANCE` times the dtype's `rounding` (all are detached).
         """
         if kept := [f"{m} in {u}" for (u, m), d in self.by_place.items() if not d.mergeable]:
             raise MergeError(
                 f"A merge needs deltas of weights alone, {', '.join(kept)} adds a path. "
                 "Keep the delta file next to the backbone instead."
             )
-        together = _output(self.network, inputs)
-        tuned = self._tensors_of_sites()
-        tuned = [(module, name, tensor.detach().clone()) for module, name, tensor in tuned]
+        together = outputs_of(self.network, inputs)
+        values = new_values(self.sites.values())
         self.detach()
-        before = [(module, name, _held(module, name).clone()) for module, name, _ in tuned]
-        _write(tuned)
-        change = difference(_output(self.network, inputs), together)
-        if not change <= TOLERANCE:  # NaN is refused too
-            _write(before)
-            raise MergeError(
-                f"A merge may change outputs by {TOLERANCE:g} of the largest, this one changes "
-                f"them by {change:.2g}. Keep the delta file, or use float32."
-            )
+        undo = write_all(values)
+        change = difference(outputs_of(self.network, inputs), together)
+        if not change <= TOLERANCE * rounding(self.network):  # NaN is refused too
+            undo()
+            raise MergeError(self._misfit(change, inputs))
         return change
 
-    def _tensors_of_sites(self) -> list[tuple[nn.Module, str, Tensor]]:
-        weights = [(*slot.owners[0], slot.tensor) for s in self.sites.values() for slot in s.slots]
-        layers = [layer for site in self.sites.values() for layer in site.modules]
-        buffers = [(m, k, b) for m in layers for k, b in m.named_buffers(recurse=False)]
-        return [*weights, *buffers]
+    def _misfit(self, change: float, inputs: Tensor) -> str:
+        allowed = TOLERANCE * rounding(self.network)
+        rule = f"A merge may change outputs by {allowed:g} of the largest"
+        if not is_repeatable(self.network, inputs):
+            return f"{rule}, but {NOT_REPEATABLE}. {REPEATABLE}"
+        return (
+            f"{rule}, this one changes them by {change:.2g}. Keep the delta file, or use float32."
+        )
 
 
 TOLERANCE = 1e-5
-"""Largest accepted change of outputs by a merge, relative to the largest output.
-
-Rounding in float32 stays below it, in half precision it does not.
-"""
-
-
-def _output(network: nn.Module, inputs: Tensor) -> Tensor:
-    with evaluating(network):
-        output: Tensor = network(inputs)
-    return output
-
-
-def _held(module: nn.Module, name: str) -> Tensor:
-    tensor: Tensor = getattr(module, name)
-    return tensor.detach()
-
-
-def _write(tensors: list[tuple[nn.Module, str, Tensor]]) -> None:
-    with torch.no_grad():
-        for module, name, tensor in tensors:
-            _held(module, name).copy_(tensor)
+"""Largest accepted change of outputs by a merge in float32, relative to the largest output."""
 
 
 _STATISTICS = (nn.modules.batchnorm._NormBase, parametrizations._SpectralNorm)

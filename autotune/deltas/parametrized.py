@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autotune.deltas.base import Delta, is_off, scaled
+from autotune.deltas.computed import Undo, stacked
 from autotune.deltas.site import Site, Slot
 
 
 class WeightDelta(Delta):
     """A delta that writes some of a unit's tensors as a function of the frozen ones.
 
-    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. Several deltas
-    on one tensor are detached in the reverse order of attaching.
+    Built on `torch.nn.utils.parametrize`; tied weights share one parametrization. A weight that the
+    network itself computes (weight norm, pruning, …) is changed as the layer uses it. Several
+    deltas on one tensor are detached in the reverse order of attaching.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Undo] = []
 
     @abstractmethod
     def part(self, slot: Slot) -> nn.Module:
@@ -33,8 +34,7 @@ class WeightDelta(Delta):
         for slot in self.changes(site):
             part = self.part(slot)
             self.parts[slot.name.replace(".", "/")] = part
-            for module, attribute in slot.owners:
-                self._undo.append(_parametrize(module, attribute, _Gated(self, part)))
+            self._undo += _changed(slot, _Gated(self, part))
 
     def detach(self) -> None:
         while self._undo:
@@ -64,17 +64,8 @@ def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:
     return first.part
 
 
-def _parametrize(module: nn.Module, attribute: str, part: nn.Module) -> Callable[[], None]:
-    order = tuple(module._parameters)
-    parametrize.register_parametrization(module, attribute, part)
-
-    def undo() -> None:
-        stack: Any = module.parametrizations
-        if len(stack[attribute]) > 1:
-            del stack[attribute][-1]
-            return
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-        # the parameter comes back as the last one: restore the order of registration
-        module._parameters.update({k: module._parameters.pop(k) for k in order})
-
-    return undo
+def _changed(slot: Slot, part: nn.Module) -> list[Undo]:
+    """Change a slot's tensor; a computed one is a constant meanwhile, as its sources are frozen."""
+    if slot.is_computed():
+        return [computed.replace(part) for computed in slot.computed]
+    return [stacked(module, attribute, part) for module, attribute in slot.owners]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -11,14 +12,23 @@ from torch.nn.utils import parametrize
 from autotune.backbones.dataflow import Call, Flow, Point
 from autotune.backbones.routes import Route, Routes
 from autotune.backbones.units import Unit, is_norm
+from autotune.deltas.computed import Computed, computed_in
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One parameter of a unit and every module that holds it (several when weights are tied)."""
+    """One tensor of a unit and every module that holds it (several when weights are tied).
+
+    It is a parameter, or a weight that the network computes from parameters of the unit.
+    """
 
     name: str
     owners: tuple[tuple[nn.Module, str], ...]
+    computed: tuple[Computed, ...] = ()
+    """Computation of the tensor of each owner from `sources`; empty for a parameter."""
+
+    sources: tuple[Slot, ...] = ()
+    """Parameters that a computed tensor is computed from; empty for a parameter."""
 
     @property
     def layer(self) -> nn.Module:
@@ -32,17 +42,33 @@ class Slot:
 
     @property
     def tensor(self) -> Tensor:
-        """The parameter as the layer sees it now."""
+        """The tensor as the layer sees it now."""
+        if self.is_computed():
+            return self._value
         tensor: Tensor = getattr(self.layer, self.attribute)
         return tensor
 
     @property
     def frozen(self) -> Tensor:
-        """The pretrained parameter, without what deltas do to it."""
+        """The pretrained tensor, without what deltas do to it."""
+        if self.is_computed():
+            return self._value
         if parametrize.is_parametrized(self.layer, self.attribute):
             original: Tensor = self.layer.parametrizations[self.attribute].original  # type: ignore[union-attr,index]
             return original
         return self.tensor
+
+    @cached_property
+    def _value(self) -> Tensor:
+        return self.computed[0].value()
+
+    def parameters(self) -> tuple[Slot, ...]:
+        """The parameter itself, or those that it is computed from."""
+        return self.sources or (self,)
+
+    def is_computed(self) -> bool:
+        """Whether the layer computes it from its sources at present, and no delta replaces it."""
+        return any(computed.is_active() for computed in self.computed)
 
     def is_norm(self) -> bool:
         """Whether it belongs to a normalisation layer."""
@@ -140,16 +166,58 @@ def sites(network: nn.Module, units: Iterable[Unit], flow: Flow | None = None) -
     routes = Routes(network, flow)
     whole = flow.get("") if flow else None
 
-    def slot(name: str) -> Slot:
-        return Slot(name, tuple(owners[id(by_name[name])]))
+    parameters = {name: Slot(name, tuple(owners[id(tensor)])) for name, tensor in by_name.items()}
+    computed = _by_sources(network)
 
     def site(unit: Unit) -> Site:
-        slots = tuple(map(slot, unit.parameters))
+        slots = _slots([parameters[name] for name in unit.parameters], computed)
         levels = tuple(routes.through(names) for names in unit.levels or [unit.parameters])
         modules = tuple(_modules(network, unit, slots))
         return Site(unit.name, slots, network, modules, levels, whole.input if whole else None)
 
     return {unit.name: site(unit) for unit in units}
+
+
+_Owner = tuple[nn.Module, str]
+
+
+def _by_sources(network: nn.Module) -> dict[frozenset[_Owner], Computed]:
+    """Parameters, as (module, name) → the tensor that is computed from them."""
+    tensors = {frozenset(tensor.sources()): tensor for tensor in computed_in(network)}
+    return {sources: tensor for sources, tensor in tensors.items() if sources}
+
+
+def _slots(
+    parameters: Sequence[Slot], computed: Mapping[frozenset[_Owner], Computed]
+) -> tuple[Slot, ...]:
+    """One slot per parameter, but one for all parameters that a tensor is computed from.
+
+    If some of these are in no unit, or another layer uses one, a change of the computed tensor
+    cannot be written into them: they are slots of their own.
+    """
+    by_owner = {owner: slot for slot in parameters for owner in slot.owners}
+    whole: dict[int, Slot] = {}
+    for sources, tensors in _shared(computed, by_owner):
+        owners = tuple((tensor.layer, tensor.attribute) for tensor in tensors)
+        slot = Slot(tensors[0].name, owners, tensors, sources)
+        whole.update(dict.fromkeys(map(id, sources), slot))
+    return tuple(dict.fromkeys(whole.get(id(slot), slot) for slot in parameters))
+
+
+def _shared(
+    computed: Mapping[frozenset[_Owner], Computed], by_owner: Mapping[_Owner, Slot]
+) -> Iterator[tuple[tuple[Slot, ...], tuple[Computed, ...]]]:
+    """Slots that tensors are computed from, with these tensors: several when weights are tied."""
+    groups: dict[tuple[int, ...], list[tuple[frozenset[_Owner], Computed]]] = {}
+    for owners, tensor in computed.items():
+        if owners <= by_owner.keys():
+            key = tuple(dict.fromkeys(id(s) for o, s in by_owner.items() if o in owners))
+            groups.setdefault(key, []).append((owners, tensor))
+    for group in groups.values():
+        used = frozenset[_Owner]().union(*(owners for owners, _ in group))
+        sources = tuple(dict.fromkeys(s for o, s in by_owner.items() if o in used))
+        if {owner for slot in sources for owner in slot.owners} == used:
+            yield sources, tuple(tensor for _, tensor in group)
 
 
 def _modules(network: nn.Module, unit: Unit, slots: tuple[Slot, ...]) -> list[nn.Module]:

@@ -8,22 +8,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 
 def difference(outputs: Tensor, expected: Tensor) -> float:
     """Largest difference between outputs, relative to the largest expected one."""
-    largest = expected.abs().max().float()
-    return float((outputs.float() - expected.float()).abs().max() / largest.clamp_min(1e-12))
-
-
-def settle(network: nn.Module) -> None:
-    """Turn weights that deltas compute into plain parameters; frozen ones stay as they are."""
-    for module in list(network.modules()):
-        for name in list(getattr(module, "parametrizations", ())):
-            value = getattr(module, name).detach().clone()
-            parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+    dtype = torch.promote_types(expected.dtype, torch.float32)
+    outputs, expected = outputs.to(dtype), expected.to(dtype)
+    return float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
 def frozen(network: nn.Module) -> Callable[[], None]:

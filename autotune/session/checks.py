@@ -10,6 +10,7 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.head import new_head
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
 from autotune.run.settings import Settings
@@ -17,6 +18,7 @@ from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
+from autotune.utils.events import warn
 
 
 def check_policy(settings: Settings) -> None:
@@ -50,7 +52,8 @@ def check_pruner(settings: Settings) -> None:
 def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
     """Run one small batch, to refuse a network that cannot run before anything starts.
 
-    The batch runs twice: with the network's own head, and with a head for the task's classes.
+    The batch runs with the network's own head, twice, and with a head for the task's classes. If
+    the logits of the first two differ, the network's forward pass is random, which is reported.
     """
     with evaluating(backbone.network) as network:
         logits = _forward(network, inputs)
@@ -58,6 +61,11 @@ def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise BackboneError(
                 f"A backbone must return logits (n, classes), this one returns {got}."
+            )
+        if not is_repeatable(network, inputs):
+            warn(
+                f"Results of this search vary: {NOT_REPEATABLE}, and an export cannot be checked. "
+                f"{REPEATABLE}"
             )
         _try_head(backbone, classes, inputs)
 

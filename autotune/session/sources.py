@@ -105,7 +105,7 @@ def find_choices(
         return space, units
     try:
         flow = trace(backbone.network, input)
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         first = first_line(error)
         warn(f"The network cannot be traced, so no method that adds a path is offered: {first}")
         return space, units

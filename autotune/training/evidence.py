@@ -13,6 +13,7 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Point
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.inputs import InputDescription
+from autotune.deltas.computed import constant
 from autotune.deltas.paths import look_at
 from autotune.deltas.site import Site
 from autotune.deltas.surgery import exchanged
@@ -70,7 +71,10 @@ class TaskEvidence:
         return self._made[key]
 
     def scores(self, kind: str) -> Mapping[str, Tensor]:
-        """Name of a parameter → `fisher` or `gradient` scores, as `weight_scores` returns them."""
+        """Name of a parameter, or of a weight computed from some → `fisher` or `gradient` scores.
+
+        They are those that `weight_scores` returns.
+        """
         by_kind: dict[str, dict[str, Tensor]] = self.once(("scores",), self._scored)
         return by_kind[kind]
 
@@ -89,10 +93,12 @@ class TaskEvidence:
 
     def _scored(self) -> dict[str, dict[str, Tensor]]:
         head, network = self.fit_head(), self.backbone.network
-        weights = self.backbone.parameters()
         with exchanged(network, self.backbone.head, head):
             examples = list(self._examples(self.examples, self.together))
-            return weight_scores(network, weights, examples)
+            scores = weight_scores(network, self.backbone.parameters(), examples)
+            with constant(network) as constants:  # weights that the network computes
+                computed = weight_scores(network, constants, examples) if constants else {}
+        return {kind: {**scores[kind], **computed.get(kind, {})} for kind in scores}
 
     def _features(self, site: Site) -> tuple[Tensor, Tensor]:
         assert site.entry and site.exit

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head import new_head
+from autotune.backbones.copying import copied
+from autotune.backbones.head import n_classes, new_head
 from autotune.backbones.units import Units
 from autotune.deltas.seeding import seeded
 from autotune.problem.job import Job
@@ -41,8 +41,8 @@ class LinearProbe:
         """Untrained head; equal seeds give equal heads."""
         old = self.backbone.network.get_submodule(self.backbone.head)
         with seeded(seed, "head"):
-            if self.keep_head and len(old.weight) == self.n_classes:  # type: ignore[arg-type]
-                return copy.deepcopy(old)
+            if self.keep_head and n_classes(old) == self.n_classes:
+                return copied(old)
             return new_head(old, self.n_classes)
 
     def fit(

@@ -176,11 +176,26 @@ def test_a_plain_head_starts_as_torch_starts_it():
     assert torch.equal(made.weight, new.weight) and torch.equal(made.bias, new.bias)
 
 
+class Shifted(nn.Module):
+    """Parametrization with a tensor of the size of the weight."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros_like(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.shift
+
+
+def shifted(layer: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(layer, "weight", Shifted(layer.weight))
+
+
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
         (Cosine(6, 8, by_class=True), "'temperature' has one value per output"),
-        (nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8)), "_SpectralNorm has tensors"),
+        (shifted(nn.Linear(6, 8)), "Shifted has tensors"),
         (nn.Conv1d(6, 9, 3, groups=3), "a multiple of its 3 groups, the task has 4 classes"),
     ],
     ids=["one per class", "spectral norm", "groups"],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +22,7 @@ from autotune.backbones.base import describe, fingerprint
 from autotune.backbones.digits import DigitsNet, cache_file
 from autotune.backbones.digits_data import halves
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.torchvision import image_size
 from autotune.backbones.weights import load_weights, read_weights
 from autotune.errors import BackboneError, NotBuilt, UnknownName
 
@@ -145,6 +147,47 @@ def test_the_head_of_a_torchvision_network_is_found(name, head):
     assert backbone.head == head
     assert not any(p.startswith(f"{head}.") for p in backbone.parameters())
     assert (backbone.fingerprint, backbone.input.example_shape) == ("", (3, 224, 224))
+
+
+# sizes of images
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_h_14", "vit_b_16", "maxvit_t", "efficientnet_b7", "swin_v2_t"]
+)
+def test_a_torchvision_network_takes_images_of_the_size_of_its_weights(name):
+    backbone = load_backbone(f"torchvision:{name}", shapes_only=True)
+    images = torch.empty(1, *backbone.input.example_shape, device="meta")
+    with torch.no_grad():
+        assert backbone.network.eval()(images).shape == (1, 1000)
+
+
+def test_random_weights_are_of_the_described_size():
+    described = InputDescription(size=(64, 64))
+    backbone = load_backbone("torchvision:vit_b_32", weights="none", input=described)
+    assert backbone.network.image_size == 64
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
+def test_a_size_that_a_network_does_not_take_is_refused_in_one_line(name):
+    with pytest.raises(BackboneError, match="cannot be built for images of 63 pixels") as caught:
+        load_backbone(
+            f"torchvision:{name}", shapes_only=True, input=InputDescription(size=(63, 63))
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_for_another_size_decide_on_it():
+    published = torchvision.models.ViT_B_16_Weights.DEFAULT
+    state = {
+        "encoder.pos_embedding": torch.empty(1, 577, 768, device="meta"),
+        "conv_proj.weight": torch.empty(768, 3, 16, 16, device="meta"),
+    }
+    assert image_size("vit_b_16", published, state, None) == 384
+    with pytest.raises(
+        BackboneError, match=r"must have the size of its weights, 384, .*\(224, 224\)"
+    ):
+        image_size("vit_b_16", published, state, InputDescription(size=(224, 224)))
 
 
 def test_a_network_without_a_head_is_refused_with_the_way_out():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import autotune
 from autotune.errors import BudgetError
@@ -74,3 +78,25 @@ def test_charging_takes_choices_away_and_changes_no_cost():
         assert all(charged.costs[unit, c.label] == problem.costs[unit, c.label] for c in choices)
     for plan in (Plan(), *baseline_plans(charged, 0).values()):
         assert problem.cost(plan) == charged.cost(plan)
+
+
+class Dropping(nn.Module):
+    """Dropout that is active in evaluation mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5)
+
+
+@pytest.mark.parametrize(("middle", "times"), [(Dropping(), 1), (nn.Dropout(0.5), 0)])
+def test_a_random_forward_pass_is_reported_once_at_the_start(middle, times, caplog):
+    network = nn.Sequential(nn.Linear(8, 8), middle, nn.Linear(8, 2))
+    rows = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    parts = [(rows, (rows[:, 0] > 0).astype(np.int64))] * 3
+    settings = read_settings({"backbone": "object", "task": "object", "budget": "50%"})
+    with (
+        caplog.at_level(logging.WARNING, "autotune"),
+        released(prepare_search(settings, network, tuple(parts))),
+    ):
+        pass
+    warnings = [r for r in caplog.messages if "two forward passes of this network differ" in r]
+    assert len(warnings) == times

@@ -25,6 +25,7 @@ class Subtune(Delta):
     """Train all weights of a unit, its biases, or its normalisation layers.
 
     The frozen parameters are exchanged for trainable copies, so the backbone is never written.
+    Of a weight that the network computes (weight norm, pruning, …), its parameters train.
     Normalisation statistics stay frozen; with `bn="adapt"`, copies of them follow the training
     batches and are stored with the delta.
     """
@@ -51,7 +52,7 @@ class Subtune(Delta):
         return list(filter(self.chosen, site.slots))
 
     def count(self, site: Site) -> Cost:
-        chosen = [slot.tensor for slot in self.changes(site)]
+        chosen = [slot.tensor for slot in self._trained(site)]
         buffers = [b for _, _, b in self._followed(site)] if chosen else []
         trained = [cost_of(t.numel(), t.dtype) for t in chosen]
         return sum([*trained, *(stored_cost(b.numel(), b.dtype) for b in buffers)], Cost())
@@ -66,11 +67,15 @@ class Subtune(Delta):
             copy = buffer.clone()
             self.statistics.register_buffer(key, copy)
             self._exchange(layer._buffers, name.rpartition(".")[2], copy)
-        for slot in self.changes(site):
+        for slot in self._trained(site):
             parameter = nn.Parameter(slot.tensor.detach().clone())
             self.parts[slot.name.replace(".", "/")] = parameter
             for module, attribute in slot.owners:
                 self._exchange(module._parameters, attribute, parameter)
+
+    def _trained(self, site: Site) -> list[Slot]:
+        """Parameters that train; a computed weight trains those that it is computed from."""
+        return [parameter for slot in self.changes(site) for parameter in slot.parameters()]
 
     def detach(self) -> None:
         while self._before:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -17,17 +16,25 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
-from autotune.backbones.head import new_head
+from autotune.backbones.head import n_outputs, new_head
 from autotune.backbones.inputs import read_input, some_inputs
+from autotune.backbones.layer_names import layer_name
 from autotune.backbones.units import Unit, Units
 from autotune.deltas.apply import device_of, input_of, put_on, tuned
 from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
-from autotune.deltas.surgery import difference, settle
+from autotune.deltas.computed import settle
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
+from autotune.deltas.rounding import rounding
+from autotune.deltas.surgery import difference
 from autotune.errors import AutotuneError, ConfigError, ExportError
 from autotune.run.settings import Settings
 from autotune.session.costing import parse_budget
 from autotune.session.sources import find_choices
+
+MAX_TOLERANCE = 0.05
+"""Largest permitted difference in any format and dtype: more is not rounding, even in bfloat16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +94,36 @@ class Subject:
             outputs: Tensor = network(self.inputs())
         return outputs
 
+    def require_repeatable(self) -> None:
+        """Raise `ExportError` if a second forward pass of the tuned network gives other outputs."""
+        with tuned(self.backbone, self.artifact) as network:
+            if not is_repeatable(network, self.inputs()):
+                raise ExportError(
+                    f"An export is compared with the tuned network, but {NOT_REPEATABLE}. "
+                    f"{REPEATABLE}"
+                )
+
+    def tolerance(self, form: Format) -> float:
+        """Largest difference of outputs in a format, for the dtype of the network."""
+        return min(form.tolerance * rounding(self.backbone.network), MAX_TOLERANCE)
+
     def bare(self) -> nn.Module:
         """Copy of the unmodified network with an untrained head for the classes of the task."""
-        network = copy.deepcopy(self.backbone.network).eval()
+        network = copied(self.backbone.network).eval()
         path, _, name = self.backbone.head.rpartition(".")
         parent = network.get_submodule(path)
-        classes = len(self.artifact.tensors["head/weight"])
-        setattr(parent, name, new_head(getattr(parent, name), classes))
+        setattr(parent, name, new_head(getattr(parent, name), self.n_classes))
         return network
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the task."""
+        head = self.backbone.network.get_submodule(self.backbone.head)
+        return n_outputs(head, self.artifact.part("head"))
 
     def tuned(self) -> nn.Module:
         """Tuned copy of the network; weight changes are folded in, added paths stay modules."""
-        backbone = replace(self.backbone, network=copy.deepcopy(self.backbone.network))
+        backbone = replace(self.backbone, network=copied(self.backbone.network))
         put_on(backbone, self.artifact)
         settle(backbone.network)
         return backbone.network.requires_grad_(False)
@@ -110,7 +135,7 @@ def by_layer(backbone: Backbone, units: Sequence[Unit]) -> tuple[Unit, ...]:
     layers: dict[str, list[str]] = {}
     for name in backbone.parameters():
         if name not in assigned:
-            layers.setdefault(name.rpartition(".")[0], []).append(name)
+            layers.setdefault(layer_name(name), []).append(name)
     return (*units, *(Unit(layer, tuple(names)) for layer, names in layers.items()))
 
 
@@ -118,19 +143,24 @@ class Format(ABC):
     """Format in which a tuned network is exported.
 
     Laws: reading an export requires no code of autotune; `outputs`, computed by the library of the
-    format from the written files alone, match the outputs of the tuned network within `tolerance`.
+    format from the written files alone, match the outputs of the tuned network within `tolerance`,
+    which is that of float32; networks of other dtypes have their own.
     """
 
     file: ClassVar[str]
     """Default name of the file or folder."""
 
     tolerance: ClassVar[float] = 1e-5
-    """Largest permitted difference of outputs, relative to the largest output.
+    """Largest permitted difference of outputs of float32 networks, relative to the largest output.
 
-    1e-5 leaves room for float32 rounding when operations are fused or reordered.
+    1e-5 leaves room for rounding when operations are fused or reordered; `Subject.tolerance` has
+    the value for another dtype.
     """
 
     is_folder: ClassVar[bool] = False
+
+    has_network: ClassVar[bool] = True
+    """Whether the written files contain a network, whose outputs are compared."""
 
     @abstractmethod
     def write(self, subject: Subject, path: Path) -> None:
@@ -157,11 +187,10 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_path(path) as temporary:
+            if form.has_network:
+                subject.require_repeatable()
             form.write(subject, temporary)
-            outputs = form.outputs(subject, temporary)
-            deviation = (
-                None if outputs is None else checked(outputs, subject.outputs(), form.tolerance)
-            )
+            deviation = _deviation(form, subject, temporary)
             _sync(temporary)
             os.replace(temporary, path)
     except OSError as error:
@@ -169,6 +198,13 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
             f"The export could not be written to {str(path)!r} ({error}). Use another -o."
         ) from error
     return deviation
+
+
+def _deviation(form: Format, subject: Subject, path: Path) -> float | None:
+    outputs = form.outputs(subject, path)
+    if outputs is None:
+        return None
+    return checked(outputs, subject.outputs(), subject.tolerance(form))
 
 
 def checked(outputs: Tensor, expected: Tensor, tolerance: float) -> float:

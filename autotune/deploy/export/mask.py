@@ -30,6 +30,7 @@ class Mask(Format):
     """
 
     file = "mask.json"
+    has_network = False
 
     tensors: Path | None = None
 
@@ -51,7 +52,8 @@ def _changed(site: Site, plan: Plan) -> list[str]:
     names = {
         slot.name for method in plan[site.name].methods for slot in new_delta(method).changes(site)
     }
-    return [slot.name for slot in site.slots if slot.name in names]
+    changed = [slot for slot in site.slots if slot.name in names]
+    return [parameter.name for slot in changed for parameter in slot.parameters()]
 
 
 def _mask(

@@ -6,19 +6,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.layer_names import layer_name
+from autotune.deltas.apply import write_layers
 from autotune.deltas.costs import new_delta
+from autotune.deltas.outputs import outputs_of
 from autotune.deltas.site import Slot, sites
 from autotune.deploy.export.base import Format, Subject, refused
 from autotune.errors import DependencyError, ExportError
 from autotune.utils.distribution import install_command
+from autotune.utils.events import warn
 
 ADAPTER = "default"
 ROOT = "base_model.model."
@@ -76,6 +82,10 @@ class _Content:
 
     refused: list[str] = field(default_factory=list)
 
+    uncalled: list[str] = field(default_factory=list)
+    """Layers of which the network reads the weight without calling them, so that LoRA in them has
+    no effect."""
+
     @property
     def ranks(self) -> dict[str, int]:
         """Layer → rank."""
@@ -121,7 +131,8 @@ def _saved_of(slot: Slot, path: str) -> str | None:
     """Path of a module that contains the parameter and that PEFT can store whole, or None."""
     if isinstance(slot.layer, _UNCALLED):
         return path.rpartition(".")[0]
-    is_layer = isinstance(slot.layer, nn.MultiheadAttention) or not any(slot.layer.children())
+    children = {name for name, _ in slot.layer.named_children()} - {"parametrizations"}
+    is_layer = isinstance(slot.layer, nn.MultiheadAttention) or not children
     return path if path and is_layer and len(slot.owners) == 1 else None
 
 
@@ -131,8 +142,9 @@ _UNCALLED = nn.modules.linear.NonDynamicallyQuantizableLinear
 
 def _content(subject: Subject) -> _Content:
     network, artifact = subject.backbone.network, subject.artifact
-    paths = {module: path for path, module in network.named_modules()}
+    paths = {module: layer_name(f"{path}.weight") for path, module in network.named_modules()}
     stored, content = artifact.part("delta"), _Content()
+    called = _called(subject)
     for site in sites(network, artifact.units).values():
         for method in artifact.plan[site.name].methods:
             delta = new_delta(method)
@@ -140,19 +152,43 @@ def _content(subject: Subject) -> _Content:
                 content.refused.append(f"{site.name} ({method.label})")
             for slot in delta.changes(site):
                 path, prefix = paths[slot.layer], f"{site.name}/{method.name}/parts.{slot.name}"
-                if method.name == "lowrank" and _takes_lora(slot):
+                if method.name != "lowrank" or not _takes_lora(slot):
+                    content.add_whole(site.name, slot, path)
+                elif slot.layer not in called:
+                    content.add_whole(site.name, slot, path)
+                    content.uncalled.append(path)
+                else:
                     a, b = stored[f"{prefix}.a"], stored[f"{prefix}.b"]
                     content.products.append(_Product(path, a, b))
-                else:
-                    content.add_whole(site.name, slot, path)
     if content.refused:
         raise ExportError(
             f"PEFT supports low rank and whole layers, not {', '.join(content.refused)}. "
             "Export the delta, or merged, instead."
         )
+    if content.uncalled:
+        warn(
+            f"PEFT stores {', '.join(content.uncalled)} whole: the network reads the weight "
+            "without calling the layer, so that LoRA would have no effect."
+        )
     normalised = (name.rpartition(".")[0] for name in artifact.part("buffer"))
     content.close([*normalised, subject.backbone.head], [path for path in paths.values() if path])
     return content
+
+
+def _called(subject: Subject) -> set[nn.Module]:
+    """Modules that a forward pass in evaluation mode calls."""
+    called: set[nn.Module] = set()
+
+    def note(module: nn.Module, _: Any) -> None:
+        called.add(module)
+
+    # a hook for all modules: with hooks of their own, layers of `nn.TransformerEncoder` are called
+    handle = register_module_forward_pre_hook(note)
+    try:
+        outputs_of(subject.backbone.network, subject.inputs())
+    finally:
+        handle.remove()
+    return called
 
 
 def _with_adapter(subject: Subject, content: _Content) -> Any:
@@ -179,11 +215,16 @@ def _exactly(targets: list[str], names: list[str]) -> list[str] | str:
     """`target_modules` that selects exactly these modules.
 
     PEFT compares a list with the ends of names, and a string, as a pattern, with whole names.
-    A string is used if a name is also the end of others; "(?!)" matches nothing.
+    A string is used if a name is also the end of others. Without targets it accepts only its own
+    word for that.
     """
-    if targets and not any(_is_end(path, names) for path in targets):
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    if not targets:
+        return str(DUMMY_TARGET_MODULES)
+    if not any(_is_end(path, names) for path in targets):
         return targets
-    return "|".join(map(re.escape, targets)) or "(?!)"
+    return "|".join(map(re.escape, targets))
 
 
 def _anchored(path: str, names: list[str]) -> str:
@@ -196,11 +237,12 @@ def _is_end(path: str, names: list[str]) -> bool:
 
 
 def _fill(model: Any, content: _Content, subject: Subject) -> None:
-    network = subject.tuned()
+    backbone = replace(subject.backbone, network=copied(subject.backbone.network))
+    write_layers(backbone, subject.artifact, content.whole)
     with torch.no_grad():
         for path in content.whole:
             copy = model.get_submodule(ROOT + path).modules_to_save[ADAPTER]
-            copy.load_state_dict(network.get_submodule(path).state_dict())
+            copy.load_state_dict(backbone.network.get_submodule(path).state_dict())
         for product in content.products:
             layer, a, b = model.get_submodule(ROOT + product.layer), product.a, product.b
             if ADAPTER in layer.lora_embedding_A:
@@ -221,7 +263,7 @@ def _name_base(file: Path, subject: Subject) -> None:
 def _card(subject: Subject, whole: Iterable[str]) -> str:
     header, backbone = subject.artifact.header, subject.backbone
     head = backbone.network.get_submodule(backbone.head)
-    classes = len(subject.artifact.tensors["head/weight"])
+    classes = subject.n_classes
     return f"""---
 library_name: peft
 tags:

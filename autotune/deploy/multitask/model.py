@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, fingerprint
+from autotune.backbones.copying import copied
 from autotune.backbones.inputs import some_inputs
 from autotune.deltas.apply import described, device_of, input_of, put_on, require_fits
 from autotune.deltas.artifact import Artifact, read_artifact
-from autotune.deltas.surgery import settle
+from autotune.deltas.computed import settle
 from autotune.deploy.multitask.sharing import Joint
 from autotune.errors import ArtifactError, unknown
 from autotune.training.prefix.attached import Attached
@@ -157,7 +157,7 @@ class MultiTask:
         backbone = self._described or described(self._backbone, artifact)
         require_fits(backbone, artifact, source)
         shared, graph = self._shared or self._frozen(backbone), self._graph
-        network = copy.deepcopy(backbone.network, dict(shared))
+        network = copied(backbone.network, dict(shared))
         graph = graph or self._traced(backbone, artifact)
         task_graph = graph.on(network) if graph else None
         put_on(replace(backbone, network=network), artifact, source)

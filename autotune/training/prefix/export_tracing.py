@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
+from autotune.deltas.computed import computed_in
 from autotune.training.prefix.mode_effects import NORMS
 from autotune.training.prefix.mode_switch import (
     ModeArguments,
@@ -32,8 +33,11 @@ def trace_operators(
     or the layer is a norm, the graph is valid in evaluation mode of these modules alone. With
     `has_boundaries` there are nodes for the first input and output of every module.
 
-    Raises `Untraceable` if the network cannot be exported.
+    Raises `Untraceable` if the network cannot be exported, or computes weights from others: the
+    graph would read the latter, which no delta changes.
     """
+    if computed := computed_in(root.network):
+        raise Untraceable(f"{computed[0].name} is computed by {computed[0].kind}")
     layers = [path for path in dependent if not _is_norm(root, path)] if has_boundaries else []
     with placeholders(root, layers, has_boundaries=has_boundaries) as stand_ins:
         program = _exported(root, examples)

@@ -205,6 +205,13 @@ def test_a_network_whose_own_code_branches_is_untraceable():
         Graph(Whole(nn.ReLU()).eval(), EXAMPLE)
 
 
+def test_operators_that_compute_a_weight_are_no_graph():
+    net = Net(nn.ReLU()).eval()
+    weight_norm(net.head)
+    with pytest.raises(Untraceable, match=r"head\.weight is computed by WeightNorm"):
+        Graph(net, EXAMPLE, is_exported=True)
+
+
 def test_a_network_that_heeds_its_mode_is_cut_in_evaluation_alone():
     class Whole(Net):
         def forward(self, x: Tensor) -> Tensor:

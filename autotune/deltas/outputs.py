@@ -1,0 +1,35 @@
+"""Outputs of a network on some inputs, for comparisons of two forms of it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from autotune.backbones.eval_mode import evaluating
+from autotune.deltas.rounding import rounding
+from autotune.deltas.surgery import difference
+
+REPETITION = 1e-6
+"""Largest difference between two forward passes of one network in float32.
+
+Kernels of GPUs may add in any order; random numbers in a forward pass change far more.
+"""
+
+NOT_REPEATABLE = "two forward passes of this network differ in evaluation mode"
+REPEATABLE = (
+    "Make it deterministic in evaluation mode, such as F.dropout(x, p, training=self.training)."
+)
+
+
+def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Outputs of the network in evaluation mode, without gradients."""
+    with evaluating(network):
+        outputs: Tensor = network(inputs)
+    return outputs
+
+
+def is_repeatable(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether a second forward pass gives the same outputs, but for rounding; NaN repeats NaN."""
+    first, second = (outputs_of(network, inputs).nan_to_num() for _ in range(2))
+    if first.shape != second.shape:
+        return False
+    return difference(second, first) <= REPETITION * rounding(network)
