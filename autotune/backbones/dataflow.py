@@ -123,8 +123,8 @@ class _Recorder:
 
     def _call(self, module: nn.Module, end: int) -> Call:
         path, (value, output) = self.paths[module], self.passed[module]
-        points = [_point(module, path, is_in, x) for is_in, x in ((True, value), (False, output))]
-        return Call(path, *points, end)
+        before, after = _point(module, path, True, value), _point(module, path, False, output)
+        return Call(path, before, after, end)
 
 
 def first_tensor(output: Any) -> Any:

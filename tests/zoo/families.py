@@ -57,13 +57,23 @@ TEXT: dict[str, dict[str, Any]] = {
     "deberta-v2": DEBERTA,
     "esm": {"position_embedding_type": "rotary", "mask_token_id": 4},
     "falcon": {"head_dim": None},
-    "funnel": {"num_hidden_layers": None, "block_sizes": [1, 1], "d_head": 8, "d_inner": 64},
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
+    "funnel": {
+        "bos_token_id": 1,
+        "num_hidden_layers": None,
+        "block_sizes": [1, 1],
+        "d_head": 8,
+        "d_inner": 64,
+    },
+    "gpt_neo": {
+        "num_hidden_layers": None,
+        "attention_types": [[["global", "local"], 2]],
+        "num_layers": 4,
+    },
     "gptj": {"rotary_dim": 4},
     "mobilebert": {"embedding_size": 32, "intra_bottleneck_size": 16},
     "modernbert": {"global_attn_every_n_layers": 2},
     "nystromformer": {"num_landmarks": 4, "segment_means_seq_len": 12},
-    "t5": {},
+    "t5": {"decoder_start_token_id": 0},
     "xlnet": {"max_position_embeddings": None},
 }
 """Family → what differs from `TEXT_SIZES`; None leaves a size out."""
@@ -75,19 +85,12 @@ VISION: dict[str, tuple[int, dict[str, Any]]] = {
         ("beit", "dinov2", "vit", "vit_msn", "ijepa"),
         (32, {**VISION_SIZES, "image_size": 32, "patch_size": 8}),
     ),
-    "bit": (32, {"embedding_size": 32, "hidden_sizes": [32, 32, 64, 64], "depths": [1, 1, 1, 1]}),
+    "bit": (
+        32,
+        {"embedding_size": 32, "num_groups": 8, **STAGES, "hidden_sizes": [32, 32, 64, 64]},
+    ),
     "convnext": (64, STAGES),
     "convnextv2": (64, STAGES),
-    "levit": (
-        64,
-        {
-            "image_size": 64,
-            "hidden_sizes": [16, 32, 48],
-            "num_attention_heads": [2, 2, 2],
-            "depths": [1, 1, 1],
-            "key_dim": [8, 8, 8],
-        },
-    ),
     "hiera": (
         64,
         {
@@ -98,7 +101,7 @@ VISION: dict[str, tuple[int, dict[str, Any]]] = {
             "patch_size": [7, 7],
         },
     ),
-    "mobilenet_v2": (32, {"depth_multiplier": 0.25, "image_size": 32}),
+    "mobilenet_v2": (32, {"image_size": 32}),
     "mobilevit": (
         64,
         {

@@ -24,7 +24,7 @@ from autotune.deltas.attach import Deltas
 from autotune.deltas.surgery import exchanged
 from autotune.deploy.export import FORMATS
 from autotune.deploy.export.base import Subject, written
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, MergeError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Plan
 from autotune.run.settings import read_settings
@@ -70,6 +70,9 @@ class Outcome:
 
     merged: float = 0.0
     """Largest difference between the loss in training and in the user's own architecture."""
+
+    refused: list[str] = field(default_factory=list)
+    """Merges that were refused, each in one line."""
 
     faults: list[str] = field(default_factory=list)
 
@@ -145,8 +148,12 @@ def compare(plan: Plan, case: Case, setups: tuple[Setup, Setup], outcome: Outcom
     artifact = from_bytes(content, "the delta file")
     subject = Subject(setup.backbone, artifact, setup.settings)
     if all(METHODS_TABLE.load(name).mergeable for name in plan.methods()):
-        difference = abs(merged_loss(subject, case, setup) - loss)
-        outcome.merged = max(outcome.merged, difference)
+        try:
+            difference = abs(merged_loss(subject, case, setup) - loss)
+        except MergeError as error:  # a computed weight that no merge can keep
+            outcome.refused.append(f"{plan}: {error}")
+        else:
+            outcome.merged = max(outcome.merged, difference)
 
 
 def trained(setup: Setup, plan: Plan) -> Progress:

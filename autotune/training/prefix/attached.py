@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from autotune.deltas.paths import IDLE, Touch, touch_of
-from autotune.training.prefix.graph import Graph, hooks_of
+from autotune.training.prefix.graph import Graph, computing, hooks_of
 from autotune.training.prefix.mode_switch import ModeSwitch
 from autotune.training.prefix.nodes import Untraceable, module_input, module_output
 
@@ -45,7 +44,7 @@ class Attached:
             path, _, name = str(node.target).rpartition(".")
             owner = self.modules[path]
             trains = name in owner._parameters and _trains(owner._parameters[name])
-            return trains or parametrize.is_parametrized(owner, name)
+            return trains or self._is_computed_anew(owner)
         if node.op != "call_module":
             return False
         path = str(node.target)
@@ -57,7 +56,11 @@ class Attached:
         """Whether a module trains, or computes something different from the frozen network."""
         trains = any(map(_trains, module._parameters.values()))
         differs = module.training and module in self.dependent
-        return trains or differs or parametrize.is_parametrized(module)
+        return trains or differs or self._is_computed_anew(module)
+
+    def _is_computed_anew(self, module: nn.Module) -> bool:
+        """Whether a module has other parametrizations than when it was traced."""
+        return computing(module) != self.graph.own_parametrizations(module)
 
     def _new_hooks(self, module: nn.Module) -> list[Any]:
         hooks = hooks_of(module)

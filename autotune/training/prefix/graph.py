@@ -6,6 +6,7 @@ from copy import copy
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from autotune.backbones.eval_mode import evaluating
 from autotune.training.prefix.export_tracing import trace_operators
@@ -37,6 +38,7 @@ class Graph:
     ) -> None:
         self.root, self.is_exported = Root(network), is_exported
         self._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
+        self._computing = {module: computing(module) for module in network.modules()}
         with evaluating(network):
             self.dependent = _mode_dependent(self.root, examples[:2])
             """Paths of modules whose computation depends on their mode."""
@@ -77,11 +79,16 @@ class Graph:
         for name, block in self.root.blocks.items():
             graph.root.hold_block(name, block)
         graph._hooks = {module: frozenset(hooks_of(module)) for module in network.modules()}
+        graph._computing = {module: computing(module) for module in network.modules()}
         return graph
 
     def own_hooks(self, module: nn.Module) -> frozenset[Any]:
         """Hooks that a module had when it was traced."""
         return self._hooks.get(module, frozenset())
+
+    def own_parametrizations(self, module: nn.Module) -> frozenset[nn.Module]:
+        """Parametrizations that a module had when it was traced."""
+        return self._computing.get(module, frozenset())
 
 
 def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
@@ -117,6 +124,14 @@ def _observed(observer: Observer, examples: Tensor) -> dict[fx.Node, NodeValue]:
 def hooks_of(module: nn.Module) -> list[Any]:
     """Forward pre-hooks and forward hooks of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def computing(module: nn.Module) -> frozenset[nn.Module]:
+    """Parametrizations that compute tensors of a module."""
+    if not parametrize.is_parametrized(module):
+        return frozenset()
+    lists = module.parametrizations.values()  # type: ignore[union-attr, operator]
+    return frozenset(parametrization for each in lists for parametrization in each)
 
 
 def _drop_unread(graph: fx.Graph) -> None:
