@@ -63,8 +63,8 @@ def _network(
     if weights == "none" or shapes:
         return _built(models, name)
     if weights is not None:
-        state = read_weights(weights)
-        return load_weights(_built(models, name), state, source=weights, head=head)
+        states = read_weights(weights)
+        return load_weights(_built(models, name), states, source=weights, head=head)
     state = _downloaded(name, published)
     return load_weights(_built(models, name), state, source=str(published), head=head)
 

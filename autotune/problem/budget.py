@@ -121,4 +121,10 @@ def _read(text: str) -> tuple[Fraction, str | None]:
         raise BudgetError(f"A budget must be more than zero, got {text!r}. {FORMS}")
     if suffix == "%" and number > 100:
         raise BudgetError(f"A budget is at most 100 % of the backbone, got {text!r}. {FORMS}")
+    if suffix is None and 1 <= number < 2:
+        # read literally, it would allow one trained parameter, which no one wants
+        raise BudgetError(
+            f"A budget without a unit is a number of parameters, and {text!r} of them change "
+            f"nothing. Write {float(number):g}% for that share of the backbone."
+        )
     return number, suffix
