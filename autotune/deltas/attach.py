@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.dataflow import Flow
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Unit, is_norm
 from autotune.deltas.base import Evidence
@@ -160,7 +161,7 @@ Rounding in float32 stays below it, in half precision it does not.
 
 def _output(network: nn.Module, inputs: Tensor) -> Tensor:
     with evaluating(network):
-        output: Tensor = network(inputs)
+        output: Tensor = logits_of(network(inputs))
     return output
 
 

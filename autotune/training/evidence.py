@@ -89,7 +89,7 @@ class TaskEvidence:
 
     def _scored(self) -> dict[str, dict[str, Tensor]]:
         head, network = self.fit_head(), self.backbone.network
-        weights = self.backbone.parameters()
+        weights = self.backbone.tunable()
         with exchanged(network, self.backbone.head, head):
             examples = list(self._examples(self.examples, self.together))
             return weight_scores(network, weights, examples)

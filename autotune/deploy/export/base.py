@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.head import new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.units import Unit, Units
@@ -84,7 +85,7 @@ class Subject:
     def outputs(self) -> Tensor:
         """Outputs of the tuned network for `inputs()`, (4, classes)."""
         with tuned(self.backbone, self.artifact) as network, evaluating(network):
-            outputs: Tensor = network(self.inputs())
+            outputs: Tensor = logits_of(network(self.inputs()))
         return outputs
 
     def bare(self) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.deltas.costs import new_delta
 from autotune.deltas.site import Slot, sites
 from autotune.deploy.export.base import Format, Subject, refused
@@ -53,7 +54,7 @@ class Peft(Format):
         with refused("peft", "Export the delta, or merged, instead."):
             model = PeftModel.from_pretrained(subject.bare(), str(path))
             with evaluating(model):
-                outputs: Tensor = model(subject.inputs())
+                outputs: Tensor = logits_of(model(subject.inputs()))
         return outputs
 
 

@@ -194,7 +194,7 @@ class Keeper:
         kept = [node for node in others if self._is_there(node, pass_)]
         while True:
             program = before(self.graph, nodes, [*kept, self.graph.input])
-            nearest = [node for node in kept if program.reads(node)]
+            nearest = [node for node in kept if program.needs(node)]
             invalid = [node for node in nearest if not self._holds(node, pass_)]
             if not invalid:
                 return nearest
@@ -211,11 +211,11 @@ class Keeper:
         """Outputs of a program from stored values and the examples, batch by batch."""
         step = FrozenStep(program, self.recipe, pass_.size)
         kept = [pass_.place.find(self._name(node, pass_)) for node in known]
-        needs_examples = program.reads(self.graph.input)
+        needs_examples = program.needs(self.graph.input)
         examples = pass_.examples(rows, self.input, self.device) if needs_examples else None
         for some in rows.split(pass_.size):
             values = [t[some].to(self.device) for t in kept if t is not None]
-            # The program has an argument for the input even if no step reads it.
+            # The program has an argument for the input even if it does not need it.
             yield step((*values, next(examples) if examples is not None else values[0]))
 
     def _name(self, node: fx.Node, pass_: _Pass) -> str:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from autotune.backbones.precision import LOW
 from autotune.training.prefix.nodes import NodeValue, Untraceable, end_of
 from autotune.training.prefix.program import function_of
 
@@ -24,6 +26,9 @@ TOLERANCE = 1e-4
 Rounding of float32 is around 1e-6 in networks of usual depth, whereas a row that depends on other
 examples differs by far more.
 """
+
+ROUNDINGS = 2
+"""The same for values of low precision, in units of their rounding: 0.016 in bfloat16."""
 
 
 class Observer:
@@ -100,12 +105,21 @@ def _copied(value: Any) -> Any:
 
 
 def _has_rows(few: Tensor, many: Tensor, n: int, m: int) -> bool:
-    """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`."""
+    """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`.
+
+    Complex values do not count: files of tensors cannot hold them.
+    """
+    if few.is_complex():
+        return False
     if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
         return False
     return all(_is_like(few[at], many[(at - 1) % m], TOLERANCE) for at in range(n))
 
 
 def _is_like(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    if tolerance and a.dtype in LOW:
+        tolerance = max(tolerance, ROUNDINGS * torch.finfo(a.dtype).eps)
     a, b = a.double().nan_to_num(), b.double().nan_to_num()
     return bool(((a - b).abs() <= tolerance * b.abs().max()).all()) if a.numel() else True

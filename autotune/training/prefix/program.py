@@ -42,7 +42,7 @@ class Program:
         *,
         copied: Container[fx.Node] = (),
     ) -> None:
-        self.steps = list(steps)
+        self.steps, self._wanted = list(steps), frozenset(wanted)
         places: dict[fx.Node, int] = {}
         for node in (*known, *(step.node for step in self.steps)):
             places.setdefault(node, len(places))
@@ -58,9 +58,9 @@ class Program:
             for at, step in enumerate(self.steps)
         ]
 
-    def reads(self, node: fx.Node) -> bool:
-        """Whether any step reads the value of a node."""
-        return any(node in step.reads() for step in self.steps)
+    def needs(self, node: fx.Node) -> bool:
+        """Whether the value of a known node is wanted or read by a step."""
+        return node in self._wanted or any(node in step.reads() for step in self.steps)
 
     def __call__(self, *known: Any) -> tuple[Any, ...]:
         values = [*known, *[None] * (self._size - len(known))]
