@@ -134,7 +134,7 @@ def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> A
 
     If the tensor is of low precision, `change` gets and returns float32.
     """
-    return _touched(site, point, Touch(_in_float32(change, point), point.is_input, False))
+    return _touched(site, point, Touch(_in_float32(change), point.is_input, False))
 
 
 def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
@@ -142,18 +142,18 @@ def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
 
     If the tensor is of low precision, `look` gets it in float32.
     """
-    return _touched(site, point, Touch(_in_float32(look, point), point.is_input, True))
+    return _touched(site, point, Touch(_in_float32(look), point.is_input, True))
 
 
-def _in_float32(change: Any, point: Point) -> Callable[[Tensor], Tensor | None]:
-    """`change` on a float32 copy, its result rounded, where the network's own values are low.
+def _in_float32(change: Any) -> Callable[[Tensor], Tensor | None]:
+    """`change` on a float32 copy, its result rounded, of values of low precision.
 
-    Under autocast, values of a float32 network stay as they are.
+    Under autocast values stay as they are, since operators then convert them themselves.
     """
-    if point.dtype not in LOW:
-        return change  # type: ignore[no-any-return]
 
     def wide(x: Tensor) -> Tensor | None:
+        if x.dtype not in LOW or torch.is_autocast_enabled(x.device.type):
+            return change(x)  # type: ignore[no-any-return]
         changed = change(widened(x))
         return None if changed is None else changed.to(x.dtype)
 
