@@ -85,10 +85,9 @@ def test_a_budget_below_one_parameter_is_refused(text):
     ("text", "share"), [("1", "1%"), (" 1 ", "1%"), ("1.0", "1%"), ("1.5", "1.5%"), ("01", "1%")]
 )
 def test_a_budget_of_one_parameter_is_refused_with_the_share_that_was_meant(text, share):
-    for read in (check_text, lambda text: Budget.parse(text, BACKBONE)):
-        with pytest.raises(BudgetError, match=f"Write {share} for that share") as error:
-            read(text)
-        assert repr(text) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(BudgetError, match=f"Write {share} for that share") as error:
+        check_text(text)
+    assert repr(text) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["2", "1000", "10000.0", "8kB", "0.5%", "1 %", "1k"])
