@@ -59,9 +59,9 @@ def _first_dtype(network: nn.Module, input: InputDescription) -> torch.dtype | N
     seen: list[torch.dtype] = []
 
     def note(layer: nn.Module, args: Any) -> None:
-        own = [p.dtype for p in layer.parameters(recurse=False) if p.dtype in TUNABLE]
-        if own and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            seen.append(own[0])
+        dtypes = [p.dtype for p in layer.parameters(recurse=False) if p.dtype in TUNABLE]
+        if dtypes and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            seen.append(dtypes[0])
 
     handles = [module.register_forward_pre_hook(note) for module in network.modules()]
     try:
