@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autotune.backbones.head import checked_head, find_head
 from autotune.backbones.inputs import InputDescription, some_inputs
+from autotune.backbones.precision import TUNABLE, matched
 from autotune.errors import BackboneError
 
 
@@ -40,7 +42,7 @@ class Backbone:
     """Names of parameters that the logits do not depend on; they are no part of the 100 %."""
 
     protected: frozenset[str] = frozenset()
-    """Names of parameters that are never changed: the user froze or excluded them."""
+    """Names of parameters that the user froze or excluded, which are never changed."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers of the network, without the head's."""
@@ -55,8 +57,9 @@ class Backbone:
         return {n: p for n, p in named if not n.startswith(prefix) and n not in self.unused}
 
     def tunable(self) -> dict[str, nn.Parameter]:
-        """Parameters in use that a plan may change."""
-        return {name: p for name, p in self.parameters().items() if name not in self.protected}
+        """Parameters in use that a plan may change; integer and complex ones never are."""
+        usable = {n: p for n, p in self.parameters().items() if p.dtype in TUNABLE}
+        return {name: p for name, p in usable.items() if name not in self.protected}
 
 
 def describe(
@@ -69,14 +72,48 @@ def describe(
 ) -> Backbone:
     """Backbone around `network`; finds its head and computes its fingerprint.
 
-    Raises `BackboneError` for a network without parameters or without a last layer to replace.
+    Raises `BackboneError` for a network without parameters or without a last layer to replace, and
+    for one whose tensors have no shapes yet or whose modules cannot be changed.
     """
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise BackboneError(f"A backbone must be a torch.nn.Module, {source} is of type {kind}.")
+    _refuse_unusable(network, source)
+    if _first_meta(network) is None:
+        input = matched(input, network)
     path = checked_head(network, head) if head else find_head(network, _examples(network, input))
     backbone = Backbone(network, source, family, path, input)
     return Backbone(network, source, family, path, input, fingerprint(backbone.tensors()))
+
+
+def require_values(network: nn.Module, source: str) -> None:
+    """Raise `BackboneError` for a network with tensors on the meta device."""
+    if (name := _first_meta(network)) is not None:
+        raise BackboneError(
+            f"A backbone must have values, {name!r} of {source} is on the meta device. Load the "
+            "weights, as with network.to_empty(device='cpu') and load_state_dict."
+        )
+
+
+def _first_meta(network: nn.Module) -> str | None:
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    return next((name for name, tensor in tensors if tensor.is_meta), None)
+
+
+def _refuse_unusable(network: nn.Module, source: str) -> None:
+    for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = repr(path) if path else "the network"
+            raise BackboneError(
+                f"A backbone must consist of Python modules, {what} of {source} is a ScriptModule, "
+                "which cannot be changed. Give the network that was scripted or traced."
+            )
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor):
+            raise BackboneError(
+                f"A backbone must have run once, {name!r} of {source} has no shape yet, as in lazy "
+                "modules. Run one batch first: network(inputs)."
+            )
 
 
 def with_head(backbone: Backbone, head: str) -> Backbone:

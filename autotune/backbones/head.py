@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
+from autotune.backbones.precision import TUNABLE
 from autotune.backbones.weight_hooks import hooked, put_hook, without_hooks
 from autotune.errors import BackboneError
 
@@ -115,7 +117,7 @@ def _producers(network: nn.Module, inputs: Tensor) -> list[str] | None:
     handles = [module.register_forward_hook(note) for module in paths]
     try:
         with evaluating(network), _differentiable(network), torch.enable_grad():
-            return _followed(network(inputs), producers)
+            return _followed(logits_of(network(inputs)), producers)
     except Exception:  # a network may raise anything; `try_forward` reports it on the task's data
         return None
     finally:
@@ -125,8 +127,8 @@ def _producers(network: nn.Module, inputs: Tensor) -> list[str] | None:
 
 @contextmanager
 def _differentiable(network: nn.Module) -> Iterator[None]:
-    """Context in which all floating-point parameters require gradients."""
-    flags = [(p, p.requires_grad) for p in network.parameters() if p.is_floating_point()]
+    """Context in which all parameters that can be tuned require gradients."""
+    flags = [(p, p.requires_grad) for p in network.parameters() if p.dtype in TUNABLE]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(True)

@@ -38,6 +38,7 @@ class InputDescription:
     """Shape of one example, for inputs that are not images."""
 
     dtype: str = "float32"
+    """dtype in which the network takes its inputs, normalised images among them."""
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.shape is None):
@@ -72,18 +73,32 @@ class InputDescription:
         return self.shape
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 `images` (n, channels, height, width) → float32 of the same shape and device."""
-        device = images.device
+        """uint8 `images` (n, channels, height, width) → floats of the same shape and device.
+
+        They are computed in float32, or in float64 if the network takes that.
+        """
+        device, dtype = images.device, getattr(torch, self.dtype)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
         # For a divisor that is a number, a GPU multiplies by the rounded 1 / 255: use a tensor.
-        white = torch.tensor(255.0, device=device)
-        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
-        return images.float().div_(white).sub_(mean).div_(std)
+        white = torch.tensor(255.0, device=device, dtype=exact)
+        mean = torch.tensor(self.mean, device=device, dtype=exact).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=device, dtype=exact).view(-1, 1, 1)
+        floats = images.to(exact).div_(white).sub_(mean).div_(std)
+        return floats.to(dtype) if dtype.is_floating_point else floats
+
+    def as_taken(self, inputs: Tensor) -> Tensor:
+        """Inputs as the network takes them: uint8 normalised, floats in the network's dtype."""
+        if inputs.dtype == torch.uint8:
+            return self.normalise(inputs)
+        dtype = getattr(torch, self.dtype)
+        is_float = inputs.is_floating_point() and dtype.is_floating_point
+        return inputs.to(dtype) if is_float else inputs
 
     def to_json(self) -> dict[str, Any]:
         """Fields as a JSON mapping, without those that do not apply to this kind of input."""
         if self.is_image:
-            return {k: v for k, v in asdict(self).items() if k not in ("shape", "dtype")}
+            left_out = {"shape", "dtype"} if self.dtype == "float32" else {"shape"}
+            return {k: v for k, v in asdict(self).items() if k not in left_out}
         return {"shape": self.shape, "dtype": self.dtype}
 
 

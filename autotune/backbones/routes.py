@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
 
 from autotune.backbones.dataflow import Call, Flow, Point
+
+_PARAMETRIZED = re.compile(r"parametrizations\.([^.]+)\.original$")
+"""End of the name of a parameter that is parametrized."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Routes:
     """
 
     def __init__(self, network: nn.Module, flow: Flow | None) -> None:
-        self.ids = {name: id(p) for name, p in network.named_parameters(remove_duplicate=False)}
+        named = [(n, id(p)) for n, p in network.named_parameters(remove_duplicate=False)]
+        # a head that trains in another precision than it computes in is parametrized
+        self.ids = {_PARAMETRIZED.sub(r"\1", n): i for n, i in named} | dict(named)
         held = [(call, _held(network.get_submodule(call.path))) for call in flow or ()]
         self.held = [(call, ids) for call, ids in held if ids]
 

@@ -13,7 +13,7 @@ from torch import nn
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.torchvision_import import import_torchvision
-from autotune.backbones.weights import load_weights, read_weights
+from autotune.backbones.weights import StateDicts, load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, first_line, unknown
 
 FAMILIES = {
@@ -50,7 +50,7 @@ def load(
         raise UnknownName(unknown("torchvision backbone", name, models.list_models(module=models)))
     published = models.get_model_weights(name).DEFAULT
     state, origin = _state(name, published, "none" if shapes_only else weights)
-    size = image_size(name, published, state, input)
+    size = image_size(name, published, _tensors(state or {}), input)
     network = _network(models, name, size, shapes_only)
     if state is not None:
         load_weights(network, state, source=origin, head=head)
@@ -63,15 +63,18 @@ def load(
     )
 
 
-def _state(
-    name: str, published: Any, weights: str | None
-) -> tuple[dict[str, torch.Tensor] | None, str]:
-    """Weights, None for random ones, and where they come from."""
+def _state(name: str, published: Any, weights: str | None) -> tuple[StateDicts | None, str]:
+    """State dicts of the weights, None for random ones, and where they come from."""
     if weights == "none":
         return None, weights
     if weights is not None:
         return read_weights(weights), weights
-    return _downloaded(name, published), str(published)
+    return {"": _downloaded(name, published)}, str(published)
+
+
+def _tensors(states: StateDicts) -> dict[str, torch.Tensor]:
+    """Tensors of all entries by name."""
+    return {name: tensor for state in states.values() for name, tensor in state.items()}
 
 
 def image_size(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.layer_names import tensor_name
+from autotune.backbones.precision import TUNABLE
 from autotune.errors import ConfigError
 
 
@@ -18,20 +20,19 @@ def unused_parameters(network: nn.Module, batches: Sequence[Tensor]) -> frozense
     """Names of parameters on which the logits do not depend, for any of some batches (n, ...).
 
     Examples are a mask token of pretraining, a decoder, or an auxiliary head that runs in training
-    alone. A parameter whose gradient is zero is used. Integer and complex parameters are always
-    unused, as they cannot be trained; without batches, only these are. The network is left
-    unchanged, its gradients included.
+    alone. A parameter whose gradient is zero is used, and so are integer and complex parameters,
+    which have none; without batches, all are. The network is left unchanged, its gradients
+    included.
     """
-    names = dict(network.named_parameters())
-    floating = {name for name, p in names.items() if p.is_floating_point()}
-    left = set(floating) if batches else set()
+    names = {name: p for name, p in network.named_parameters() if p.dtype in TUNABLE}
+    left = set(names) if batches else set()
     for inputs in batches:
         if not left:
             break
         with _tracked(network), evaluating(network), torch.enable_grad():
-            network(inputs).sum().backward()
+            logits_of(network(inputs)).sum().backward()
             left = {name for name in left if names[name].grad is None}
-    return frozenset(names.keys() - floating | left)
+    return frozenset(left)
 
 
 def frozen_parameters(network: nn.Module) -> frozenset[str]:
@@ -70,8 +71,8 @@ def _matches(pattern: str, name: str) -> bool:
 
 @contextmanager
 def _tracked(network: nn.Module) -> Iterator[None]:
-    """Context in which floating-point parameters require gradients and have none yet."""
-    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    """Context in which parameters that can be tuned require gradients and have none yet."""
+    parameters = [p for p in network.parameters() if p.dtype in TUNABLE]
     before = [(p, p.requires_grad, p.grad) for p in parameters]
     try:
         for parameter in parameters:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.base import Backbone, describe, with_head
+from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import Flow, trace
 from autotune.backbones.head import checked_head, n_outputs, new_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
+from autotune.backbones.rounded_head import load_head, plain_head, trained_head
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost
@@ -33,6 +34,7 @@ def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
     about = artifact.header.get("about", {})
     head = about.get("head")
     if not isinstance(model, Backbone):
+        require_values(model, "the model")
         model = describe(model, source="the model", family="any", head=head)
     elif head is not None and head != model.head:
         model = with_head(model, checked_head(model.network, head))
@@ -108,7 +110,7 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
     stack, deltas = put_on(backbone, artifact)
     with stack:
         difference = _merged(deltas, inputs)
-        head = network.get_submodule(backbone.head)
+        head = plain_head(network.get_submodule(backbone.head))
         buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
     for buffer, value in buffers.items():
         network.get_buffer(buffer).copy_(value)
@@ -161,8 +163,8 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
         stack.callback(exchange_buffer(network, name, buffer))
     values = artifact.part("head")
     old = network.get_submodule(backbone.head)
-    head = new_head(old, n_outputs(old, values))
-    head.load_state_dict(values)
+    head = trained_head(new_head(old, n_outputs(old, values)))
+    load_head(head, values)
     stack.callback(exchange(network, backbone.head, head))
     flow, stored = _flow(network, artifact), artifact.part("delta")
     _check_size(network, artifact, flow)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.precision import trained_dtype
 from autotune.deltas.nested import Nested
 from autotune.deltas.site import Site, Slot
 from autotune.errors import PlanError
@@ -181,8 +182,8 @@ def check_word(method: str, option: str, value: object, known: tuple[str, ...]) 
 
 
 def cost_of(numel: int, dtype: torch.dtype) -> Cost:
-    """Cost of `numel` trained values that are stored as they are."""
-    return Cost(numel, numel, numel * dtype.itemsize)
+    """Cost of `numel` trained values that change tensors of `dtype`, and are stored as they are."""
+    return Cost(numel, numel, numel * trained_dtype(dtype).itemsize)
 
 
 def stored_cost(numel: int, dtype: torch.dtype) -> Cost:

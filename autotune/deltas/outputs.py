@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.deltas.rounding import rounding
 from autotune.deltas.surgery import difference
 
@@ -23,8 +24,8 @@ REPEATABLE = (
 def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
     """Outputs of the network in evaluation mode, without gradients."""
     with evaluating(network):
-        outputs: Tensor = network(inputs)
-    return outputs
+        outputs: Tensor = logits_of(network(inputs))
+        return outputs
 
 
 def is_repeatable(network: nn.Module, inputs: Tensor) -> bool:

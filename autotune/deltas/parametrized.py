@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from autotune.backbones.precision import LOW, trained_dtype, widened, without_autocast
 from autotune.deltas.base import Delta, is_off, scaled
 from autotune.deltas.computed import Undo, stacked
 from autotune.deltas.site import Site, Slot
@@ -28,11 +29,17 @@ class WeightDelta(Delta):
 
     @abstractmethod
     def part(self, slot: Slot) -> nn.Module:
-        """Module that computes the change of a slot's frozen tensor, zero at the start."""
+        """Module that computes the change of a slot's frozen tensor, zero at the start.
+
+        If the tensor is float16 or bfloat16, the module is moved to float32 and gets a float32 copy
+        of the tensor.
+        """
 
     def attach(self, site: Site) -> None:
         for slot in self.changes(site):
             part = self.part(slot)
+            if (dtype := slot.tensor.dtype) in LOW:
+                part.to(trained_dtype(dtype))
             self.parts[slot.name.replace(".", "/")] = part
             self._undo += _changed(slot, _Gated(self, part))
 
@@ -42,7 +49,7 @@ class WeightDelta(Delta):
 
 
 class _Gated(nn.Module):
-    """W + gate · change(W)."""
+    """W + gate · change(W), computed in float32 and rounded if W is of low precision."""
 
     def __init__(self, delta: WeightDelta, part: nn.Module) -> None:
         super().__init__()
@@ -50,7 +57,13 @@ class _Gated(nn.Module):
 
     def forward(self, tensor: Tensor) -> Tensor:
         gate = self._delta[0].gate
-        return tensor if is_off(gate) else tensor + scaled(self.part(tensor), gate)
+        if is_off(gate):
+            return tensor
+        if tensor.dtype not in LOW:
+            return tensor + scaled(self.part(tensor), gate)
+        with without_autocast(tensor):
+            wide = widened(tensor)
+            return (wide + scaled(self.part(wide), gate)).to(tensor.dtype)
 
 
 def part_alone(module: nn.Module, attribute: str) -> nn.Module | None:

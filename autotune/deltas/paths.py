@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.dataflow import Point
+from autotune.backbones.precision import LOW, TUNABLE, trained_dtype, widened
 from autotune.deltas.base import Delta, cost_of_module
 from autotune.deltas.site import Site, Slot
 from autotune.problem.budget import Cost
@@ -39,19 +40,19 @@ class PathDelta(Delta):
         """Register hooks that add `path` to the site's modules; return their handles."""
 
     def built(self, site: Site) -> nn.Module | None:
-        """New modules in the network's dtype, on its device."""
-        like = next(p for p in site.network.parameters() if p.is_floating_point())
+        """New modules on the network's device, in its dtype or, if that is low, in float32."""
+        like = _first_tunable(site.network)
         path = self.build(site)
-        return path.to(like) if path is not None else None
+        return path.to(like.device, trained_dtype(like.dtype)) if path is not None else None
 
     def changes(self, site: Site) -> list[Slot]:
         return []
 
     def count(self, site: Site) -> Cost:
-        like = next(p for p in site.network.parameters() if p.is_floating_point())
+        dtype = trained_dtype(_first_tunable(site.network).dtype)
         with torch.device("meta"):
             path = self.build(site)
-        return cost_of_module(path.to(like.dtype)) if path is not None else Cost()
+        return cost_of_module(path.to(dtype)) if path is not None else Cost()
 
     def attach(self, site: Site) -> None:
         self.path = self.path or self.built(site)
@@ -129,13 +130,38 @@ def _carrying(hook: Callable[..., Any], touch: Touch) -> Callable[..., Any]:
 
 
 def change_at(site: Site, point: Point, change: Callable[[Tensor], Tensor]) -> Any:
-    """Replace the tensor at a point by `change` of it; return a handle that undoes it."""
-    return _touched(site, point, Touch(change, point.is_input, only_looks=False))
+    """Replace the tensor at a point by `change` of it; return a handle that undoes it.
+
+    If the tensor is of low precision, `change` gets and returns float32.
+    """
+    return _touched(site, point, Touch(_in_float32(change), point.is_input, False))
 
 
 def look_at(site: Site, point: Point, look: Callable[[Tensor], None]) -> Any:
-    """Call `look` with the tensor at a point, before it is changed in place; return a handle."""
-    return _touched(site, point, Touch(look, point.is_input, only_looks=True))
+    """Call `look` with the tensor at a point, before it is changed in place; return a handle.
+
+    If the tensor is of low precision, `look` gets it in float32.
+    """
+    return _touched(site, point, Touch(_in_float32(look), point.is_input, True))
+
+
+def _in_float32(change: Any) -> Callable[[Tensor], Tensor | None]:
+    """`change` on a float32 copy, its result rounded, of values of low precision.
+
+    Under autocast values stay as they are, since operators then convert them themselves.
+    """
+
+    def wide(x: Tensor) -> Tensor | None:
+        if x.dtype not in LOW or torch.is_autocast_enabled(x.device.type):
+            return change(x)  # type: ignore[no-any-return]
+        changed = change(widened(x))
+        return None if changed is None else changed.to(x.dtype)
+
+    return wide
+
+
+def _first_tunable(network: nn.Module) -> Tensor:
+    return next(p for p in network.parameters() if p.dtype in TUNABLE)
 
 
 def _touched(site: Site, point: Point, touch: Touch) -> Any:

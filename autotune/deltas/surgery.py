@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.eval_mode import with_dense_gradients
+
 
 def difference(outputs: Tensor, expected: Tensor) -> float:
     """Largest difference between outputs, relative to the largest expected one."""
@@ -18,9 +20,13 @@ def difference(outputs: Tensor, expected: Tensor) -> float:
 
 
 def frozen(network: nn.Module) -> Callable[[], None]:
-    """Freeze the network (evaluation mode, no gradients); return a function that undoes it."""
+    """Freeze the network (evaluation mode, no gradients); return a function that undoes it.
+
+    Meanwhile, gradients of embeddings are dense.
+    """
     flags = [(p, p.requires_grad) for p in network.parameters()]
     modes = [(m, m.training) for m in network.modules()]
+    sparse_again = with_dense_gradients(network)
     network.requires_grad_(False)
     network.eval()
 
@@ -29,6 +35,7 @@ def frozen(network: nn.Module) -> Callable[[], None]:
             parameter.requires_grad_(flag)
         for module, mode in modes:
             module.training = mode
+        sparse_again()
 
     return undo
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from autotune.backbones.base import Backbone
 from autotune.backbones.inputs import InputDescription
-from autotune.deltas.apply import described, tuned
+from autotune.deltas.apply import described, input_of, tuned
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.errors import ConfigError, RunError, TaskError, first_line, unknown
 from autotune.run.notebook import Study
@@ -90,8 +91,16 @@ def _tuned_network(
     loaded = find_backbone(study.settings, named(study, "backbone", named_backbone))
     backbone = described(loaded, artifact)
     recipe = Recipe(batch_size=study.settings.batch_size, device=choose_device(device))
+    recipe = recipe.suited(backbone.network)
     with tuned(backbone, artifact, source=str(study.best.artifact)) as network:
-        yield network.to(recipe.device), artifact, backbone.input, recipe
+        yield network.to(recipe.device), artifact, _input(backbone, artifact), recipe
+
+
+def _input(backbone: Backbone, artifact: Artifact) -> InputDescription | None:
+    """Input description of the backbone or, if it has none, that in the delta file."""
+    if backbone.input is not None or artifact.header.get("input") is None:
+        return backbone.input
+    return input_of(artifact)
 
 
 def _ended(run: str) -> Study:

@@ -90,8 +90,14 @@ class Budget:
 
 
 def check_text(text: str) -> str:
-    """Return `text` if it can be read as a budget of some backbone; else raise `BudgetError`."""
-    _read(text)
+    """Return `text` if it can be the budget of a search; else raise `BudgetError`."""
+    number, suffix = _read(text)
+    if suffix is None and 1 <= number < 2:
+        # read literally, it would allow one trained parameter, which no one wants
+        raise BudgetError(
+            f"A budget of one parameter changes nothing, got {text!r}. "
+            f"Write {float(number):g}% for that share of the backbone."
+        )
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.head import new_head
 from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
 from autotune.deltas.surgery import exchanged
@@ -56,11 +58,10 @@ def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
     the logits of the first two differ, the network's forward pass is random, which is reported.
     """
     with evaluating(backbone.network) as network:
-        logits = _forward(network, inputs)
+        logits = logits_of(_forward(network, inputs))
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise BackboneError(
-                f"A backbone must return logits (n, classes), this one returns {got}."
+                f"A backbone must return logits (n, classes), this one returns {_kind(logits)}."
             )
         if not is_repeatable(network, inputs):
             warn(
@@ -68,6 +69,22 @@ def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
                 f"{REPEATABLE}"
             )
         _try_head(backbone, classes, inputs)
+
+
+def _kind(output: Any) -> str:
+    """Description of an output that is not a tensor of logits, with the way out."""
+    kind = type(output).__name__
+    if isinstance(output, torch.Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, Mapping):
+        keys = ", ".join(map(str, output)) or "none"
+        return f"a {kind} with the keys {keys}. Return the logits under 'logits', or alone"
+    if isinstance(output, tuple | list):
+        return (
+            f"a {kind} of {len(output)}, as networks with several heads do. Return one tensor: "
+            "that of one head, or their mean"
+        )
+    return f"a {kind}. Return a tensor, or an object whose attribute logits is one"
 
 
 def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:
@@ -87,7 +104,7 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
     head = new_head(network.get_submodule(path), n)
     try:
         with exchanged(network, path, head):
-            got = tuple(network(inputs).shape)
+            got = tuple(logits_of(network(inputs)).shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         got = (first_line(error),)
     if got != (len(inputs), n):

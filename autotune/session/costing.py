@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.head import new_head
+from autotune.backbones.precision import trained_dtype
 from autotune.backbones.units import Units
 from autotune.deltas.candidates import find_candidates, method_facts
 from autotune.problem.budget import Budget, Cost
@@ -56,4 +57,4 @@ def head_cost(settings: Settings, backbone: Backbone, classes: int) -> Cost:
         return Cost()
     head = backbone.network.get_submodule(backbone.head)
     n = sum(p.numel() for p in new_head(head, classes).parameters())
-    return Cost(n, n, n * next(head.parameters()).element_size())
+    return Cost(n, n, n * trained_dtype(next(head.parameters()).dtype).itemsize)

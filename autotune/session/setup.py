@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.precision import matched
 from autotune.backbones.units import Units
 from autotune.errors import ConfigError
 from autotune.problem.grids import Grids
@@ -72,7 +73,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     whole_task = find_task(task, loaded)
     data = (whole_task.carried() if settings.ship_data else whole_task).split(settings.seed)
     assert data.train is not None
-    source_input = infer_input(data.train, loaded.input)
+    source_input = matched(infer_input(data.train, loaded.input), loaded.network)
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)

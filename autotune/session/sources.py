@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones import load_backbone
-from autotune.backbones.base import Backbone, describe, with_head
+from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import trace
 from autotune.backbones.head import find_head
 from autotune.backbones.inputs import InputDescription
@@ -33,16 +33,21 @@ def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = Fals
     """Load the backbone of a source or object, with its input description."""
     described = load_input(settings.input)
     if isinstance(backbone, Backbone):
+        require_values(backbone.network, backbone.source)
         return backbone
     if isinstance(backbone, nn.Module):
+        require_values(backbone, OBJECT)
         return describe(backbone, source=OBJECT, family="any", head=settings.head, input=described)
-    return load_backbone(
+    loaded = load_backbone(
         backbone,
         weights=settings.weights,
         head=settings.head,
         input=described,
         shapes_only=shapes_only,
     )
+    if not shapes_only:
+        require_values(loaded.network, loaded.source)
+    return loaded
 
 
 OBSERVED_EXAMPLES = 16

@@ -98,12 +98,12 @@ def in_rows(
     input: InputDescription | None,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Rows of `part` (int64) in this order, uint8 images normalised on the device."""
+    """Rows of `part` (int64) in this order, as the network takes them, on the device."""
     labels = torch.from_numpy(part.labels)
     for examples, rows in _raw_rows(part, order, size, device):
         inputs = examples.to(device)
-        if inputs.dtype == torch.uint8 and input is not None:
-            inputs = input.normalise(inputs)
+        if input is not None:
+            inputs = input.as_taken(inputs)
         yield inputs, labels[rows].to(device)
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.checkpoints import plain_checkpoints
 from autotune.backbones.inputs import InputDescription
 from autotune.problem.budget import Cost
 from autotune.tasks.loading import generator_of, shuffled
@@ -33,6 +34,7 @@ def statistics_cost(network: nn.Module) -> Cost:
 
 
 @torch.no_grad()
+@plain_checkpoints()
 def estimate_statistics(
     network: nn.Module, part: Part, *, input: InputDescription | None, device: torch.device
 ) -> dict[str, Tensor]:

@@ -57,7 +57,8 @@ class Engine:
         about: Mapping[str, Any] | None = None,
     ) -> None:
         assert task.val is not None and task.test is not None
-        self.backbone, self.units, self.recipe, self.input = backbone, units, recipe, input
+        self.backbone, self.units, self.input = backbone, units, input
+        self.recipe = recipe.suited(backbone.network)
         self.task = task
         self.folds = task.folds(folds, seed) if folds else []
         self.both = task.selectable() if folds else task.train

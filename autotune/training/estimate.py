@@ -10,6 +10,9 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
+from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.forward import logits_of
+from autotune.backbones.precision import widened
 from autotune.deltas.attach import attached
 from autotune.deltas.costs import everywhere
 from autotune.problem.plan import Choice, Plan
@@ -52,6 +55,7 @@ def estimate(engine: Engine) -> Estimate:
     return Estimate(step, epoch * recipe.epochs, _memory(engine))
 
 
+@plain_checkpoints()
 def _step_seconds(engine: Engine, plan: Plan) -> float:
     """Median time of a training step with AdamW in seconds."""
     network, device = engine.backbone.network, torch.device(engine.recipe.device)
@@ -64,7 +68,7 @@ def _step_seconds(engine: Engine, plan: Plan) -> float:
         for _ in range(TIMED_STEPS + 1):
             began = time.perf_counter()
             with engine.recipe.autocast():
-                logits = network(inputs)
+                logits = widened(logits_of(network(inputs)))
                 loss = F.cross_entropy(logits, logits.argmax(1).detach())
             optimizer.zero_grad()
             loss.backward()

@@ -95,7 +95,7 @@ class TaskEvidence:
         head, network = self.fit_head(), self.backbone.network
         with exchanged(network, self.backbone.head, head):
             examples = list(self._examples(self.examples, self.together))
-            scores = weight_scores(network, self.backbone.parameters(), examples)
+            scores = weight_scores(network, self.backbone.tunable(), examples)
             with constant(network) as constants:  # weights that the network computes
                 computed = weight_scores(network, constants, examples) if constants else {}
         return {kind: {**scores[kind], **computed.get(kind, {})} for kind in scores}

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.backbones.checkpoints import plain_checkpoints
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
+from autotune.backbones.precision import TUNABLE, trained_dtype, widened
 from autotune.tasks.loading import Batch
 
 Gradients = dict[int, Tensor]
@@ -30,15 +33,14 @@ def weight_scores(
     `fisher` is the mean of the squared gradients; with one example per batch this is the empirical
     Fisher information (FISH, arXiv 2111.09839). `gradient` is the absolute value of their mean.
     """
-    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    squares, sums = _zeros(weights), _zeros(weights)
     with _all_gradients(network):
         for inputs, labels in batches:
-            loss = F.cross_entropy(network(inputs), labels)
+            loss = F.cross_entropy(widened(logits_of(network(inputs))), labels)
             gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    squares[name] += gradient.square()
+                    squares[name] += widened(gradient).square()
                     sums[name] += gradient
     n = len(batches)
     return {
@@ -47,6 +49,7 @@ def weight_scores(
     }
 
 
+@plain_checkpoints()
 def label_gradients(
     network: nn.Module,
     weights: Sequence[Tensor],
@@ -64,10 +67,10 @@ def label_gradients(
     sums: list[Gradients] = [{} for _ in range(1 + draws)]
     for inputs, labels in batches:
         with autocast():
-            logits = network(inputs)
+            logits = logits_of(network(inputs))
         drawn = [_drawn_labels(logits, generator) for _ in range(draws)]
         for i, targets in enumerate((labels, *drawn)):
-            loss = F.cross_entropy(logits.float(), targets) / len(batches)
+            loss = F.cross_entropy(widened(logits), targets) / len(batches)
             gradients = torch.autograd.grad(
                 loss, weights, allow_unused=True, retain_graph=i < draws
             )
@@ -77,7 +80,7 @@ def label_gradients(
 
 def squared_norm(tensors: Iterable[Tensor]) -> float:
     """Sum of the squares of all elements."""
-    return float(sum(float(tensor.detach().square().sum()) for tensor in tensors))
+    return float(sum(float(widened(tensor.detach()).square().sum()) for tensor in tensors))
 
 
 def relative_gradient_norm(gradients: Iterable[Tensor], weights: Iterable[Tensor]) -> float:
@@ -89,6 +92,10 @@ def relative_gradient_norm(gradients: Iterable[Tensor], weights: Iterable[Tensor
 def connection_sensitivity(weight: Tensor, gradient: Tensor) -> Tensor:
     """|w·g|, the first-order change of the loss if a weight is set to 0 (SNIP, 1810.02340)."""
     return weight.detach().abs() * gradient.abs()
+
+
+def _zeros(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: torch.zeros_like(w, dtype=trained_dtype(w.dtype)) for n, w in weights.items()}
 
 
 def _drawn_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -106,7 +113,7 @@ def _add(sums: Gradients, weights: Sequence[Tensor], gradients: Sequence[Tensor 
 @contextmanager
 def _all_gradients(network: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients for every parameter; the flags are restored afterwards."""
-    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    parameters = [p for p in network.parameters() if p.dtype in TUNABLE]
     flags = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
         for parameter in parameters:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from autotune.backbones.checkpoints import plain_checkpoints
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
+from autotune.backbones.precision import widened
 from autotune.deltas.attach import Deltas
 from autotune.training.loop import Recipe, rng_devices
 
@@ -60,6 +63,7 @@ def latency(network: nn.Module, deltas: Deltas, inputs: Tensor, recipe: Recipe) 
     return max(1.0, round(ratio / RESOLUTION) * RESOLUTION)
 
 
+@plain_checkpoints()
 def memory(
     network: nn.Module, parameters: Sequence[nn.Parameter], inputs: Tensor, recipe: Recipe
 ) -> int:
@@ -81,7 +85,7 @@ def memory(
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         recipe.autocast(),
     ):
-        logits = network(inputs)
+        logits = widened(logits_of(network(inputs)))
         F.cross_entropy(logits, logits.argmax(1).detach())
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     trained = sum(p.numel() * p.element_size() for p in parameters)

@@ -9,6 +9,7 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.copying import copied
 from autotune.backbones.head import n_classes, new_head
+from autotune.backbones.rounded_head import trained_head
 from autotune.backbones.units import Units
 from autotune.deltas.seeding import seeded
 from autotune.problem.job import Job
@@ -42,8 +43,8 @@ class LinearProbe:
         old = self.backbone.network.get_submodule(self.backbone.head)
         with seeded(seed, "head"):
             if self.keep_head and n_classes(old) == self.n_classes:
-                return copied(old)
-            return new_head(old, self.n_classes)
+                return trained_head(copied(old))
+            return trained_head(new_head(old, self.n_classes))
 
     def fit(
         self,

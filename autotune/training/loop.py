@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.forward import logits_of
+from autotune.backbones.precision import TUNABLE, widened
 from autotune.deltas.seeding import set_seed
 from autotune.errors import TrialError
 from autotune.problem.job import EPOCHS
@@ -31,7 +34,7 @@ class Recipe:
     metric: str = "accuracy"
     device: str = "cpu"
     precision: str = "auto"
-    """`float32`, `bfloat16`, or `auto`: bfloat16 autocast on a GPU, float32 on the CPU."""
+    """`float32` (no autocast), `bfloat16`, or `auto`: bfloat16 on a GPU, no autocast on the CPU."""
 
     layout: str = "auto"
     """Memory format of images; `auto`: `channels_last` on a GPU, `contiguous` on the CPU."""
@@ -43,6 +46,13 @@ class Recipe:
     def memory_format(self) -> torch.memory_format:
         is_last = self.layout == "channels_last" or (self.layout == "auto" and self.device != "cpu")
         return torch.channels_last if is_last else torch.contiguous_format
+
+    def suited(self, network: nn.Module) -> Recipe:
+        """The recipe without automatic autocast for a network that is not in float32 itself."""
+        dtypes = {p.dtype for p in network.parameters() if p.dtype in TUNABLE}
+        if self.precision != "auto" or dtypes <= {torch.float32}:
+            return self
+        return replace(self, precision="float32")
 
     def autocast(self) -> Any:
         """Autocast context of the forward pass: by default bfloat16 on a GPU, none on the CPU."""
@@ -137,10 +147,12 @@ class Fit:
         self.optimizer.step()
         return sum(losses[1:], losses[0])
 
+    @plain_checkpoints()
     def _part(self, inputs: Sequence[Tensor], labels: Tensor, n: int) -> Tensor:
         """Accumulate gradients of a part of a batch of `n`; return its share of the loss."""
         with self.recipe.autocast():
-            loss = F.cross_entropy(self.network(*inputs), labels) * (len(labels) / n)
+            logits = widened(logits_of(self.network(*inputs)))
+            loss = F.cross_entropy(logits, labels) * (len(labels) / n)
         loss.backward()
         return loss.detach()
 
@@ -203,6 +215,7 @@ def evaluate(
 
 
 @torch.inference_mode()
+@plain_checkpoints()
 def predict(
     network: Callable[..., Tensor],
     feed: Feed,
@@ -210,12 +223,12 @@ def predict(
     *,
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes), float32, and labels (n,) in the order of the feed."""
+    """Logits (n, classes), float32 or float64, and labels (n,) in the order of the feed."""
     logits, labels = [], []
     size = max(1, 2 * recipe.batch_size // parts)
     for inputs, targets in timed("data", feed.in_order(size)):
         with recipe.autocast():
-            logits.append(network(*inputs).float())
+            logits.append(widened(logits_of(network(*inputs))))
         labels.append(targets)
     return torch.cat(logits), torch.cat(labels)
 

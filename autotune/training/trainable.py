@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.rounded_head import head_tensors, load_head
 from autotune.backbones.units import Units
 from autotune.deltas.attach import Deltas
 from autotune.deltas.base import Evidence
@@ -57,12 +58,12 @@ class Trainable:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Stored tensors of the deltas and the head, by kind."""
-        return {"delta": self.deltas.tensors(), "head": self.head.state_dict()}
+        return {"delta": self.deltas.tensors(), "head": head_tensors(self.head)}
 
     def load(self, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load tensors that `tensors` returned."""
         self.deltas.load(kinds.get("delta", {}))
-        self.head.load_state_dict(kinds.get("head", {}))
+        load_head(self.head, kinds.get("head", {}))
 
     def trained_names(self) -> dict[str, list[str]]:
         """`delta` and `network` → names of their parameters that require gradients."""

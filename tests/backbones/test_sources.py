@@ -331,7 +331,8 @@ def test_a_pickled_object_is_refused_and_never_run(tmp_path, new):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.bin", b"", "must be a .safetensors, .pth, .pt file"),
+        ("w.npz", b"", "must be a .safetensors, .pth, .pt, .bin file"),
+        ("w.bin", b"", "must hold tensors alone"),
         ("w.safetensors", b"", "must hold tensors alone"),
         ("w.safetensors", b"\xff" * 64, "must hold tensors alone"),
         ("w.pth", b"", "must hold tensors alone"),

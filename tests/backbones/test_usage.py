@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,8 +58,21 @@ class Checkpointed(nn.Module):
 def test_what_the_logits_do_not_depend_on_is_unused():
     network = Net()
     unused = unused_parameters(network, BATCHES)
-    assert {name.partition(".")[0] for name in unused} == {"mask_token", "decoder", "aux", "steps"}
+    assert {name.partition(".")[0] for name in unused} == {"mask_token", "decoder", "aux"}
     assert {"gate", "branch.weight"}.isdisjoint(unused), "a gradient of zero is a use"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e5m2])
+def test_parameters_that_cannot_train_are_part_of_the_whole_and_never_offered(dtype):
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    odd = nn.Parameter(torch.ones(5).to(dtype), requires_grad=dtype.is_complex)
+    network[0].register_parameter("odd", odd)
+    unused = unused_parameters(network, BATCHES)
+    backbone = replace(describe(network, source="x", family="any"), unused=unused)
+    assert "0.odd" in backbone.parameters()
+    assert set(backbone.tunable()) == {"0.weight", "0.bias"}
+    assert [unit.parameters for unit in find_units(backbone, "tree")] == [("0.weight", "0.bias")]
+    assert odd.grad is None
 
 
 def test_experts_of_other_examples_are_used():
@@ -81,8 +96,6 @@ def test_the_network_is_left_alone():
 
 
 def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
-    from dataclasses import replace
-
     network = Net()
     network.body.requires_grad_(False)
     backbone = replace(
@@ -91,11 +104,11 @@ def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
         protected=frozen_parameters(network) | excluded_parameters(network, ["gate"]),
     )
     assert set(backbone.parameters()) == {
-        *("gate", "body.weight", "body.bias", "branch.weight", "branch.bias"),
+        *("gate", "steps", "body.weight", "body.bias", "branch.weight", "branch.bias"),
     }
     assert set(backbone.tunable()) == {"branch.weight", "branch.bias"}
     assert [unit.name for unit in find_units(backbone, "tree")] == ["branch"]
-    table = {"gate": "gate", "layer": r"(body|branch)\."}
+    table = {"gate": "gate|steps", "layer": r"(body|branch)\."}
     assert [unit.name for unit in find_units(backbone, table)] == ["branch"]
 
 

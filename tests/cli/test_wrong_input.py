@@ -121,8 +121,12 @@ def test_a_budget_that_does_not_read(refused, text):
 
 
 def test_a_budget_that_no_choice_fits_names_the_cheapest(refused):
-    message = refused("--budget", "1")
+    message = refused("--budget", "2")
     assert re.search(r"cheapest choice \(.+ in .+\) needs \d+", message)
+
+
+def test_a_budget_of_one_parameter_offers_one_percent(refused):
+    assert "Write 1%" in refused("--budget", "1")
 
 
 def test_a_head_that_takes_the_whole_budget(refused):

@@ -81,6 +81,21 @@ def test_a_budget_below_one_parameter_is_refused(text):
     assert "400" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "share"), [("1", "1%"), (" 1 ", "1%"), ("1.0", "1%"), ("1.5", "1.5%"), ("01", "1%")]
+)
+def test_a_budget_of_one_parameter_is_refused_with_the_share_that_was_meant(text, share):
+    with pytest.raises(BudgetError, match=f"Write {share} for that share") as error:
+        check_text(text)
+    assert repr(text) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["2", "1000", "10000.0", "8kB", "0.5%", "1 %", "1k"])
+def test_budgets_of_more_than_one_parameter_stay_valid(text):
+    assert check_text(text) == text
+    assert Budget.parse(text, BACKBONE).limit > 1
+
+
 def test_a_checked_text_comes_back_as_it_was():
     assert [check_text(text) for text in ("1%", " 50k", "0.5MB")] == ["1%", " 50k", "0.5MB"]
 

@@ -243,3 +243,15 @@ def test_an_input_description_of_arrays_has_a_shape(tmp_path):
 def test_a_wrong_input_description_is_refused(tmp_path, text, rule):
     with pytest.raises(ConfigError, match=rule):
         load_input(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("budget", [1, "1", 1.0])
+def test_a_budget_of_one_is_refused_and_one_percent_offered(budget):
+    with pytest.raises(BudgetError, match="Write 1% for that share of the backbone") as caught:
+        read_settings({"budget": budget})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("budget", "text"), [(1000, "1000"), (1e4, "10000.0"), (2, "2")])
+def test_a_budget_may_be_a_number_of_parameters(budget, text):
+    assert read_settings({"budget": budget}).budget == text

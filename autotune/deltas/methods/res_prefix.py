@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.backbones.precision import LOW, widened
 from autotune.deltas.base import check_size, is_off, scaled
 from autotune.deltas.paths import PathDelta
 from autotune.deltas.site import Site
@@ -53,7 +54,8 @@ class ResPrefix(PathDelta):
             if is_off(self.gate):
                 return output
             change = tokens(layer, _bound(args, kwargs))
-            return (output[0] + scaled(change, self.gate), *output[1:])
+            added = output[0] + scaled(change, self.gate)
+            return (added.to(output[0].dtype) if output[0].dtype in LOW else added, *output[1:])
 
         return hook
 
@@ -95,7 +97,7 @@ class _Prefix(nn.Module):
 
     def forward(self, layer: nn.MultiheadAttention, arguments: dict[str, Any]) -> Tensor:
         """Change of the layer's output by the added tokens, in the output's shape."""
-        q, k, v = (_heads(x, layer) for x in _projected(layer, arguments))
+        q, k, v = (_heads(widened(x), layer) for x in _projected(layer, arguments))
         k_pre, v_pre = (_heads(x[None], layer) for x in self.added(layer))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
         mask = _mask(layer, arguments, scores)
@@ -104,7 +106,7 @@ class _Prefix(nn.Module):
         share = torch.sigmoid(scores_pre.logsumexp(-1) - scores.logsumexp(-1))[..., None]
         difference = scores_pre.softmax(-1) @ v_pre - scores.softmax(-1) @ v
         gated = self.head_gate.view(-1, 1, 1) * share * difference
-        out = F.linear(gated.transpose(1, 2).flatten(2), layer.out_proj.weight)
+        out = F.linear(gated.transpose(1, 2).flatten(2), widened(layer.out_proj.weight))
         return out if layer.batch_first else out.transpose(0, 1)
 
 
@@ -115,7 +117,8 @@ class _Prompt(_Prefix):
         self.token = nn.Parameter(torch.randn(length, layer.kdim))
 
     def added(self, layer: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
-        _, key, value = _weights(layer)
+        _, *pairs = _weights(layer)
+        key, value = ((widened(w), None if b is None else widened(b)) for w, b in pairs)
         return F.linear(self.token, *key), F.linear(self.token, *value)
 
 

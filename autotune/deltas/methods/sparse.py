@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.precision import trained_dtype
 from autotune.deltas.base import Evidence, check_size, check_word, stored_cost
 from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
@@ -100,4 +102,4 @@ def _total(site: Site) -> int:
 
 
 def _dtype(site: Site) -> torch.dtype:
-    return site.slots[0].tensor.dtype
+    return reduce(torch.promote_types, (trained_dtype(slot.tensor.dtype) for slot in site.slots))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from autotune.backbones.precision import widened
 from autotune.deltas.base import Delta, check_word, cost_of, stored_cost
+from autotune.deltas.computed import stacked
 from autotune.deltas.kernels import Shift
 from autotune.deltas.parametrized import WeightDelta
 from autotune.deltas.site import Site, Slot
@@ -26,6 +29,7 @@ class Subtune(Delta):
 
     The frozen parameters are exchanged for trainable copies, so the backbone is never written.
     Of a weight that the network computes (weight norm, pruning, …), its parameters train.
+    Copies of float16 and bfloat16 parameters are in float32, and the layer reads them rounded.
     Normalisation statistics stay frozen; with `bn="adapt"`, copies of them follow the training
     batches and are stored with the delta.
     """
@@ -40,7 +44,7 @@ class Subtune(Delta):
         self.bn = check_word("subtune", "bn", bn, _BN)
         self.parts = nn.ParameterDict()
         self.statistics = nn.Module()
-        self._before: list[tuple[Any, str, Tensor]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def gated(self) -> Delta:
         return _Shifted(self)
@@ -68,24 +72,25 @@ class Subtune(Delta):
             self.statistics.register_buffer(key, copy)
             self._exchange(layer._buffers, name.rpartition(".")[2], copy)
         for slot in self._trained(site):
-            parameter = nn.Parameter(slot.tensor.detach().clone())
+            parameter = nn.Parameter(widened(slot.tensor.detach()).clone())
             self.parts[slot.name.replace(".", "/")] = parameter
             for module, attribute in slot.owners:
-                self._exchange(module._parameters, attribute, parameter)
+                if parameter.dtype != slot.frozen.dtype:
+                    self._undo.append(stacked(module, attribute, _Rounded(parameter)))
+                else:
+                    self._exchange(module._parameters, attribute, parameter)
 
     def _trained(self, site: Site) -> list[Slot]:
         """Parameters that train; a computed weight trains those that it is computed from."""
         return [parameter for slot in self.changes(site) for parameter in slot.parameters()]
 
     def detach(self) -> None:
-        while self._before:
-            tensors, attribute, frozen = self._before.pop()
-            tensors[attribute] = frozen
+        while self._undo:
+            self._undo.pop()()
 
     def _exchange(self, tensors: Any, name: str, new: Tensor) -> None:
-        frozen = tensors[name]
-        assert frozen is not None
-        self._before.append((tensors, name, frozen))
+        assert tensors[name] is not None
+        self._undo.append(partial(tensors.__setitem__, name, tensors[name]))
         tensors[name] = new
 
     def _followed(self, site: Site) -> list[tuple[str, nn.Module, Tensor]]:
@@ -96,6 +101,17 @@ class Subtune(Delta):
             for layer in self.adapts(site)
             for name, buffer in layer.named_buffers(recurse=False)
         ]
+
+
+class _Rounded(nn.Module):
+    """A trained copy of a tensor in place of the tensor, rounded to its dtype."""
+
+    def __init__(self, copy: nn.Parameter) -> None:
+        super().__init__()
+        self.copy = copy
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return self.copy.to(tensor.dtype)
 
 
 class _Shifted(WeightDelta):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.base import fingerprint
+from autotune.backbones.precision import widened
 from autotune.deltas.base import check_size, cost_of
 from autotune.deltas.kernels import matrix_shape, rank_of
 from autotune.deltas.nested import Nested
@@ -49,9 +50,10 @@ class _Core(Nested):
         kernel = slot.tensor.detach()
         rank = rank_of(kernel, rank)
         left, right = _factors(slot, rank)
-        self.register_buffer("left", left.to(kernel), persistent=False)
-        self.register_buffer("right", right.to(kernel), persistent=False)
-        self.core = nn.Parameter(kernel.new_zeros(rank, rank))
+        wide = widened(kernel)
+        self.register_buffer("left", left.to(wide), persistent=False)
+        self.register_buffer("right", right.to(wide), persistent=False)
+        self.core = nn.Parameter(wide.new_zeros(rank, rank))
 
     def forward(self, kernel: Tensor) -> Tensor:
         r = self.size

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.head import n_outputs, new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.layer_names import layer_name
@@ -91,7 +92,7 @@ class Subject:
     def outputs(self) -> Tensor:
         """Outputs of the tuned network for `inputs()`, (4, classes)."""
         with tuned(self.backbone, self.artifact) as network, evaluating(network):
-            outputs: Tensor = network(self.inputs())
+            outputs: Tensor = logits_of(network(self.inputs()))
         return outputs
 
     def require_repeatable(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import read_artifact, to_bytes
 from autotune.deploy.export.base import Format, Subject
@@ -23,5 +24,5 @@ class DeltaFile(Format):
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         with tuned(subject.backbone, read_artifact(path)) as network, evaluating(network):
-            outputs: Tensor = network(subject.inputs())
+            outputs: Tensor = logits_of(network(subject.inputs()))
         return outputs

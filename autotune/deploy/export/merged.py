@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.deltas.apply import merge_into
 from autotune.deploy.export.base import Format, Subject
 
@@ -38,5 +39,5 @@ class Merged(Format):
         network = subject.bare()
         network.load_state_dict(load_file(path), strict=True)
         with evaluating(network):
-            outputs: Tensor = network(subject.inputs())
+            outputs: Tensor = logits_of(network(subject.inputs()))
         return outputs

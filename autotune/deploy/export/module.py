@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autotune.backbones.forward import LogitsOnly
 from autotune.deploy.export.base import Format, Subject, refused
 
 PROVENANCE_FILE = "autotune.json"
@@ -34,7 +35,9 @@ class Module(Format):
 
 
 def exported(network: torch.nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
-    """Export `network` with a dynamic batch size; `inputs` is an example batch (n, ...)."""
+    """Export the logits of `network` with a dynamic batch size; `inputs` is a batch (n, ...)."""
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
+        if not isinstance(network(inputs), Tensor):
+            network = LogitsOnly(network).eval()
         return torch.export.export(network, (inputs,), dynamic_shapes=({0: batch},))

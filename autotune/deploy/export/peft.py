@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.backbones.layer_names import layer_name
 from autotune.deltas.apply import write_layers
 from autotune.deltas.costs import new_delta
@@ -59,7 +60,7 @@ class Peft(Format):
         with refused("peft", "Export the delta, or merged, instead."):
             model = PeftModel.from_pretrained(subject.bare(), str(path))
             with evaluating(model):
-                outputs: Tensor = model(subject.inputs())
+                outputs: Tensor = logits_of(model(subject.inputs()))
         return outputs
 
 

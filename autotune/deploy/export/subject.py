@@ -82,7 +82,7 @@ def _backbone_source(artifact: Artifact, backbone: Any, path: str) -> Any:
 def _settings(artifact: Artifact, **overrides: str | None) -> Settings:
     """Settings of the search recorded in a delta file, with `overrides` that are not None."""
     about = artifact.header.get("about", {})
-    is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt"))
+    is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt", ".bin"))
     if is_pickle and overrides.get("weights") is None:
         raise ArtifactError(
             f"The weights of the backbone must be given: add --weights {about['weights']}"

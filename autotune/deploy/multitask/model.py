@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, fingerprint
 from autotune.backbones.copying import copied
+from autotune.backbones.forward import logits_of
 from autotune.backbones.inputs import some_inputs
 from autotune.deltas.apply import described, device_of, input_of, put_on, require_fits
 from autotune.deltas.artifact import Artifact, read_artifact
@@ -117,7 +118,7 @@ class MultiTask:
         joined = self._joined
         shared = dict(zip(joined.names, joined.joint.all(inputs), strict=True))
         return {
-            name: shared[name] if name in shared else task.network(inputs)
+            name: shared[name] if name in shared else logits_of(task.network(inputs))
             for name, task in joined.tasks.items()
         }
 
@@ -145,7 +146,8 @@ class MultiTask:
                     answers[at] = row
         for name in {task for task in tasks if task not in numbers}:
             rows = [at for at, task in enumerate(tasks) if task == name]
-            for at, row in zip(rows, joined.tasks[name].network(inputs[rows]), strict=True):
+            logits = logits_of(joined.tasks[name].network(inputs[rows]))
+            for at, row in zip(rows, logits, strict=True):
                 answers[at] = row
         return [row for row in answers if row is not None]
 

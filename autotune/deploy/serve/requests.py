@@ -62,7 +62,9 @@ def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
 
 def _default_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
     """Dtype of numbers sent without one: integers are pixels if the network takes images."""
-    return "uint8" if input.is_image and array.dtype.kind in "iu" else input.dtype
+    if input.is_image and array.dtype.kind in "iu":
+        return "uint8"
+    return "float32" if input.dtype == "bfloat16" else input.dtype  # numpy has no bfloat16
 
 
 def _check_range(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.forward import logits_of
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.precision import widened
 from autotune.deltas.kernels import matrix_shape
 from autotune.deltas.site import Site
 from autotune.deltas.surgery import exchanged
@@ -112,6 +115,7 @@ class OneShot:
         )
         return first, second
 
+    @plain_checkpoints()
     def train(self) -> None:
         """Train for one epoch on the training half."""
         generator = generator_of(self.seed, 2 * self.done + 1)
@@ -136,6 +140,7 @@ class OneShot:
                 credits.setdefault(entry, []).append(share)
         return credits
 
+    @plain_checkpoints()
     def shares(self, batch: Batch, point: float, generator: torch.Generator) -> dict[Entry, float]:
         """-∂loss/∂gate of every strand, in random sizes, with all gates at `point`.
 
@@ -181,7 +186,8 @@ class OneShot:
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         with self.recipe.autocast():
-            return F.cross_entropy(self.supernet.network(inputs), labels)
+            logits = widened(logits_of(self.supernet.network(inputs)))
+            return F.cross_entropy(logits, labels)
 
     def _batches(self, part: Part, epoch: int, augment: str) -> Iterator[Batch]:
         return shuffled(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autotune.backbones.checkpoints import plain_checkpoints
 from autotune.tasks.loading import Feed, FeedBatch
 from autotune.training.loop import Recipe
 from autotune.training.prefix.program import Program
@@ -57,6 +58,7 @@ class FrozenStep:
     size: int
 
     @torch.no_grad()
+    @plain_checkpoints()
     def __call__(self, known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Rows of live values for rows of known values."""
         n = len(known[0])

@@ -130,7 +130,7 @@ def computing(module: nn.Module) -> frozenset[nn.Module]:
     """Parametrizations that compute tensors of a module."""
     if not parametrize.is_parametrized(module):
         return frozenset()
-    lists = module.parametrizations.values()  # type: ignore[union-attr, operator]
+    lists = module.parametrizations.values()
     return frozenset(parametrization for each in lists for parametrization in each)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autotune.backbones.forward import logits_of
 from autotune.errors import first_line
 
 
@@ -66,7 +67,7 @@ NETWORK = "network"
 
 
 class Root(nn.Module):
-    """Calls the network with only its input; other arguments have their defaults."""
+    """Logits of the network for only its input; other arguments have their defaults."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class Root(nn.Module):
         self.__dict__[name] = block  # not a module of the network
 
     def forward(self, x: Any) -> Any:
-        return self.network(x)
+        return logits_of(self.network(x))
 
 
 def end_of(graph: fx.Graph) -> fx.Node:

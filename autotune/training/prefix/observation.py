@@ -107,7 +107,12 @@ def _copied(value: Any) -> Any:
 
 
 def _has_rows(few: Tensor, many: Tensor, n: int, m: int, tolerance: float) -> bool:
-    """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`."""
+    """Whether dimension 0 is the batch, and the first `n` examples keep their rows among `m`.
+
+    Complex values do not count: files of tensors cannot hold them.
+    """
+    if few.is_complex():
+        return False
     if few.shape[:1] != (n,) or many.shape[:1] != (m,) or few.shape[1:] != many.shape[1:]:
         return False
     return all(is_like(few[at], many[(at - 1) % m], tolerance) for at in range(n))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotune.backbones.precision import LOW
 from autotune.deltas.factors import Product
 from autotune.deltas.parametrized import part_alone
 from autotune.training.prefix.program import Function
@@ -26,10 +27,11 @@ In smaller kernels, calling two more layers takes longer than the gradient that 
 def product_branch(layer: nn.Module) -> Function | None:
     """Forward function of a layer whose only change is a product; None if it would be slower.
 
-    Without gradients, it uses the changed kernel itself: one layer instead of three.
+    Without gradients, it uses the changed kernel itself: one layer instead of three. A kernel of
+    low precision is rounded after its change, which the branch could not follow.
     """
     part = part_alone(layer, "weight")
-    if not isinstance(part, Product):
+    if not isinstance(part, Product) or layer.parametrizations["weight"].original.dtype in LOW:  # type: ignore[union-attr,index]
         return None
     changed = _change(layer, part)
     if changed is None:
