@@ -128,7 +128,7 @@ def write_layers(backbone: Backbone, artifact: Artifact, paths: Collection[str])
     stack, deltas = put_on(backbone, artifact)
     with stack:
         values = new_values(deltas.sites.values())
-        head = network.get_submodule(backbone.head)
+        head = plain_head(network.get_submodule(backbone.head))
         buffers = {n: network.get_buffer(n) for n in artifact.part("buffer")}
     layers = {module for path in paths for module in network.get_submodule(path).modules()}
     write_all([value for value in values if value.module in layers])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
@@ -130,7 +131,7 @@ def computing(module: nn.Module) -> frozenset[nn.Module]:
     """Parametrizations that compute tensors of a module."""
     if not parametrize.is_parametrized(module):
         return frozenset()
-    lists = module.parametrizations.values()
+    lists: Iterable[Any] = module.parametrizations.values()  # type: ignore[operator]
     return frozenset(parametrization for each in lists for parametrization in each)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.backbones.forward import logits_of
 from autotune.training.prefix.cut import before
 from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.observation import is_like, tolerance_of
@@ -27,7 +28,7 @@ def misplaced_value(graph: Graph, network: nn.Module, examples: Tensor) -> str |
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
     with evaluating(network):
         values, others = program(examples.clone()), program(examples[order])
-        logits = network(examples[order])
+        logits = logits_of(network(examples[order]))
     tolerance = tolerance_of([*values, logits])
     for node, value, other in zip(nodes, values, others, strict=False):
         if not is_like(value[order], other, tolerance):
