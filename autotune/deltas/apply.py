@@ -18,6 +18,7 @@ from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost
 from autotune.deltas.merging import new_values, write_all
+from autotune.deltas.outputs import refusal
 from autotune.deltas.site import sites
 from autotune.deltas.surgery import exchange, exchange_buffer
 from autotune.errors import ArtifactError, AutotuneError, MergeError
@@ -107,6 +108,11 @@ def merge_into(backbone: Backbone, artifact: Artifact, inputs: Tensor | None = N
     network, (path, _, name) = backbone.network, backbone.head.rpartition(".")
     if inputs is None:
         inputs = some_inputs(input_of(artifact)).to(device_of(network))
+    if reason := refusal(network, inputs):
+        raise MergeError(
+            f"A merge is compared on inputs that the network takes, it refuses these ({reason}). "
+            "Give a batch of your own with inputs=, or keep the delta file."
+        )
     stack, deltas = put_on(backbone, artifact)
     with stack:
         difference = _merged(deltas, inputs)

@@ -8,6 +8,7 @@ from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
 from autotune.deltas.rounding import rounding
 from autotune.deltas.surgery import difference
+from autotune.errors import first_line
 
 REPETITION = 1e-6
 """Largest difference between two forward passes of one network in float32.
@@ -26,6 +27,15 @@ def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
     with evaluating(network):
         outputs: Tensor = logits_of(network(inputs))
         return outputs
+
+
+def refusal(network: nn.Module, inputs: Tensor) -> str:
+    """First line of what the network raises on some inputs; empty if it takes them."""
+    try:
+        outputs_of(network, inputs)
+    except Exception as error:  # the network's code may raise anything
+        return first_line(error)
+    return ""
 
 
 def is_repeatable(network: nn.Module, inputs: Tensor) -> bool:

@@ -28,6 +28,7 @@ TEXT_SIZES = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+    "eos_token_id": 2,
     "decoder_start_token_id": 1,
     "num_local_experts": 2,
     "num_experts_per_tok": 1,
@@ -59,6 +60,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "falcon": {"head_dim": None},
     "funnel": {
         "bos_token_id": 1,
+        "eos_token_id": 2,
         "num_hidden_layers": None,
         "block_sizes": [1, 1],
         "d_head": 8,

@@ -24,7 +24,7 @@ from autotune.deltas.attach import Deltas
 from autotune.deltas.surgery import exchanged
 from autotune.deploy.export import FORMATS
 from autotune.deploy.export.base import Subject, written
-from autotune.errors import AutotuneError, MergeError
+from autotune.errors import AutotuneError, ExportError, MergeError
 from autotune.problem.job import Job, Progress
 from autotune.problem.plan import Plan
 from autotune.run.settings import read_settings
@@ -150,7 +150,7 @@ def compare(plan: Plan, case: Case, setups: tuple[Setup, Setup], outcome: Outcom
     if all(METHODS_TABLE.load(name).mergeable for name in plan.methods()):
         try:
             difference = abs(merged_loss(subject, case, setup) - loss)
-        except MergeError as error:  # a computed weight that no merge can keep
+        except (MergeError, ExportError) as error:  # a refusal in one line
             outcome.refused.append(f"{plan}: {error}")
         else:
             outcome.merged = max(outcome.merged, difference)
@@ -205,7 +205,8 @@ def _share_beyond(plan: Plan, network: nn.Module, setup: Setup, inputs: Tensor) 
         with torch.no_grad():
             first, total = flops_before(network, modules, inputs)
             graphs = setup.engine.prefix._graphs or []
-            behind = min((flops_behind(graph, inputs) for graph in graphs), default=None)
+            cuts = [flops_behind(graph, inputs) for graph in graphs]
+            behind = min([n for n in cuts if n is not None], default=None)
     finally:
         deltas.detach()
     if not total:
@@ -228,11 +229,11 @@ def flops_before(network: nn.Module, modules: list[nn.Module], x: Tensor) -> tup
     return (seen[0] if seen else 0), total
 
 
-def flops_behind(graph: Any, x: Tensor) -> int:
+def flops_behind(graph: Any, x: Tensor) -> int | None:
     try:
         network_cut = cut(graph)
     except Untraceable:
-        return 1 << 62
+        return None
     live = before(graph, network_cut.live, [graph.input])(x)
     with FlopCounterMode(display=False) as counter:
         network_cut.behind(*live)

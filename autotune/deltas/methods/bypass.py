@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.dataflow import Point
+from autotune.backbones.precision import widened
 from autotune.deltas.base import check_size, is_off, scaled
 from autotune.deltas.bottleneck import Bottleneck, as_channels, as_places
 from autotune.deltas.paths import PathDelta, change_at, look_at
@@ -90,7 +91,8 @@ class _Ladder(nn.Module):
         features = self.lateral[level](_normalised(x))
         if before is None:
             return x, features
-        lower, deviation = (as_places(t, -1, point.places) for t in before)
+        # a level below may lie inside a block of autocast, and this one outside
+        lower, deviation = (as_places(widened(t), -1, point.places) for t in before)
         risen = self.vertical[level - 1](_normalised(lower + deviation))
         share = torch.sigmoid(self.share[level - 1])
         carried = as_channels(deviation, point.width)

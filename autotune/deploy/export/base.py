@@ -26,7 +26,7 @@ from autotune.backbones.units import Unit, Units
 from autotune.deltas.apply import device_of, input_of, put_on, tuned
 from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
 from autotune.deltas.computed import settle
-from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
+from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable, refusal
 from autotune.deltas.rounding import rounding
 from autotune.deltas.surgery import difference
 from autotune.errors import AutotuneError, ConfigError, ExportError
@@ -96,8 +96,16 @@ class Subject:
         return outputs
 
     def require_repeatable(self) -> None:
-        """Raise `ExportError` if a second forward pass of the tuned network gives other outputs."""
+        """Raise `ExportError` if a second forward pass of the tuned network gives other outputs.
+
+        The same for a network that refuses random inputs.
+        """
         with tuned(self.backbone, self.artifact) as network:
+            if reason := refusal(network, self.inputs()):
+                raise ExportError(
+                    "An export is compared with the tuned network on random inputs, this network "
+                    f"refuses them ({reason}). Keep the delta file instead."
+                )
             if not is_repeatable(network, self.inputs()):
                 raise ExportError(
                     f"An export is compared with the tuned network, but {NOT_REPEATABLE}. "
