@@ -28,7 +28,6 @@ TEXT_SIZES = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "eos_token_id": 2,
     "decoder_start_token_id": 1,
     "num_local_experts": 2,
     "num_experts_per_tok": 1,
