@@ -106,8 +106,8 @@ def examine(case: Case, *, plans: int | None = None) -> Outcome:
 @contextmanager
 def prepared(network: nn.Module, case: Case, keeping: Keeping) -> Iterator[Setup]:
     labels = np.arange(len(case.inputs)) % case.classes
-    given = {"epochs": 1, "batch_size": 8, "space": "any", "budget": "100%", "device": "cpu"}
-    settings = read_settings({**given, **case.settings})
+    defaults = {"epochs": 1, "batch_size": 8, "space": "any", "budget": "100%", "device": "cpu"}
+    settings = read_settings({**defaults, **case.settings})
     data = (case.inputs.numpy(), labels)
     with released(prepare_search(settings, network, data)) as setup:
         setup.engine.keeping = keeping
