@@ -13,9 +13,12 @@ from autotune.deltas.paths import Touch
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.batchnorm_fusion import folded
 from autotune.training.prefix.graph import Graph
-from autotune.training.prefix.nodes import Untraceable, is_boundary, read_by, reads_shape
+from autotune.training.prefix.nodes import NETWORK, Untraceable, is_boundary, read_by, reads_shape
 from autotune.training.prefix.product_branch import product_branch
 from autotune.training.prefix.program import Function, Program, Step, function_of
+
+TELLING = 0.05
+"""Smallest share of a forward pass for which a reason is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,9 @@ class Cut:
 
     behind: Program
     """Program from the live values to the logits, with everything that trains."""
+
+    why: str = ""
+    """Why much of the network is behind the cut that the depth of the deltas does not demand."""
 
 
 def cut(graph: Graph, *, fuse_batchnorm: bool = False) -> Cut:
@@ -83,14 +89,31 @@ class _Cutter:
             self._mark(node, function)
         if self.source[self.graph.output] not in self.steps:
             raise Untraceable("nothing that trains is in its graph")
-        for node in list(self.steps):
+        touched = list(self.steps)
+        for node in touched:
             self._need(self.steps[node].reads())
+        why = self._why(touched)
         self._replace_shape_reads()
         if fuse_batchnorm:
             self.steps = folded(self.graph, self.steps, self.attached.is_touched)
         live = tuple(sorted(self.live, key=self.graph.places.__getitem__))
         wanted = [self.source[self.graph.output]]
-        return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted))
+        return Cut(live, Program(_in_order(self.graph, self.steps), live, wanted), why)
+
+    def _why(self, touched: Sequence[fx.Node]) -> str:
+        """Reasons that cost more than `TELLING` of a forward pass; empty if there is none."""
+        first = min(self.graph.places[node] for node in touched)
+        early = [node for node in self.steps if self.graph.places[node] < first]
+        reasons = {"values have no row per example": early}
+        for node in touched:
+            if node.target in self.graph.untraced:
+                path = str(node.target).removeprefix(f"{NETWORK}.")
+                reasons[f"{path} runs as a whole, as its code cannot be traced"] = [node]
+        total = sum(self.graph.seconds.values())
+        shares = {
+            r: sum(map(self.graph.seconds.__getitem__, n)) / total for r, n in reasons.items()
+        }
+        return ", ".join(f"{r} ({share:.0%})" for r, share in shares.items() if share > TELLING)
 
     def _follows(self, node: fx.Node) -> bool:
         """Whether a node reads a value behind the cut, even if only its shape."""

@@ -83,6 +83,7 @@ class CachedPrefix:
         self.seed, self.device = seed, torch.device(recipe.device)
         self._graphs: list[Graph] | None = None
         self._keepers: list[Keeper] = []
+        self._reasons: set[str] = set()
 
     @property
     def keeps(self) -> bool:
@@ -153,11 +154,18 @@ class CachedPrefix:
             except Untraceable as error:
                 reason = str(error)
                 continue
+            self._tell_why(network_cut.why or reason)
             train_feed, val_feed = keeper.feeds(network_cut.live, viewed, size)
             return Behind(self.network, network_cut), train_feed, val_feed
         if reason:
             tell("trunk", f"For this plan the network runs as a whole without a cache: {reason}.")
         return self.network, viewed[0].plain, viewed[1].plain
+
+    def _tell_why(self, reason: str) -> None:
+        """Say once why more of the network than a plan demands runs in every step."""
+        if reason and reason not in self._reasons:
+            self._reasons.add(reason)
+            tell("trunk", f"More of the network than plans demand runs in every step: {reason}.")
 
     def _viewed(self, part: Part, augment: str) -> ViewedPart:
         if augment == "none":

@@ -413,3 +413,50 @@ def test_a_change_that_is_more_than_a_product_is_not_computed_next_to_its_layer(
         parts = cut(graph)
         live = before(graph, parts.live, [graph.input])(EXAMPLE)
         torch.testing.assert_close(parts.behind(*live)[0], net(EXAMPLE))
+
+
+class Between(nn.Module):
+    """Two wide layers, between which is something that a graph cannot follow, or cannot keep."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.first, self.between = nn.Conv2d(2, 64, 3, padding=1), between
+        self.second, self.head = nn.Conv2d(64, 64, 3, padding=1), nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.between(self.first(x))).mean((2, 3)))
+
+
+class MinusMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+def test_a_cut_says_which_module_runs_as_a_whole():
+    block = nn.Sequential(nn.Conv2d(2, 64, 3, padding=1), Branches(), nn.Conv2d(64, 3, 1))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = block
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(x) if float(x.sum()) > -1e9 else x
+
+    net = nn.Sequential(Block(), nn.Flatten(), nn.Linear(48, 2)).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net[2].requires_grad_(True)
+    assert cut(graph).why == ""
+    net[0].inside[2].requires_grad_(True)
+    assert "0 runs as a whole, as its code cannot be traced" in cut(graph).why
+
+
+def test_a_cut_says_that_values_have_no_row_per_example():
+    net = Between(MinusMean()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    assert "values have no row per example" in cut(graph).why
+    net = Between(nn.ReLU()).eval().requires_grad_(False)
+    graph = Graph(net, EXAMPLE)
+    net.head.requires_grad_(True)
+    assert cut(graph).why == ""
