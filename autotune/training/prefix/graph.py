@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from copy import copy
 from typing import Any
@@ -15,6 +16,10 @@ from autotune.training.prefix.mode_effects import mode_dependent
 from autotune.training.prefix.module_tracing import trace_modules
 from autotune.training.prefix.nodes import NodeValue, Root, Untraceable, is_boundary, read_by
 from autotune.training.prefix.observation import Observer
+from autotune.utils.time_limit import OutOfTime, time_limit
+
+SECONDS = 20
+"""Time for tracing a network; the largest families with random weights take about 10 s."""
 
 
 class Graph:
@@ -97,14 +102,18 @@ def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
 
     The graph of operators is preferred if the code of some module cannot be traced.
     """
-    graphs, reason = list[Graph](), ""
+    graphs, reason, began = list[Graph](), "", time.monotonic()
     for options in ({}, {"is_exported": True}, {"is_exported": True, "has_boundaries": False}):
         if graphs and (not graphs[0].untraced or graphs[0].is_exported):
             break
+        left = SECONDS - (time.monotonic() - began)
         try:
-            graphs.insert(0, Graph(network, examples, **options))
+            with time_limit(left):
+                graphs.insert(0, Graph(network, examples, **options))
         except Untraceable as error:
             reason = str(error)
+        except OutOfTime:
+            return graphs, f"tracing takes more than {SECONDS} s"
     return graphs, reason
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -15,7 +17,7 @@ from autotune.backbones.units import Unit
 from autotune.deltas.attach import attached
 from autotune.problem.plan import Choice, Plan
 from autotune.training.prefix.cut import before, cut
-from autotune.training.prefix.graph import Graph
+from autotune.training.prefix.graph import Graph, graphs_of
 from autotune.training.prefix.nodes import Untraceable
 from autotune.training.prefix.observation import OBSERVED_EXAMPLES
 from autotune.training.prefix.product_branch import product_branch
@@ -460,3 +462,16 @@ def test_a_cut_says_that_values_have_no_row_per_example():
     graph = Graph(net, EXAMPLE)
     net.head.requires_grad_(True)
     assert cut(graph).why == ""
+
+
+def test_tracing_that_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr("autotune.training.prefix.graph.SECONDS", 0.2)
+
+    class Endless(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            while isinstance(x, Proxy):  # never, for a tensor
+                time.sleep(0.01)
+            return super().forward(x)
+
+    graphs, reason = graphs_of(Net(Endless(nn.ReLU())).eval(), EXAMPLE)
+    assert (graphs, reason) == ([], "tracing takes more than 0.2 s")
