@@ -14,6 +14,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
 from autotune.tasks.augment import View, draw_view
 from autotune.tasks.part import Part
+from autotune.tasks.random_examples import drawn_with, is_random
 
 LOADERS = 2
 """Processes that decode images which do not fit into memory.
@@ -85,7 +86,8 @@ def shuffled(
     """All of `part` in an order drawn from `generator`, which also draws a missing view."""
     order = torch.randperm(len(part), generator=generator)
     view = view or draw_view(augment, len(part), generator)
-    ordered = in_rows(part, order, size, input=input, device=device)
+    draw = int(torch.randint(2**31, (), generator=generator)) if is_random(part.inputs) else 0
+    ordered = in_rows(part, order, size, input=input, device=device, draw=draw)
     for (inputs, labels), rows in zip(ordered, order.split(size), strict=True):
         yield view(inputs, rows), labels
 
@@ -97,10 +99,14 @@ def in_rows(
     *,
     input: InputDescription | None,
     device: torch.device,
+    draw: int = 0,
 ) -> Iterator[Batch]:
-    """Rows of `part` (int64) in this order, as the network takes them, on the device."""
+    """Rows of `part` (int64) in this order, as the network takes them, on the device.
+
+    `draw` is the seed of transforms that draw at random.
+    """
     labels = torch.from_numpy(part.labels)
-    for examples, rows in _raw_rows(part, order, size, device):
+    for examples, rows in _raw_rows(part, order, size, device, draw):
         inputs = examples.to(device)
         if input is not None:
             inputs = input.as_taken(inputs)
@@ -108,7 +114,7 @@ def in_rows(
 
 
 def _raw_rows(
-    part: Part, order: Tensor, size: int, device: torch.device
+    part: Part, order: Tensor, size: int, device: torch.device, draw: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(examples as they are stored, their rows)."""
     if isinstance(part.inputs, Tensor):
@@ -116,7 +122,7 @@ def _raw_rows(
             yield part.inputs[rows], rows
         return
     loader = DataLoader(
-        _Indexed(part.inputs),
+        _Indexed(part.inputs, draw),
         batch_sampler=[rows.tolist() for rows in order.split(size)],
         num_workers=LOADERS,
         pin_memory=device.type == "cuda",
@@ -131,11 +137,14 @@ def _raw_rows(
 
 
 class _Indexed(Dataset[tuple[Tensor, int]]):
-    def __init__(self, examples: Sequence[Tensor]) -> None:
-        self.examples = examples
+    def __init__(self, examples: Sequence[Tensor], draw: int) -> None:
+        self.examples, self.draw = examples, draw if is_random(examples) else None
 
     def __getitem__(self, at: int) -> tuple[Tensor, int]:
-        return self.examples[at], at
+        if self.draw is None:
+            return self.examples[at], at
+        with drawn_with(self.draw, at):
+            return self.examples[at], at
 
 
 def check_fits(part: Part, input: InputDescription | None, source: str) -> None:

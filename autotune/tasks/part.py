@@ -92,6 +92,8 @@ def _content(inputs: Any) -> str:
         return sha256(_content(inputs.inputs).encode() + inputs.rows.tobytes()).hexdigest()
     if isinstance(inputs, Chained):
         return sha256(f"{_content(inputs.first)} {_content(inputs.second)}".encode()).hexdigest()
+    if identity := getattr(inputs, "identity", None):
+        return str(identity)
     if files := files_of(inputs):
         about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         return sha256(repr(about).encode()).hexdigest()

@@ -14,6 +14,8 @@ from autotune.errors import TaskError
 from autotune.tasks.base import Task, encode
 from autotune.tasks.npz import as_inputs
 from autotune.tasks.part import Part
+from autotune.tasks.random_examples import RandomExamples, draws
+from autotune.utils.events import warn
 from autotune.utils.user_code import call_source
 
 FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and maybe 'val', 'test'."
@@ -32,7 +34,7 @@ def as_task(data: Any, source: str, input: InputDescription | None) -> Task:
     if isinstance(data, Task):
         return data
     sets = _by_part(data)
-    pairs = {part: _pair(dataset, f"{part} of {source}") for part, dataset in sets.items()}
+    pairs = {part: _pair(dataset, input, f"{part} of {source}") for part, dataset in sets.items()}
     classes = sorted({*pairs["train"][1]})
     parts = {
         part: Part(
@@ -67,11 +69,13 @@ def _is_pair(data: Sequence[Any]) -> bool:
     return len(data) == 2 and all(hasattr(x, "shape") or hasattr(x, "dtype") for x in data)
 
 
-def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
+def _pair(data: Any, input: InputDescription | None, where: str) -> tuple[Any, list[Any]]:
     if isinstance(data, (tuple, list)) and len(data) == 2:
         x, y = data
         return x, _labels(x, y, where)
     try:
+        if draws(data):
+            return _read_anew(data, input, where)
         examples = [data[i] for i in range(len(data))]
         inputs = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in examples])
         return inputs, [int(label) for _, label in examples]
@@ -80,6 +84,17 @@ def _pair(data: Any, where: str) -> tuple[Any, list[Any]]:
             f"A data set must yield (input, label) with inputs of one shape, {where} does not "
             f"({error}). {FORMS}"
         ) from error
+
+
+def _read_anew(
+    dataset: Any, input: InputDescription | None, where: str
+) -> tuple[RandomExamples, list[Any]]:
+    warn(
+        f"Transforms of {where} draw at random: its examples are read anew in every epoch, and "
+        "outputs of the frozen network on them are not cached. Use --augment to draw cached views."
+    )
+    labels = [int(dataset[at][1]) for at in range(len(dataset))]
+    return RandomExamples(dataset, input, where), labels
 
 
 def _labels(x: Any, y: Any, where: str) -> list[Any]:
@@ -94,7 +109,9 @@ def _labels(x: Any, y: Any, where: str) -> list[Any]:
     return labels
 
 
-def _inputs(x: Any, input: InputDescription | None, where: str) -> Tensor:
+def _inputs(x: Any, input: InputDescription | None, where: str) -> Tensor | RandomExamples:
+    if isinstance(x, RandomExamples):
+        return x
     try:
         array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     except (TypeError, ValueError) as error:

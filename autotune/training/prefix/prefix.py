@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.tasks.augment import View, draw_view
 from autotune.tasks.loading import Feed, PartFeed, batches, generator_of
 from autotune.tasks.part import Part
+from autotune.tasks.random_examples import is_random
 from autotune.training.loop import Recipe
 from autotune.training.prefix.cache import Keeper, ViewedPart
 from autotune.training.prefix.cache_stores import Memory, Place, Shelf
@@ -84,11 +85,12 @@ class CachedPrefix:
         self._graphs: list[Graph] | None = None
         self._keepers: list[Keeper] = []
         self._reasons: set[str] = set()
+        self._is_random = False
 
     @property
     def keeps(self) -> bool:
         """Whether values are cached, so that the frozen part does not run in every step."""
-        is_there = any(keeper.places for keeper in self._keepers)
+        is_there = any(keeper.places for keeper in self._keepers) and not self._is_random
         return is_there and (self.recipe.augment == "none" or self.keeping.views > 0)
 
     def look(self, part: Part, about: Sequence[str]) -> None:
@@ -96,6 +98,7 @@ class CachedPrefix:
 
         `about` identifies the weights and the preparation, on which its values depend.
         """
+        self._is_random = is_random(part.inputs)
         if self._graphs is None:
             self._graphs = self._traced(part)
         if not self._keepers:
@@ -147,6 +150,8 @@ class CachedPrefix:
         batches of `size`. If no cut is possible, these are the whole network and plain examples.
         """
         viewed = [self._viewed(train, self.recipe.augment), self._viewed(val, "none")]
+        if is_random(train.inputs):
+            viewed[0] = replace(viewed[0], views=[])
         reason = ""
         for keeper in self._keepers:
             try:

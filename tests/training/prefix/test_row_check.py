@@ -62,3 +62,28 @@ def test_a_study_on_such_a_network_warns_and_computes_everything_anew(memory, ca
         assert not setup.engine.prefix.keeps
     assert "are not cached: on shuffled examples" in caplog.text
     assert last.metrics["loss"] > 0
+
+
+def test_examples_that_are_drawn_anew_are_not_kept(caplog):
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, at: int) -> tuple[Tensor, int]:
+            return inputs(40)[at] + 0.1 * torch.randn(4), at % 2
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    settings = read_settings(
+        {"epochs": 2, "batch_size": 8, "space": "any", "budget": "100%", "device": "cpu"}
+    )
+    losses = []
+    for memory in (0, 10**8):
+        with released(prepare_search(settings, network, Noisy())) as setup:
+            setup.engine.keeping = Keeping(memory=memory)
+            setup.engine.to("cpu")
+            *_, last = setup.engine(Job("job", Plan(), {"lr:head": 0.01, "weight_decay": 0.0}, 1))
+            losses.append(last.metrics["loss"])
+            assert not setup.engine.prefix.keeps
+    assert losses[0] == losses[1]
+    assert "read anew in every epoch" in caplog.text
