@@ -141,11 +141,24 @@ VISION: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """Family → image size and configuration."""
 
-TIMM = {
-    **dict.fromkeys(("test_resnet", "test_vit", "test_vit2", "test_efficientnet"), 64),
-    **dict.fromkeys(("test_byobnet", "test_convnext", "test_mambaout", "test_nfnet"), 64),
+TIMM_PLAIN = """
+test_resnet test_vit test_vit2 test_efficientnet test_byobnet test_convnext test_mambaout
+test_nfnet lcnet_035 tinynet_e mobilenetv3_small_050 ghostnet_050 regnetx_002 efficientvit_b0
+efficientvit_m0 repvit_m0_9 fastvit_t8 mobilevitv2_050 edgenext_xx_small hgnetv2_b0 mobileone_s0
+pvt_v2_b0 dla46_c starnet_s1
+""".split()
+"""Models of timm that take images of any size."""
+
+SHALLOW = {"img_size": 64, "depth": 3, "embed_dim": 32, "num_heads": 4}
+
+TIMM: dict[str, dict[str, Any]] = {
+    **{name: {} for name in TIMM_PLAIN},
+    "deit_tiny_distilled_patch16_224": SHALLOW,
+    "eva02_tiny_patch14_224": {**SHALLOW, "img_size": 56},
+    "xcit_nano_12_p16_224": {"img_size": 64, "depth": 3},
+    "pit_ti_224": {"img_size": 64},
 }
-"""Model of timm → image size."""
+"""Model of timm → options."""
 
 
 class Logits(nn.Module):
@@ -182,7 +195,7 @@ def timm(name: str) -> nn.Module:
     from timm import create_model
 
     torch.manual_seed(0)
-    return create_model(name, num_classes=3).eval()  # type: ignore[no-any-return]
+    return create_model(name, num_classes=3, **TIMM[name]).eval()  # type: ignore[no-any-return]
 
 
 def tokens() -> Tensor:
@@ -207,8 +220,8 @@ def cases() -> dict[str, Case]:
         made[f"transformers {family}"] = Case(partial(text, family), inputs)
     for family, (size, _) in VISION.items():
         made[f"transformers {family}"] = Case(partial(vision, family), images(size))
-    for name, size in TIMM.items():
-        made[f"timm {name}"] = Case(partial(timm, name), images(size))
+    for name, options in TIMM.items():
+        made[f"timm {name}"] = Case(partial(timm, name), images(options.get("img_size", 64)))
     return made
 
 
