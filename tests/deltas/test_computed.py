@@ -9,12 +9,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from autotune.backbones.base import describe
+from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import find_units
 from autotune.deltas.attach import attached
 from autotune.deltas.computed import computed_in, constant, settle
 from autotune.deltas.costs import choice_cost, has_place
+from autotune.deltas.loading import detach, load_adapted, switch
 from autotune.errors import MergeError
 from autotune.problem.plan import Plan
+from autotune.training.evidence import TaskEvidence
 
 from .parametrized import ALL, BOUND, CHANGES, EXACT, SUBTUNE, backbone_of, network, site_of
 from .parametrized import subject as subject_of
@@ -145,3 +149,32 @@ def test_computed_weights_can_be_constants_for_a_while(wrap):
         (gradient,) = torch.autograd.grad(made(X).sum(), [weight])
         assert gradient.any()
     assert is_same(state(made), before)
+
+
+@pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
+def test_deltas_on_computed_weights_are_switched_by_name(wrap):
+    made = network(wrap)
+    one, two, before = subject_of(made, CHANGES["lowrank"]), subject_of(made, SUBTUNE), state(made)
+    x, outputs = one.inputs(), {"one": one.outputs(), "two": two.outputs()}
+    load_adapted(one.backbone, one.artifact, name="one")
+    load_adapted(two.backbone, two.artifact, name="two")
+    for name in ("one", "two", "one"):
+        torch.testing.assert_close(switch(made, name)(x), outputs[name])
+    detach(made)
+    assert is_same(state(made), before)
+
+
+def test_sparse_chooses_by_scores_of_the_computed_weight(tiny_task):
+    made = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
+    made = nn.Sequential(made, nn.Linear(64, 3)).eval()
+    backbone = describe(made, source="test", family="any", input=InputDescription(shape=(1, 6, 6)))
+    evidence = TaskEvidence(
+        backbone,
+        tiny_task.train,
+        input=backbone.input,
+        device=torch.device("cpu"),
+        fit_head=lambda: made[1],
+    )
+    scores = evidence.scores("fisher")["0.0.weight"]
+    assert scores.shape == made[0][0].weight.shape
+    assert scores.any()
