@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from autotune.backbones.head import checked_head, find_head
+from autotune.backbones.head import checked_head, find_head, new_head
+from autotune.backbones.head_factory import HeadFactory, made_head
 from autotune.backbones.inputs import InputDescription, some_inputs
 from autotune.backbones.precision import TUNABLE, matched
 from autotune.errors import BackboneError
@@ -30,7 +31,7 @@ class Backbone:
     """Name of the search space that is used by default."""
 
     head: str
-    """Path of the task layer in `network`: a Linear or a convolution."""
+    """Path of the task layer in `network`."""
 
     input: InputDescription | None = None
     """None for a `python:` source without `--input`: the task's arrays decide then."""
@@ -43,6 +44,24 @@ class Backbone:
 
     protected: frozenset[str] = frozenset()
     """Names of parameters that the user froze or excluded, which are never changed."""
+
+    head_factory: HeadFactory | None = None
+    """Makes heads; None for copies of the network's own, a Linear or a convolution."""
+
+    @property
+    def opaque_head(self) -> str | None:
+        """Path of the head if new ones may be of another class than it; None otherwise."""
+        return self.head if self.head_factory is not None else None
+
+    def new_head(self, classes: int) -> nn.Module:
+        """Untrained head with `classes` outputs, in place of the network's own.
+
+        Raises `BackboneError` if the network's own cannot be copied, or the factory returns none.
+        """
+        old = self.network.get_submodule(self.head)
+        if self.head_factory is None:
+            return new_head(old, classes)
+        return made_head(self.head_factory, old, classes)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers of the network, without the head's."""

@@ -20,11 +20,12 @@ from autotune.errors import BackboneError
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Classes of heads, with their subclasses."""
 
-_KINDS = "a Linear or a convolution"
+FACTORY = "or make heads with --head-factory"
+"""Way out where a head cannot be copied."""
 
 
 def find_head(network: nn.Module, inputs: Tensor | None = None) -> str:
-    """Path of the layer that produces the logits: a Linear or a convolution, or a subclass.
+    """Path of the layer that produces the logits.
 
     With a batch of `inputs` (n, ...) the network runs once, and the head is the layer with
     parameters that the logits are computed from directly. Otherwise, or if it cannot run, it is the
@@ -50,11 +51,12 @@ def checked_head(network: nn.Module, path: str) -> str:
         layer = network.get_submodule(path)
     except AttributeError as error:
         raise BackboneError(f"The network has no layer {path!r}. Name another --head.") from error
-    if path and isinstance(layer, LAYERS):
+    if path and any(True for _ in layer.parameters()):
         return path
     raise BackboneError(
-        f"A head must be {_KINDS} inside the network, {path or 'the network itself'!r} is a "
-        f"{type(layer).__name__}. Name the layer with --head."
+        f"A head must be a layer with parameters inside the network, "
+        f"{repr(path) if path else 'the network itself'} is a {type(layer).__name__}. "
+        "Name the layer with --head."
     )
 
 
@@ -63,9 +65,12 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
 
     The copy has the class, dtype, device, bias, stride, padding, groups and parametrizations of the
     old layer (a pruned one has an empty mask), and the layer's own `reset_parameters` initialises
-    it. Raises `BackboneError` for a layer that cannot be copied so: one with further parameters of
-    the size of its output, or groups that do not divide the number of classes.
+    it. Raises `BackboneError` for a layer that cannot be copied so: one of another class than a
+    Linear or a convolution, with further parameters of the size of its output, or with groups that
+    do not divide the number of classes.
     """
+    if not isinstance(old, LAYERS):
+        raise BackboneError(_cannot_copy(old, "it is no Linear or convolution"))
     with torch.no_grad():
         head = _plain_copy(old)
         width = _set_outputs(head, classes)
@@ -93,12 +98,16 @@ def n_outputs(old: nn.Module, tensors: Mapping[str, Tensor]) -> int:
     before = old.state_dict()
     pairs = [(before[name].shape, tensor.shape) for name, tensor in tensors.items()]
     sizes = [new for a, b in pairs for former, new in zip(a, b, strict=True) if former != new]
-    return sizes[0] if sizes else n_classes(old)
+    number = sizes[0] if sizes else n_classes(old)
+    if number is None:
+        raise BackboneError(_cannot_copy(old, "its number of outputs has no name"))
+    return number
 
 
-def n_classes(head: nn.Module) -> int:
-    """Number of outputs of a head."""
-    return head.out_features if isinstance(head, nn.Linear) else head.out_channels  # type: ignore[return-value]
+def n_classes(head: nn.Module) -> int | None:
+    """Number of outputs of a head; None for a layer that does not name it."""
+    number = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return number if isinstance(number, int) else None
 
 
 def _producers(network: nn.Module, inputs: Tensor) -> list[str] | None:
@@ -196,7 +205,7 @@ def _set_outputs(head: nn.Module, classes: int) -> int:
     if classes % head.groups:
         raise BackboneError(
             f"The outputs of the head must be a multiple of its {head.groups} groups, the task has "
-            f"{classes} classes. Replace the head, or name another layer with --head."
+            f"{classes} classes. Name another layer with --head, {FACTORY}."
         )
     before, head.out_channels = head.out_channels, classes
     return before
@@ -235,5 +244,5 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 def _cannot_copy(old: nn.Module, reason: str) -> str:
     return (
         f"A head must be copied with another number of outputs, {type(old).__name__} cannot: "
-        f"{reason}. Replace it in the network before the search."
+        f"{reason}. Name another layer with --head, {FACTORY}."
     )

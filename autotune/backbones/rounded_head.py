@@ -13,41 +13,49 @@ from autotune.backbones.precision import LOW, widened
 
 
 def trained_head(head: nn.Module) -> nn.Module:
-    """The head, in place, with float32 parameters that the layer reads rounded to its dtype.
+    """The head, in place, with float32 parameters that its layers read rounded to their dtype.
 
     A head of float32 or float64 stays as it is.
     """
-    for name, stack in _stacks(head).items():
-        _round(stack, getattr(head, name).dtype)
-    for name, parameter in list(head._parameters.items()):
-        if parameter is not None and parameter.dtype in LOW:
-            head._parameters[name] = _wide(parameter)
-            # unsafe: the rounding changes the dtype
-            parametrize.register_parametrization(head, name, Rounded(parameter.dtype), unsafe=True)
+    for layer in _layers(head).values():
+        for name, stack in _stacks(layer).items():
+            _round(stack, getattr(layer, name).dtype)
+        for name, parameter in list(layer._parameters.items()):
+            if parameter is not None and parameter.dtype in LOW:
+                layer._parameters[name] = _wide(parameter)
+                rounded = Rounded(parameter.dtype)
+                # unsafe: the rounding changes the dtype
+                parametrize.register_parametrization(layer, name, rounded, unsafe=True)
     return head
 
 
 def plain_head(head: nn.Module) -> nn.Module:
     """The head, in place, in the precision in which it computes; undoes `trained_head`."""
-    for name, stack in _stacks(head).items():
-        if not isinstance(stack[-1], Rounded):
-            continue
-        owner, dtype = stack._parameters, stack[-1].dtype
-        if len(stack) == 1:
-            parametrize.remove_parametrizations(head, name, leave_parametrized=False)
-            owner = {name: head._parameters[name]}
-        else:
-            del stack[-1]
-        rounded = {k: nn.Parameter(t.detach().to(dtype), False) for k, t in owner.items()}
-        (head._parameters if name in rounded else stack._parameters).update(rounded)
+    for layer in _layers(head).values():
+        for name, stack in _stacks(layer).items():
+            if isinstance(stack[-1], Rounded):
+                _unround(layer, name, stack)
     return head
+
+
+def _unround(layer: nn.Module, name: str, stack: Any) -> None:
+    """Remove the rounding of a tensor, and round what it computed it from."""
+    owner, dtype = stack._parameters, stack[-1].dtype
+    if len(stack) == 1:
+        parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
+        owner = {name: layer._parameters[name]}
+    else:
+        del stack[-1]
+    rounded = {k: nn.Parameter(t.detach().to(dtype), False) for k, t in owner.items()}
+    (layer._parameters if name in rounded else stack._parameters).update(rounded)
 
 
 def head_tensors(head: nn.Module) -> dict[str, Tensor]:
     """State dict of a head; that of a rounded one has the names and float32 values that train."""
     rounded = {
-        f"parametrizations.{name}.original": name
-        for name, stack in _stacks(head).items()
+        f"{path}parametrizations.{name}.original": f"{path}{name}"
+        for path, layer in _layers(head).items()
+        for name, stack in _stacks(layer).items()
         if isinstance(stack[0], Rounded)
     }
     return {rounded.get(name, name): tensor for name, tensor in head.state_dict().items()}
@@ -80,9 +88,15 @@ def _round(stack: Any, dtype: torch.dtype) -> None:
     stack.unsafe = True
 
 
-def _stacks(head: nn.Module) -> dict[str, Any]:
+def _layers(head: nn.Module) -> dict[str, nn.Module]:
+    """Start of names in the head → module of it, except for parametrizations."""
+    modules = {f"{path}." if path else "": module for path, module in head.named_modules()}
+    return {p: module for p, module in modules.items() if "parametrizations" not in p.split(".")}
+
+
+def _stacks(layer: nn.Module) -> dict[str, Any]:
     """Name of a tensor → its parametrizations."""
-    return dict(head.parametrizations.items()) if parametrize.is_parametrized(head) else {}  # type: ignore[union-attr,operator]
+    return dict(layer.parametrizations.items()) if parametrize.is_parametrized(layer) else {}  # type: ignore[union-attr,operator]
 
 
 def _wide(parameter: nn.Parameter) -> nn.Parameter:

@@ -48,15 +48,21 @@ class Routes:
         named = [(n, id(p)) for n, p in network.named_parameters(remove_duplicate=False)]
         # a head that trains in another precision than it computes in is parametrized
         self.ids = {_PARAMETRIZED.sub(r"\1", n): i for n, i in named} | dict(named)
-        held = [(call, _held(network.get_submodule(call.path))) for call in flow or ()]
+        self.modules = dict(network.named_modules())
+        # a head of another class than in the recorded pass has other modules inside
+        calls = [call for call in flow or () if call.path in self.modules]
+        held = [(call, _held(self.modules[call.path])) for call in calls]
         self.held = [(call, ids) for call, ids in held if ids]
 
     def through(self, parameters: Collection[str]) -> Route:
-        """Route through the modules that hold only `parameters` (names)."""
-        wanted = {self.ids[name] for name in parameters}
+        """Route through the modules that hold only `parameters`, named alone or by their module."""
+        wanted = {id for name in parameters for id in self._ids(name)}
         calls = [call for call, ids in self.held if ids <= wanted]
         paths = {call.path for call in calls}
         return Route(tuple(calls), tuple(c for c in calls if not _has_parent(c.path, paths)))
+
+    def _ids(self, name: str) -> frozenset[int]:
+        return frozenset([self.ids[name]]) if name in self.ids else _held(self.modules[name])
 
 
 def _held(module: nn.Module) -> frozenset[int]:

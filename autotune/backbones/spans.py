@@ -49,5 +49,8 @@ def _in_order(levels: list[tuple[str, ...]], routes: Routes) -> list[tuple[str, 
 
 
 def _head(backbone: Backbone) -> list[str]:
+    """Names of the head's parameters, or of the head if new ones may have others."""
+    if backbone.opaque_head is not None:
+        return [backbone.head]
     head = backbone.network.get_submodule(backbone.head)
     return [f"{backbone.head}.{name}" for name, _ in head.named_parameters()]

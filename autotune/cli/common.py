@@ -33,6 +33,14 @@ NamedTask = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source."),
 ]
+NamedHeadFactory = Annotated[
+    str | None,
+    typer.Option(
+        "--head-factory",
+        metavar="FILE:FUNCTION",
+        help="Function that makes heads. Required if the search had one.",
+    ),
+]
 
 
 def show_json(value: Any) -> None:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedTask,
+    Run,
+    app,
+    show_json,
+)
 from autotune.cli.options import setting_option
 from autotune.cli.search import Quiet
 
@@ -37,6 +45,7 @@ def compare(
     device: Annotated[str | None, setting_option("device")] = None,
     backbone: NamedBackbone = None,
     task: NamedTask = None,
+    head_factory: NamedHeadFactory = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,6 +71,7 @@ def compare(
             source=source,
             workers=workers,
             device=device,
+            head_factory=head_factory,
         )
     show_json(comparison.to_json()) if as_json else _show(comparison)
 

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedTask,
+    Run,
+    app,
+    show_json,
+)
 from autotune.cli.completion import PARTS, among
 from autotune.cli.options import setting_option
 
@@ -25,6 +33,7 @@ def evaluate(
     device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     task: NamedTask = None,
+    head_factory: NamedHeadFactory = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the best delta of a run on a freshly loaded backbone.
@@ -33,7 +42,9 @@ def evaluate(
     """
     from autotune.deploy.predict import evaluate_run
 
-    metrics = evaluate_run(run, part=part, device=device, backbone=backbone, task=task)
+    metrics = evaluate_run(
+        run, part=part, device=device, backbone=backbone, task=task, head_factory=head_factory
+    )
     if as_json:
         show_json(metrics)
         return

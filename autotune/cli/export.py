@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedHeadFactory, NamedTask, app, show_json
 from autotune.cli.completion import formats, runs
 from autotune.cli.options import setting_option
 
@@ -53,6 +53,7 @@ def export(
     task: NamedTask = None,
     weights: Annotated[str | None, setting_option("weights")] = None,
     head: Annotated[str | None, setting_option("head")] = None,
+    head_factory: NamedHeadFactory = None,
     as_json: AsJson = False,
 ) -> None:
     """Export the result of a run, or a delta, to a file, and verify it before it is put in place.
@@ -77,6 +78,7 @@ def export(
             task=task,
             weights=weights,
             head=head,
+            head_factory=head_factory,
         )
     if as_json:
         show_json(asdict(done))

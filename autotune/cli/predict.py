@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, Run, app, show_json
+from autotune.cli.common import AsJson, NamedBackbone, NamedHeadFactory, Run, app, show_json
 from autotune.cli.options import setting_option
 
 
@@ -16,6 +16,7 @@ def predict(
     path: Annotated[str, typer.Argument(help="Image, folder of images, or .npy array.")],
     device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
+    head_factory: NamedHeadFactory = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the class of images or arrays with the tuned network, and its probability.
@@ -24,7 +25,9 @@ def predict(
     """
     from autotune.deploy.predict import predict_path
 
-    predictions = predict_path(run, path, device=device, backbone=backbone)
+    predictions = predict_path(
+        run, path, device=device, backbone=backbone, head_factory=head_factory
+    )
     if as_json:
         show_json(predictions)
         return

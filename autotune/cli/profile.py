@@ -12,7 +12,7 @@ from autotune.cli.completion import methods
 from autotune.cli.options import SettingOptions, SettingValues, with_settings
 from autotune.cli.search import Quiet
 
-NETWORK = ("weights", "head", "input", "space", "granularity")
+NETWORK = ("weights", "head", "head_factory", "input", "space", "granularity")
 TRAINING = tuple("bnstats epochs batch_size metric folds seed workers device out".split())
 """Settings that a profile takes, as two groups of options."""
 

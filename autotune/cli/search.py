@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedTask, Run, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedTask,
+    Run,
+    app,
+    show_json,
+)
 from autotune.cli.options import (
     SettingOptions,
     SettingValues,
@@ -163,6 +171,7 @@ def resume(
     limits: Annotated[SettingValues, SettingOptions(("timeout", "disk"), has_panels=False)],
     backbone: NamedBackbone = None,
     task: NamedTask = None,
+    head_factory: NamedHeadFactory = None,
     places: Annotated[SettingValues, movable_settings()],
     timings: Timings = False,
     log_json: LogJson = None,
@@ -180,7 +189,9 @@ def resume(
     with _following(log_json, sink, quiet or as_json, folder):
         from autotune.session.api import resume as resume_search
 
-        study = resume_search(run, backbone, task, trials=trials, **limits, **places)
+        study = resume_search(
+            run, backbone, task, head_factory=head_factory, trials=trials, **limits, **places
+        )
     _show_result(study, as_json, timings)
 
 

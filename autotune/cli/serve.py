@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import app
+from autotune.cli.common import NamedHeadFactory, app
 from autotune.cli.options import setting_option
 
 GRACE_PERIOD = 30
@@ -30,6 +30,7 @@ def serve(
     ] = None,
     weights: Annotated[str | None, setting_option("weights")] = None,
     head: Annotated[str | None, setting_option("head")] = None,
+    head_factory: NamedHeadFactory = None,
     folder: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Folder of deltas that may be added at runtime."),
@@ -90,6 +91,7 @@ def serve(
             backbone=backbone,
             weights=weights,
             head=head,
+            head_factory=head_factory,
             folder=folder,
             limits=limits,
             device=choose_device(device),

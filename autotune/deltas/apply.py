@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.head import checked_head, n_outputs, new_head
+from autotune.backbones.head import checked_head, n_outputs
+from autotune.backbones.head_factory import HeadFactory
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
 from autotune.backbones.rounded_head import load_head, plain_head, trained_head
 from autotune.deltas.artifact import Artifact
@@ -30,7 +32,9 @@ TUNED = "_autotune"
 """Attribute in which a network keeps the deltas loaded onto it; absent on a bare network."""
 
 
-def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
+def described(
+    model: nn.Module | Backbone, artifact: Artifact, head_factory: HeadFactory | None = None
+) -> Backbone:
     """Backbone around a model as the artifact's search had it: its head, what was left out."""
     about = artifact.header.get("about", {})
     head = about.get("head")
@@ -40,7 +44,27 @@ def described(model: nn.Module | Backbone, artifact: Artifact) -> Backbone:
     elif head is not None and head != model.head:
         model = with_head(model, checked_head(model.network, head))
     unused, protected = (frozenset(about.get(name, ())) for name in ("unused", "protected"))
-    return replace(model, unused=unused, protected=protected)
+    factory = head_factory or model.head_factory
+    return replace(model, unused=unused, protected=protected, head_factory=factory)
+
+
+def artifact_classes(backbone: Backbone, artifact: Artifact) -> int:
+    """Number of classes of an artifact's head."""
+    if _factory_name(artifact) is not None:
+        return len(artifact.header["task"]["classes"])
+    return n_outputs(backbone.network.get_submodule(backbone.head), artifact.part("head"))
+
+
+def bare_head(backbone: Backbone, artifact: Artifact) -> nn.Module:
+    """Untrained head of the kind that an artifact has, for its classes."""
+    if _factory_name(artifact) is None:
+        backbone = replace(backbone, head_factory=None)
+    return backbone.new_head(artifact_classes(backbone, artifact))
+
+
+def _factory_name(artifact: Artifact) -> Any:
+    """Name of the head factory that made an artifact's head; None for a copy of the network's."""
+    return artifact.header.get("about", {}).get("head_factory")
 
 
 def input_of(artifact: Artifact) -> InputDescription:
@@ -58,7 +82,10 @@ def input_of(artifact: Artifact) -> InputDescription:
 
 
 def require_fits(backbone: Backbone, artifact: Artifact, source: str = "the artifact") -> None:
-    """Raise `ArtifactError` for another backbone's artifact, or a network that is not bare."""
+    """Raise `ArtifactError` for another backbone's artifact, or a network that is not bare.
+
+    Also if a head factory made the artifact's head, and the backbone has none.
+    """
     if getattr(vars(backbone.network).get(TUNED), "active", None) is not None:
         raise ArtifactError(
             "A delta goes onto the bare backbone, this one already has a delta. Call "
@@ -69,6 +96,11 @@ def require_fits(backbone: Backbone, artifact: Artifact, source: str = "the arti
             f"A delta fits only the backbone that it was made for: {source} wants fingerprint "
             f"{artifact.fingerprint[:12]}, {backbone.source} has {backbone.fingerprint[:12]}. "
             "Load the same weights, before anything is changed in them."
+        )
+    if (name := _factory_name(artifact)) is not None and backbone.head_factory is None:
+        raise ArtifactError(
+            f"The head of {source} was made by a head factory ({name}), which runs only when it is "
+            "named: give --head-factory FILE:FUNCTION, or head_factory= in Python."
         )
 
 
@@ -168,8 +200,7 @@ def _put_on(stack: ExitStack, backbone: Backbone, artifact: Artifact) -> Deltas:
     for name, buffer in artifact.part("buffer").items():
         stack.callback(exchange_buffer(network, name, buffer))
     values = artifact.part("head")
-    old = network.get_submodule(backbone.head)
-    head = trained_head(new_head(old, n_outputs(old, values)))
+    head = trained_head(bare_head(backbone, artifact))
     load_head(head, values)
     stack.callback(exchange(network, backbone.head, head))
     flow, stored = _flow(network, artifact), artifact.part("delta")

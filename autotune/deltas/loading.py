@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.head_factory import HeadFactory
 from autotune.deltas.apply import TUNED, described, device_of, merge_into, put_on
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.deltas.hotswap import Swap, state_of
@@ -51,13 +52,18 @@ class _Mount:
 
 
 def load_adapted(
-    model: nn.Module | Backbone, path: Path | str | Artifact, *, name: str = DEFAULT
+    model: nn.Module | Backbone,
+    path: Path | str | Artifact,
+    *,
+    name: str = DEFAULT,
+    head_factory: HeadFactory | None = None,
 ) -> nn.Module:
     """Load the delta file at `path` onto the model, in place; return it in evaluation mode.
 
     A second file needs another `name`; `switch` changes between them. `detach` takes them off
-    and restores the model bit for bit. Raises `ArtifactError` for a damaged file, a file made for
-    another backbone, or a name that is taken.
+    and restores the model bit for bit. `head_factory` makes the head, if the search had one.
+    Raises `ArtifactError` for a damaged file, a file made for another backbone, or a name that is
+    taken.
     """
     artifact = path if isinstance(path, Artifact) else read_artifact(path)
     source = "the artifact" if isinstance(path, Artifact) else str(path)
@@ -68,6 +74,8 @@ def load_adapted(
             "or call autotune.detach(model) first."
         )
     mount = mount or _Mount(described(model, artifact))
+    if head_factory is not None:
+        mount.backbone = replace(mount.backbone, head_factory=head_factory)
     before = mount.active
     _exchange(mount, None)
     try:
@@ -109,15 +117,20 @@ def detach(model: nn.Module | Backbone, name: str | None = None) -> nn.Module:
 
 
 @contextmanager
-def adapted(model: nn.Module | Backbone, delta: Path | str | Artifact) -> Iterator[nn.Module]:
+def adapted(
+    model: nn.Module | Backbone,
+    delta: Path | str | Artifact,
+    *,
+    head_factory: HeadFactory | None = None,
+) -> Iterator[nn.Module]:
     """Context with a delta file on the model: `with adapted(model, path) as tuned: …`.
 
-    On exit everything is restored, including another delta that was active. Raises like
-    `load_adapted`.
+    On exit everything is restored, including another delta that was active. `head_factory` and the
+    errors are those of `load_adapted`.
     """
     mount = _mount_of(model)
     before, name = mount.active if mount else None, f"temporary {next(_TEMPORARY)}"
-    network = load_adapted(model, delta, name=name)
+    network = load_adapted(model, delta, name=name, head_factory=head_factory)
     try:
         yield network
     finally:

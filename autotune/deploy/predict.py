@@ -17,7 +17,6 @@ from autotune.deltas.apply import described, input_of, tuned
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.errors import ConfigError, RunError, TaskError, first_line, unknown
 from autotune.run.notebook import Study
-from autotune.run.settings import OBJECT
 from autotune.session.api import named
 from autotune.session.setup import prepare_search
 from autotune.session.sources import find_backbone
@@ -37,6 +36,7 @@ def evaluate_run(
     device: str = "auto",
     backbone: str | None = None,
     task: str | None = None,
+    head_factory: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of the delta in `best/` on a part of the run's task, and `n`, the number of examples.
 
@@ -45,7 +45,8 @@ def evaluate_run(
     if part not in TASK_PARTS:
         raise ConfigError(unknown("part", part, TASK_PARTS))
     study = _ended(run)
-    settings = study.settings.model_copy(update={"device": device})
+    factory = named(study, "head_factory", head_factory)
+    settings = study.settings.model_copy(update={"device": device, "head_factory": factory})
     setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))
     try:
         if setup.task.digest() != study.identity["data"]:
@@ -60,13 +61,18 @@ def evaluate_run(
 
 
 def predict_path(
-    run: str, path: str, *, device: str = "auto", backbone: str | None = None
+    run: str,
+    path: str,
+    *,
+    device: str = "auto",
+    backbone: str | None = None,
+    head_factory: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predicted `class` and its `probability` for an image, a folder of images or an .npy array.
 
     `input` names each example. Raises `TaskError` if the path cannot be read as such inputs.
     """
-    with _tuned_network(run, device, backbone) as (network, artifact, input, recipe):
+    with _tuned_network(run, device, backbone, head_factory) as (network, artifact, input, recipe):
         names, part = _examples(Path(path), input)
         try:
             feed = PartFeed(part, input, torch.device(recipe.device))
@@ -82,13 +88,15 @@ def predict_path(
 
 @contextmanager
 def _tuned_network(
-    run: str, device: str, named_backbone: str | None
+    run: str, device: str, named_backbone: str | None, head_factory: str | None
 ) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
     from autotune.session.sources import choose_device
 
     study = _ended(run)
     artifact = read_artifact(study.best.artifact)
-    loaded = find_backbone(study.settings, named(study, "backbone", named_backbone))
+    factory = named(study, "head_factory", head_factory)
+    settings = study.settings.model_copy(update={"head_factory": factory})
+    loaded = find_backbone(settings, named(study, "backbone", named_backbone))
     backbone = described(loaded, artifact)
     recipe = Recipe(batch_size=study.settings.batch_size, device=choose_device(device))
     recipe = recipe.suited(backbone.network)
@@ -106,7 +114,7 @@ def _input(backbone: Backbone, artifact: Artifact) -> InputDescription | None:
 def _ended(run: str) -> Study:
     study = Study(run)
     study.best  # noqa: B018  (the property raises until the search has ended)
-    if OBJECT in (study.settings.backbone, study.settings.task):
+    if study.settings.has_objects:
         raise RunError(
             f"{run} was started from Python objects, which the command line cannot load. "
             f"Use autotune.load_adapted(model, {str(study.best.artifact)!r})."

@@ -164,10 +164,12 @@ class BareStudy:
     def command(self, name: str, *arguments: str) -> str:
         """Shell command `autotune NAME RUN ARGUMENTS` for this run.
 
-        It repeats `python:` sources, as no command runs code that only a run folder names.
+        It repeats the user's own code, as no command runs what only a run folder names.
         """
         sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
         code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
+        if self.settings.head_factory is not None:
+            code += ["--head-factory", str(self.settings.head_factory)]
         return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])
 
     @property

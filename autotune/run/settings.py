@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from autotune.errors import BudgetError, ConfigError, unknown
 from autotune.problem.budget import check_text
@@ -32,6 +42,13 @@ FORMER_NAMES = {"fold": "fuse_batchnorm"}
 
 Count = Annotated[int, Field(ge=1)]
 
+HeadFactory = Annotated[
+    str | Callable[..., Any],
+    PlainSerializer(lambda factory: factory if isinstance(factory, str) else OBJECT),
+    WithJsonSchema({"type": "string"}),
+]
+"""`MODULE-or-FILE:FUNCTION`, or a function, which is stored as `OBJECT`."""
+
 _tuned = partial(setting, Panel.TUNED)
 _trained = partial(setting, Panel.TRAINED)
 _placed = partial(setting, Panel.PLACED)
@@ -52,6 +69,12 @@ class Settings(BaseModel):
     )
     head: str | None = _tuned(
         None, "Name of the head, e.g. classifier.1, if it is not the last layer.", metavar="PATH"
+    )
+    head_factory: HeadFactory | None = _tuned(
+        None,
+        "Function that makes heads, of the number of classes or of the former head and the number, "
+        "if the head cannot be copied.",
+        metavar="FILE:FUNCTION",
     )
     keep_head: bool = _tuned(False, "Start from the pretrained head where its shape fits.")
     input: str | None = _tuned(
@@ -231,6 +254,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _paths(cls, values: Any) -> Any:
+        """Replace paths by their text."""
+        paths = {name: fspath(v) for name, v in values.items() if isinstance(v, PathLike)}
+        return {**values, **paths}
+
+    @model_validator(mode="before")
+    @classmethod
     def _trials(cls, values: Any) -> Any:
         """Replace an unset number of trials by the default of the strategy."""
         if values.get("trials") is not None:
@@ -268,6 +298,11 @@ class Settings(BaseModel):
         if self.views and self.augment == "none":
             raise ValueError("views are of augmented inputs; give --augment, or leave --views out")
         return self
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the search began from Python objects, which no command can load."""
+        return OBJECT in (self.backbone, self.task, self.head_factory)
 
     @property
     def where(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.head_factory import HeadFactory
 from autotune.errors import ConfigError, RunError
 from autotune.problem.budget import largest_first
 from autotune.run.notebook import Study
@@ -115,12 +116,14 @@ def resume(
     backbone: str | nn.Module | Backbone | None = None,
     task: Any = None,
     *,
+    head_factory: str | HeadFactory | None = None,
     callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Study:
     """Resume an interrupted search, or add more `trials` (the total); returns the study.
 
-    A run that began from objects needs the same `backbone` and `task` again. Allowed changes are
+    A run that began from objects needs the same `backbone` and `task` again, and one with a
+    `head_factory` needs that. Allowed changes are
     `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
     `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
     called with each `Event`. Raises `ConfigError` for another change, `RunError` if the data or
@@ -137,28 +140,34 @@ def resume(
     begun = sum(not trial.origin for trial in study.trials)  # trials of a profile do not count
     if total is not None and total < begun:
         raise ConfigError(f"--trials is the total: {begun} were begun, got {total}. Give more.")
-    with listening(callbacks), released(reopened(study, backbone, task, **changes)) as setup:
+    with (
+        listening(callbacks),
+        released(reopened(study, backbone, task, head_factory=head_factory, **changes)) as setup,
+    ):
         changed = changed_settings(study.settings, setup.settings)
         drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
     return Study(study.folder.path)
 
 
-def reopened(study: Study, backbone: Any = None, task: Any = None, **changes: Any) -> Setup:
+def reopened(
+    study: Study, backbone: Any = None, task: Any = None, head_factory: Any = None, **changes: Any
+) -> Setup:
     """Prepare a run again; `RunError` if it began from objects and they are not given."""
     before = study.settings
     backbone = named(study, "backbone", backbone)
     task = named(study, "task", task)
+    changes["head_factory"] = named(study, "head_factory", head_factory)
     changed = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**_kept(before, changed), **changed})
     return prepare_search(settings, backbone, task)
 
 
 def named(study: Study, kind: str, replacement: Any = None) -> Any:
-    """The `backbone` or `task` of a run; `RunError` for one that must be given and is not.
+    """The `backbone`, `task` or `head_factory` of a run; `RunError` if it must be given and is not.
 
-    A run folder may come from others, so a `python:` source in it runs only if it is given here.
+    A run folder may come from others, so the user's code in it runs only if it is given here.
     """
-    source: str = getattr(study.settings, kind)
+    source: str | None = getattr(study.settings, kind)
     if replacement is not None:
         return replacement
     if source == OBJECT:
@@ -166,10 +175,11 @@ def named(study: Study, kind: str, replacement: Any = None) -> Any:
             f"{study.folder.path} began from Python objects, so its {kind} is not known here. "
             f"Give it from Python, as in autotune.resume(run, {kind}=...)."
         )
-    if source.startswith("python:"):
+    if (kind == "head_factory" and source is not None) or str(source).startswith("python:"):
+        option = kind.replace("_", "-")
         raise RunError(
-            f"The {kind} of {study.folder.path} is code ({source}), which runs only when it is "
-            f"named: add --{kind} {source}"
+            f"The {kind.replace('_', ' ')} of {study.folder.path} is code ({source}), which runs "
+            f"only when it is named: add --{option} {source}"
         )
     return source
 

@@ -11,7 +11,6 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
-from autotune.backbones.head import new_head
 from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
@@ -101,7 +100,7 @@ def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:
 
 def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
     network, path = backbone.network, backbone.head
-    head = new_head(network.get_submodule(path), n)
+    head = backbone.new_head(n)
     try:
         with exchanged(network, path, head):
             got = tuple(logits_of(network(inputs)).shape)

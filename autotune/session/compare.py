@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.head import n_classes
+from autotune.backbones.head_factory import HeadFactory
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import read_artifact
 from autotune.deltas.costs import everywhere
@@ -89,6 +91,7 @@ def compare(
     source: str | None = None,
     workers: int | None = None,
     device: str | None = None,
+    head_factory: str | HeadFactory | None = None,
 ) -> Comparison:
     """Compare a finished search with other recipes over the same seeds; run what is missing.
 
@@ -97,9 +100,9 @@ def compare(
     Each recipe takes the best on validation of three learning rates with the study's seed, and is
     repeated with the next seeds. `only` selects recipes by name; `source` is a task that the
     backbone's own head was trained for; `workers` and `device` replace the run's settings. A run
-    that began from objects needs the same `backbone` and `task` again. Raises `RunError` while the
-    search has not ended, `ConfigError` for an unknown recipe, `TaskError` for a source task with
-    another number of classes.
+    that began from objects needs the same `backbone` and `task` again, and one with a
+    `head_factory` needs that. Raises `RunError` while the search has not ended, `ConfigError` for
+    an unknown recipe, `TaskError` for a source task with another number of classes.
     """
     study = Study(run)
     study.best  # noqa: B018  (raises while the search has not ended)
@@ -107,7 +110,9 @@ def compare(
         raise ConfigError(unknown("recipe", unlisted[0], NAMES))
     chosen = [name for name in NAMES if not only or name in (WINNER, *only)]
     with (
-        released(reopened(study, backbone, task, workers=workers, device=device)) as setup,
+        released(
+            reopened(study, backbone, task, head_factory, workers=workers, device=device)
+        ) as setup,
         driving(study.folder, setup, command="compare") as (driver, backend),
     ):
         recipes = [recipe for name in chosen if (recipe := _recipe(name, setup, driver, study))]
@@ -192,10 +197,10 @@ def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
     task = load_task(source, backbone.input).split(study.settings.seed)
     part, head = task.test, backbone.network.get_submodule(backbone.head)
     assert part is not None
-    n_classes = len(head.weight)  # type: ignore[arg-type]
-    if len(task.classes) != n_classes:
+    classes = n_classes(head)
+    if len(task.classes) != classes:
         raise TaskError(
-            f"A source task must have the {n_classes} classes of the backbone's own head, "
+            f"A source task must have the {classes} classes of the backbone's own head, "
             f"{source} has {len(task.classes)}. Name another --source."
         )
     input = infer_input(task.train, backbone.input)

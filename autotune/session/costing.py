@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head import new_head
 from autotune.backbones.precision import trained_dtype
 from autotune.backbones.units import Units
 from autotune.deltas.candidates import find_candidates, method_facts
@@ -55,6 +54,6 @@ def head_cost(settings: Settings, backbone: Backbone, classes: int) -> Cost:
     """Cost of the task's head if it is counted, else zero."""
     if not settings.count_head:
         return Cost()
-    head = backbone.network.get_submodule(backbone.head)
-    n = sum(p.numel() for p in new_head(head, classes).parameters())
-    return Cost(n, n, n * trained_dtype(next(head.parameters()).dtype).itemsize)
+    parameters = list(backbone.new_head(classes).parameters())
+    n = sum(p.numel() for p in parameters)
+    return Cost(n, n, n * trained_dtype(parameters[0].dtype).itemsize)

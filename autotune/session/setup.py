@@ -145,5 +145,6 @@ def _about(settings: Settings, task: Task) -> dict[str, Any]:
         "python": platform.python_version(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **settings.model_dump(include={"backbone", "weights", "budget", "space", "granularity"}),
+        **(settings.model_dump(include={"head_factory"}) if settings.head_factory else {}),
         "data": task.digest(),
     }

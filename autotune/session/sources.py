@@ -14,6 +14,7 @@ from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import trace
 from autotune.backbones.head import find_head
+from autotune.backbones.head_factory import load_head_factory
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
@@ -30,7 +31,15 @@ from autotune.utils.events import warn
 
 
 def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
-    """Load the backbone of a source or object, with its input description."""
+    """Load the backbone of a source or object, with its input description and head factory."""
+    loaded, factory = _loaded(settings, backbone, shapes_only), settings.head_factory
+    if factory is None:
+        return loaded
+    named = load_head_factory(factory) if isinstance(factory, str) else factory
+    return replace(loaded, head_factory=named)
+
+
+def _loaded(settings: Settings, backbone: Any, shapes_only: bool) -> Backbone:
     described = load_input(settings.input)
     if isinstance(backbone, Backbone):
         require_values(backbone.network, backbone.source)

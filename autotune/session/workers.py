@@ -151,6 +151,10 @@ def versions() -> dict[str, str]:
 
 
 def _places(setup: Setup) -> list[str]:
-    """MODULE-or-FILE of every `python:` source."""
-    named = (setup.settings.backbone, setup.settings.task)
-    return [s.split(":", 1)[1].rpartition(":")[0] for s in named if s.startswith("python:")]
+    """MODULE-or-FILE of every `python:` source, and of the head factory."""
+    settings = setup.settings
+    sources = (settings.backbone, settings.task)
+    named = [s.removeprefix("python:") for s in sources if s.startswith("python:")]
+    if isinstance(settings.head_factory, str):
+        named.append(settings.head_factory)
+    return [name.rpartition(":")[0] for name in named]

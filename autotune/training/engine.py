@@ -76,7 +76,7 @@ class Engine:
         self.backbone.network.to(device)
         self.backbone.network.to(memory_format=self.recipe.memory_format)
         self.prefix = CachedPrefix(
-            self.backbone.network, self.recipe, self.keeping, input=self.input, seed=self.seed
+            self.backbone, self.recipe, self.keeping, input=self.input, seed=self.seed
         )
 
     def __getstate__(self) -> dict[str, Any]:

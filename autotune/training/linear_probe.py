@@ -8,7 +8,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.copying import copied
-from autotune.backbones.head import n_classes, new_head
+from autotune.backbones.head import n_classes
 from autotune.backbones.rounded_head import trained_head
 from autotune.backbones.units import Units
 from autotune.deltas.seeding import seeded
@@ -44,7 +44,7 @@ class LinearProbe:
         with seeded(seed, "head"):
             if self.keep_head and n_classes(old) == self.n_classes:
                 return trained_head(copied(old))
-            return trained_head(new_head(old, self.n_classes))
+            return trained_head(self.backbone.new_head(self.n_classes))
 
     def fit(
         self,

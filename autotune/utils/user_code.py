@@ -1,11 +1,11 @@
-"""`python:` sources: the only foreign code that runs, since the user names it."""
+"""Functions of the user (`python:` sources, head factories): the only foreign code that runs."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 from autotune.errors import BackboneError, TaskError, UnknownName, unknown
 
-_ERRORS = {"backbone": BackboneError, "task": TaskError}
+_ERRORS = {"backbone": BackboneError, "task": TaskError, "head factory": BackboneError}
+_PREFIXES = {"backbone": "python:", "task": "python:", "head factory": ""}
 
 
 def call_source(name: str, *, what: str) -> Any:
@@ -23,16 +24,7 @@ def call_source(name: str, *, what: str) -> Any:
     `what` is `backbone` or `task`: raises `BackboneError` or `TaskError` if the file is missing or
     the code raises, and `UnknownName` for an unknown function.
     """
-    place, colon, function = name.rpartition(":")
-    if not colon or not place or not function:
-        raise UnknownName(
-            f"A python: {what} is written python:MODULE-or-FILE:FUNCTION, got python:{name}."
-        )
-    module = _module(place, what)
-    make = getattr(module, function, None)
-    if not callable(make):
-        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise UnknownName(unknown(f"function in {place}", function, known))
+    make = imported_function(name, what=what)
     try:
         return make()
     except Exception as error:
@@ -40,6 +32,26 @@ def call_source(name: str, *, what: str) -> Any:
             f"python:{name} must return a {what}, it raised {type(error).__name__}: {error}. "
             "Call it directly to see more."
         ) from error
+
+
+def imported_function(name: str, *, what: str) -> Callable[..., Any]:
+    """Function of a name `MODULE-or-FILE:FUNCTION`.
+
+    `what` is `backbone`, `task` or `head factory`: raises the errors of `call_source` for a file or
+    module that cannot be imported, and `UnknownName` for an unknown function.
+    """
+    place, colon, function = name.rpartition(":")
+    if not colon or not place or not function:
+        raise UnknownName(
+            f"A {_PREFIXES[what]} {what} is written {_PREFIXES[what]}MODULE-or-FILE:FUNCTION, got "
+            f"{_PREFIXES[what]}{name}.".replace("  ", " ")
+        )
+    module = _module(place, what)
+    make: Any = getattr(module, function, None)
+    if not callable(make):
+        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise UnknownName(unknown(f"function in {place}", function, known))
+    return make  # type: ignore[no-any-return]
 
 
 def import_sources(places: Sequence[str]) -> None:
@@ -81,10 +93,11 @@ def _module(place: str, what: str) -> ModuleType:
     except _ERRORS[what]:
         raise
     except FileNotFoundError as error:
-        raise _ERRORS[what](f"A python: source must exist, {place!r} does not.") from error
+        kind = "python: source" if _PREFIXES[what] else what
+        raise _ERRORS[what](f"A {kind} must exist, {place!r} does not.") from error
     except Exception as error:
         raise _ERRORS[what](
-            f"python:{place} must import, it raised {type(error).__name__}: {error}."
+            f"{_PREFIXES[what]}{place} must import, it raised {type(error).__name__}: {error}."
         ) from error
 
 

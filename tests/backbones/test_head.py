@@ -112,14 +112,14 @@ def test_two_heads_are_named_and_one_of_them_can_be_chosen():
 def test_without_inputs_it_is_the_last_layer_that_is_registered():
     assert find_head(Net(norm=True)) == "fc"
     assert find_head(Odd(), X) == "fc"
-    with pytest.raises(BackboneError, match="'the network itself' is a LayerNorm"):
+    with pytest.raises(BackboneError, match="the network itself is a LayerNorm"):
         find_head(nn.LayerNorm(3))
 
 
-def test_a_layer_of_another_kind_is_refused():
-    network = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4))
-    with pytest.raises(BackboneError, match=r"'1' is a LayerNorm\. Name the layer with --head"):
-        find_head(network, X)
+def test_a_head_has_parameters():
+    network = nn.Sequential(nn.Linear(8, 4), nn.Softmax(1))
+    with pytest.raises(BackboneError, match=r"'1' is a Softmax\. Name the layer with --head"):
+        describe(network, source="net", family="any", head="1")
 
 
 class Cosine(nn.Linear):
@@ -197,8 +197,9 @@ def shifted(layer: nn.Module) -> nn.Module:
         (Cosine(6, 8, by_class=True), "'temperature' has one value per output"),
         (shifted(nn.Linear(6, 8)), "Shifted has tensors"),
         (nn.Conv1d(6, 9, 3, groups=3), "a multiple of its 3 groups, the task has 4 classes"),
+        (nn.LayerNorm(8), r"LayerNorm cannot: it is no Linear or convolution\. .*--head-factory"),
     ],
-    ids=["one per class", "spectral norm", "groups"],
+    ids=["one per class", "spectral norm", "groups", "class"],
 )
 def test_a_head_that_cannot_be_copied_is_refused_in_one_line(head, reason):
     with pytest.raises(BackboneError, match=reason) as caught:

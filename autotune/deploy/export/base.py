@@ -19,11 +19,10 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.copying import copied
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
-from autotune.backbones.head import n_outputs, new_head
 from autotune.backbones.inputs import read_input, some_inputs
 from autotune.backbones.layer_names import layer_name
 from autotune.backbones.units import Unit, Units
-from autotune.deltas.apply import device_of, input_of, put_on, tuned
+from autotune.deltas.apply import artifact_classes, bare_head, device_of, input_of, put_on, tuned
 from autotune.deltas.artifact import ARTIFACT_FORMAT, Artifact
 from autotune.deltas.computed import settle
 from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable, refusal
@@ -121,14 +120,13 @@ class Subject:
         network = copied(self.backbone.network).eval()
         path, _, name = self.backbone.head.rpartition(".")
         parent = network.get_submodule(path)
-        setattr(parent, name, new_head(getattr(parent, name), self.n_classes))
+        setattr(parent, name, bare_head(self.backbone, self.artifact))
         return network
 
     @property
     def n_classes(self) -> int:
         """Number of classes of the task."""
-        head = self.backbone.network.get_submodule(self.backbone.head)
-        return n_outputs(head, self.artifact.part("head"))
+        return artifact_classes(self.backbone, self.artifact)
 
     def tuned(self) -> nn.Module:
         """Tuned copy of the network; weight changes are folded in, added paths stay modules."""

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 
 from autotune.backbones.base import Backbone
+from autotune.backbones.head_factory import HeadFactory
 from autotune.deltas.apply import described, require_fits
 from autotune.deltas.artifact import Artifact, from_bytes, read_artifact
 from autotune.deploy.export.base import Subject
@@ -31,6 +32,7 @@ def subject_of(
     task: Any = None,
     weights: str | None = None,
     head: str | None = None,
+    head_factory: str | HeadFactory | None = None,
     trial: int | None = None,
     within: str | None = None,
     retrain: bool = False,
@@ -40,12 +42,14 @@ def subject_of(
     For a run, selects the winner by default, the trial with the number `trial`, or the best
     complete trial that fits the budget `within`. With `retrain`, a trial whose delta was not kept
     is trained again. `backbone` (and `task`, for `retrain`) are read from the run or the file
-    unless they were Python objects or `python:` sources. Raises `RunError`, `ConfigError` or
-    `ArtifactError`.
+    unless they were Python objects or `python:` sources; `head_factory` is needed if the search had
+    one. Raises `RunError`, `ConfigError` or `ArtifactError`.
     """
     if Path(path).is_dir():
         study = Study(path)
-        settings = study.settings.model_copy(update=_present(weights=weights, head=head))
+        factory = named(study, "head_factory", head_factory)
+        overrides = {**_present(weights=weights, head=head), "head_factory": factory}
+        settings = study.settings.model_copy(update=overrides)
         loaded = find_backbone(settings, named(study, "backbone", backbone))
         record = _record(study, settings, loaded, trial, within)
         artifact = _artifact(study, record, retrain, loaded, task)
@@ -53,14 +57,14 @@ def subject_of(
         if trial is not None or within is not None or retrain:
             raise ConfigError(f"--trial, --within and --retrain need a run folder, not {path}.")
         artifact = read_artifact(path)
-        settings = _settings(artifact, weights=weights, head=head)
+        settings = _settings(artifact, weights=weights, head=head, head_factory=head_factory)
         loaded = find_backbone(settings, _backbone_source(artifact, backbone, str(path)))
     loaded = described(loaded, artifact)
     require_fits(loaded, artifact, str(path))
     return Subject(loaded, artifact, settings)
 
 
-def _present(**values: str | None) -> dict[str, str]:
+def _present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -79,7 +83,7 @@ def _backbone_source(artifact: Artifact, backbone: Any, path: str) -> Any:
     return source
 
 
-def _settings(artifact: Artifact, **overrides: str | None) -> Settings:
+def _settings(artifact: Artifact, **overrides: Any) -> Settings:
     """Settings of the search recorded in a delta file, with `overrides` that are not None."""
     about = artifact.header.get("about", {})
     is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt", ".bin"))

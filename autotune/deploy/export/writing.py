@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.backbones.head_factory import HeadFactory
 from autotune.deploy.export import FORMATS
 from autotune.deploy.export.base import written
 from autotune.deploy.export.mask import Mask
@@ -40,16 +41,17 @@ def export_model(
     task: Any = None,
     weights: str | None = None,
     head: str | None = None,
+    head_factory: str | HeadFactory | None = None,
 ) -> Export:
     """Export the run folder or delta file at `path` for use without autotune.
 
     `format` is one of `autotune list formats`; `out` is a file, or a new folder for `peft`;
     `tensors` is an additional file with one boolean tensor per parameter, for the format `mask`
-    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights` and `head` select the delta
-    and its backbone, as in `autotune export`. Before `out` is written, the export is read with the
-    library of its format and its outputs are compared on a batch of noise. Raises `ExportError`,
-    leaving nothing behind, if the export cannot be written or its outputs differ, and `ConfigError`
-    for `tensors` with another format.
+    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` and `head_factory`
+    select the delta and its backbone, as in `autotune export`. Before `out` is written, the export
+    is read with the library of its format and its outputs are compared on a batch of noise. Raises
+    `ExportError`, leaving nothing behind, if the export cannot be written or its outputs differ,
+    and `ConfigError` for `tensors` with another format.
     """
     kind = FORMATS.load(format)
     if tensors is not None and kind is not Mask:
@@ -65,5 +67,6 @@ def export_model(
         task=task,
         weights=weights,
         head=head,
+        head_factory=head_factory,
     )
     return Export(target, format, written(form, subject, target))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autotune.backbones.base import Backbone, fingerprint
 from autotune.backbones.copying import copied
 from autotune.backbones.forward import logits_of
+from autotune.backbones.head_factory import HeadFactory
 from autotune.backbones.inputs import some_inputs
 from autotune.deltas.apply import described, device_of, input_of, put_on, require_fits
 from autotune.deltas.artifact import Artifact, read_artifact
@@ -73,17 +74,20 @@ class MultiTask:
     the shared part, the examples of each task form a batch, so the last bits may differ, as they do
     between batch sizes.
 
-    The backbone is never modified, and adding or removing a task does not affect others. The idea
-    comes from SubTuning (arXiv 2302.06354). Raises `ArtifactError` for files that are damaged or
-    belong to another backbone.
+    The backbone is never modified, and adding or removing a task does not affect others.
+    `head_factory` makes the heads of the tasks that were searched with one. The idea comes from
+    SubTuning (arXiv 2302.06354). Raises `ArtifactError` for files that are damaged or belong to
+    another backbone.
     """
 
     def __init__(
         self,
         backbone: nn.Module | Backbone,
         deltas: Mapping[str, Path | str | Artifact] | None = None,
+        *,
+        head_factory: HeadFactory | None = None,
     ) -> None:
-        self._backbone = backbone
+        self._backbone, self._head_factory = backbone, head_factory
         self._described: Backbone | None = None
         self._graph: Graph | None = None
         self._shared: dict[int, Tensor] = {}
@@ -156,7 +160,7 @@ class MultiTask:
     def _task(self, delta: Path | str | Artifact) -> _Task:
         artifact = delta if isinstance(delta, Artifact) else read_artifact(delta)
         source = "the artifact" if isinstance(delta, Artifact) else str(delta)
-        backbone = self._described or described(self._backbone, artifact)
+        backbone = self._described or described(self._backbone, artifact, self._head_factory)
         require_fits(backbone, artifact, source)
         shared, graph = self._shared or self._frozen(backbone), self._graph
         network = copied(backbone.network, dict(shared))
@@ -185,7 +189,7 @@ class MultiTask:
             graphs, reason = list[Graph](), str(error)
         else:
             inputs = some_inputs(input).to(device_of(backbone.network))
-            graphs, reason = graphs_of(backbone.network, inputs)
+            graphs, reason = graphs_of(backbone.network, inputs, opaque_head=backbone.opaque_head)
         if not graphs:
             warn(f"A task runs as a whole and shares nothing with others: {reason}.")
         return graphs[0] if graphs else None

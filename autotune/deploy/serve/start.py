@@ -20,6 +20,7 @@ def make_service(
     backbone: str | None = None,
     weights: str | None = None,
     head: str | None = None,
+    head_factory: str | None = None,
     folder: str | None = None,
     limits: Limits,
     device: str = "cpu",
@@ -41,7 +42,9 @@ def make_service(
     loaded, artifacts = None, dict[str, tuple[str, Artifact]]()
     for name, path in named:
         source = loaded or backbone
-        subject = subject_of(path, backbone=source, weights=weights, head=head)
+        subject = subject_of(
+            path, backbone=source, weights=weights, head=head, head_factory=head_factory
+        )
         loaded, artifacts[name] = subject.backbone, (path, subject.artifact)
     if loaded is None:
         loaded = load_backbone(str(backbone), weights=weights, head=head)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.run.report.section import Section
-from autotune.run.settings import OBJECT
 
 if TYPE_CHECKING:
     from autotune.run.results import BareStudy
@@ -16,7 +15,7 @@ FROM_PYTHON = "This search was started from Python objects, so its result is use
 
 def section(study: BareStudy) -> Section:
     """Commands that use the answer, or that resume and follow the search if it has none."""
-    if OBJECT in (study.settings.backbone, study.settings.task):
+    if study.settings.has_objects:
         return Section("use", "Use the result", (FROM_PYTHON,), commands=(_in_python(study),))
     if study.final is None:
         commands = [
@@ -38,6 +37,9 @@ def section(study: BareStudy) -> Section:
 
 
 def _in_python(study: BareStudy) -> tuple[str, str]:
+    head = ", head_factory=..." if study.settings.head_factory is not None else ""
     if study.final is None:
-        return "Resume it", f"autotune.resume({str(study.folder.path)!r}, backbone=..., task=...)"
-    return "Load it in Python", f"autotune.load_adapted(backbone, {str(study.best.artifact)!r})"
+        sources = f"backbone=..., task=...{head}"
+        return "Resume it", f"autotune.resume({str(study.folder.path)!r}, {sources})"
+    file = str(study.best.artifact)
+    return "Load it in Python", f"autotune.load_adapted(backbone, {file!r}{head})"

@@ -20,7 +20,7 @@ from autotune.training.prefix.mode_switch import (
 )
 from autotune.training.prefix.module_tracing import Traced
 from autotune.training.prefix.nodes import Root, Untraceable
-from autotune.training.prefix.placeholders import Placeholders, placeholders
+from autotune.training.prefix.placeholders import OpaqueHead, Placeholders, placeholders
 
 
 def trace_operators(
@@ -38,9 +38,14 @@ def trace_operators(
     """
     if computed := computed_in(root.network):
         raise Untraceable(f"{computed[0].name} is computed by {computed[0].kind}")
+    heads = [path for path, module in root.named_modules() if isinstance(module, OpaqueHead)]
+    if heads and not has_boundaries:
+        raise Untraceable(f"the head {heads[0]} cannot be one operator")
     layers = [path for path in dependent if not _is_norm(root, path)] if has_boundaries else []
-    with placeholders(root, layers, has_boundaries=has_boundaries) as stand_ins:
+    with placeholders(root, [*layers, *heads], has_boundaries=has_boundaries) as stand_ins:
         program = _exported(root, examples)
+        if lost := set(heads) - stand_ins.layers(program.graph):
+            raise Untraceable(f"the head {min(lost)} cannot be one operator")
         if blocks := [node for node in program.graph.nodes if node.op == "get_attr"]:
             return _with_blocks(program, root, blocks, dependent, has_boundaries=has_boundaries)
         readers = set(dependent) - stand_ins.layers(program.graph)

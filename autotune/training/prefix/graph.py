@@ -11,11 +11,13 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from autotune.backbones.eval_mode import evaluating
+from autotune.deltas.surgery import exchanged
 from autotune.training.prefix.export_tracing import trace_operators
 from autotune.training.prefix.mode_effects import mode_dependent
 from autotune.training.prefix.module_tracing import trace_modules
 from autotune.training.prefix.nodes import NodeValue, Root, Untraceable, is_boundary, read_by
 from autotune.training.prefix.observation import Observer
+from autotune.training.prefix.placeholders import OpaqueHead
 from autotune.utils.time_limit import OutOfTime, time_limit
 
 SECONDS = 20
@@ -97,11 +99,22 @@ class Graph:
         return self._computing.get(module, frozenset())
 
 
-def graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
+def graphs_of(
+    network: nn.Module, examples: Tensor, *, opaque_head: str | None = None
+) -> tuple[list[Graph], str]:
     """Graphs of a network, the preferred one first, and the reason why one is missing.
 
-    The graph of operators is preferred if the code of some module cannot be traced.
+    The graph of operators is preferred if the code of some module cannot be traced. The head at
+    the path `opaque_head` becomes one node, as heads of other classes take its place.
     """
+    if opaque_head is None:
+        return _graphs_of(network, examples)
+    head = OpaqueHead(network.get_submodule(opaque_head))
+    with exchanged(network, opaque_head, head):
+        return _graphs_of(network, examples)
+
+
+def _graphs_of(network: nn.Module, examples: Tensor) -> tuple[list[Graph], str]:
     graphs, reason, began = list[Graph](), "", time.monotonic()
     for options in ({}, {"is_exported": True}, {"is_exported": True, "has_boundaries": False}):
         if graphs and (not graphs[0].untraced or graphs[0].is_exported):

@@ -17,17 +17,31 @@ LAYER, INPUT, OUTPUT = range(3)
 """Kinds of placeholders."""
 
 
+class OpaqueHead(nn.Module):
+    """Stands for a head while a network is traced, as one node, whatever the head consists of.
+
+    The head that trains later may be of another class than the network's own.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it is no child
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._head[0](*args, **kwargs)
+
+
 @cache
 def _operator() -> Any:
-    """Operator that stands for something of module number `at`; its output is like its input."""
+    """Operator that stands for something of module number `at`; its output is like `like`."""
 
     @torch.library.custom_op("autotune::placeholder", mutates_args=())
-    def placeholder(x: Tensor, at: int, kind: int) -> Tensor:
-        return x.clone()
+    def placeholder(x: Tensor, like: Tensor, at: int, kind: int) -> Tensor:
+        return like.clone()
 
     @placeholder.register_fake
-    def _(x: Tensor, at: int, kind: int) -> Tensor:
-        return torch.empty_like(x)
+    def _(x: Tensor, like: Tensor, at: int, kind: int) -> Tensor:
+        return torch.empty_like(like)
 
     return torch.ops.autotune.placeholder.default
 
@@ -44,8 +58,8 @@ class Placeholders:
         """What a placeholder stands for, added to another graph; None for other operators."""
         if node.op != "call_function" or node.target is not _operator():
             return None
-        read = known[node.all_input_nodes[0]]
-        path, kind = self.paths[int(node.args[1])], node.args[2]  # type: ignore[arg-type]
+        read = known[node.args[0]]  # type: ignore[index]
+        path, kind = self.paths[int(node.args[2])], node.args[3]  # type: ignore[arg-type]
         if kind == LAYER:
             return graph.create_node("call_module", path, (read,), {}, name=node.name)
         function = module_input if kind == INPUT else module_output
@@ -53,8 +67,8 @@ class Placeholders:
 
     def layers(self, graph: fx.Graph) -> set[str]:
         """Paths of the modules that are layers in a graph."""
-        nodes = [n for n in graph.nodes if n.target is _operator() and n.args[2] == LAYER]
-        return {self.paths[n.args[1]] for n in nodes}
+        nodes = [n for n in graph.nodes if n.target is _operator() and n.args[3] == LAYER]
+        return {self.paths[n.args[2]] for n in nodes}
 
 
 @contextmanager
@@ -64,9 +78,9 @@ def placeholders(
     """Context in which `torch.export` sees placeholders in the graph of a network.
 
     Modules without children among `layers`, such as dropout and stochastic depth, become one
-    operator each where they are called with one tensor and return one of the same shape and dtype.
-    With `has_boundaries`, so do the first input and the first output of every module, where a
-    delta can change or observe them.
+    operator each where they are called with one tensor and return one of the same shape and dtype,
+    and so does an `OpaqueHead`, whatever the shape. With `has_boundaries`, so do the first input
+    and the first output of every module, where a delta can change or observe them.
     """
     modules = dict(root.named_modules())
     with ExitStack() as stack:
@@ -80,20 +94,23 @@ def placeholders(
 
 @contextmanager
 def _layer(layer: nn.Module, at: int) -> Iterator[None]:
-    layer.__dict__["forward"] = partial(_stand_in, type(layer).forward.__get__(layer), at)
+    forward, is_head = type(layer).forward.__get__(layer), isinstance(layer, OpaqueHead)
+    layer.__dict__["forward"] = partial(_stand_in, forward, at, is_head)
     try:
         yield
     finally:
         del layer.__dict__["forward"]
 
 
-def _stand_in(forward: Callable[..., Any], at: int, *args: Any, **kwargs: Any) -> Any:
+def _stand_in(
+    forward: Callable[..., Any], at: int, is_head: bool, *args: Any, **kwargs: Any
+) -> Any:
     output = forward(*args, **kwargs)
     is_alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
     if not is_alone or not isinstance(output, Tensor):
         return output
     is_like = output.shape == args[0].shape and output.dtype == args[0].dtype
-    return _operator()(args[0], at, LAYER) if is_like else output
+    return _operator()(args[0], output, at, LAYER) if is_like or is_head else output
 
 
 @contextmanager
@@ -123,4 +140,4 @@ def _mark_output(at: int, _: nn.Module, __: Any, output: Any) -> Any:
 
 
 def _marked(value: Any, at: int, kind: int) -> Any:
-    return _operator()(value, at, kind) if isinstance(value, Tensor) else value
+    return _operator()(value, value, at, kind) if isinstance(value, Tensor) else value

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autotune.backbones.base import Backbone
 from autotune.backbones.inputs import InputDescription
 from autotune.tasks.augment import View, draw_view
 from autotune.tasks.loading import Feed, PartFeed, batches, generator_of
@@ -73,14 +74,15 @@ class CachedPrefix:
 
     def __init__(
         self,
-        network: nn.Module,
+        backbone: Backbone,
         recipe: Recipe,
         keeping: Keeping,
         *,
         input: InputDescription | None,
         seed: int,
     ) -> None:
-        self.network, self.recipe, self.keeping, self.input = network, recipe, keeping, input
+        self.backbone, self.network = backbone, backbone.network
+        self.recipe, self.keeping, self.input = recipe, keeping, input
         self.seed, self.device = seed, torch.device(recipe.device)
         self._graphs: list[Graph] | None = None
         self._keepers: list[Keeper] = []
@@ -124,7 +126,7 @@ class CachedPrefix:
         few = part.take(torch.arange(OBSERVED_EXAMPLES).remainder(len(part)).numpy())
         inputs, _ = next(batches(few, OBSERVED_EXAMPLES, input=self.input, device=self.device))
         with self.recipe.autocast():
-            graphs, reason = graphs_of(self.network, inputs)
+            graphs, reason = graphs_of(self.network, inputs, opaque_head=self.backbone.opaque_head)
         if not graphs:
             tell("trunk", f"The network runs as a whole without a cache: {reason}.")
         return [graph for graph in graphs if self._is_right(graph, part)]
