@@ -53,12 +53,12 @@ class Backbone:
         """Path of the head if new ones may be of another class than it; None otherwise."""
         return self.head if self.head_factory is not None else None
 
-    def new_head(self, classes: int) -> nn.Module:
-        """Untrained head with `classes` outputs, in place of the network's own.
+    def new_head(self, classes: int, old: nn.Module | None = None) -> nn.Module:
+        """Untrained head with `classes` outputs, in place of `old` (default: the network's).
 
         Raises `BackboneError` if the network's own cannot be copied, or the factory returns none.
         """
-        old = self.network.get_submodule(self.head)
+        old = self.network.get_submodule(self.head) if old is None else old
         if self.head_factory is None:
             return new_head(old, classes)
         return made_head(self.head_factory, old, classes)

@@ -58,6 +58,7 @@ class Engine:
     ) -> None:
         assert task.val is not None and task.test is not None
         self.backbone, self.units, self.input = backbone, units, input
+        self.own_head = backbone.network.get_submodule(backbone.head)
         self.recipe = recipe.suited(backbone.network)
         self.task = task
         self.folds = task.folds(folds, seed) if folds else []
@@ -167,7 +168,13 @@ class Engine:
         self.prefix.look(self.task.train, about)
         classes = len(self.task.classes)
         return LinearProbe(
-            self.backbone, self.units, self.prefix, classes, self.keep_head, self.seed
+            self.backbone,
+            self.own_head,
+            self.units,
+            self.prefix,
+            classes,
+            self.keep_head,
+            self.seed,
         )
 
     def _run(self, job: Job) -> Iterator[Progress]:

@@ -30,6 +30,9 @@ class LinearProbe:
     """Creates heads for one task and trains them on the frozen network."""
 
     backbone: Backbone
+    own_head: nn.Module
+    """The backbone's own head; while a job runs, the network has that of the job."""
+
     units: Units
     prefix: CachedPrefix
     n_classes: int
@@ -40,11 +43,10 @@ class LinearProbe:
 
     def new_head(self, seed: int) -> nn.Module:
         """Untrained head; equal seeds give equal heads."""
-        old = self.backbone.network.get_submodule(self.backbone.head)
         with seeded(seed, "head"):
-            if self.keep_head and n_classes(old) == self.n_classes:
-                return trained_head(copied(old))
-            return trained_head(self.backbone.new_head(self.n_classes))
+            if self.keep_head and n_classes(self.own_head) == self.n_classes:
+                return trained_head(copied(self.own_head))
+            return trained_head(self.backbone.new_head(self.n_classes, self.own_head))
 
     def fit(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from autotune.backbones.head import new_head
+from autotune.backbones.forward import logits_of
 from autotune.deltas import METHODS as METHODS_TABLE
+from autotune.deltas.apply import bare_head
 from autotune.deltas.artifact import from_bytes
 from autotune.deltas.attach import Deltas
 from autotune.deltas.surgery import exchanged
@@ -174,7 +175,7 @@ def merged_loss(subject: Subject, case: Case, setup: Setup) -> float:
     val = setup.task.val
     assert val is not None
     with torch.no_grad():
-        logits = network.eval()(val.inputs.to(case.inputs.dtype))
+        logits = logits_of(network.eval()(val.inputs.to(case.inputs.dtype)))
     return float(F.cross_entropy(logits.float(), torch.from_numpy(val.labels)))
 
 
@@ -182,9 +183,8 @@ def resize_head(network: nn.Module, subject: Subject, tensors: dict[str, Tensor]
     """Give the user's network a head with as many outputs as the task has classes."""
     path = subject.backbone.head
     owner, _, name = path.rpartition(".")
-    old = network.get_submodule(path)
-    classes = len(subject.artifact.header["task"]["classes"])
-    setattr(network.get_submodule(owner), name, new_head(old, classes))
+    user = replace(subject.backbone, network=network)
+    setattr(network.get_submodule(owner), name, bare_head(user, subject.artifact))
 
 
 def share_beyond(plan: Plan, network: nn.Module, setup: Setup) -> float:
@@ -192,7 +192,7 @@ def share_beyond(plan: Plan, network: nn.Module, setup: Setup) -> float:
     if not plan.choices:
         return 0.0
     inputs, path = setup.task.train.inputs[:4], setup.backbone.head
-    head = new_head(network.get_submodule(path), len(setup.task.classes))
+    head = setup.backbone.new_head(len(setup.task.classes))
     with exchanged(network, path, head):
         return _share_beyond(plan, network, setup, inputs)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from .harness import Case
@@ -318,6 +318,81 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])  # type: ignore[no-any-return]
 
 
+class Distance(nn.Module):
+    """Head of no common class: negative squared distances to points."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(classes, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x[:, None] - self.points).square().mean(-1)
+
+
+class Distances(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Distance(7)
+
+
+def several_layers(old: nn.Linear, classes: int) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(old.in_features), nn.Linear(old.in_features, classes))
+
+
+class TwoHeads(Net):
+    """Distilled: the answer is the mean of two heads, one of which stays frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return (self.head(h) + self.second(h)) / 2
+
+
+class InMapping(Net):
+    """Returns a mapping with the logits."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.body(x)
+        return {"hidden": h, "logits": self.head(h)}
+
+
+class TailFirst(nn.Module):
+    """Modules are registered in another order than that in which they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Linear(16, 3), nn.Linear(16, 16)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(3)])
+        self.stem = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h) + h
+        return self.head(self.tail(h))  # type: ignore[no-any-return]
+
+
+class SparseWords(nn.Module):
+    """An embedding whose gradients are sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.EmbeddingBag(20, 8, sparse=True)
+        self.body, self.head = layers(), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.tokens(x)))  # type: ignore[no-any-return]
+
+
+def pruned() -> nn.Module:
+    network = Net()
+    prune.l1_unstructured(network.body[2], "weight", 0.5)
+    return network
+
+
 def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         torch.manual_seed(0)
@@ -327,8 +402,8 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 
 ODD = {
-    name: Case(seeded(make), inputs)
-    for name, make, inputs in (
+    name: Case(seeded(make), inputs, settings=dict(*settings))
+    for name, make, inputs, *settings in (
         ("picks the last token", LastToken, SEQUENCES),
         ("picks a token before padding", FirstPadding, TOKENS),
         ("head tied to the embedding", Tied, TOKENS),
@@ -356,5 +431,12 @@ ODD = {
         ("mixes its batch", MixesBatch, TABLE),
         ("torch's encoder", encoder, SEQUENCES),
         ("recurrent", Recurrent, SEQUENCES),
+        ("head of no common class", Distances, TABLE, {"head_factory": Distance}),
+        ("head of several layers", Net, TABLE, {"head": "head", "head_factory": several_layers}),
+        ("two heads", TwoHeads, TABLE, {"head": "head"}),
+        ("logits in a mapping", InMapping, TABLE),
+        ("registered in another order", TailFirst, TABLE),
+        ("sparse gradients", SparseWords, TOKENS),
+        ("pruned", pruned, TABLE),
     )
 }
