@@ -190,6 +190,8 @@ class MultiTask:
         else:
             inputs = some_inputs(input).to(device_of(backbone.network))
             graphs, reason = graphs_of(backbone.network, inputs, opaque_head=backbone.opaque_head)
+        if any(graph.changes_parts for graph in graphs):
+            graphs, reason = [], "the network changes parts of its values in place"
         if not graphs:
             warn(f"A task runs as a whole and shares nothing with others: {reason}.")
         return graphs[0] if graphs else None

@@ -16,7 +16,7 @@ from autotune.training.prefix.export_tracing import trace_operators
 from autotune.training.prefix.mode_effects import mode_dependent
 from autotune.training.prefix.module_tracing import trace_modules
 from autotune.training.prefix.nodes import NodeValue, Root, Untraceable, is_boundary, read_by
-from autotune.training.prefix.observation import Observer
+from autotune.training.prefix.observation import Observer, changed
 from autotune.training.prefix.placeholders import OpaqueHead
 from autotune.utils.time_limit import OutOfTime, time_limit
 
@@ -71,6 +71,9 @@ class Graph:
         self.places = {node: at for at, node in enumerate(self.nodes)}
         self.boundaries = {str(node.args[1]) for node in self.nodes if is_boundary(node)}
         """Paths of modules whose input or output has a node."""
+
+        self.changes_parts = any(node.target is changed for node in self.nodes)
+        """Whether a node changes a part of another's value in place, so that they share memory."""
 
         self.sources = _sources(self.nodes)
         self.text = f"{traced.graph}{network}"

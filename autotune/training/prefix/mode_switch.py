@@ -18,6 +18,13 @@ Attention with dropout has another layout than attention without, so a trace in 
 more of them.
 """
 
+CHECKS = (
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten._assert_tensor_metadata.default,
+)
+"""Operators that check sizes which `torch.export` assumed; nothing reads them."""
+
 
 @dataclass(frozen=True)
 class ModeSwitch:
@@ -69,8 +76,9 @@ def differing_operators(
     known: dict[fx.Node, fx.Node] = {}
     differing: dict[fx.Node, ModeArguments] = {}
     others = _computing(evaluation, known)
+    checks = _only_checking(training)
     for node in training.nodes:
-        if node.target in LAYOUT_OPERATORS:
+        if node.target in LAYOUT_OPERATORS or node in checks:
             continue
         other = next(others, None)
         if other is None or (node.op, node.target) != (other.op, other.target):
@@ -86,11 +94,22 @@ def differing_operators(
 
 def _computing(graph: fx.Graph, known: dict[fx.Node, fx.Node]) -> Iterator[fx.Node]:
     """Nodes that do not only change the layout; these stand for what they read."""
+    checks = _only_checking(graph)
     for node in graph.nodes:
         if node.target in LAYOUT_OPERATORS:
             known[node] = known[node.args[0]]
-        else:
+        elif node not in checks:
             yield node
+
+
+def _only_checking(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that check a size of the traced batch, and those that only these read."""
+    checks: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        is_read = any(user not in checks for user in node.users)
+        if node.target in CHECKS or (node.users and not is_read):
+            checks.add(node)
+    return checks
 
 
 def _without_layout(arguments: Any) -> Any:

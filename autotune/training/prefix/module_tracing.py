@@ -27,7 +27,10 @@ class Traced:
     """Modules on whose mode the graph's operators depend; it is valid in their evaluation mode."""
 
     untraced: tuple[str, ...] = ()
-    """Containers that are single nodes, because their own code cannot be traced."""
+    """Containers that are single nodes, because their own code cannot be traced.
+
+    With those that read their mode, if they hold most of the network.
+    """
 
 
 def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
@@ -51,8 +54,15 @@ def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
         end_of(graph)
         mode_readers = readers.intersection(dependent)
         if not mode_readers - {NETWORK}:
-            return Traced(graph, frozenset(mode_readers), tuple(untraced))
+            large = [path for path in opaque if _holds_most(root, path)]
+            return Traced(graph, frozenset(mode_readers), (*untraced, *large))
         opaque += sorted(mode_readers - {NETWORK})
+
+
+def _holds_most(root: nn.Module, path: str) -> bool:
+    sizes = (sum(p.numel() for p in m.parameters()) for m in (root.get_submodule(path), root))
+    inside, total = sizes
+    return 2 * inside > total
 
 
 def _innermost(inside: Sequence[str], opaque: Collection[str]) -> str:

@@ -234,6 +234,32 @@ def test_what_is_changed_in_place_is_changed_for_one_task():
     torch.testing.assert_close(mixed[1], multi(inputs)["1"][1])
 
 
+class Writing(Adding):
+    """Modifies a part of a tensor in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.a(x)
+        out[:, :2].copy_(self.b(x)[:, 2:])
+        return self.fc(out)
+
+
+def test_networks_that_change_parts_of_values_in_place_share_nothing(caplog):
+    torch.manual_seed(0)
+    shape = InputDescription(shape=(4,))
+    backbone = describe(Writing().eval(), source="writing", family="any", input=shape)
+    units = Units((Unit("b", ("b.weight", "b.bias")),), ())
+    artifacts = {
+        name: random_artifact(backbone, units, plan, prepared=False)
+        for name, plan in {"a": Plan({"b": LAST}), "b": Plan()}.items()
+    }
+    inputs = torch.randn(3, 4)
+    with caplog.at_level("INFO", "autotune"):
+        multi = MultiTask(backbone, artifacts)
+    assert "changes parts of its values in place" in caplog.text
+    for name, artifact in artifacts.items():
+        assert torch.equal(multi(inputs)[name], Subject(backbone, artifact, None).tuned()(inputs))
+
+
 def test_a_file_that_is_refused_leaves_nothing(digits):
     artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
     multi = MultiTask(digits.backbone.network)
