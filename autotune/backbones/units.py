@@ -66,14 +66,16 @@ def find_units(
 ) -> Units:
     """Cut a backbone into units by a layer-group table or, for the word `tree`, its module tree.
 
-    Raises `SpaceError` for a pattern that matches nothing or a parameter that no pattern matches.
+    Raises `SpaceError` for a pattern that matches nothing, or a parameter that may change and that
+    no pattern matches.
     """
     if isinstance(patterns, str):
         return _from_tree(backbone, by_layer=granularity == "layer")
     pattern_of = {name: _first_match(name, patterns) for name in backbone.parameters()}
-    _refuse_gaps(pattern_of, patterns)
+    _refuse_unused(pattern_of, patterns)
     sizes = {name: p.numel() for name, p in backbone.tunable().items()}
     pattern_of = {name: pattern_of[name] for name in sizes}
+    _refuse_gaps(pattern_of)
     grouped = _group((unit, name) for name, (_, unit) in pattern_of.items())
     return Units(grouped, tuple(_match(p, e, pattern_of, sizes) for p, e in patterns.items()))
 
@@ -127,12 +129,11 @@ def _refuse_unused(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[
             )
 
 
-def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:
-    _refuse_unused(pattern_of, patterns)
+def _refuse_gaps(pattern_of: Mapping[str, tuple[str, str]]) -> None:
     if missed := [name for name, (pattern, _) in pattern_of.items() if not pattern]:
         raise SpaceError(
             f"Every parameter must be in a unit, {len(missed)} are in none, first {missed[0]!r}. "
-            "Add a pattern, or choose another --space."
+            "Add a pattern, leave it out with --exclude, or choose another --space."
         )
 
 

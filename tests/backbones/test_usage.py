@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from autotune.backbones.base import describe
 from autotune.backbones.units import find_units
 from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, SpaceError
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = X.split(2)
@@ -110,6 +110,11 @@ def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
     assert [unit.name for unit in find_units(backbone, "tree")] == ["branch"]
     table = {"gate": "gate|steps", "layer": r"(body|branch)\."}
     assert [unit.name for unit in find_units(backbone, table)] == ["branch"]
+    with pytest.raises(
+        SpaceError, match=r"first 'branch\.weight'\. .* leave it out with --exclude"
+    ):
+        find_units(backbone, {"layer": r"(body)\."})
+    assert [unit.name for unit in find_units(backbone, {"layer": r"(branch)\."})] == ["branch"]
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "(body"])

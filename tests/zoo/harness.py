@@ -147,7 +147,7 @@ def compare(plan: Plan, case: Case, setups: tuple[Setup, Setup], outcome: Outcom
     file_loss = setup.engine.measure(content, setup.task.val)["loss"]
     outcome.delivered = max(outcome.delivered, abs(file_loss - loss))
     artifact = from_bytes(content, "the delta file")
-    subject = Subject(setup.backbone, artifact, setup.settings)
+    subject = Subject(setup.backbone, artifact, setup.settings, examples=case.inputs[:4])
     if all(METHODS_TABLE.load(name).mergeable for name in plan.methods()):
         try:
             difference = abs(merged_loss(subject, case, setup) - loss)

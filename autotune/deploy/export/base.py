@@ -33,6 +33,9 @@ from autotune.run.settings import Settings
 from autotune.session.costing import parse_budget
 from autotune.session.sources import find_choices
 
+N_EXAMPLES = 4
+"""Number of inputs on which an export is compared."""
+
 MAX_TOLERANCE = 0.05
 """Largest permitted difference in any format and dtype: more is not rounding, even in bfloat16."""
 
@@ -45,6 +48,9 @@ class Subject:
     artifact: Artifact
     settings: Settings
     """Settings that determine the units: search space and granularity."""
+
+    examples: Tensor | None = None
+    """Inputs (n, ...) to compare outputs on; None for noise."""
 
     def provenance(self, form: str) -> dict[str, Any]:
         """Metadata embedded in an export: plan, fingerprint, task, cost, metrics and input."""
@@ -85,8 +91,11 @@ class Subject:
         }
 
     def inputs(self) -> Tensor:
-        """Batch of noise with the shape and dtype the network expects, (4, ...)."""
-        return some_inputs(input_of(self.artifact)).to(device_of(self.backbone.network))
+        """Inputs to compare outputs on: the examples, or noise as the network expects, (4, ...)."""
+        examples = self.examples
+        if examples is None:
+            examples = some_inputs(input_of(self.artifact), N_EXAMPLES)
+        return examples.to(device_of(self.backbone.network))
 
     def outputs(self) -> Tensor:
         """Outputs of the tuned network for `inputs()`, (4, classes)."""
@@ -94,17 +103,23 @@ class Subject:
             outputs: Tensor = logits_of(network(self.inputs()))
         return outputs
 
+    def refusal(self) -> str:
+        """First line of what the tuned network raises on `inputs()`; empty if it takes them."""
+        with tuned(self.backbone, self.artifact) as network:
+            return refusal(network, self.inputs())
+
     def require_repeatable(self) -> None:
         """Raise `ExportError` if a second forward pass of the tuned network gives other outputs.
 
-        The same for a network that refuses random inputs.
+        The same for a network that refuses the inputs.
         """
+        if reason := self.refusal():
+            kind = "noise" if self.examples is None else "these inputs"
+            raise ExportError(
+                f"An export is compared with the tuned network, which refuses {kind} ({reason}). "
+                "Name the task with --task, or give examples with inputs= in Python."
+            )
         with tuned(self.backbone, self.artifact) as network:
-            if reason := refusal(network, self.inputs()):
-                raise ExportError(
-                    "An export is compared with the tuned network on random inputs, this network "
-                    f"refuses them ({reason}). Keep the delta file instead."
-                )
             if not is_repeatable(network, self.inputs()):
                 raise ExportError(
                     f"An export is compared with the tuned network, but {NOT_REPEATABLE}. "

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from autotune.backbones.head_factory import HeadFactory
 from autotune.deploy.export import FORMATS
 from autotune.deploy.export.base import written
+from autotune.deploy.export.examples import with_examples
 from autotune.deploy.export.mask import Mask
 from autotune.deploy.export.subject import subject_of
 from autotune.errors import ConfigError
@@ -22,7 +25,7 @@ class Export:
     format: str
 
     difference: float | None
-    """Largest difference of outputs on a batch of noise, relative to the largest output.
+    """Largest difference of outputs relative to the largest output.
 
     None if the format contains no network.
     """
@@ -42,6 +45,7 @@ def export_model(
     weights: str | None = None,
     head: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    inputs: Tensor | None = None,
 ) -> Export:
     """Export the run folder or delta file at `path` for use without autotune.
 
@@ -49,9 +53,10 @@ def export_model(
     `tensors` is an additional file with one boolean tensor per parameter, for the format `mask`
     only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` and `head_factory`
     select the delta and its backbone, as in `autotune export`. Before `out` is written, the export
-    is read with the library of its format and its outputs are compared on a batch of noise. Raises
-    `ExportError`, leaving nothing behind, if the export cannot be written or its outputs differ,
-    and `ConfigError` for `tensors` with another format.
+    is read with the library of its format and its outputs are compared on `inputs` (n, ...), noise
+    by default, or examples of the task if the network refuses noise. Raises `ExportError`, leaving
+    nothing behind, if the export cannot be written or its outputs differ, and `ConfigError` for
+    `tensors` with another format.
     """
     kind = FORMATS.load(format)
     if tensors is not None and kind is not Mask:
@@ -69,4 +74,6 @@ def export_model(
         head=head,
         head_factory=head_factory,
     )
+    if form.has_network:
+        subject = with_examples(subject, path, task, inputs)
     return Export(target, format, written(form, subject, target))
