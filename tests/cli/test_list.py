@@ -86,6 +86,7 @@ def test_the_table_says_which_package_a_method_comes_from(output):
     assert table.endswith("input_scale comes from the package autotune-own-delta.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("example_package")
 def test_a_method_of_another_package_is_offered_and_found_by_its_name(
     output, shown, alone, tmp_path

@@ -36,7 +36,10 @@ def accuracy(network: Any, part: Any) -> float:
         return float((network(part.inputs).argmax(1).numpy() == part.labels).mean())
 
 
-@pytest.fixture(scope="module", params=["on", "off", "auto"])
+@pytest.fixture(
+    scope="module",
+    params=[*(pytest.param(n, marks=pytest.mark.slow) for n in ("on", "off")), "auto"],
+)
 def searched(
     request: pytest.FixtureRequest,
     new_tiny_network: Callable[[], torch.nn.Module],

@@ -53,7 +53,11 @@ def network(*, looks: bool = False) -> nn.Module:
     return Net(looks=looks).eval()
 
 
-@pytest.mark.parametrize("looks", [False, True], ids=["modules", "operators"])
+@pytest.mark.parametrize(
+    "looks",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["modules", "operators"],
+)
 @pytest.mark.parametrize("factory", [Prototypes, deep], ids=["one layer", "several"])
 def test_every_choice_trains_alike_with_and_without_a_cache_and_from_its_file(factory, looks):
     settings = {"head": "head", "head_factory": factory, "epochs": 1, "cache_disk": "0"}
@@ -85,6 +89,7 @@ def test_a_head_that_cannot_be_copied_needs_a_factory(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_search_with_a_factory_is_resumed_loaded_and_exported_with_it(tmp_path):
     net = network()
     study = autotune.search(net, DATA, head_factory=deep, out=tmp_path / "run", **SMALL)
@@ -151,6 +156,7 @@ def test_a_factory_in_a_file_runs_in_workers_and_only_where_it_is_named(tmp_path
     assert from_bytes(study.best.artifact.read_bytes(), "").header["about"]["head_factory"]
 
 
+@pytest.mark.slow
 def test_tasks_with_and_without_a_factory_share_a_backbone(tmp_path):
     net = network()
     net.head = nn.Linear(16, 5)

@@ -131,6 +131,7 @@ def test_where_nothing_can_share_a_supernet_it_says_so(search, caplog):
     assert "No choice earned anything" in caplog.text
 
 
+@pytest.mark.slow
 def test_that_nothing_was_earned_is_reported(search, caplog):
     """With rates of almost nothing no delta earns anything worth a change."""
     with suppress(TrialError):  # so little that the trials may fail of it
@@ -196,6 +197,7 @@ def test_several_budgets_with_one_storage_are_refused_before_any_runs(tmp_path):
     assert not (tmp_path / "study.db").exists()
 
 
+@pytest.mark.slow
 def test_a_supernet_of_another_training_is_refused(search, tmp_path):
     search()
     with pytest.raises(ConfigError, match="--supernet needs a run of the same training"):

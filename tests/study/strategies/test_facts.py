@@ -96,6 +96,7 @@ def search_by(tiny_network, tiny_task, tmp_path, monkeypatch):
     return search
 
 
+@pytest.mark.slow
 def test_a_new_strategy_without_facts_has_the_defaults_of_its_base(search_by):
     study = search_by(Cheapest)
     tried = [trial for trial in study.trials if not trial.origin]

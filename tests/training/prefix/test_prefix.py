@@ -257,7 +257,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path, small_disk, caplo
     assert "can no longer be cached in files (the disk is full)" in caplog.text
 
 
-@pytest.mark.parametrize("augment", ["flip", "crop+flip"])
+@pytest.mark.parametrize("augment", [pytest.param("flip", marks=pytest.mark.slow), "crop+flip"])
 def test_views_that_are_kept_are_those_that_are_drawn(augment):
     plan = Plan({"layer3.2": LOWRANK})
     settings = {"augment": augment, "views": 2, "epochs": 4}
@@ -270,6 +270,7 @@ def test_views_that_are_kept_are_those_that_are_drawn(augment):
         assert seen == [0]
 
 
+@pytest.mark.slow
 def test_without_views_augmented_inputs_are_never_kept():
     plan, settings = Plan({"layer3.2": LOWRANK}), {"augment": "crop+flip"}
     with engine("resnet20", NONE, **settings) as plain:
