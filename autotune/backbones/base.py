@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class Backbone:
     unused: frozenset[str] = frozenset()
     """Names of parameters that the logits do not depend on; they are no part of the 100 %."""
 
-    protected: frozenset[str] = frozenset()
-    """Names of parameters that the user froze or excluded, which are never changed."""
+    protected: Mapping[str, str] = field(default_factory=dict)
+    """Name → reason (`frozen`, `excluded`) of parameters that are never changed."""
 
     head_factory: HeadFactory | None = None
     """Makes heads; None for copies of the network's own, a Linear or a convolution."""

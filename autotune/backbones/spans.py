@@ -21,7 +21,7 @@ def with_spans(backbone: Backbone, units: Units, tables: Tables, flow: Flow) -> 
     The network's levels are its stages if the shapes of their outputs differ (convolutions), else
     the blocks inside them (transformers); the head comes last.
     """
-    whole = replace(backbone, protected=frozenset())  # paths change no weight
+    whole = replace(backbone, protected={})  # paths change no weight
     stages = find_groups(whole, tables.stage)
     taken = {unit.name for unit in units.units}
     spans = [Unit(name, (), (names,)) for name, names in stages.items() if name not in taken]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from autotune.cli.common import AsJson, app, show_json
 from autotune.cli.options import setting_option
@@ -15,9 +15,12 @@ def units(
     space: Annotated[str | None, setting_option("space")] = None,
     granularity: Annotated[str, setting_option("granularity")] = "block",
     head: Annotated[str | None, setting_option("head")] = None,
+    input: Annotated[str | None, setting_option("input")] = None,
+    exclude: Annotated[str | None, setting_option("exclude")] = None,
+    unfreeze: Annotated[bool, setting_option("unfreeze")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the units of a backbone, the choices and costs of each, and what the patterns match.
+    """List the units of a backbone, the choices and costs of each, and what is left out.
 
     Example: autotune units --backbone torchvision:resnet50 --budget 1%
     """
@@ -27,8 +30,9 @@ def units(
     from autotune.run.settings import read_settings
     from autotune.session.preview import preview_units
 
-    values = {"backbone": backbone, "budget": budget, "granularity": granularity}
-    settings = read_settings({**values, "space": space, "head": head})
+    values: dict[str, Any] = {"backbone": backbone, "budget": budget, "granularity": granularity}
+    values |= {"space": space, "head": head, "input": input}
+    settings = read_settings({**values, "exclude": exclude, "unfreeze": unfreeze})
     with warned():
         units = preview_units(settings)
     show_json(units.to_json()) if as_json else print_sections(units_sections(units))

@@ -43,9 +43,10 @@ def described(
         model = describe(model, source="the model", family="any", head=head)
     elif head is not None and head != model.head:
         model = with_head(model, checked_head(model.network, head))
-    unused, protected = (frozenset(about.get(name, ())) for name in ("unused", "protected"))
+    unused, protected = frozenset(about.get("unused", ())), about.get("protected", ())
     factory = head_factory or model.head_factory
-    return replace(model, unused=unused, protected=protected, head_factory=factory)
+    reasons = dict.fromkeys(protected, "protected")
+    return replace(model, unused=unused, protected=reasons, head_factory=factory)
 
 
 def artifact_classes(backbone: Backbone, artifact: Artifact) -> int:

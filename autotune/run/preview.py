@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from autotune.backbones.left_out import LeftOut
 from autotune.backbones.units import Match
 from autotune.problem.budget import Budget, Cost
 from autotune.problem.plan import Plan
@@ -42,8 +43,8 @@ class UnitsPreview:
     total: int
     """Parameters of the backbone in use, without its head."""
 
-    left_out: Mapping[str, int]
-    """Reason (`unused`, `protected`) → number of parameters that are never offered."""
+    left_out: tuple[LeftOut, ...]
+    """Modules and parameters that are never offered, with the reason."""
 
     budget: Budget
     units: tuple[PricedUnit, ...] = field(repr=False)
@@ -58,7 +59,7 @@ class UnitsPreview:
             "space": self.space,
             "granularity": self.granularity,
             "total": self.total,
-            "left_out": dict(self.left_out),
+            "left_out": [asdict(part) for part in self.left_out],
             "budget": {
                 "limit": budget.limit,
                 "total": budget.total,

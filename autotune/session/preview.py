@@ -8,6 +8,7 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.inputs import some_inputs
+from autotune.backbones.left_out import left_out
 from autotune.errors import first_line
 from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
@@ -101,19 +102,11 @@ def _units(
         "space": space.family,
         "granularity": settings.granularity,
         "total": sum(sizes.values()),
-        "left_out": _left_out(backbone),
+        "left_out": left_out(backbone),
         "budget": problem.budget,
         "units": tuple(priced),
         "matches": units.matches,
     }
-
-
-def _left_out(backbone: Backbone) -> dict[str, int]:
-    """Number of parameters that are unused, and of those in use that are protected."""
-    sizes = {name: p.numel() for name, p in backbone.network.named_parameters()}
-    protected = backbone.parameters().keys() - backbone.tunable().keys()
-    names = {"unused": backbone.unused, "protected": protected}
-    return {reason: sum(sizes[name] for name in left) for reason, left in names.items()}
 
 
 def _preview(setup: Setup) -> Preview:

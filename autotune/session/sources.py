@@ -16,6 +16,7 @@ from autotune.backbones.dataflow import trace
 from autotune.backbones.head import find_head
 from autotune.backbones.head_factory import load_head_factory
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.left_out import EXCLUDED, FROZEN, UNUSED, left_out
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
 from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
@@ -27,7 +28,7 @@ from autotune.tasks.base import Task
 from autotune.tasks.loading import batches
 from autotune.tasks.part import Part
 from autotune.tasks.python import as_task
-from autotune.utils.events import warn
+from autotune.utils.events import tell, warn
 
 
 def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
@@ -82,18 +83,31 @@ def leave_out(
     Raises `ConfigError` if nothing is left to tune, or a pattern to exclude matches nothing.
     """
     unused = unused_parameters(backbone.network, examples)
-    protected = excluded_parameters(
-        backbone.network, [*space.exclude, *filter(None, [settings.exclude])]
-    )
+    patterns = [*space.exclude, *filter(None, [settings.exclude])]
+    protected = dict.fromkeys(excluded_parameters(backbone.network, patterns), EXCLUDED)
     if not settings.unfreeze:
-        protected |= frozen_parameters(backbone.network)
+        protected |= dict.fromkeys(frozen_parameters(backbone.network), FROZEN)
     settled = replace(backbone, unused=unused, protected=protected)
     if not settled.tunable():
         raise ConfigError(
             "A search needs parameters that may change, all that are in use are frozen or "
             "excluded. Give --unfreeze, or leave --exclude out."
         )
+    _tell_unused(settled)
     return settled
+
+
+def _tell_unused(backbone: Backbone) -> None:
+    parts = [part for part in left_out(backbone) if part.reason == UNUSED]
+    if n := sum(part.parameters for part in parts):
+        used = sum(parameter.numel() for parameter in backbone.parameters().values())
+        names = ", ".join(part.name for part in parts[:3])
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        tell(
+            "unused",
+            f"The network has {used:,} parameters in use without its head, and {n:,} that it does "
+            f"not use ({names}{more}), which are no part of the 100 %.",
+        )
 
 
 def some_examples(backbone: Backbone, part: Part, input: InputDescription | None) -> list[Tensor]:

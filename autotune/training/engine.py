@@ -308,8 +308,8 @@ class Engine:
 
 def _left_out(backbone: Backbone) -> dict[str, list[str]]:
     """Parameters that are no part of the search, where there are any."""
-    names = {"unused": backbone.unused, "protected": backbone.protected}
-    return {reason: sorted(left) for reason, left in names.items() if left}
+    names = {"unused": sorted(backbone.unused), "protected": sorted(backbone.protected)}
+    return {kind: left for kind, left in names.items() if left}
 
 
 def _checkpoint(fit: Fit, network: Trainable, epoch: Epoch) -> bytes:

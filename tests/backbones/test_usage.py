@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autotune.backbones.base import describe
+from autotune.backbones.left_out import left_out
 from autotune.backbones.units import find_units
 from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
 from autotune.errors import ConfigError, SpaceError
@@ -101,7 +102,10 @@ def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
     backbone = replace(
         describe(network, source="net", family="any", head="head"),
         unused=unused_parameters(network, BATCHES),
-        protected=frozen_parameters(network) | excluded_parameters(network, ["gate"]),
+        protected={
+            **dict.fromkeys(frozen_parameters(network), "frozen"),
+            **dict.fromkeys(excluded_parameters(network, ["gate"]), "excluded"),
+        },
     )
     assert set(backbone.parameters()) == {
         *("gate", "steps", "body.weight", "body.bias", "branch.weight", "branch.bias"),
@@ -115,6 +119,14 @@ def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
     ):
         find_units(backbone, {"layer": r"(body)\."})
     assert [unit.name for unit in find_units(backbone, {"layer": r"(branch)\."})] == ["branch"]
+    assert [(part.name, part.reason, part.parameters) for part in left_out(backbone)] == [
+        ("mask_token", "unused", 64),
+        ("gate", "excluded", 1),
+        ("steps", "frozen", 1),
+        ("body", "frozen", 72),
+        ("decoder", "unused", 72),
+        ("aux", "unused", 36),
+    ]
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "(body"])

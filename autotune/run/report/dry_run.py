@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from autotune.backbones.left_out import UNUSED
 from autotune.run.report.section import Section
 from autotune.run.report.wording import count, duration, shown
 from autotune.utils.table import Column, Table
@@ -34,7 +35,7 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
     ]
     parameters = Column("parameters", ",d")
     text = (
-        f"{preview.backbone}: {preview.total:,} parameters without its head{_left_out(preview)}. "
+        f"{preview.backbone}: {preview.total:,} parameters without its head{_totals(preview)}. "
         f"Budget {budget.text} "
         f"= {budget.limit:,} {name}. Space: {preview.space}, {preview.granularity}s."
     )
@@ -43,6 +44,7 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
     matches = [(m.pattern, m.expression, m.units, m.modules, m.parameters) for m in preview.matches]
     return [
         Section("units", "Units", (text,), Table.of(columns, rows)),
+        *_left_out(preview),
         Section(
             "matches",
             "What matched",
@@ -51,12 +53,19 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
     ]
 
 
-def _left_out(preview: UnitsPreview) -> str:
+def _totals(preview: UnitsPreview) -> str:
     """Counts of unused parameters, which are not part of the total, and of protected ones."""
-    left = preview.left_out
-    unused = f", and {left['unused']:,} that it does not use" if left.get("unused") else ""
-    protected = f"; {left['protected']:,} of them are protected" if left.get("protected") else ""
-    return f"{unused}{protected}"
+    unused = sum(part.parameters for part in preview.left_out if part.reason == UNUSED)
+    protected = sum(part.parameters for part in preview.left_out if part.reason != UNUSED)
+    beside = f", and {unused:,} that it does not use" if unused else ""
+    return f"{beside}; {protected:,} of them never change" if protected else beside
+
+
+def _left_out(preview: UnitsPreview) -> list[Section]:
+    """Section on what is never offered, if there is anything."""
+    rows = [(part.name, part.parameters, part.reason) for part in preview.left_out]
+    columns = ("left out", Column("parameters", ",d"), "because it is")
+    return [Section("left-out", "Left out", table=Table.of(columns, rows))] if rows else []
 
 
 def _shortened(choices: Sequence[PricedChoice], measure: Measure) -> Iterator[str]:

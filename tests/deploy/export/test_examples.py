@@ -67,8 +67,8 @@ def test_an_export_of_a_file_needs_the_task_or_inputs(run):
     inputs = torch.zeros(2, 6, dtype=torch.int64)
     with pytest.raises(ExportError, match="refuses these inputs"):
         autotune.export_model(file, "merged", "a", backbone="python:net.py:net", inputs=inputs)
-    for name, given in {"b": {"task": "npz:data.npz"}, "c": {"inputs": inputs + 9}}.items():
+    for name, named in {"b": {"task": "npz:data.npz"}, "c": {"inputs": inputs + 9}}.items():
         exported = autotune.export_model(
-            file, "merged", name, backbone="python:net.py:net", **given
+            file, "merged", name, backbone="python:net.py:net", **named
         )
         assert exported.difference is not None
