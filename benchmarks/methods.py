@@ -31,7 +31,7 @@ from results import spread, table, write_section
 from torch import nn
 from torch.nn import functional as F
 
-from autotune.backbones.digits_data import halves
+from autotune.backbones.sources.digits_data import halves
 from autotune.deltas.attach import attached
 from autotune.deltas.candidates import make_choice
 from autotune.errors import AutotuneError

@@ -31,7 +31,7 @@ from results import table, write_section
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.backbones.head import new_head
+from autotune.backbones.heads.copies import new_head
 from autotune.problem.job import Job
 from autotune.problem.plan import Choice, Plan
 from autotune.run.settings import Settings, read_settings

@@ -31,7 +31,7 @@ from policy import T, digits, flowers, resnet20, search
 from results import spread, table, write_section
 from torch import Tensor, nn
 
-from autotune.backbones.head import new_head
+from autotune.backbones.heads.copies import new_head
 from autotune.run.settings import read_settings
 from autotune.session.setup import Setup, prepare_search
 

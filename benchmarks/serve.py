@@ -31,7 +31,7 @@ from torchvision.models import resnet50
 
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe
-from autotune.backbones.head import new_head
+from autotune.backbones.heads.copies import new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Unit, Units, find_units
 from autotune.deltas.artifact import Artifact, to_bytes

@@ -29,9 +29,9 @@ __getattr__ = lazy_names(__name__, _HOMES)
 SOURCES = Registry(
     "backbone source",
     {
-        "builtin": "autotune.backbones.digits:load",
-        "torchvision": "autotune.backbones.torchvision:load",
-        "python": "autotune.backbones.python:load",
+        "builtin": "autotune.backbones.sources.digits:load",
+        "torchvision": "autotune.backbones.sources.torchvision:load",
+        "python": "autotune.backbones.sources.python:load",
     },
     reserved={
         "timm": "Build the network in a python: source, python:FILE:FUNCTION.",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from autotune.backbones.head import checked_head, find_head, new_head
-from autotune.backbones.head_factory import HeadFactory, made_head
+from autotune.backbones.heads.copies import new_head
+from autotune.backbones.heads.factory import HeadFactory, made_head
+from autotune.backbones.heads.finding import checked_head, find_head
 from autotune.backbones.inputs import InputDescription, some_inputs
 from autotune.backbones.precision import TUNABLE, matched
 from autotune.errors import BackboneError

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.snapshot import Snapshot
 
 

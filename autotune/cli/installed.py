@@ -40,7 +40,7 @@ def examine() -> dict[str, Any]:
 
 
 def _torchvision() -> str:
-    from autotune.backbones.torchvision_import import import_torchvision
+    from autotune.backbones.sources.torchvision_import import import_torchvision
 
     try:
         import_torchvision()

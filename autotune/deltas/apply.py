@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.head import checked_head, n_outputs
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.copies import n_outputs
+from autotune.backbones.heads.factory import HeadFactory
+from autotune.backbones.heads.finding import checked_head
+from autotune.backbones.heads.rounded import load_head, plain_head, trained_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
-from autotune.backbones.rounded_head import load_head, plain_head, trained_head
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost

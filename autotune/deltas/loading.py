@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.deltas.apply import TUNED, described, device_of, merge_into, put_on
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.deltas.hotswap import Swap, state_of

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.errors import ConfigError, RunError
 from autotune.problem.budget import largest_first
 from autotune.run.notebook import Study

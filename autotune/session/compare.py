@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head import n_classes
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.copies import n_classes
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import read_artifact
 from autotune.deltas.costs import everywhere

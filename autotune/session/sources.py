@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe, require_values, with_head
 from autotune.backbones.dataflow import trace
-from autotune.backbones.head import find_head
-from autotune.backbones.head_factory import load_head_factory
+from autotune.backbones.heads.factory import load_head_factory
+from autotune.backbones.heads.finding import find_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.left_out import EXCLUDED, FROZEN, UNUSED, left_out
 from autotune.backbones.spans import with_spans

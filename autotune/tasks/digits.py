@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from autotune.backbones.digits_data import Images, halves
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.sources.digits_data import Images, halves
 from autotune.errors import UnknownName, unknown
 from autotune.tasks.base import Task
 from autotune.tasks.part import Part

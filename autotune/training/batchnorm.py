@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.inputs import InputDescription
 from autotune.problem.budget import Cost
 from autotune.tasks.loading import generator_of, shuffled

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.forward import logits_of
 from autotune.backbones.precision import widened
 from autotune.deltas.attach import attached

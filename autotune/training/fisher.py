@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
 from autotune.backbones.precision import TUNABLE, trained_dtype, widened

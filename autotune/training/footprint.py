@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
 from autotune.backbones.precision import widened

@@ -8,8 +8,8 @@ from torch import nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.copying import copied
-from autotune.backbones.head import n_classes
-from autotune.backbones.rounded_head import trained_head
+from autotune.backbones.heads.copies import n_classes
+from autotune.backbones.heads.rounded import trained_head
 from autotune.backbones.units import Units
 from autotune.deltas.seeding import seeded
 from autotune.problem.job import Job

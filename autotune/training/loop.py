@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.forward import logits_of
 from autotune.backbones.precision import TUNABLE, widened
 from autotune.deltas.seeding import set_seed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.rounded_head import head_tensors, load_head
+from autotune.backbones.heads.rounded import head_tensors, load_head
 from autotune.backbones.units import Units
 from autotune.deltas.attach import Deltas
 from autotune.deltas.base import Evidence

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.base import describe
-from autotune.backbones.head import new_head
+from autotune.backbones.heads.copies import new_head
+from autotune.backbones.heads.rounded import head_tensors, load_head, plain_head, trained_head
 from autotune.backbones.inputs import InputDescription, read_input
 from autotune.backbones.precision import matched, trained_dtype
-from autotune.backbones.rounded_head import head_tensors, load_head, plain_head, trained_head
 
 ROWS = InputDescription(shape=(8,))
 IMAGES = InputDescription(size=(6, 6), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

@@ -12,7 +12,7 @@ from torchvision import models
 
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, describe
-from autotune.backbones.torchvision import FAMILIES
+from autotune.backbones.sources.torchvision import FAMILIES
 from autotune.backbones.units import Units, find_units, is_norm
 from autotune.deltas.candidates import find_candidates
 from autotune.errors import SpaceError

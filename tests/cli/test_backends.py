@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune.backbones.digits import cache_file
+from autotune.backbones.sources.digits import cache_file
 from autotune.run.notebook import Study
 
 from .conftest import SCRIPT

@@ -16,7 +16,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from autotune.backbones.digits_data import halves
+from autotune.backbones.sources.digits_data import halves
 from autotune.problem.plan import Plan
 from autotune.run.notebook import Study
 from autotune.run.report import sections_of

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from autotune.backbones.digits import DigitsNet
+from autotune.backbones.sources.digits import DigitsNet
 from autotune.run.settings import space_folder
 
 

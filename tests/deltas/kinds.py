@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.dataflow import Flow, trace
-from autotune.backbones.digits import Block
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.sources.digits import Block
 from autotune.backbones.units import Unit
 
 from .networks import (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotune.backbones.digits import Block
+from autotune.backbones.sources.digits import Block
 
 
 class Around(nn.Module):

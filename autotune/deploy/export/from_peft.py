@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head import n_outputs
+from autotune.backbones.heads.copies import n_outputs
 from autotune.backbones.layer_names import layer_name
 from autotune.backbones.units import Unit
 from autotune.deltas.artifact import Artifact

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.deltas.apply import described, require_fits
 from autotune.deltas.artifact import Artifact, from_bytes, read_artifact
 from autotune.deploy.export.base import Subject

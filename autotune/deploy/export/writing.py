@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.deploy.export import FORMATS
 from autotune.deploy.export.base import written
 from autotune.deploy.export.examples import with_examples

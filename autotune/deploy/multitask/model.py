@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autotune.backbones.base import Backbone, fingerprint
 from autotune.backbones.copying import copied
 from autotune.backbones.forward import logits_of
-from autotune.backbones.head_factory import HeadFactory
+from autotune.backbones.heads.factory import HeadFactory
 from autotune.backbones.inputs import some_inputs
 from autotune.deltas.apply import described, device_of, input_of, put_on, require_fits
 from autotune.deltas.artifact import Artifact, read_artifact

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.forward import logits_of
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.precision import widened

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotune.backbones.checkpoints import plain_checkpoints
+from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.tasks.loading import Feed, FeedBatch
 from autotune.training.loop import Recipe
 from autotune.training.prefix.program import Program

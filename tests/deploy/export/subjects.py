@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autotune.backbones.base import Backbone, describe
-from autotune.backbones.head import new_head
+from autotune.backbones.heads.copies import new_head
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.units import Units
 from autotune.deltas import METHODS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.weights import load_weights, read_weights
+from autotune.backbones.weights.loading import load_weights, read_weights
 from autotune.utils.user_code import call_source
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 from autotune.backbones.base import describe
-from autotune.backbones.head import find_head, new_head
+from autotune.backbones.heads.copies import new_head
+from autotune.backbones.heads.finding import find_head
 from autotune.backbones.inputs import InputDescription
 from autotune.deltas.seeding import seeded
 from autotune.errors import BackboneError

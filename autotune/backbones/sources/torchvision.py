@@ -12,8 +12,8 @@ from torch import nn
 
 from autotune.backbones.base import Backbone, describe
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.torchvision_import import import_torchvision
-from autotune.backbones.weights import StateDicts, load_weights, read_weights
+from autotune.backbones.sources.torchvision_import import import_torchvision
+from autotune.backbones.weights.loading import StateDicts, load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, first_line, unknown
 
 FAMILIES = {

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autotune.backbones.checkpoint_names import State, state_dicts, without_prefixes
-from autotune.backbones.head import find_head
+from autotune.backbones.heads.finding import find_head
+from autotune.backbones.weights.state_dicts import State, state_dicts, without_prefixes
 from autotune.errors import BackboneError, first_line
 from autotune.utils.events import tell
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autotune.backbones.weights import load_weights, read_weights
+from autotune.backbones.weights.loading import load_weights, read_weights
 from autotune.errors import BackboneError
 
 

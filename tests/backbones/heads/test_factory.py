@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.head_factory import load_head_factory, made_head
-from autotune.backbones.rounded_head import head_tensors, load_head, plain_head, trained_head
+from autotune.backbones.heads.factory import load_head_factory, made_head
+from autotune.backbones.heads.rounded import head_tensors, load_head, plain_head, trained_head
 from autotune.errors import BackboneError, UnknownName
 
 OLD = nn.Linear(6, 8).to(torch.bfloat16)

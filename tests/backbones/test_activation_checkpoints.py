@@ -8,8 +8,8 @@ import torch.utils.checkpoint as torch_checkpoint
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from autotune.backbones.checkpoints import plain_checkpoints
-from autotune.backbones.head import find_head
+from autotune.backbones.activation_checkpoints import plain_checkpoints
+from autotune.backbones.heads.finding import find_head
 from autotune.backbones.usage import unused_parameters
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

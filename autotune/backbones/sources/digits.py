@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotune.backbones.base import Backbone, describe, fingerprint
-from autotune.backbones.digits_data import halves
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.weights import load_weights, read_weights
+from autotune.backbones.sources.digits_data import halves
+from autotune.backbones.weights.loading import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.utils.events import tell
 from autotune.utils.files import cache_folder, write_whole

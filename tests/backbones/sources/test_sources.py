@@ -20,11 +20,11 @@ from torch import nn
 
 from autotune.backbones import load_backbone
 from autotune.backbones.base import describe, fingerprint
-from autotune.backbones.digits import DigitsNet, cache_file
-from autotune.backbones.digits_data import halves
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.torchvision import image_size
-from autotune.backbones.weights import load_weights, read_weights
+from autotune.backbones.sources.digits import DigitsNet, cache_file
+from autotune.backbones.sources.digits_data import halves
+from autotune.backbones.sources.torchvision import image_size
+from autotune.backbones.weights.loading import load_weights, read_weights
 from autotune.errors import BackboneError, NotBuilt, UnknownName
 
 # the digits network, trained once and kept

@@ -1,0 +1,1 @@
+"""Heads: the layer that produces the logits, and new ones for other classes."""

@@ -1,0 +1,1 @@
+"""Sources of backbones: one file each, listed in `autotune.backbones.SOURCES`."""

@@ -1,0 +1,1 @@
+"""Weights of a network from files of other programs."""
