@@ -132,8 +132,9 @@ def plans_of(setup: Setup) -> list[Plan]:
     for method in METHODS:
         places = [(u, c) for u, options in choices.items() for c in options if c.names == (method,)]
         if places:
-            unit, choice = places[len(places) // 2]
-            plans.append(Plan({unit: choice}))
+            unit, _ = places[len(places) // 2]
+            smallest = next(choice for name, choice in places if name == unit)
+            plans.append(Plan({unit: smallest}))
     return list(dict.fromkeys(plans))
 
 
