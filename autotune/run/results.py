@@ -67,8 +67,12 @@ class BareStudy:
         """
         self.folder = RunFolder.existing(folder)
         self.settings = read_settings({}, file=str(self.folder.config))
-        kind = Snapshot if still else Records
-        self._records = kind(self.folder, self.settings.storage)
+        self._is_still = still
+
+    @cached_property
+    def _records(self) -> Records:
+        kind = Snapshot if self._is_still else Records
+        return kind(self.folder, self.settings.storage)
 
     @property
     def problem(self) -> Problem:

@@ -17,10 +17,11 @@ from autotune.problem.budget import largest_first
 from autotune.run.notebook import Study
 from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
+from autotune.session.beginning import create_study
 from autotune.session.session import begin_search, drive
 from autotune.session.setup import Setup, prepare_search, released
 from autotune.session.workers import WHERE, require_one_gpu
-from autotune.study.driver import require_free
+from autotune.study.driver import has_study, require_free
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
@@ -136,14 +137,18 @@ def resume(
             "A resumed run may change how many trials there are and where they run, not "
             f"{fixed[0]!r}. Start a new search for that."
         )
+    has_begun = not study.folder.is_bare() or has_study(study.folder, study.settings.storage)
     total = changes.get("trials")
-    begun = sum(not trial.origin for trial in study.trials)  # trials of a profile do not count
+    # trials of a profile do not count
+    begun = sum(not trial.origin for trial in study.trials) if has_begun else 0
     if total is not None and total < begun:
         raise ConfigError(f"--trials is the total: {begun} were begun, got {total}. Give more.")
     with (
         listening(callbacks),
         released(reopened(study, backbone, task, head_factory=head_factory, **changes)) as setup,
     ):
+        if not has_begun:  # it was killed before its study was created
+            create_study(study.folder, setup)
         changed = changed_settings(study.settings, setup.settings)
         drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
     return Study(study.folder.path)

@@ -29,7 +29,7 @@ from autotune.problem.sampling import random_placement
 from autotune.run.notebook import Study
 from autotune.run.settings import load_space
 from autotune.session.api import reopened
-from autotune.session.driving import driving
+from autotune.session.driving import driving, owned
 from autotune.session.setup import Setup, released
 from autotune.study.driver import Driver
 from autotune.study.selection.baselines import PROBE
@@ -113,7 +113,8 @@ def compare(
         released(
             reopened(study, backbone, task, head_factory, workers=workers, device=device)
         ) as setup,
-        driving(study.folder, setup, command="compare") as (driver, backend),
+        owned(study.folder, setup, command="compare") as writer,
+        driving(setup, writer) as (driver, backend),
     ):
         recipes = [recipe for name in chosen if (recipe := _recipe(name, setup, driver, study))]
         first = study.settings.seed

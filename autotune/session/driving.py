@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from safetensors.torch import load as load_tensors
-
 from autotune.errors import Interrupted
 from autotune.run.settings import current_names
+from autotune.session.beginning import prepared_buffers
 from autotune.session.identity import identity_of, refuse_other
 from autotune.session.setup import Setup
 from autotune.session.workers import open_backend
@@ -20,23 +19,22 @@ from autotune.study.lease import Lease
 from autotune.study.reader import Records
 from autotune.study.run_folder import EventLog, RunFolder
 from autotune.study.strategies import check_options
+from autotune.study.writer import Writer
 from autotune.utils.events import log
 from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
 from autotune.utils.interrupts import interruptible
 
 
 @contextmanager
-def driving(
-    folder: RunFolder, setup: Setup, *, command: str, deadline: float | None = None
-) -> Iterator[tuple[Driver, Backend]]:
-    """Context that owns the study of a run, with the backbone prepared as before.
+def owned(folder: RunFolder, setup: Setup, *, command: str) -> Iterator[Writer]:
+    """Context that owns the study of a run.
 
     Raises `RunError` if something differs from what the run began with or the disk is full, and
     on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
     """
     try:
-        with _owned(folder, setup, deadline) as owned:
-            yield owned
+        with _leased(folder, setup) as writer, interruptible():
+            yield writer
     except KeyboardInterrupt as error:
         raise Interrupted(
             "Interrupted. Finished work is kept; continue with: "
@@ -49,9 +47,25 @@ def driving(
 
 
 @contextmanager
-def _owned(
-    folder: RunFolder, setup: Setup, deadline: float | None
+def driving(
+    setup: Setup, writer: Writer, *, deadline: float | None = None
 ) -> Iterator[tuple[Driver, Backend]]:
+    """Context with the driver and backend of a study that is prepared, as is the backbone."""
+    driver = Driver(
+        writer.folder,
+        setup.settings.storage,
+        _driver_options(setup),
+        writer.lease,
+        trials=setup.settings.trials,
+        deadline=deadline,
+    )
+    setup.engine.prepare(prepared_buffers(writer))
+    with open_backend(setup) as backend, interruptible():
+        yield driver, backend
+
+
+@contextmanager
+def _leased(folder: RunFolder, setup: Setup) -> Iterator[Writer]:
     records = Records(folder, setup.settings.storage)
     refuse_other(current_names(records.identity), identity_of(setup), folder)
     lease = Lease(
@@ -62,18 +76,11 @@ def _owned(
     with _listening(folder), lease:
         if setup.settings.storage is None:
             warn_of_network(folder.path)
-        driver = Driver(
-            folder,
-            setup.settings.storage,
-            _driver_options(setup),
-            lease,
-            trials=setup.settings.trials,
-            deadline=deadline,
-        )
-        prepared = folder.read(folder.prepared)
-        setup.engine.prepare(load_tensors(prepared) if prepared else {})
-        with open_backend(setup) as backend, interruptible():
-            yield driver, backend
+        yield Writer(folder, setup.settings.storage, lease, attempts=_attempts(setup))
+
+
+def _attempts(setup: Setup) -> int:
+    return setup.settings.retries + 1
 
 
 def _driver_options(setup: Setup) -> DriverOptions:
@@ -90,7 +97,7 @@ def _driver_options(setup: Setup) -> DriverOptions:
         strategy_options=check_options(settings.strategy, settings.options),
         keep=settings.keep,
         disk=settings.disk_bytes,
-        attempts=settings.retries + 1,
+        attempts=_attempts(setup),
     )
 
 

@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from autotune.errors import ConfigError
@@ -17,6 +16,7 @@ from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.run.related import open_run
 from autotune.session.setup import Setup
+from autotune.study.checkpoint_file import pack, read_checkpoint
 from autotune.study.driver import Driver
 from autotune.study.policy.network import read_policy
 from autotune.study.policy.policy import Policy
@@ -27,11 +27,11 @@ from autotune.study.run_folder import RunFolder
 from autotune.study.stages import POLICY, PROXIES, PolicyStage, from_rows, rows
 from autotune.study.strategies.policy import PolicySampler
 from autotune.study.strategies.score_source import ScoreSource
+from autotune.training.checkpoint import read_header
 from autotune.training.oneshot.supernet import can_share
 from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot, one_shot
 from autotune.training.oneshot.unit_scores import scores_by_half
 from autotune.utils.events import tell, warn
-from autotune.utils.files import write_whole
 
 DISAGREES = 0.5
 """Rank correlation of the proxies of two halves below which a warning says that they disagree.
@@ -130,7 +130,7 @@ def _by_supernet(
         tell("stage", "Supernet", stage="supernet")
         for _ in run_rounds(policy, shot, schedule, course):
             driver.lease.check()
-            write_whole(folder.supernet, _checkpoint(shot, policy, course))
+            folder.write(folder.supernet, pack(_checkpoint(shot, policy, course), {}))
             _report_round(course, schedule)
         return policy, course, {"lr:head": shot.rates["lr:head"]}
 
@@ -171,7 +171,9 @@ def save_policy(folder: RunFolder, setup: Setup, driver: Driver) -> None:
     policy.observe(stage.earned)
     sampler = PolicySampler(driver.problem, setup.grids, seed=settings.seed, scores=_scores(stage))
     network = policy.learned(sampler.believed(driver.study))
-    write_whole(folder.policy, network.to_bytes({"task": settings.task, "budget": settings.budget}))
+    folder.write(
+        folder.policy, network.to_bytes({"task": settings.task, "budget": settings.budget})
+    )
 
 
 def _policy(setup: Setup, driver: Driver) -> Policy:
@@ -213,11 +215,12 @@ def _checkpoint(shot: OneShot, policy: Policy, course: Course) -> bytes:
 
 def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
     """Restore supernet, policy and course of an interrupted session."""
-    if not folder.supernet.is_file():
+    unpacked = read_checkpoint(folder.supernet, "the supernet")
+    if unpacked is None:
         return Course()
-    with safe_open(folder.supernet, "pt") as stored:
-        header = json.loads(stored.metadata()["course"])
-    shot.restore(load_file(folder.supernet), header["done"])
+    content = unpacked[1]
+    header = read_header(content)["course"]
+    shot.restore(load_tensors(content), header["done"])
     policy.observe(from_rows(header["earned"]))
     return Course(
         header["done"],

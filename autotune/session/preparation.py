@@ -1,4 +1,7 @@
-"""Preparation: decide once, before the first trial, whether statistics are re-estimated."""
+"""Preparation: decide once, before the first trial, whether statistics are re-estimated.
+
+Like every stage it is resumable: its trainings keep checkpoints, and each result is recorded.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ from autotune.problem.recipes import uniform_placement
 from autotune.session.setup import Setup
 from autotune.study.backends.inline import InlineBackend
 from autotune.study.selection.baselines import PROBE, UNIFORM, baseline_jobs, train_baseline
+from autotune.study.selection.extra_jobs import forget_jobs
 from autotune.study.stages import (
     BASELINE,
     BEGUN_BASELINE,
     PREPARATION,
+    PREPARING,
     Baseline,
     Preparation,
     Recorded,
 )
+from autotune.study.writer import Writer
 from autotune.training.batchnorm import has_statistics, statistics_cost
 from autotune.utils.events import tell, warn
 from autotune.utils.timings import spent
@@ -35,7 +41,7 @@ ByMode = Mapping[str, Baseline]
 """`off` and `on` → baseline trained with these buffers."""
 
 
-def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
+def settle_preparation(setup: Setup, writer: Writer) -> tuple[Buffers, dict[str, Recorded]]:
     """Return the prepared buffers (empty: off) and the records of the trainings that decided.
 
     `auto` compares uniform low rank on validation, with re-estimated statistics and without, each
@@ -59,8 +65,8 @@ def settle_preparation(setup: Setup) -> tuple[Buffers, dict[str, Recorded]]:
         buffers: BuffersByMode = {"off": {}, "on": engine.statistics()}
     if setting != "auto" and not setup.settings.references:
         return buffers[setting], {PREPARATION: Preparation(setting, "as requested")}
-    probes = {mode: _probe(setup, values) for mode, values in buffers.items()}
-    uniform = _uniform(setup, buffers, probes) if setting == "auto" else {}
+    probes = {mode: _probe(setup, writer, values) for mode, values in buffers.items()}
+    uniform = _uniform(setup, writer, buffers, probes) if setting == "auto" else {}
     mode, why = _chosen(probes, uniform) if setting == "auto" else (setting, "as requested")
     _report(mode, probes, uniform)
     return buffers[mode], _records(setup, mode, why, probes, uniform)
@@ -90,11 +96,12 @@ def _records(
     return records
 
 
-def _probe(setup: Setup, buffers: Buffers) -> Baseline:
-    return _trained(setup, PROBE, Plan(), buffers, three_rates(setup.grids, Plan(), None))
+def _probe(setup: Setup, writer: Writer, buffers: Buffers) -> Baseline:
+    rates = three_rates(setup.grids, Plan(), None)
+    return _trained(setup, writer, PROBE, Plan(), buffers, rates)
 
 
-def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
+def _uniform(setup: Setup, writer: Writer, buffers: BuffersByMode, probes: ByMode) -> ByMode:
     """Uniform low rank in both modes, at the middle and the highest rate; empty if none fits."""
     plan = uniform_placement(setup.problem.charged(buffer_cost(buffers["on"])))
     if not plan.choices:
@@ -102,21 +109,31 @@ def _uniform(setup: Setup, buffers: BuffersByMode, probes: ByMode) -> ByMode:
     heads = {mode: probe.hyperparameters["lr:head"] for mode, probe in probes.items()}
     rates = {mode: three_rates(setup.grids, plan, head)[-2:] for mode, head in heads.items()}
     try:
-        return {m: _trained(setup, UNIFORM, plan, buffers[m], rates[m]) for m in buffers}
+        return {m: _trained(setup, writer, UNIFORM, plan, buffers[m], rates[m]) for m in buffers}
     except TrialError as error:
         warn(f"Uniform low rank could not be compared, so linear probes decide: {error}")
         return {}
 
 
 def _trained(
-    setup: Setup, name: str, plan: Plan, buffers: Buffers, rates: list[dict[str, float]]
+    setup: Setup,
+    writer: Writer,
+    name: str,
+    plan: Plan,
+    buffers: Buffers,
+    rates: list[dict[str, float]],
 ) -> Baseline:
-    setup.engine.prepare(buffers)
     full_name = f"{name} with{'' if buffers else 'out'} new statistics"
+    if (stored := writer.attribute(f"{PREPARING}:{full_name}")) is not None:
+        return Baseline.from_json(stored)
+    setup.engine.prepare(buffers)
     jobs = baseline_jobs(full_name, plan, rates, setup.settings.seed)
     with InlineBackend(setup.engine) as backend:
-        baseline = train_baseline(full_name, jobs, backend, setup.engine.test)
-    return replace(baseline, cost=setup.problem.cost(plan))
+        baseline = train_baseline(full_name, jobs, backend, setup.engine.test, writer)
+    baseline = replace(baseline, cost=setup.problem.cost(plan))
+    writer.record(f"{PREPARING}:{full_name}", baseline)
+    forget_jobs(jobs, writer)
+    return baseline
 
 
 def _report(mode: str, probes: ByMode, uniform: ByMode) -> None:

@@ -3,63 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from autotune.deltas.artifact import from_bytes, to_bytes
-from autotune.problem.problem import Problem
-from autotune.run.related import open_run
 from autotune.run.settings import Settings, write_settings
-from autotune.session.driving import driving
-from autotune.session.identity import identity_of
-from autotune.session.policy_stage import learned_scores, open_supernet, save_policy
-from autotune.session.preparation import buffer_cost, settle_preparation
+from autotune.session.beginning import create_study, prepare_study
+from autotune.session.driving import driving, owned
+from autotune.session.policy_stage import learned_scores, save_policy
 from autotune.session.setup import Setup
 from autotune.study.backends.base import Backend
-from autotune.study.driver import Driver, create
+from autotune.study.driver import Driver
 from autotune.study.run_folder import RunFolder
 from autotune.study.selection.baselines import run_baselines
 from autotune.study.selection.finalists import run_finalists
-from autotune.study.selection.unit_profiles import as_trials, repeat_all
-from autotune.study.stages import ESTIMATE, FINAL, PREPARATION, SESSION, TIMINGS, Final, versioned
+from autotune.study.selection.unit_profiles import repeat_all
+from autotune.study.stages import ESTIMATE, FINAL, SESSION, TIMINGS, Final
 from autotune.study.strategies.score_source import ScoreSource
+from autotune.study.writer import Writer
 from autotune.training.engine import Engine
 from autotune.training.estimate import estimate
 from autotune.utils.events import tell, warn
-from autotune.utils.files import write_whole
-from autotune.utils.interrupts import interruptible
 from autotune.utils.timings import counted, spent
 
 
-@interruptible()
 def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
-    """Prepare the backbone, create the study and the run folder, and drive the study."""
-    buffers, records = settle_preparation(setup)
-    problem, identity = setup.problem.charged(buffer_cost(buffers)), identity_of(setup)
-    stored = {name: versioned(record.to_json()) for name, record in records.items()}
-    begun = {"identity": identity, **stored}
-    if setup.settings.supernet is not None:
-        open_supernet(setup.settings.supernet, identity, begun[PREPARATION]["bnstats"])
-    create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
-    if buffers:
-        write_whole(folder.prepared, save_tensors(dict(buffers)))
-    write_whole(folder.config, write_settings(setup.settings))
+    """Create the run folder and its study, and drive the study.
+
+    `config.yaml` is the first file, so that a search can be resumed whenever it is interrupted.
+    """
+    folder.claim(write_settings(setup.settings))
+    create_study(folder, setup)
     drive(folder, setup, began, origins)
-
-
-def _profiled(setup: Setup, problem: Problem, begun: Mapping[str, Any]) -> Sequence[Any]:
-    """Trials of `--profile`, which come in addition to the requested number of trials."""
-    if setup.settings.profile is None:
-        return ()
-    statistics = begun[PREPARATION]["bnstats"]
-    profile = open_run(setup.settings.profile, "--profile", begun["identity"], statistics)
-    trials = as_trials(profile, problem, setup.grids)
-    tell("profile", f"{len(trials)} trials of {profile.folder.path} are known from the beginning.")
-    return trials
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:
@@ -69,23 +48,25 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
-    with driving(folder, setup, command="resume", deadline=deadline) as (driver, backend):
+    with owned(folder, setup, command="resume") as writer:
         _note_settings(folder, settings)
         folder.add_origins(origins)
-        if (final := driver.final) is not None and not driver.has_more():
-            _sign(folder, final)
-            return  # it has its answer: nothing is run, so nothing is counted
-        try:
-            _run(folder, setup, driver, backend)
-        finally:
-            _record_session(driver, began)
+        if writer.preparation is None:
+            with _counted(writer, began):
+                prepare_study(setup, writer)
+        with driving(setup, writer, deadline=deadline) as (driver, backend):
+            if (final := driver.final) is not None and not driver.has_more():
+                _sign(folder, final)
+                return  # it has its answer: nothing is run, so nothing is counted
+            with _counted(driver, began):
+                _run(folder, setup, driver, backend)
 
 
 def _note_settings(folder: RunFolder, settings: Settings) -> None:
     """Write `config.yaml` if a resume changed a setting; a new search has written it already."""
     text = write_settings(settings)
     if folder.config.read_text() != text:
-        write_whole(folder.config, text)
+        folder.write(folder.config, text)
 
 
 def _run(folder: RunFolder, setup: Setup, driver: Driver, backend: Backend) -> None:
@@ -153,10 +134,15 @@ def _sign(folder: RunFolder, final: Final) -> None:
     by_seed = {name: spread.to_json() for name, spread in spreads.items() if spread is not None}
     metrics = {**artifact.header["metrics"], "test": dict(final.test), **by_seed}
     signed = replace(artifact, header={**artifact.header, "metrics": metrics})
-    write_whole(folder.best, to_bytes(signed))
+    folder.write(folder.best, to_bytes(signed))
 
 
-def _record_session(driver: Driver, began: float) -> None:
-    if not driver.lease.is_lost:
-        driver.write(f"{TIMINGS}:{began:.3f}", counted())
-        driver.write(f"{SESSION}:{began:.3f}", time.time() - began)
+@contextmanager
+def _counted(writer: Writer, began: float) -> Iterator[None]:
+    """Context after which the time since `began` is recorded as that of this session."""
+    try:
+        yield
+    finally:
+        if not writer.lease.is_lost:
+            writer.write(f"{TIMINGS}:{began:.3f}", counted())
+            writer.write(f"{SESSION}:{began:.3f}", time.time() - began)

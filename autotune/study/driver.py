@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,12 @@ from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.study.cached_storage import Mirror, uncollected
+from autotune.study.checkpoint_file import pack, read_checkpoint
 from autotune.study.lease import Lease, holder
 from autotune.study.pareto import front, measured_by, objective_price, part_of, trial_price
 from autotune.study.pruners import PRUNERS, Priced, choose_pruner
-from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, Records, _load
+from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, _load
 from autotune.study.run_folder import RunFolder
-from autotune.study.stages import Recorded, versioned
 from autotune.study.storage import open_storage
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.base import PlanSampler, hyperparameters_of, plan_of, search_space
@@ -34,9 +34,10 @@ from autotune.study.trial_record import (
     problem_to_json,
     same_training,
 )
+from autotune.study.writer import Writer
 from autotune.utils import interrupts
 from autotune.utils.events import tell, warn
-from autotune.utils.files import write_whole
+from autotune.utils.files import digest_of
 from autotune.utils.timings import spent
 
 REPEATS_IN_A_ROW = 3
@@ -100,7 +101,7 @@ class _Live:
     pruned: bool = False
 
 
-class Driver(Records):
+class Driver(Writer):
     """Proposes trials and records their progress; the source of jobs for a backend.
 
     Create it only while holding the lease (`with Lease(...)`), which every write checks. Raises
@@ -117,8 +118,8 @@ class Driver(Records):
         trials: int,
         deadline: float | None = None,
     ) -> None:
-        super().__init__(folder, storage)
-        self.options, self.lease, self.deadline = options, lease, deadline
+        super().__init__(folder, storage, lease, attempts=options.attempts)
+        self.options, self.deadline = options, deadline
         self.space = search_space(self.problem, options.grids)
         self.live: dict[int, _Live] = {}
         self._attempts: dict[int, int] = {}
@@ -196,7 +197,8 @@ class Driver(Records):
             live.trial.set_user_attr("measured", {name: progress.metrics[name]})
         if progress.step not in live.curve:
             if progress.step < self.options.steps:
-                write_whole(self.folder.checkpoint(job.number), progress.checkpoint)
+                packed = pack(progress.checkpoint, {})
+                self.folder.write(self.folder.checkpoint(job.number), packed)
             live.trial.report(progress.value, progress.step)
             live.curve[progress.step] = progress.value
             tell(
@@ -221,7 +223,7 @@ class Driver(Records):
             return
         state = TrialState.PRUNED if live.pruned else TrialState.COMPLETE
         if state is TrialState.COMPLETE and live.last.artifact is not None:
-            write_whole(self.folder.delta(job.number), live.last.artifact)
+            self.folder.write(self.folder.delta(job.number), live.last.artifact)
         self._end(live, state, live.last.metrics)
 
     def fail(self, job: Job, failure: Failure) -> None:
@@ -238,24 +240,15 @@ class Driver(Records):
         live = self.live.pop(job.number, None)
         if live is None:
             return
-        if job.attempt + 1 >= (attempts := self.options.attempts):
+        if job.attempt + 1 >= self.attempts:
             self.live[job.number] = live
-            self.fail(job, Failure("WorkerError", f"its worker died {attempts} times"))
+            self.fail(job, Failure("WorkerError", f"its worker died {self.attempts} times"))
         else:
             self._interrupted.append(job.number)
             self._attempts[job.number] = job.attempt
             warn(f"The worker of {job.name} died; it continues on another.", number=job.number)
 
     # other records
-
-    def record(self, name: str, record: Recorded) -> None:
-        """Write a record, such as that of a stage, as the study attribute `name`."""
-        self.write(name, versioned(record.to_json()))
-
-    def write(self, name: str, value: Any) -> None:
-        """Write a JSON value as the study attribute `name`."""
-        self.lease.check()
-        self.study.set_user_attr(name, value)
 
     def admit(self, trial: FrozenTrial) -> TrialRecord:
         """Add a complete trial that was trained elsewhere; it does not count towards the goal."""
@@ -318,12 +311,22 @@ class Driver(Records):
             seed=self.options.seed,
             number=trial.number,
             attempt=attempt,
-            checkpoint=self.folder.read(self.folder.checkpoint(trial.number)),
+            checkpoint=self._checkpoint(trial.number, curve),
         )
         proposed = getattr(self.study.sampler, "proposed", {})
         self.live[trial.number] = _Live(trial, job, time.monotonic(), dict(curve), proposed)
         tell("start", f"{job.name}: {plan}", number=trial.number, plan=str(plan))
         return job
+
+    def _checkpoint(self, number: int, curve: Mapping[int, float]) -> bytes | None:
+        """Checkpoint of a trial; without one that can be read, it is trained again."""
+        name, file = f"trial {number}", self.folder.checkpoint(number)
+        if (former := self.folder.read(self.folder.former_checkpoint(number))) is not None:
+            return former
+        if curve and not file.is_file():
+            warn(f"The checkpoint of {name} is missing, so it is trained again.", number=number)
+        unpacked = read_checkpoint(file, name)
+        return unpacked[1] if unpacked else None
 
     def _earlier(self, plan: Plan, hyperparameters: Mapping[str, float]) -> TrialRecord | None:
         """Earlier trial that trained in the same way."""
@@ -360,12 +363,15 @@ class Driver(Records):
         number = live.job.number
         seconds = time.monotonic() - live.began
         folds = live.last.folds if live.last else ()
+        delivered = live.last.artifact if live.last else None
+        digest = digest_of(delivered) if delivered is not None else ""
         record = {
             "metrics": dict(metrics),
             "seconds": seconds,
             "error": error,
             **({"folds": folds} if folds else {}),
             **({"parts": live.last.parts} if live.last and live.last.parts > 1 else {}),
+            **({"digest": digest} if digest else {}),
             **({"proposed": live.proposed} if live.proposed else {}),
         }
         live.trial.set_user_attr("record", record)
@@ -385,6 +391,7 @@ class Driver(Records):
             curve=tuple(value for _, value in sorted(live.curve.items())),
             folds=folds,
             seconds=seconds,
+            digest=digest,
             error=error,
         )
         self._ended[number] = ended
@@ -411,7 +418,7 @@ class Driver(Records):
             best += [record.number for record in front(self._by_key.values(), self.price)]
         if self.options.disk is not None:
             best = self.folder.within(dict.fromkeys(best), self.options.disk, unfinished)
-        self.folder.keep_only({*best} | unfinished)
+        self.folder.keep_only({*best} | unfinished, range(self._asked_for))
         for number in {*best} - unfinished:
             self.folder.drop_checkpoint(number)
 
@@ -462,11 +469,11 @@ def create(
     storage: str | None,
     problem: Problem,
     attributes: Mapping[str, Any],
-    trials: Sequence[FrozenTrial] = (),
 ) -> None:
-    """Create a study with its problem, attributes and initial trials.
+    """Create a study with its problem and attributes.
 
-    Raises `RunError` if the storage already has a study.
+    The problem is that before the preparation, which may charge buffers to it. Raises `RunError` if
+    the storage already has a study.
     """
     try:
         study = optuna.create_study(
@@ -477,7 +484,13 @@ def create(
     begun = {"format": STUDY_FORMAT, **attributes, "problem": problem_to_json(problem)}
     for name, value in begun.items():
         study.set_user_attr(name, value)
-    study.add_trials(trials)
+
+
+def has_study(folder: RunFolder, storage: str | None) -> bool:
+    """Whether the storage of a run has its study, which is created right after its folder."""
+    if storage is None and not folder.database.is_file():
+        return False
+    return STUDY_NAME in optuna.get_all_study_names(open_storage(folder, storage))
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:

@@ -16,12 +16,16 @@ from typing import Any
 from autotune.errors import LeaseError
 from autotune.utils.events import warn
 from autotune.utils.files import write_whole
+from autotune.utils.processes import process_space, process_start, runs
 
 RENEW, STALE = 10.0, 60.0
 """Seconds between renewals, and until a lease is stale.
 
 A driver may miss five renewals, for example while its file system or database hangs.
 """
+
+GONE = "nobody, as the run folder is gone"
+"""To whom a driver has lost its study if its lease file is not there anymore."""
 
 SETTLE = 1.0
 """Seconds between writing a lease and reading it back, unless `$AUTOTUNE_LEASE_SETTLE` is set.
@@ -60,16 +64,27 @@ class Owner:
     renewed: float
     """Time of the last renewal, in seconds since 1970."""
 
+    processes: str = ""
+    """Where `pid` counts: the machine since it started, and the namespace (container)."""
+
+    born: str = ""
+    """Start of the process, by which another one with the same `pid` is told apart."""
+
     @classmethod
     def me(cls) -> Owner:
-        now = time.time()
-        return cls(socket.gethostname(), os.getpid(), now, uuid.uuid4().hex, now)
+        now, pid = time.time(), os.getpid()
+        token, born = uuid.uuid4().hex, process_start(pid)
+        return cls(socket.gethostname(), pid, now, token, now, process_space(), born)
 
     def is_alive(self) -> bool:
-        """Whether the lease is valid: not stale, and its process not known to be dead."""
+        """Whether the lease is valid: not stale, and its process not known to be dead.
+
+        Processes of other machines and containers cannot be seen, so that their lease counts until
+        it is stale.
+        """
         if time.time() - self.renewed > STALE:
             return False
-        return self.host != socket.gethostname() or _runs(self.pid)
+        return self.processes != process_space() or runs(self.pid, self.born)
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.start))
@@ -121,6 +136,13 @@ class Lease:
 
     def check(self) -> None:
         """Raise `LeaseError` if another driver has taken over; call it before every write."""
+        if not self._lost and not self.file.exists():
+            self._lost = GONE
+        if self._lost == GONE:
+            raise LeaseError(
+                f"The run folder {str(self.file.parent)!r} is gone, so the search stops. If it was "
+                "moved, continue it at its new place: autotune resume FOLDER"
+            )
         if self._lost:
             raise LeaseError(f"This driver has lost its study to {self._lost} and stops.")
 
@@ -142,14 +164,14 @@ class Lease:
 
     def _write(self) -> None:
         renewed = replace(self.me, renewed=time.time())
-        write_whole(self.file, json.dumps(asdict(renewed)))
+        write_whole(self.file, json.dumps(asdict(renewed)), makes_folder=False)
         self._write_attribute(asdict(renewed))
         self.me = renewed
 
     def _renew(self) -> None:
         while not self._ended.wait(self.renew):
             try:
-                if foreign := self._foreign():
+                if foreign := (self._foreign() if self.file.exists() else GONE):
                     self._lost = foreign
                     return
                 self._write()
@@ -178,21 +200,3 @@ def _owner(data: Any) -> Owner | None:
         return Owner(**data) if data else None
     except TypeError:
         return None
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended but was not yet waited for by its parent (Linux only)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import os
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import RunError
 from autotune.utils.events import event_of
-from autotune.utils.files import write_whole
+from autotune.utils.files import write_new, write_whole
+
+_FORMER_CHECKPOINT = "checkpoint.safetensors"
+"""Name of checkpoints of trials in earlier versions, which had no digest."""
+
+_TRIAL_FILE = re.compile(
+    r"trial\.checkpoint$|checkpoint\.safetensors$|delta(-seed-\d+)?\.safetensors$"
+)
+"""Files in the folder of a trial."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +34,11 @@ class RunFolder:
     def new(cls, out: str | None, task: str) -> RunFolder:
         """Folder of a new search: `out`, or the first unused of `runs/TASK`, `runs/TASK-2`, …
 
-        Raises `RunError` if `out` exists, unless it is empty or belongs to a search that was killed
-        before it began, whose files are removed.
+        Nothing is created yet. Raises `RunError` if `out` exists, unless it is an empty folder.
         """
         if out is not None:
-            if Path(out).exists() and not _is_aborted(Path(out)):
-                raise RunError(
-                    f"A search needs a new folder, {out!r} exists. Choose another --out, or "
-                    f"continue it with: autotune resume {out}"
-                )
-            for file in Path(out).iterdir() if Path(out).exists() else ():
-                file.unlink()
+            if not _is_free(Path(out)):
+                raise _taken(Path(out))
             return cls(Path(out))
         name = (
             task.rpartition(":")[2]
@@ -46,6 +50,15 @@ class RunFolder:
         )
         return cls(next(p for n in names if not (p := Path("runs") / n).exists()))
 
+    def claim(self, config: str) -> None:
+        """Create the folder with `config.yaml`, its first file, as that of this search alone.
+
+        Raises `RunError` if another search has taken the folder since.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not _is_free(self.path) or not write_new(self.config, config):
+            raise _taken(self.path)
+
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
         """Folder of an existing run; raises `RunError` if there is none."""
@@ -55,6 +68,11 @@ class RunFolder:
                 f"A run folder must contain config.yaml, {str(path)!r} does not. Check the path."
             )
         return folder
+
+    def is_bare(self) -> bool:
+        """Whether nothing was recorded yet, so that the study may not exist either."""
+        kept = ("trials", "jobs", "best", self.prepared.name)
+        return not any((self.path / name).exists() for name in kept)
 
     @property
     def config(self) -> Path:
@@ -88,7 +106,7 @@ class RunFolder:
     @property
     def supernet(self) -> Path:
         """Checkpoint of the supernet; removed when its stage ends."""
-        return self.path / "supernet.safetensors"
+        return self.path / "supernet.checkpoint"
 
     @property
     def origins(self) -> dict[str, str]:
@@ -98,10 +116,13 @@ class RunFolder:
 
     def add_origins(self, origins: Mapping[str, str]) -> None:
         """Record origins of settings when a search starts or resumes; they replace earlier ones."""
-        write_whole(self._origins, json.dumps({**self.origins, **origins}, indent=2) + "\n")
+        self.write(self._origins, json.dumps({**self.origins, **origins}, indent=2) + "\n")
 
     def checkpoint(self, number: int) -> Path:
-        return self._trial(number) / "checkpoint.safetensors"
+        return self._trial(number) / "trial.checkpoint"
+
+    def former_checkpoint(self, number: int) -> Path:
+        return self._trial(number) / _FORMER_CHECKPOINT
 
     def delta(self, number: int, seed: int | None = None) -> Path:
         """Delta file of a trial, or of its repeat with `seed`."""
@@ -112,31 +133,63 @@ class RunFolder:
         """Content of a file; None if it does not exist."""
         return file.read_bytes() if file.is_file() else None
 
+    def write(self, file: Path, content: bytes | str) -> None:
+        """Write a file of this folder whole, in folders below it that are made if they are missing.
+
+        Raises `RunError` if the run folder is gone, or a link leads out of it.
+        """
+        self._enter(file.parent)
+        write_whole(file, content)
+
+    def _enter(self, folder: Path) -> None:
+        below = self.path
+        for name in folder.relative_to(self.path).parts:
+            below /= name
+            if below.is_symlink():
+                raise RunError(f"A run folder has no links, {str(below)!r} is one. Remove it.")
+            try:
+                below.mkdir(exist_ok=True)
+            except FileNotFoundError as error:
+                raise RunError(
+                    f"The run folder {str(self.path)!r} is gone, so the search stops. If it was "
+                    "moved, continue it at its new place: autotune resume FOLDER"
+                ) from error
+
     def job_checkpoint(self, name: str) -> Path:
         """Checkpoint of a job other than a trial, such as a baseline, until it is recorded."""
         return self.path / "jobs" / f"{name.replace(' ', '-')}.checkpoint"
 
     def drop_job_checkpoints(self, names: Iterable[str]) -> None:
         """Remove checkpoints of jobs other than trials, and their folder once it is empty."""
-        for name in names:
-            self.job_checkpoint(name).unlink(missing_ok=True)
-        folder = self.path / "jobs"
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        self._remove([self.job_checkpoint(name) for name in names])
 
     def drop_checkpoint(self, number: int) -> None:
         """Remove the checkpoint of a trial, and its folder if nothing else is in it."""
-        self.checkpoint(number).unlink(missing_ok=True)
-        folder = self._trial(number)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        self._remove([self.checkpoint(number), self.former_checkpoint(number)])
 
-    def keep_only(self, numbers: set[int]) -> None:
-        """Remove the folders of all trials except `numbers`."""
-        root = self.path / "trials"
-        for folder in root.iterdir() if root.is_dir() else ():
-            if folder.name.isdigit() and int(folder.name) not in numbers:
-                shutil.rmtree(folder)
+    def keep_only(self, numbers: set[int], known: Iterable[int]) -> None:
+        """Remove the files of the `known` trials, except those of `numbers`.
+
+        Whatever else is in the folder, and whatever a link leads to, stays.
+        """
+        for number in {*known} - numbers:
+            folder = self._trial(number)
+            if self._is_inside(folder):
+                self._remove([file for file in folder.iterdir() if _TRIAL_FILE.match(file.name)])
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        """Remove files, and their folders if nothing else is in them; links are not followed."""
+        for file in files:
+            if self._is_inside(file.parent):
+                file.unlink(missing_ok=True)
+                if not any(file.parent.iterdir()):
+                    file.parent.rmdir()
+
+    def _is_inside(self, folder: Path) -> bool:
+        """Whether a folder exists and no part of its path below the run folder is a link."""
+        parts = [folder, *folder.parents]
+        below = parts[: parts.index(self.path)]
+        return folder.is_dir() and not any(part.is_symlink() for part in below)
 
     def within(self, ranked: Iterable[int], limit: int, besides: Iterable[int]) -> list[int]:
         """First trials of `ranked` whose files fit into `limit` bytes; at least one.
@@ -154,8 +207,8 @@ class RunFolder:
 
     def put_best(self, delta: bytes, plan: str) -> None:
         """Write `best/`, the plan first, so that a delta file never exists without its plan."""
-        write_whole(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
-        write_whole(self.best, delta)
+        self.write(self.path / "best" / "plan.json", json.dumps(json.loads(plan), indent=2) + "\n")
+        self.write(self.best, delta)
 
     @property
     def _origins(self) -> Path:
@@ -169,21 +222,19 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
 
 
-_BEFORE_CONFIG = {
-    "study.db",
-    "study.db-journal",
-    "study.db-wal",
-    "study.db-shm",
-    "prepared.safetensors",
-}
-"""Files that are written before config.yaml, which marks a search as begun."""
+def _is_free(folder: Path) -> bool:
+    """Whether a folder does not exist or is empty."""
+    return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _is_aborted(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    return {n for n in names if not n.startswith((".config.yaml", ".prepared"))} <= _BEFORE_CONFIG
+def _taken(folder: Path) -> RunError:
+    if (folder / "config.yaml").is_file():
+        way_out = f"continue it with: autotune resume {shlex.quote(str(folder))}"
+    else:
+        way_out = "empty the folder yourself"
+    return RunError(
+        f"A search needs a new folder, {str(folder)!r} exists. Choose another --out, or {way_out}"
+    )
 
 
 class EventLog(logging.Handler):

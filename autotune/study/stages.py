@@ -20,6 +20,7 @@ VERSION = 1
 """Version of the records below; records with a larger version are refused."""
 
 PREPARATION, ESTIMATE, PROXIES = "stage:preparation", "stage:estimate", "stage:proxies"
+PREPARING, DIGESTS = "preparing", "digest"
 POLICY, FINAL = "stage:policy", "stage:final"
 BASELINE, BEGUN_BASELINE, REPEAT, PROBE_REPEAT = "reference", "begun", "repeat", "probe"
 COMPARED, SESSION, TIMINGS = "compare", "sitting", "timings"
@@ -82,17 +83,20 @@ class Repeat:
     metrics: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[float, ...] = ()
     seconds: float = 0.0
+    digest: str = ""
+    """SHA-256 of the delta file; empty if none was kept, or it is not known."""
 
     def values(self, seed: int) -> Values:
         """(seed, fold) → value on validation."""
         return by_fold(seed, self.value, self.folds)
 
     def to_json(self) -> dict[str, Any]:
-        return {**_training_to_json(self), "seconds": self.seconds}
+        digest = {"digest": self.digest} if self.digest else {}
+        return {**_training_to_json(self), "seconds": self.seconds, **digest}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Repeat:
-        return cls(**_training_from_json(checked(data)))
+        return cls(**_training_from_json(checked(data)), digest=data.get("digest", ""))
 
 
 @dataclass(frozen=True)

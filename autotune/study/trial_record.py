@@ -41,6 +41,9 @@ class TrialRecord:
     """Value of each fold; empty without folds."""
 
     seconds: float = 0.0
+    digest: str = ""
+    """SHA-256 of the delta file that it delivered; empty if there is none, or it is not known."""
+
     error: str = ""
     origin: str = ""
     """Path of the other run, or name of the baseline, that trained it; empty for own trials."""
@@ -100,6 +103,7 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
         curve=tuple(trial.intermediate_values[step] for step in steps),
         folds=tuple(record.get("folds", ())),
         seconds=record.get("seconds", 0.0),
+        digest=record.get("digest", ""),
         error=record.get("error", ""),
         origin=record.get("origin", ""),
         repeat_of=record.get("repeat_of"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import uuid
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -17,11 +19,47 @@ def cache_folder() -> Path:
     return Path(folder) if folder else user_cache_path("autotune")
 
 
+def digest_of(content: bytes) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_new(path: Path, content: str) -> bool:
+    """Write a file that must not exist; return False, with nothing changed, if it does.
+
+    Of several processes that write it at the same time, one succeeds.
+    """
+    whole = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    write_whole(whole, content)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        return _write_exclusively(path, content)
+    finally:
+        whole.unlink()
+    return True
+
+
+def _write_exclusively(path: Path, content: str) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
 @spent("storage")
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a temporary file and rename it, so that `path` never holds a part of the content."""
+def write_whole(path: Path, content: bytes | str, *, makes_folder: bool = True) -> None:
+    """Write a temporary file and rename it, so that `path` never holds a part of the content.
+
+    Without `makes_folder`, raises `FileNotFoundError` if its folder does not exist.
+    """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if makes_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(data)

@@ -23,6 +23,7 @@ from autotune.session.setup import Setup, released
 from autotune.session.sources import find_backbone
 from autotune.study.trial_record import TrialRecord
 from autotune.utils.events import warn
+from autotune.utils.files import digest_of
 
 
 def subject_of(
@@ -136,8 +137,10 @@ def _artifact(
         return read_artifact(study.best.artifact)
     first = record.number if record.repeat_of is None else record.repeat_of
     for number in (record.number, first):
-        if (file := study.folder.delta(number)).is_file():
-            return read_artifact(file)
+        if (content := study.folder.read(file := study.folder.delta(number))) is not None:
+            if record.digest in ("", digest_of(content)):
+                return from_bytes(content, str(file))
+            warn(f"{file} is not the file that was written, so it is not exported.")
     if not retrain:
         raise RunError(
             f"The delta of trial {record.number} was not kept. Use --retrain to train it again."

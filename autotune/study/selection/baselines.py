@@ -16,6 +16,7 @@ from autotune.study.backends.base import Backend
 from autotune.study.driver import Driver
 from autotune.study.selection.extra_jobs import Test, best_job, deliver_whole, forget_jobs
 from autotune.study.stages import BASELINE, Baseline
+from autotune.study.writer import Writer
 from autotune.utils.events import tell, warn
 
 PROBE, UNIFORM = "probe", "uniform"
@@ -79,15 +80,15 @@ def baseline_jobs(
 
 
 def train_baseline(
-    name: str, jobs: Sequence[Job], backend: Backend, test: Test, driver: Driver | None = None
+    name: str, jobs: Sequence[Job], backend: Backend, test: Test, writer: Writer
 ) -> Baseline:
     """Train jobs and return the best on validation, as a baseline without costs.
 
     Raises `TrialError` if all of them fail.
     """
-    trained = best_job(jobs, backend, driver)
+    trained = best_job(jobs, backend, writer)
     job, last = trained.job, trained.last
-    artifact = last.artifact or deliver_whole(job, backend, driver)
+    artifact = last.artifact or deliver_whole(job, backend, writer)
     tell(
         "reference",
         f"baseline {name}: {last.value:.4f} on validation",

@@ -6,7 +6,6 @@ started again if their worker dies.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +13,9 @@ from dataclasses import dataclass, replace
 from autotune.errors import TrialError
 from autotune.problem.job import Decision, Failure, Job, Progress
 from autotune.study.backends.base import Backend, JobList
-from autotune.study.driver import Driver
+from autotune.study.checkpoint_file import pack, read_checkpoint
+from autotune.study.writer import Writer
 from autotune.utils import interrupts
-from autotune.utils.files import write_whole
 
 Test = Callable[[bytes], Mapping[str, float]]
 """Function that evaluates the content of a delta file on the test part and returns metrics."""
@@ -31,32 +30,29 @@ class StoredJobs(JobList):
     """Jobs whose progress is kept in the run folder until `forget_jobs`.
 
     A job that was interrupted continues from its last checkpoint; one that had ended returns its
-    result without training again. Each file contains the values after each epoch (fold) as a line
-    of JSON, then the checkpoint.
+    result without training again. The note of each file has the values after each epoch (fold).
     """
 
-    def __init__(self, jobs: Sequence[Job], driver: Driver) -> None:
-        super().__init__(jobs, attempts=driver.options.attempts)
-        self.driver = driver
+    def __init__(self, jobs: Sequence[Job], writer: Writer) -> None:
+        super().__init__(jobs, attempts=writer.attempts)
+        self.writer = writer
         self.waiting = [self._continued(job) for job in jobs]
 
     def report(self, job: Job, progress: Progress) -> Decision:
         interrupts.check()
-        self.driver.lease.check()
+        self.writer.lease.check()
         decision = super().report(job, progress)
         if progress.checkpoint:
-            curve = json.dumps(self.curves[job.name]).encode()
-            file = self.driver.folder.job_checkpoint(job.name)
-            write_whole(file, curve + b"\n" + progress.checkpoint)
+            folder, note = self.writer.folder, {"curve": self.curves[job.name]}
+            folder.write(folder.job_checkpoint(job.name), pack(progress.checkpoint, note))
         return decision
 
     def _continued(self, job: Job) -> Job:
-        folder = self.driver.folder
-        content = folder.read(folder.job_checkpoint(job.name))
-        if content is None:
+        unpacked = read_checkpoint(self.writer.folder.job_checkpoint(job.name), job.name)
+        if unpacked is None:
             return job
-        curve, _, checkpoint = content.partition(b"\n")
-        self.curves[job.name] = {int(step): value for step, value in json.loads(curve).items()}
+        note, checkpoint = unpacked
+        self.curves[job.name] = {int(step): value for step, value in note["curve"].items()}
         return replace(job, checkpoint=checkpoint)
 
 
@@ -73,14 +69,14 @@ class Trained:
     """Wall-clock time of all jobs."""
 
 
-def best_job(jobs: Sequence[Job], backend: Backend, driver: Driver | None) -> Trained:
+def best_job(jobs: Sequence[Job], backend: Backend, writer: Writer) -> Trained:
     """Run jobs and return the one with the best value on validation.
 
-    Raises `TrialError` if all of them fail. With a `driver`, checkpoints are kept until the caller
-    has recorded the result and calls `forget_jobs`; without one, before there is a study, none are.
+    Raises `TrialError` if all of them fail. Checkpoints are kept until the caller has recorded the
+    result and calls `forget_jobs`.
     """
     began = time.monotonic()
-    listed = StoredJobs(jobs, driver) if driver else JobList(jobs)
+    listed = StoredJobs(jobs, writer)
     backend.run(listed)
     ended = [(job, listed.results[job.name]) for job in jobs]
     finished = [(job, result) for job, result in ended if isinstance(result, Progress)]
@@ -93,16 +89,15 @@ def best_job(jobs: Sequence[Job], backend: Backend, driver: Driver | None) -> Tr
     return Trained(job, best, curve, time.monotonic() - began)
 
 
-def forget_jobs(jobs: Sequence[Job], driver: Driver | None) -> None:
+def forget_jobs(jobs: Sequence[Job], writer: Writer) -> None:
     """Remove the checkpoints of jobs whose results are recorded."""
-    if driver is not None:
-        driver.folder.drop_job_checkpoints([name for job in jobs for name in _names(job)])
+    writer.folder.drop_job_checkpoints([name for job in jobs for name in _names(job)])
 
 
-def deliver_whole(job: Job, backend: Backend, driver: Driver | None) -> bytes:
+def deliver_whole(job: Job, backend: Backend, writer: Writer) -> bytes:
     """Train a job that was scored by folds on all folds together; return its delta file."""
     whole = replace(job, name=_names(job)[1], whole=True)
-    artifact = best_job([whole], backend, driver).last.artifact
+    artifact = best_job([whole], backend, writer).last.artifact
     assert artifact is not None
     return artifact
 

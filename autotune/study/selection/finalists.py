@@ -33,7 +33,7 @@ from autotune.study.stages import (
 )
 from autotune.study.trial_record import BASELINE_ORIGIN, TrialRecord
 from autotune.utils.events import tell, warn
-from autotune.utils.files import write_whole
+from autotune.utils.files import digest_of
 
 
 def run_finalists(driver: Driver, backend: Backend, test: Test) -> None:
@@ -172,7 +172,7 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
     driver.lease.check()
     last = trained.last
     if last.artifact is not None:
-        write_whole(driver.folder.delta(record.number, seed), last.artifact)
+        driver.folder.write(driver.folder.delta(record.number, seed), last.artifact)
     driver.record(f"{REPEAT}:{record.number}:{seed}", repeat_of(last, trained.seconds))
     forget_jobs([job], driver)
     text = f"{job.name}: {last.value:.4f}"
@@ -182,7 +182,8 @@ def _repeat(driver: Driver, backend: Backend, record: TrialRecord, seed: int) ->
 
 def repeat_of(last: Progress, seconds: float) -> Repeat:
     """Record of a repeat that ended with the progress `last`."""
-    return Repeat(last.value, last.metrics, last.folds, seconds)
+    digest = "" if last.artifact is None else digest_of(last.artifact)
+    return Repeat(last.value, last.metrics, last.folds, seconds, digest)
 
 
 def _repeat_probe(driver: Driver, backend: Backend, probe: Baseline, seeds: list[int]) -> None:
@@ -260,10 +261,13 @@ def _file(driver: Driver, backend: Backend, winner: TrialRecord, seed: int) -> b
     repeat = None if seed == driver.options.seed else seed
     path = driver.folder.delta(winner.number, repeat)
     if (content := driver.folder.read(path)) is not None:
-        return content
+        digest = winner.digest if repeat is None else driver.repeats(winner.number)[seed].digest
+        if digest in ("", digest_of(content)):
+            return content
+        warn(f"{path} is not the file that was written, so its trial is trained again.")
     content = _delivered(driver, backend, repeat_job(winner, seed))
     driver.lease.check()
-    write_whole(path, content)
+    driver.folder.write(path, content)
     return content
 
 

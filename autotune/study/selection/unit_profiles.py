@@ -95,13 +95,13 @@ class _Repeats(StoredJobs):
         assert isinstance(last, Progress)
         record, seed = self.jobs[job.name]
         repeat = repeat_of(last, self.seconds[job.name])
-        self.driver.record(f"{REPEAT}:{record.number}:{seed}", repeat)
-        forget_jobs([job], self.driver)
+        self.writer.record(f"{REPEAT}:{record.number}:{seed}", repeat)
+        forget_jobs([job], self.writer)
         tell("repeat-of-finalist", f"{job.name}: {last.value:.4f}", number=record.number, seed=seed)
 
     def fail(self, job: Job, failure: Failure) -> None:
         super().fail(job, failure)
-        forget_jobs([job], self.driver)
+        forget_jobs([job], self.writer)
         warn(f"{job.name} failed and is left out: {failure.text}")
 
 

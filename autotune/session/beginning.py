@@ -1,0 +1,81 @@
+"""What is recorded before the first trial: the preparation, the problem, trials of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from autotune.errors import RunError
+from autotune.problem.problem import Problem
+from autotune.run.related import open_run
+from autotune.session.identity import identity_of
+from autotune.session.policy_stage import open_supernet
+from autotune.session.preparation import buffer_cost, settle_preparation
+from autotune.session.setup import Setup
+from autotune.study.driver import create
+from autotune.study.run_folder import RunFolder
+from autotune.study.selection.unit_profiles import as_trials
+from autotune.study.stages import DIGESTS, PREPARATION, versioned
+from autotune.study.trial_record import problem_to_json
+from autotune.study.writer import Writer
+from autotune.utils.events import tell
+from autotune.utils.files import digest_of
+
+
+def create_study(folder: RunFolder, setup: Setup) -> None:
+    """Create the study of a run folder, with nothing done yet."""
+    create(folder, setup.settings.storage, setup.problem, {"identity": identity_of(setup)})
+
+
+def prepare_study(setup: Setup, writer: Writer) -> None:
+    """Settle the preparation and record it last, with everything that depends on it before.
+
+    Interrupted, it is done again up to the trainings that are recorded.
+    """
+    buffers, records = settle_preparation(setup, writer)
+    problem = setup.problem.charged(buffer_cost(buffers))
+    stored = {name: versioned(record.to_json()) for name, record in records.items()}
+    settled = stored.pop(PREPARATION)
+    if setup.settings.supernet is not None:
+        open_supernet(setup.settings.supernet, writer.identity, settled["bnstats"])
+    if not writer.study.get_trials(deepcopy=False):
+        writer.study.add_trials(_profiled(setup, problem, settled["bnstats"]))
+    if buffers:
+        content = save_tensors(dict(buffers))
+        writer.folder.write(writer.folder.prepared, content)
+        writer.write(f"{DIGESTS}:{writer.folder.prepared.name}", digest_of(content))
+    writer.write_all({**stored, "problem": problem_to_json(problem), PREPARATION: settled})
+
+
+def prepared_buffers(writer: Writer) -> Mapping[str, Tensor]:
+    """Buffers that the preparation settled on; empty if statistics were not re-estimated.
+
+    Raises `RunError` if their file is missing or another one: trials would be compared on
+    different backbones.
+    """
+    file = writer.folder.prepared
+    content, digest = writer.folder.read(file), writer.attribute(f"{DIGESTS}:{file.name}")
+    expects_one = writer.preparation is not None and writer.preparation.bnstats == "on"
+    if content is None and not expects_one:
+        return {}
+    if content is None or (digest is not None and digest_of(content) != digest):
+        raise RunError(
+            f"A run continues with the statistics that it began with, {file} is "
+            f"{'missing' if content is None else 'not the file that was written'}. Restore it, or "
+            "search again."
+        )
+    return load_tensors(content)
+
+
+def _profiled(setup: Setup, problem: Problem, statistics: str) -> Sequence[Any]:
+    """Trials of `--profile`, which come in addition to the requested number of trials."""
+    if setup.settings.profile is None:
+        return ()
+    profile = open_run(setup.settings.profile, "--profile", identity_of(setup), statistics)
+    trials = as_trials(profile, problem, setup.grids)
+    tell("profile", f"{len(trials)} trials of {profile.folder.path} are known from the beginning.")
+    return trials
