@@ -103,7 +103,7 @@ def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, e
         preexec_fn=heed_interrupts,
     )
     try:
-        wait_for(lambda: list(folder.glob("trials/*/checkpoint.safetensors")), process)
+        wait_for(lambda: list(folder.glob("trials/*/trial.checkpoint")), process)
         began = time.monotonic()
         os.kill(process.pid, ending)
         _, errors = process.communicate(timeout=30)
@@ -112,7 +112,7 @@ def test_a_signal_ends_a_search_within_ten_seconds(tmp_path, backend, workers, e
         process.kill()
     assert process.returncode == 130, errors
     assert f"autotune resume {folder}" in errors
-    assert list(folder.glob("trials/*/checkpoint.safetensors"))
+    assert list(folder.glob("trials/*/trial.checkpoint"))
     assert not (folder / "lease.json").exists()
     assert Study(folder).state == "interrupted"
 

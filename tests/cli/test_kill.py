@@ -112,9 +112,9 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(output, tmp_path):
     assert learned(folder) == learned(tmp_path / "whole"), summary
     assert learned(folder) is not None
     assert started_after_their_end(folder) == [], summary
-    assert not list(folder.rglob("checkpoint.safetensors")), summary
+    assert not list(folder.rglob("trial.checkpoint")), summary
     assert not (folder / "lease.json").exists(), summary
-    assert not (folder / "supernet.safetensors").exists(), summary
+    assert not (folder / "supernet.checkpoint").exists(), summary
 
 
 class Interrupting(logging.Handler):

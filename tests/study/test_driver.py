@@ -19,6 +19,7 @@ from autotune.problem.plan import Choice, Plan
 from autotune.problem.problem import Problem
 from autotune.problem.recipes import uniform_placement
 from autotune.study.backends.inline import InlineBackend
+from autotune.study.checkpoint_file import read_checkpoint
 from autotune.study.driver import KEPT, REPEATS_IN_A_ROW, Driver, create
 from autotune.study.pruners import FEWEST_TRIALS
 from autotune.study.reader import Records
@@ -168,7 +169,7 @@ def test_an_epoch_is_not_recorded_twice(driving, folder):
         driver.report(job, Progress(1, 0.25, {}, b"first"))
         driver.report(job, Progress(1, 0.75, {}, b"second"))
         assert driver.trials[0].curve == (0.25,)
-        assert folder.checkpoint(0).read_bytes() == b"first"
+        assert read_checkpoint(folder.checkpoint(0), "it") == ({}, b"first")
 
 
 def test_a_late_report_of_an_older_attempt_is_dropped(driving, folder):
@@ -182,7 +183,7 @@ def test_a_late_report_of_an_older_attempt_is_dropped(driving, folder):
         driver.finish(old)
         driver.fail(old, Failure("ValueError", "late"))
         assert driver.trials[0].curve == (0.25,)
-        assert folder.checkpoint(0).read_bytes() == b"first"
+        assert read_checkpoint(folder.checkpoint(0), "it") == ({}, b"first")
 
 
 def test_a_trial_whose_worker_always_dies_fails_in_the_end(driving):
@@ -309,7 +310,7 @@ def test_a_running_trial_has_a_checkpoint_that_goes_when_it_ends(driving, folder
         job = driver.next_job()
         *_, last = (driver.report(job, progress) for progress in TableEngine()(job))
         assert last is Decision.CONTINUE
-        assert kept(folder) == {0: ["checkpoint.safetensors"]}
+        assert kept(folder) == {0: ["trial.checkpoint"]}
         driver.finish(job)
     assert kept(folder) == {0: ["delta.safetensors"]}
 
@@ -450,7 +451,7 @@ def test_a_driver_that_dies_at_any_write_is_gone_on_with(driving, new_run, after
         with driving(at=at, **TWO) as driver:
             assert seen(run(driver, second)) == whole, f"died at write {n}"
         assert not done & set(second.names), f"died at write {n}"
-        assert not list(at.path.rglob("checkpoint.safetensors")), f"died at write {n}"
+        assert not list(at.path.rglob("trial.checkpoint")), f"died at write {n}"
         n += 3
     assert n > 30, "there are as many writes, and one was the last"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import pytest
 from autotune.errors import LeaseError
 from autotune.problem.job import Progress
 from autotune.study.backends.inline import InlineBackend
+from autotune.study.checkpoint_file import read_checkpoint
 from autotune.study.driver import Driver, DriverOptions
 from autotune.study.lease import STALE, Lease, Owner, holder, settle_seconds
 from autotune.study.reader import Records
+from autotune.utils.processes import process_space
 
 from .table_engine import TableEngine
 
@@ -45,6 +48,7 @@ def attribute() -> Attribute:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
     return tmp_path / "run" / "lease.json"
 
 
@@ -115,10 +119,32 @@ def test_a_lease_whose_process_is_dead_is_taken_over_at_once(file, attribute):
         assert attribute.value == asdict(held.me)
 
 
-def test_a_dead_number_on_another_host_says_nothing(file, attribute):
-    written(file, replace(Owner.me(), pid=dead_process(), host="elsewhere"))
+@pytest.mark.parametrize("processes", ["", "another machine", f"{process_space()}0"])
+def test_a_dead_number_on_another_machine_or_in_another_container_says_nothing(
+    file, attribute, processes
+):
+    """Containers may have the same host name; earlier versions wrote no space of processes."""
+    written(file, replace(Owner.me(), pid=dead_process(), processes=processes))
     with pytest.raises(LeaseError), lease(file, attribute):
         pass
+
+
+def test_a_lease_whose_number_another_process_has_by_now_is_taken_over_at_once(file, attribute):
+    attribute.write(asdict(written(file, replace(Owner.me(), born="long ago"))))
+    with lease(file, attribute) as held:
+        assert attribute.value == asdict(held.me)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_driver_whose_folder_is_moved_or_removed_stops_and_makes_nothing(file, attribute, moved):
+    with lease(file, attribute, renew=0.02) as held:
+        folder = file.parent
+        folder.rename(folder.with_name("moved")) if moved else shutil.rmtree(folder)
+        wait_until(lambda: held.is_lost)
+        with pytest.raises(LeaseError, match="is gone, so the search stops"):
+            held.check()
+        time.sleep(0.05)
+    assert not folder.exists()
 
 
 def test_a_lease_that_is_not_renewed_goes_stale(file, attribute):
@@ -131,7 +157,6 @@ def test_a_lease_that_is_not_renewed_goes_stale(file, attribute):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "null"])
 def test_a_damaged_lease_file_is_no_lease(file, attribute, content):
-    file.parent.mkdir()
     file.write_text(content)
     with lease(file, attribute):
         assert holder(file, None) is not None
@@ -174,7 +199,7 @@ def test_a_driver_that_lost_its_study_writes_nothing_more(folder, grids):
     (trial,) = Records(folder, None).trials
     assert trial.curve == (0.5,)
     assert not trial.state.is_finished()
-    assert folder.checkpoint(0).read_bytes() == b"one"
+    assert read_checkpoint(folder.checkpoint(0), "it") == ({}, b"one")
     for write in (lambda: driver.write("stage:final", 1), driver.next_job):
         with pytest.raises(LeaseError):
             write()

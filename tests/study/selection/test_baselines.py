@@ -182,17 +182,19 @@ def test_a_rate_that_fails_leaves_the_others(driving, grids):
     plan = Plan({"stem": Choice.of("lowrank", rank=1)})
     jobs = [Job(f"try {i}", plan, rates, 0) for i, rates in enumerate(three_rates(grids, plan, 1))]
     best = max(jobs, key=lambda job: looked_up(job, 4))
-    chosen = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))), None)
+    with driving() as driver:
+        chosen = best_job(jobs, InlineBackend(TableEngine(fails=(best.name,))), driver)
     assert chosen.job is not best
     assert chosen.last.value == max(looked_up(job, 4) for job in jobs if job is not best)
     assert chosen.curve == tuple(looked_up(chosen.job, step) for step in range(1, 5))
 
 
-def test_a_baseline_that_fails_with_every_rate_names_the_reason(grids):
+def test_a_baseline_that_fails_with_every_rate_names_the_reason(driving):
     jobs = [Job(f"try {i}", Plan(), {}, 0) for i in range(2)]
     engine = TableEngine(fails=("try 0", "try 1"))
-    with pytest.raises(TrialError, match=r"try 0 failed with every learning rate: try 0 cannot be"):
-        best_job(jobs, InlineBackend(engine), None)
+    reason = "try 0 failed with every learning rate: try 0 cannot be"
+    with driving() as driver, pytest.raises(TrialError, match=reason):
+        best_job(jobs, InlineBackend(engine), driver)
 
 
 def test_a_baseline_scored_by_folds_is_delivered_from_all_of_them(driving):
