@@ -195,4 +195,6 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except KeyError as error:
-        raise RunError(f"A run has a study, {where} holds none. Search again.") from error
+        raise RunError(
+            f"A run has a study, {where} holds none. Continue with autotune resume, or search again."
+        ) from error
