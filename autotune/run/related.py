@@ -18,15 +18,16 @@ _TRAINING_KEYS = (
 """Keys of a run's identity that change the values of its trials, so that both must agree."""
 
 
-def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str) -> Records:
+def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str | None) -> Records:
     """Open the run that `option` names; `ConfigError` if its training differs from `identity`.
 
-    `statistics` is `on` if the backbone's normalisation statistics were re-estimated.
+    `statistics` is `on` if the backbone's normalisation statistics were re-estimated, `off` if they
+    were not, and None before that is decided, when they are not compared.
     """
     folder = RunFolder.existing(run)
     records = Records(folder, read_settings({}, file=str(folder.config)).storage)
     stored = {**records.identity, "statistics": _statistics(records)}
-    current = {**identity, "statistics": statistics}
+    current = {**identity, "statistics": statistics or stored["statistics"]}
     differs = [
         key for key in (*_TRAINING_KEYS, "statistics") if stored.get(key) != current.get(key)
     ]

@@ -31,6 +31,15 @@ def create_study(folder: RunFolder, setup: Setup) -> None:
     create(folder, setup.settings.storage, setup.problem, {"identity": identity_of(setup)})
 
 
+def check_related(setup: Setup) -> None:
+    """Raise `ConfigError` for `--supernet` or `--profile` with a run of another training."""
+    supernet, profile = setup.settings.supernet, setup.settings.profile
+    if supernet is not None:
+        open_supernet(supernet, identity_of(setup), None)
+    if profile is not None:
+        open_run(profile, "--profile", identity_of(setup), None)
+
+
 def prepare_study(setup: Setup, writer: Writer) -> None:
     """Settle the preparation and record it last, with everything that depends on it before.
 

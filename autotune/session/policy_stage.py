@@ -135,7 +135,7 @@ def _by_supernet(
         return policy, course, {"lr:head": shot.rates["lr:head"]}
 
 
-def open_supernet(run: str, identity: Mapping[str, Any], statistics: str) -> Records:
+def open_supernet(run: str, identity: Mapping[str, Any], statistics: str | None) -> Records:
     """Records of the run given by `--supernet`; `ConfigError` if its training differs."""
     other = open_run(run, "--supernet", identity, statistics)
     if other.policy_stage is None:

@@ -12,7 +12,7 @@ import torch
 
 from autotune.deltas.artifact import from_bytes, to_bytes
 from autotune.run.settings import Settings, write_settings
-from autotune.session.beginning import create_study, prepare_study
+from autotune.session.beginning import check_related, create_study, prepare_study
 from autotune.session.driving import driving, owned
 from autotune.session.policy_stage import learned_scores, save_policy
 from autotune.session.setup import Setup
@@ -36,6 +36,7 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
 
     `config.yaml` is the first file, so that a search can be resumed whenever it is interrupted.
     """
+    check_related(setup)
     folder.claim(write_settings(setup.settings))
     create_study(folder, setup)
     drive(folder, setup, began, origins)

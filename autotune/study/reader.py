@@ -196,5 +196,6 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
         return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except KeyError as error:
         raise RunError(
-            f"A run has a study, {where} holds none. Continue with autotune resume, or search again."
+            f"A run has a study, {where} holds none. Continue with autotune resume, or search "
+            "again."
         ) from error

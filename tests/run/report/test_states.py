@@ -23,6 +23,7 @@ from autotune.run.report import FORMS, report_of, write_report
 from autotune.run.report.section import Report
 from autotune.run.settings import Settings, write_settings
 from autotune.study.driver import create
+from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies.base import search_space
 
@@ -60,7 +61,8 @@ def made(tmp_path: Path) -> Callable[..., Path]:
     def make(trials: list[FrozenTrial], name: str = "run") -> Path:
         folder = RunFolder(tmp_path / name)
         begun: dict[str, Any] = {"identity": {"metric": "accuracy", "seed": 0, "data": "x"}}
-        create(folder, None, PROBLEM, begun, trials)
+        create(folder, None, PROBLEM, begun)
+        Records(folder, None).study.add_trials(trials)
         folder.config.write_text(write_settings(Settings(strategy="random")))
         return folder.path
 
