@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
+from autotune.backbones.snapshot import Snapshot
 from autotune.deltas.computed import computed_in
 from autotune.training.prefix.mode_effects import NORMS
 from autotune.training.prefix.mode_switch import (
@@ -81,6 +82,7 @@ def _with_blocks(
 
 
 def _exported(root: Root, examples: Tensor) -> ExportedProgram:
+    snapshot = Snapshot(root)
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
@@ -89,6 +91,8 @@ def _exported(root: Root, examples: Tensor) -> ExportedProgram:
             )
     except Exception as error:  # the network's code may raise anything
         raise Untraceable.by(error) from error
+    finally:
+        snapshot.restore()
 
 
 @contextmanager
