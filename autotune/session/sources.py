@@ -18,7 +18,12 @@ from autotune.backbones.head_factory import load_head_factory
 from autotune.backbones.inputs import InputDescription
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
-from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
+from autotune.backbones.usage import (
+    excluded_parameters,
+    frozen_parameters,
+    swapped_parameters,
+    unused_parameters,
+)
 from autotune.errors import ConfigError, first_line
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import OBJECT, Settings, load_input, load_space
@@ -87,6 +92,7 @@ def leave_out(
     )
     if not settings.unfreeze:
         protected |= frozen_parameters(backbone.network)
+    protected |= swapped_parameters(backbone.network, examples)
     settled = replace(backbone, unused=unused, protected=protected)
     if not settled.tunable():
         raise ConfigError(

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autotune
 from autotune.backbones.base import describe
@@ -94,3 +94,25 @@ def test_an_output_without_logits_is_refused_with_what_it_is(pack, words, tmp_pa
     with pytest.raises(BackboneError) as caught:
         autotune.search(Returning(pack), (X, Y), budget="50%", out=str(tmp_path / "run"))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Clipping(Returning):
+    def forward(self, x):
+        self.body.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Returning(Tensor.squeeze), "which gives (2,). Use flatten(1) instead of squeeze()"),
+        (Returning(nn.BatchNorm1d(2, track_running_stats=False)), "an error (Expected more than 1"),
+        (Clipping(lambda y: y), "this network's changes body.weight. Change them outside of"),
+    ],
+)
+def test_a_forward_pass_that_training_would_trip_over_is_refused(network, words, tmp_path):
+    weight = network.body.weight.detach().clone()
+    with pytest.raises(BackboneError) as caught:
+        autotune.search(network, (X, Y), budget="50%", out=str(tmp_path / "run"), head="head")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert torch.equal(network.body.weight, weight)
