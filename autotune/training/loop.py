@@ -214,7 +214,7 @@ def evaluate(
     return measure(logits, labels, recipe.metric)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, in which a network cannot compute gradients for itself
 @plain_checkpoints()
 def predict(
     network: Callable[..., Tensor],
