@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
+from autotune.backbones.batch_length import symbolic_length
 from autotune.backbones.snapshot import Snapshot
 from autotune.deltas.computed import computed_in
 from autotune.training.prefix.mode_effects import NORMS
@@ -82,9 +83,9 @@ def _with_blocks(
 
 
 def _exported(root: Root, examples: Tensor) -> ExportedProgram:
-    snapshot = Snapshot(root)
+    snapshot = Snapshot(root.network)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), symbolic_length(root):
             warnings.simplefilter("ignore")
             return torch.export.export(
                 root, (examples,), dynamic_shapes=({0: Dim.AUTO},), strict=False

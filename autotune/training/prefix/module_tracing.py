@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import fx, nn
 
+from autotune.backbones.batch_length import symbolic_length
 from autotune.backbones.snapshot import Snapshot
 from autotune.training.prefix.mode_effects import recording_mode_reads
 from autotune.training.prefix.nodes import (
     NETWORK,
+    Root,
     Untraceable,
     end_of,
     module_input,
@@ -35,7 +37,7 @@ class Traced:
     """
 
 
-def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
+def trace_modules(root: Root, dependent: Collection[str]) -> Traced:
     """Trace repeatedly until every container with code of another kind is one node.
 
     These are containers that cannot be traced, and those among `dependent`, whose computation
@@ -44,9 +46,9 @@ def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
     untraced: list[str] = []
     opaque: list[str] = []
     while True:
-        tracer, snapshot = _Tracer(root, [*untraced, *opaque]), Snapshot(root)
+        tracer, snapshot = _Tracer(root, [*untraced, *opaque]), Snapshot(root.network)
         try:
-            with recording_mode_reads(root) as readers:
+            with symbolic_length(root), recording_mode_reads(root) as readers:
                 graph = tracer.trace(root)
         except Exception as error:
             if not (container := _innermost(tracer.inside, [*untraced, *opaque])):
@@ -56,6 +58,9 @@ def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
         finally:
             snapshot.restore()  # a network may keep values that it computes
         end_of(graph)
+        for name in tracer.tensor_attrs.values():
+            if name in vars(root):  # a constant that the network's code computes
+                root.hold(name, getattr(root, name))
         mode_readers = readers.intersection(dependent)
         if not mode_readers - {NETWORK}:
             large = [path for path in opaque if _holds_most(root, path)]
