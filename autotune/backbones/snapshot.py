@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from operator import is_
 from typing import Any
@@ -21,25 +21,41 @@ _MOST_NESTED = 4
 
 
 class Snapshot:
-    """Values of what a forward pass may write, to be restored once.
+    """Values of what a forward pass may write, to be restored.
 
     These are all buffers (counters, running means, the vectors of spectral norm), weights of
     embeddings with `max_norm`, which torch renormalises in place, and plain attributes: numbers,
     tensors, and lists and mappings of them, such as a cache of keys. A tensor that the network's
-    code replaced by another one is put back, too.
+    code replaced by another one is put back, too. Modules in `without`, and their tensors wherever
+    they are, may change; so may plain attributes unless `has_attributes`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        without: Iterable[nn.Module] = (),
+        has_attributes: bool = True,
+    ) -> None:
+        outside = set(without)
+        modules = [module for module in network.modules() if module not in outside]
+        others = {id(t) for module in outside for t in (*module.parameters(), *module.buffers())}
         self._tensors = [
             (owner, name, tensor, tensor.detach().clone())
-            for owner, name, tensor in _written(network)
-            if not tensor.is_meta
+            for owner, name, tensor in _written(modules)
+            if not tensor.is_meta and id(tensor) not in others
         ]
-        self._attributes = [(vars(m), _plain(m), _undo(_plain(m))) for m in network.modules()]
+        plain = [(vars(m), _plain(m)) for m in modules if has_attributes]
+        self._attributes = [(known, values, _undo(values)) for known, values in plain]
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Restore the values; further calls do nothing."""
+        self.rewind()
+        self._tensors, self._attributes = [], []
+
+    @torch.no_grad()
+    def rewind(self) -> None:
+        """Restore the values, to be restored again later."""
         for owner, name, tensor, value in self._tensors:
             # not by `_version`: batch norm writes its statistics without counting it
             if not torch.equal(tensor, value):
@@ -51,11 +67,10 @@ class Snapshot:
                 del attributes[name]
             attributes.update(before)
             undo()
-        self._tensors, self._attributes = [], []
 
 
-def _written(network: nn.Module) -> Iterator[tuple[dict[str, Tensor], str, Tensor]]:
-    for module in network.modules():
+def _written(modules: Iterable[nn.Module]) -> Iterator[tuple[dict[str, Tensor], str, Tensor]]:
+    for module in modules:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 yield module._buffers, name, buffer  # type: ignore[misc]

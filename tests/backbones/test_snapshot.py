@@ -100,3 +100,15 @@ def test_attributes_that_a_forward_pass_writes_are_restored():
     assert network.calls == 0 and network.last is None and not hasattr(network, "extra")
     assert network.cache is cache and cache == {"keys": []} and network.shapes == []
     assert network.total is total and not total.any()
+
+
+def test_modules_may_be_left_out_of_a_snapshot_and_attributes_too():
+    network = nn.ModuleDict({"a": Remembering(), "b": Counting()})
+    others = [*network["b"].modules()]
+    snapshot = Snapshot(network, without=others, has_attributes=False)
+    for module in network.values():
+        module(torch.randn(3, 4))
+    snapshot.rewind()
+    assert network["a"].calls == 1 and network["b"].calls == 1
+    Snapshot(network, without=others).restore()
+    assert network["a"].calls == 1
