@@ -115,7 +115,7 @@ def _kind(output: Any) -> str:
 def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:
     try:
         return network(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # the network's code may raise anything
         first = first_line(error)
         raise TaskError(
             f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
@@ -129,11 +129,12 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
     head = backbone.new_head(n)
     try:
         with exchanged(network, path, head):
-            got = tuple(logits_of(network(inputs)).shape)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        got = (first_line(error),)
-    if got != (len(inputs), n):
+            got = str(tuple(logits_of(network(inputs)).shape))
+    except Exception as error:  # the network's code may raise anything
+        got = f"an error ({first_line(error)})"
+    if got != (wanted := str((len(inputs), n))):
         raise BackboneError(
-            f"With a head for {n} classes in place of {path!r} the backbone must return "
-            f"({len(inputs)}, {n}), got {got}. Name the last layer with --head."
+            f"With a head for {n} classes in place of {path!r} the backbone must return {wanted}, "
+            f"got {got}. Name the last layer with --head; if a bare parameter makes the logits, "
+            "put it into a layer such as nn.Linear."
         )

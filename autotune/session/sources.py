@@ -125,7 +125,7 @@ def find_choices(
         return space, units
     try:
         flow = trace(backbone.network, input)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # the network's code may raise anything
         first = first_line(error)
         warn(f"The network cannot be traced, so no method that adds a path is offered: {first}")
         return space, units

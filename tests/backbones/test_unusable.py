@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import autotune
 from autotune.backbones.base import describe
-from autotune.errors import BackboneError
+from autotune.errors import AutotuneError, BackboneError
 
 X, Y = torch.randn(20, 8), torch.arange(20) % 2
 
@@ -94,6 +94,30 @@ def test_an_output_without_logits_is_refused_with_what_it_is(pack, words, tmp_pa
     with pytest.raises(BackboneError) as caught:
         autotune.search(Returning(pack), (X, Y), budget="50%", out=str(tmp_path / "run"))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Bare(nn.Module):
+    """The logits come from a parameter that is in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.weight = nn.Linear(8, 8), nn.Parameter(torch.ones(8, 2))
+
+    def forward(self, x):
+        return self.body(x) @ self.weight
+
+
+class Odd(nn.Linear):
+    def forward(self, x):
+        raise KeyError("speaker")
+
+
+def test_a_head_that_is_no_layer_and_an_odd_error_are_told_in_one_line(tmp_path):
+    odd = nn.Sequential(Odd(8, 8), nn.Linear(8, 2))
+    for network, words in ((Bare(), "put it into a layer such as nn.Linear"), (odd, "speaker")):
+        with pytest.raises(AutotuneError) as caught:
+            autotune.search(network, (X, Y), budget="50%", out=str(tmp_path / "run"))
+        assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 class Clipping(Returning):
