@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,9 +17,12 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("autotune", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
 
 
-def write_section(title: str, text: str) -> None:
-    """Write `text` under the heading `## title`, replacing the previous section."""
-    section = f"## {title}\n\n{_provenance()}\n\n{text.strip()}\n\n"
+def write_section(title: str, text: str, *, packages: Sequence[str] = ()) -> None:
+    """Write `text` under the heading `## title`, replacing the previous section.
+
+    The versions of `packages` are listed in addition to those of every section.
+    """
+    section = f"## {title}\n\n{_provenance(packages)}\n\n{text.strip()}\n\n"
     old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n\n"
     pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.M | re.S)
     appended = f"{old.rstrip()}\n\n{section}"
@@ -41,10 +45,10 @@ def spread(values: list[float], *, scale: float = 100, digits: int = 1) -> str:
     return f"{mean(scaled):.{digits}f} ± {stdev(scaled):.{digits}f}"
 
 
-def _provenance() -> str:
+def _provenance(packages: Sequence[str]) -> str:
     import torch
 
-    installed = installed_versions(*PACKAGES)
+    installed = installed_versions(*PACKAGES, *packages)
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     command = " ".join(["python", *sys.argv])

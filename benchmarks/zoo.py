@@ -98,4 +98,4 @@ if __name__ == "__main__":
             with TABLE.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(cells(row), row["faults"], flush=True)
-    write_section("Networks of all kinds", report(known))
+    write_section("Networks of all kinds", report(known), packages=("transformers", "timm"))

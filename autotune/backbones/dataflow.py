@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autotune.backbones.eval_mode import evaluating
-from autotune.backbones.inputs import InputDescription
+from autotune.backbones.inputs import InputDescription, some_inputs
 
 BATCH = 2
 """Blank examples in a trace; more than one, as other dimensions of size 1 are common."""
+
+NOISY = 5
+"""Examples of noise in a trace."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +78,59 @@ class Flow:
 
 
 def trace(network: nn.Module, input: InputDescription) -> Flow:
-    """Record the flow of two blank examples through the network, which is left unchanged.
+    """Record the flow of blank examples through the network, which is left unchanged.
 
-    Works on the meta device too, without any arithmetic. Raises what the network raises.
+    Batches of other sizes, one of them of noise, show what is called with all examples: where a
+    network sends each example another way, some modules get a part of them. Works on the meta
+    device too, with one batch and without any arithmetic. Raises what the network raises.
     """
     device = next(network.parameters()).device
     dtype = getattr(torch, input.dtype)
     blank = torch.zeros(BATCH, *input.example_shape, dtype=dtype, device=device)
-    recorder = _Recorder(network)
+    flow = _flow_of(network, blank)
+    if device.type != "meta":
+        for batch in (torch.cat([blank, blank[:1]]), some_inputs(input, NOISY).to(device)):
+            with suppress(Exception):  # a network may refuse noise
+                flow = _in_both(flow, _flow_of(network, batch))
+    return flow
+
+
+def _flow_of(network: nn.Module, inputs: Tensor) -> Flow:
+    recorder = _Recorder(network, len(inputs))
     try:
         with evaluating(network):
-            network(blank)
+            network(inputs)
     finally:
         recorder.close()
     return Flow(recorder.calls())
 
 
+def _in_both(flow: Flow, other: Flow) -> Flow:
+    """Calls that are in two flows; their tensors have a batch if they have it in both."""
+    pairs = [(call, other.get(call.path)) for call in flow]
+    return Flow(
+        {
+            call.path: replace(
+                call,
+                input=_alike(call.input, also.input),
+                output=_alike(call.output, also.output),
+            )
+            for call, also in pairs
+            if also is not None
+        }
+    )
+
+
+def _alike(point: Point | None, other: Point | None) -> Point | None:
+    if point is None or other is None:
+        return None
+    is_batched = point.is_batched and other.is_batched and point.shape == other.shape
+    return replace(point, is_batched=is_batched)
+
+
 class _Recorder:
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, n_examples: int) -> None:
+        self.network, self.n_examples = network, n_examples
         self.paths = {module: path for path, module in network.named_modules()}
         self.began: list[nn.Module] = []
         self.passed: dict[nn.Module, tuple[Any, Any]] = {}
@@ -123,7 +161,8 @@ class _Recorder:
 
     def _call(self, module: nn.Module, end: int) -> Call:
         path, (value, output) = self.paths[module], self.passed[module]
-        before, after = _point(module, path, True, value), _point(module, path, False, output)
+        before = _point(module, path, True, value, self.n_examples)
+        after = _point(module, path, False, output, self.n_examples)
         return Call(path, before, after, end)
 
 
@@ -132,12 +171,12 @@ def first_tensor(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) and output else output
 
 
-def _point(module: nn.Module, path: str, is_input: bool, value: Any) -> Point | None:
+def _point(module: nn.Module, path: str, is_input: bool, value: Any, n: int) -> Point | None:
     tensor = value if is_input else first_tensor(value)
     if not isinstance(tensor, Tensor) or tensor.ndim < 2:
         return None
     channel = _channel(module, tensor, is_input)
-    batched = len(tensor) == BATCH
+    batched = len(tensor) == n
     return Point(path, is_input, tuple(tensor.shape[1:]), tensor.dtype, channel, batched)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from autotune.backbones.base import Backbone
 
 UNUSED, FROZEN, EXCLUDED, NO_FLOAT = "unused", "frozen", "excluded", "no float"
+SWAPPED = "replaced by the network's own code"
 """Reasons; unused parameters are no part of the 100 %, the others are."""
 
 

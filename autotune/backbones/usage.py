@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import stateless
 
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
@@ -33,6 +35,68 @@ def unused_parameters(network: nn.Module, batches: Sequence[Tensor]) -> frozense
             logits_of(network(inputs)).sum().backward()
             left = {name for name in left if names[name].grad is None}
     return frozenset(left)
+
+
+def written_parameters(network: nn.Module, inputs: Tensor) -> list[str]:
+    """Names of parameters whose values a forward pass changes, in either mode.
+
+    Examples are a teacher that follows its student, or weights that are clipped in place. Values
+    are restored; weights of embeddings with `max_norm`, which are handled, do not count.
+    """
+    handled = {id(p) for m in network.modules() if hasattr(m, "max_norm") for p in m.parameters()}
+    named = [(n, p) for n, p in network.named_parameters() if id(p) not in handled]
+    before = [p.detach().to("cpu", copy=True) for _, p in named]
+    with evaluating(network), torch.random.fork_rng(devices=_gpus(inputs)):
+        for mode in (False, True):
+            with suppress(Exception):  # such as batch norm in training mode on one value
+                network.train(mode)(inputs)
+        written = []
+        for (name, parameter), value in zip(named, before, strict=True):
+            if not torch.equal(_bytes(parameter), _bytes(value)):
+                parameter.copy_(value)
+                written.append(name)
+    return written
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Values as bytes, in which NaN is equal to NaN, and which every dtype has."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def _gpus(inputs: Tensor) -> list[torch.device]:
+    return [inputs.device] if inputs.is_cuda else []
+
+
+def swapped_parameters(network: nn.Module, batches: Sequence[Tensor]) -> frozenset[str]:
+    """Names of parameters for which the network's own code puts others, with `functional_call`.
+
+    Weights of hypernetworks and ensembles are such; what a plan attaches to them would be in the
+    way.
+    """
+    names = {id(p): name for name, p in network.named_parameters()}
+    swapped: set[str] = set()
+    with _recording_calls(lambda p: swapped.add(names.get(id(p), ""))), evaluating(network):
+        for inputs in batches:
+            network(inputs)
+    return frozenset(swapped - {""})
+
+
+@contextmanager
+def _recording_calls(record: Callable[[Tensor | None], None]) -> Iterator[None]:
+    """Context in which `record` is called with each parameter that `functional_call` replaces."""
+    original = stateless._reparametrize_module
+
+    def recording(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        known = dict(module.named_parameters(remove_duplicate=False))
+        for name in tensors:
+            record(known.get(name))
+        return original(module, tensors, *args, **kwargs)
+
+    stateless._reparametrize_module = recording  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        stateless._reparametrize_module = original
 
 
 def frozen_parameters(network: nn.Module) -> frozenset[str]:

@@ -17,6 +17,7 @@ from autotune.backbones.heads.factory import HeadFactory
 from autotune.backbones.heads.finding import checked_head
 from autotune.backbones.heads.rounded import load_head, plain_head, trained_head
 from autotune.backbones.inputs import InputDescription, read_input, some_inputs
+from autotune.backbones.snapshot import Snapshot
 from autotune.deltas.artifact import Artifact
 from autotune.deltas.attach import Deltas
 from autotune.deltas.costs import new_delta, plan_cost
@@ -115,8 +116,12 @@ def tuned(
     The network is in evaluation mode, and restored on exit. Raises `ArtifactError` for another
     backbone's artifact.
     """
-    with put_on(backbone, artifact, source)[0]:
-        yield backbone.network
+    before = Snapshot(backbone.network)
+    try:
+        with put_on(backbone, artifact, source)[0]:
+            yield backbone.network
+    finally:
+        before.restore()
 
 
 def put_on(

@@ -61,7 +61,9 @@ class Deltas:
         fixed = parametrizing(network)
         modules = [module for site in self.sites.values() for module in site.modules]
         self._trained = [module for module in modules if module not in fixed]
-        self._frozen, self._snapshot = frozen(network), Snapshot(network)
+        self._frozen = frozen(network)
+        # attributes stay, as deltas that are loaded stay on the network for long
+        self._snapshot = Snapshot(network, has_attributes=False)
         try:
             self._start(seed, evidence)
             self._attach(seed)

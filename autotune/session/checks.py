@@ -11,6 +11,7 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
+from autotune.backbones.usage import written_parameters
 from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable
 from autotune.deltas.surgery import exchanged
 from autotune.errors import BackboneError, ConfigError, TaskError, first_line
@@ -50,6 +51,16 @@ def check_pruner(settings: Settings) -> None:
         )
 
 
+def require_unwritten(network: nn.Module, inputs: torch.Tensor) -> None:
+    """Raise `BackboneError` if a forward pass changes parameters, which are restored."""
+    if written := written_parameters(network, inputs):
+        raise BackboneError(
+            f"A forward pass must leave parameters as they are, this network's changes {written[0]}"
+            f"{f' and {len(written) - 1} others' if written[1:] else ''}. Change them outside of "
+            "forward, or make them buffers with register_buffer."
+        )
+
+
 def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
     """Run one small batch, to refuse a network that cannot run before anything starts.
 
@@ -62,12 +73,27 @@ def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
             raise BackboneError(
                 f"A backbone must return logits (n, classes), this one returns {_kind(logits)}."
             )
+        _try_one(network, inputs[:1])
         if not is_repeatable(network, inputs):
             warn(
                 f"Results of this search vary: {NOT_REPEATABLE}, and an export cannot be checked. "
                 f"{REPEATABLE}"
             )
         _try_head(backbone, classes, inputs)
+
+
+def _try_one(network: nn.Module, inputs: torch.Tensor) -> None:
+    """Raise `BackboneError` if one example alone gives other shapes, as `squeeze()` does."""
+    try:
+        logits = logits_of(network(inputs))
+        got = str(tuple(logits.shape))
+    except Exception as error:  # the network's code may raise anything
+        logits, got = None, f"an error ({first_line(error)})"
+    if logits is None or logits.ndim != 2 or len(logits) != 1:
+        raise BackboneError(
+            f"A backbone must return logits (1, classes) for one example alone, which gives {got}. "
+            "Use flatten(1) instead of squeeze(), and no statistics of the batch."
+        )
 
 
 def _kind(output: Any) -> str:
@@ -89,7 +115,7 @@ def _kind(output: Any) -> str:
 def _forward(network: nn.Module, inputs: torch.Tensor) -> Any:
     try:
         return network(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # the network's code may raise anything
         first = first_line(error)
         raise TaskError(
             f"The backbone must take the task's examples, {tuple(inputs.shape[1:])} "
@@ -103,11 +129,12 @@ def _try_head(backbone: Backbone, n: int, inputs: torch.Tensor) -> None:
     head = backbone.new_head(n)
     try:
         with exchanged(network, path, head):
-            got = tuple(logits_of(network(inputs)).shape)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        got = (first_line(error),)
-    if got != (len(inputs), n):
+            got = str(tuple(logits_of(network(inputs)).shape))
+    except Exception as error:  # the network's code may raise anything
+        got = f"an error ({first_line(error)})"
+    if got != (wanted := str((len(inputs), n))):
         raise BackboneError(
-            f"With a head for {n} classes in place of {path!r} the backbone must return "
-            f"({len(inputs)}, {n}), got {got}. Name the last layer with --head."
+            f"With a head for {n} classes in place of {path!r} the backbone must return {wanted}, "
+            f"got {got}. Name the last layer with --head; if a bare parameter makes the logits, "
+            "put it into a layer such as nn.Linear."
         )

@@ -9,7 +9,7 @@ from torch import nn
 from autotune.backbones.base import Backbone
 from autotune.backbones.inputs import some_inputs
 from autotune.backbones.left_out import left_out
-from autotune.errors import first_line
+from autotune.errors import AutotuneError, first_line
 from autotune.problem.budget import Cost
 from autotune.problem.problem import Problem
 from autotune.run.notebook import Preview
@@ -70,7 +70,9 @@ def _without_unused(settings: Settings, backbone: Backbone) -> Backbone:
     device = next(backbone.network.parameters()).device
     try:
         return leave_out(settings, backbone, space, [some_inputs(backbone.input, 2).to(device)])
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except AutotuneError:
+        raise
+    except Exception as error:  # the network's code may raise anything
         warn(f"The network cannot run on random inputs, so all of it counts: {first_line(error)}")
         return leave_out(settings, backbone, space, [])
 

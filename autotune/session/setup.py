@@ -19,7 +19,7 @@ from autotune.problem.grids import Grids
 from autotune.problem.problem import Candidates, Problem
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import Settings
-from autotune.session.checks import check_policy, check_pruner, try_forward
+from autotune.session.checks import check_policy, check_pruner, require_unwritten, try_forward
 from autotune.session.costing import make_problem
 from autotune.session.sources import (
     choose_device,
@@ -78,6 +78,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         assert part is not None
         check_fits(part, source_input, data.source)
     examples = some_examples(loaded, data.train, source_input)
+    require_unwritten(loaded.network, examples[0])
     if not isinstance(backbone, Backbone):
         loaded = settle_head(settings, loaded, examples)
     try_forward(loaded, examples[0], len(data.classes))

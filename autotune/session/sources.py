@@ -16,10 +16,15 @@ from autotune.backbones.dataflow import trace
 from autotune.backbones.heads.factory import load_head_factory
 from autotune.backbones.heads.finding import find_head
 from autotune.backbones.inputs import InputDescription
-from autotune.backbones.left_out import EXCLUDED, FROZEN, UNUSED, left_out
+from autotune.backbones.left_out import EXCLUDED, FROZEN, SWAPPED, UNUSED, left_out
 from autotune.backbones.spans import with_spans
 from autotune.backbones.units import Units, find_units
-from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
+from autotune.backbones.usage import (
+    excluded_parameters,
+    frozen_parameters,
+    swapped_parameters,
+    unused_parameters,
+)
 from autotune.errors import ConfigError, first_line
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import OBJECT, Settings, load_input, load_space
@@ -87,6 +92,7 @@ def leave_out(
     protected = dict.fromkeys(excluded_parameters(backbone.network, patterns), EXCLUDED)
     if not settings.unfreeze:
         protected |= dict.fromkeys(frozen_parameters(backbone.network), FROZEN)
+    protected |= dict.fromkeys(swapped_parameters(backbone.network, examples), SWAPPED)
     settled = replace(backbone, unused=unused, protected=protected)
     if not settled.tunable():
         raise ConfigError(
@@ -133,7 +139,7 @@ def find_choices(
         return space, units
     try:
         flow = trace(backbone.network, input)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # the network's code may raise anything
         first = first_line(error)
         warn(f"The network cannot be traced, so no method that adds a path is offered: {first}")
         return space, units

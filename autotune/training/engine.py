@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autotune.backbones.base import Backbone, fingerprint
 from autotune.backbones.inputs import InputDescription
+from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Units
 from autotune.deltas.apply import tuned
 from autotune.deltas.artifact import Artifact, from_bytes, to_bytes
@@ -66,9 +67,11 @@ class Engine:
         self.keep_head, self.measured = keep_head, measured
         self.about = dict(about or {})
         self._buffers = ReplacedBuffers(backbone.network)
+        self._snapshot = Snapshot(backbone.network)
         self._evidence: dict[int, tuple[Part, TaskEvidence]] = {}
         self.seed, self.keeping = seed, keeping
         self._original_device = next(backbone.network.parameters()).device
+        self._strides = [(p, p.stride()) for p in backbone.network.parameters()]
         self.to(recipe.device)
 
     def to(self, device: str) -> None:
@@ -82,11 +85,13 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         """State for a worker, which traces, cuts and caches the network itself."""
-        state = {name: value for name, value in self.__dict__.items() if name != "prefix"}
+        left_out = {"prefix", "_snapshot"}
+        state = {name: value for name, value in self.__dict__.items() if name not in left_out}
         return {**state, "_evidence": {}}  # its keys are ids in this process
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
+        self._snapshot = Snapshot(self.backbone.network)
         self.to(self.recipe.device)
 
     @property
@@ -112,11 +117,16 @@ class Engine:
         self._buffers.put()
 
     def close(self) -> None:
-        """Restore the network's buffers, device and memory format."""
+        """Restore the network's buffers and attributes, device and memory format."""
         self._buffers.restore()
         self._forget()
         self.backbone.network.to(self._original_device)
         self.backbone.network.to(memory_format=torch.contiguous_format)
+        for parameter, stride in self._strides:
+            if parameter.stride() != stride:  # a network in channels_last
+                data = parameter.data
+                parameter.data = data.new_empty_strided(data.shape, stride).copy_(data)
+        self._snapshot.restore()
 
     def __call__(self, job: Job) -> Iterator[Progress]:
         """Run a job; the last progress has the delta file. Raises `TrialError` if it fails.

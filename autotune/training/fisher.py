@@ -19,6 +19,7 @@ from autotune.backbones.activation_checkpoints import plain_checkpoints
 from autotune.backbones.eval_mode import evaluating
 from autotune.backbones.forward import logits_of
 from autotune.backbones.precision import TUNABLE, trained_dtype, widened
+from autotune.backbones.snapshot import Snapshot
 from autotune.tasks.loading import Batch
 
 Gradients = dict[int, Tensor]
@@ -35,9 +36,11 @@ def weight_scores(
     """
     squares, sums = _zeros(weights), _zeros(weights)
     with _all_gradients(network):
+        snapshot = Snapshot(network)  # a network may keep what it computed from its weights
         for inputs, labels in batches:
             loss = F.cross_entropy(widened(logits_of(network(inputs))), labels)
             gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
+            snapshot.rewind()
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     squares[name] += widened(gradient).square()
@@ -65,6 +68,7 @@ def label_gradients(
     examples, as their expectation. One forward pass per batch serves all of them.
     """
     sums: list[Gradients] = [{} for _ in range(1 + draws)]
+    snapshot = Snapshot(network)
     for inputs, labels in batches:
         with autocast():
             logits = logits_of(network(inputs))
@@ -75,6 +79,7 @@ def label_gradients(
                 loss, weights, allow_unused=True, retain_graph=i < draws
             )
             _add(sums[i], weights, gradients)
+        snapshot.rewind()
     return sums
 
 

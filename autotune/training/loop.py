@@ -86,7 +86,8 @@ class Fit:
     """One training run, which can be saved and resumed between epochs.
 
     With several `parts`, each batch is split into as many, whose gradients accumulate: the same
-    step with less memory.
+    step with less memory. `rewind` is called before every epoch and before its evaluation, to undo
+    what the network's own code wrote, as a delta file has only what was trained.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Fit:
         seed: int,
         weight_decay: float,
         parts: int = 1,
+        rewind: Callable[[], None] = lambda: None,
     ) -> None:
         self.network, self.recipe, self.seed, self.parts = network, recipe, seed, parts
+        self.rewind = rewind
         self.groups = [group for group in groups if group.parameters]
         self.device = torch.device(recipe.device)
         self.optimizer = torch.optim.AdamW(_by_decay(self.groups, weight_decay))
@@ -112,9 +115,11 @@ class Fit:
         Raises `TrialError` for a loss that is not finite or a tensor that receives no gradient.
         """
         while self.done < self.recipe.epochs:
+            self.rewind()
             loss = self._epoch(train)
             self.done += 1
             self._check(loss, steps=self.done * _steps(train, self.recipe))
+            self.rewind()
             metrics = evaluate(self.network, val, self.recipe, parts=self.parts)
             self._check_finite(metrics["loss"])
             yield Epoch(self.done, loss, {**metrics, "train_loss": loss})
@@ -214,7 +219,7 @@ def evaluate(
     return measure(logits, labels, recipe.metric)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, in which a network cannot compute gradients for itself
 @plain_checkpoints()
 def predict(
     network: Callable[..., Tensor],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autotune.backbones.base import Backbone
 from autotune.backbones.heads.rounded import head_tensors, load_head
+from autotune.backbones.snapshot import Snapshot
 from autotune.backbones.units import Units
 from autotune.deltas.attach import Deltas
 from autotune.deltas.base import Evidence
@@ -31,6 +32,9 @@ class Trainable:
     forward: nn.Module
     train: Feed
     val: Feed
+    frozen: Snapshot
+    """What the network's own code may write, which no delta file has."""
+
     measured: Mapping[str, float] = field(default_factory=dict)
     """Latency or memory of the plan if the study measures it."""
 
@@ -43,6 +47,7 @@ class Trainable:
             seed=job.seed,
             weight_decay=job.hyperparameters.get("weight_decay", 0.0),
             parts=job.parts,
+            rewind=self.frozen.rewind,
         )
 
     def _groups(self, rates: Mapping[str, float]) -> list[Group]:
@@ -96,6 +101,7 @@ def trainable(
     the predicted cost.
     """
     network = backbone.network
+    before = Snapshot(network)
     with exchanged(network, backbone.head, head):
         deltas = Deltas(network, units, job.plan, seed=job.seed, flow=units.flow, evidence=evidence)
         try:
@@ -105,6 +111,9 @@ def trainable(
             if deltas.cost() != deltas.predicted:
                 raise TrialError(f"A plan must cost {deltas.predicted}, it costs {deltas.cost()}.")
             size = max(1, prefix.recipe.batch_size // job.parts)
-            yield Trainable(head, deltas, *prefix.split(*parts, size))
+            new = [head, *deltas.by_place.values()]
+            frozen = Snapshot(network, without=[m for each in new for m in each.modules()])
+            yield Trainable(head, deltas, *prefix.split(*parts, size), frozen)
         finally:
             deltas.detach()
+            before.restore()

@@ -104,3 +104,45 @@ def test_tokens_have_their_channels_last_and_convolutions_first():
     assert (flow.get("0").output.channel, flow.get("0").output.width) == (2, 6)
     moved = nn.Sequential(nn.Conv1d(6, 5, 1), nn.Flatten(), nn.Linear(40, 2))
     assert trace(moved, InputDescription(shape=(6, 8))).get("0").output.channel == 1
+
+
+class Experts(nn.Module):
+    """Sends each example through one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.experts = nn.Linear(4, 4), nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.stem(x)
+        out, choices = torch.zeros_like(h), (x[:, 0] > 0).long()
+        for number, expert in enumerate(self.experts):
+            rows = (choices == number).nonzero()[:, 0]
+            if len(rows):
+                out[rows] = expert(h[rows])
+        return self.head(out)
+
+
+def test_modules_that_get_a_part_of_the_examples_have_no_batch():
+    flow = trace(Experts(), InputDescription(shape=(4,)))
+    assert flow.get("stem").output.is_batched and flow.get("head").input.is_batched
+    for number in range(2):  # the blank examples go to the first
+        call = flow.get(f"experts.{number}")
+        assert call is None or not (call.input.is_batched or call.output.is_batched)
+
+
+class Folding(nn.Module):
+    """Two tokens per example, which a layer sees as examples, or as the first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.first = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.first(self.each(x.flatten(0, 1)).view(x.shape).transpose(0, 1)).mean(0)
+
+
+def test_a_dimension_of_two_is_no_batch():
+    flow = trace(Folding(), InputDescription(shape=(2, 4)))
+    assert not flow.get("each").input.is_batched and not flow.get("first").input.is_batched

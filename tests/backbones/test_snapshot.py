@@ -1,4 +1,4 @@
-"""A forward pass leaves no trace in the network's tensors."""
+"""A forward pass leaves no trace in the network."""
 
 from __future__ import annotations
 
@@ -71,3 +71,44 @@ def test_evaluation_leaves_no_trace():
         network(torch.randn(3, 4))
         assert network.calls == 1
     assert network.calls == 0 and network.training
+
+
+class Remembering(nn.Module):
+    """Keeps its last output, a cache that grows, a count, and a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.calls, self.last = nn.Linear(4, 4), 0, None
+        self.cache, self.shapes, self.total = {"keys": []}, [], torch.zeros(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.extra = self.fc(x)
+        self.cache["keys"].append(self.last)
+        self.cache["values"] = self.last
+        self.shapes = [*self.shapes, x.shape]
+        self.total += x.detach().sum(0)
+        return self.last
+
+
+def test_attributes_that_a_forward_pass_writes_are_restored():
+    network = Remembering()
+    cache, total = network.cache, network.total
+    with evaluating(network):
+        network(torch.randn(3, 4))
+        assert network.calls == 1 and network.extra is network.last
+    assert network.calls == 0 and network.last is None and not hasattr(network, "extra")
+    assert network.cache is cache and cache == {"keys": []} and network.shapes == []
+    assert network.total is total and not total.any()
+
+
+def test_modules_may_be_left_out_of_a_snapshot_and_attributes_too():
+    network = nn.ModuleDict({"a": Remembering(), "b": Counting()})
+    others = [*network["b"].modules()]
+    snapshot = Snapshot(network, without=others, has_attributes=False)
+    for module in network.values():
+        module(torch.randn(3, 4))
+    snapshot.rewind()
+    assert network["a"].calls == 1 and network["b"].calls == 1
+    Snapshot(network, without=others).restore()
+    assert network["a"].calls == 1

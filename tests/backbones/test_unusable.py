@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autotune
 from autotune.backbones.base import describe
-from autotune.errors import BackboneError
+from autotune.errors import AutotuneError, BackboneError
 
 X, Y = torch.randn(20, 8), torch.arange(20) % 2
 
@@ -94,3 +94,49 @@ def test_an_output_without_logits_is_refused_with_what_it_is(pack, words, tmp_pa
     with pytest.raises(BackboneError) as caught:
         autotune.search(Returning(pack), (X, Y), budget="50%", out=str(tmp_path / "run"))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Bare(nn.Module):
+    """The logits come from a parameter that is in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.weight = nn.Linear(8, 8), nn.Parameter(torch.ones(8, 2))
+
+    def forward(self, x):
+        return self.body(x) @ self.weight
+
+
+class Odd(nn.Linear):
+    def forward(self, x):
+        raise KeyError("speaker")
+
+
+def test_a_head_that_is_no_layer_and_an_odd_error_are_told_in_one_line(tmp_path):
+    odd = nn.Sequential(Odd(8, 8), nn.Linear(8, 2))
+    for network, words in ((Bare(), "put it into a layer such as nn.Linear"), (odd, "speaker")):
+        with pytest.raises(AutotuneError) as caught:
+            autotune.search(network, (X, Y), budget="50%", out=str(tmp_path / "run"))
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Clipping(Returning):
+    def forward(self, x):
+        self.body.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Returning(Tensor.squeeze), "which gives (2,). Use flatten(1) instead of squeeze()"),
+        (Returning(nn.BatchNorm1d(2, track_running_stats=False)), "an error (Expected more than 1"),
+        (Clipping(lambda y: y), "this network's changes body.weight. Change them outside of"),
+    ],
+)
+def test_a_forward_pass_that_training_would_trip_over_is_refused(network, words, tmp_path):
+    weight = network.body.weight.detach().clone()
+    with pytest.raises(BackboneError) as caught:
+        autotune.search(network, (X, Y), budget="50%", out=str(tmp_path / "run"), head="head")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert torch.equal(network.body.weight, weight)

@@ -12,7 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from autotune.backbones.base import describe
 from autotune.backbones.left_out import left_out
 from autotune.backbones.units import find_units
-from autotune.backbones.usage import excluded_parameters, frozen_parameters, unused_parameters
+from autotune.backbones.usage import (
+    excluded_parameters,
+    frozen_parameters,
+    swapped_parameters,
+    unused_parameters,
+    written_parameters,
+)
 from autotune.errors import ConfigError, SpaceError
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -133,3 +139,53 @@ def test_unused_parameters_are_no_part_of_the_whole_and_protected_ones_are():
 def test_a_pattern_that_excludes_nothing_is_refused(pattern):
     with pytest.raises(ConfigError, match="A pattern to exclude must"):
         excluded_parameters(Net(), [pattern])
+
+
+class Follows(nn.Module):
+    """A teacher follows its student in training mode, and a weight is clipped in every pass."""
+
+    def __init__(self, *, clips: bool) -> None:
+        super().__init__()
+        self.student, self.teacher, self.clips = nn.Linear(8, 3), nn.Linear(8, 3), clips
+        self.register_parameter("unset", nn.Parameter(torch.full((2,), torch.nan)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.teacher.weight.lerp_(self.student.weight, 0.1)
+        if self.clips:
+            self.student.weight.data.clamp_(-0.01, 0.01)
+        return self.student(x) + self.teacher(x)
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_parameters_that_a_forward_pass_writes_are_named_and_restored(clips):
+    network = Follows(clips=clips).eval()
+    before = [p.detach().clone().nan_to_num() for p in network.parameters()]
+    random = torch.get_rng_state()
+    names = ["student.weight", "teacher.weight"] if clips else ["teacher.weight"]
+    assert written_parameters(network, X) == names
+    assert all(map(torch.equal, [p.nan_to_num() for p in network.parameters()], before))
+    assert not network.training and torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_renormed_embedding_does_not_count_as_written():
+    network = nn.Sequential(nn.Embedding(9, 4, max_norm=0.1), nn.Flatten(), nn.Linear(12, 2))
+    assert written_parameters(network, torch.randint(9, (5, 3))) == []
+
+
+class Hyper(nn.Module):
+    """Another network computes the weight of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker, self.layer, self.head = nn.Linear(4, 64), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.layer.weight + self.maker.weight.sum(1).view(8, 8)
+        return self.head(torch.func.functional_call(self.layer, {"weight": weight}, (x,)))
+
+
+def test_parameters_that_others_stand_in_for_are_named():
+    assert swapped_parameters(Hyper(), BATCHES) == {"layer.weight"}
+    assert swapped_parameters(Net(), BATCHES) == frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -192,6 +193,22 @@ def test_predictions_come_in_the_order_of_the_part(tiny_network, tiny_task):
         expected = tiny_network(tiny_task.val.inputs)
     torch.testing.assert_close(logits, expected)
     assert labels.tolist() == tiny_task.val.labels.tolist()
+
+
+class Slope(nn.Module):
+    """Computes a gradient with respect to its input, as energy models do."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(x.square().sum(), x)
+        return gradient
+
+
+def test_a_network_may_compute_gradients_for_itself_in_evaluation():
+    part = Part(torch.ones(4, 3), np.zeros(4, dtype=int))
+    logits, _ = predict(Slope(), feed(part), RECIPE)
+    assert torch.equal(logits, torch.full((4, 3), 2.0))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auroc"])

@@ -172,6 +172,13 @@ class Logits(nn.Module):
         return self.model(x).logits  # type: ignore[no-any-return]
 
 
+TWO_HEADS = {
+    "repvit_m0_9": "head.head.l",
+    "deit_tiny_distilled_patch16_224": "head",
+}
+"""Distilled networks → the head that is tuned; the answer is the mean of two."""
+
+
 def text(family: str) -> nn.Module:
     from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
@@ -221,7 +228,9 @@ def cases() -> dict[str, Case]:
     for family, (size, _) in VISION.items():
         made[f"transformers {family}"] = Case(partial(vision, family), images(size))
     for name, options in TIMM.items():
-        made[f"timm {name}"] = Case(partial(timm, name), images(options.get("img_size", 64)))
+        settings = {"head": TWO_HEADS[name]} if name in TWO_HEADS else {}
+        inputs = images(options.get("img_size", 64))
+        made[f"timm {name}"] = Case(partial(timm, name), inputs, settings=settings)
     return made
 
 

@@ -21,8 +21,8 @@ def find_head(network: nn.Module, inputs: Tensor | None = None) -> str:
 
     With a batch of `inputs` (n, ...) the network runs once, and the head is the layer with
     parameters that the logits are computed from directly. Otherwise, or if it cannot run, it is the
-    last Linear or convolution that was registered. Raises `BackboneError` if there is no such
-    layer, or several.
+    last Linear or convolution that was registered, or the last layer if there is none. Raises
+    `BackboneError` if there is no such layer, or several.
     """
     if not any(True for _ in network.parameters()):
         raise BackboneError("A backbone must have parameters, this network has none.")
@@ -114,5 +114,7 @@ def _followed(logits: Any, producers: dict[Any, str]) -> list[str] | None:
 
 
 def _last_registered(network: nn.Module) -> str:
-    layers = [path for path, module in network.named_modules() if isinstance(module, LAYERS)]
+    modules = dict(network.named_modules())
+    layers = [path for path, module in modules.items() if isinstance(module, LAYERS)]
+    layers = layers or [path for path, module in modules.items() if path and _is_layer(module)]
     return checked_head(network, layers[-1] if layers else "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from inspect import Parameter, signature
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from autotune.backbones.batch_length import symbolic_length
 from autotune.backbones.forward import LogitsOnly
 from autotune.deploy.export.base import Format, Subject, refused
 
@@ -37,7 +39,13 @@ class Module(Format):
 def exported(network: torch.nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
     """Export the logits of `network` with a dynamic batch size; `inputs` is a batch (n, ...)."""
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad():
-        if not isinstance(network(inputs), Tensor):
+    with torch.no_grad(), symbolic_length(network):
+        if not (_takes_one(network) and isinstance(network(inputs), Tensor)):
             network = LogitsOnly(network).eval()
         return torch.export.export(network, (inputs,), dynamic_shapes=({0: batch},))
+
+
+def _takes_one(network: torch.nn.Module) -> bool:
+    """Whether the first argument of a network has a name, unlike `*inputs` of a wrapper."""
+    first = next(iter(signature(network.forward).parameters.values()), None)
+    return first is not None and first.kind is Parameter.POSITIONAL_OR_KEYWORD

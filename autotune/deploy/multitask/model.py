@@ -116,7 +116,7 @@ class MultiTask:
         del tasks[name]
         self._joined = _Joined.of(tasks)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
         """Task name → logits (n, classes) for inputs (n, ...)."""
         joined = self._joined
@@ -126,7 +126,7 @@ class MultiTask:
             for name, task in joined.tasks.items()
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def by_row(self, inputs: Tensor, tasks: Sequence[str]) -> list[Tensor]:
         """Logits (classes,) of each example for its task, for inputs (n, ...) and n task names.
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
+from autotune.backbones.batch_length import symbolic_length
+from autotune.backbones.snapshot import Snapshot
 from autotune.deltas.computed import computed_in
 from autotune.training.prefix.mode_effects import NORMS
 from autotune.training.prefix.mode_switch import (
@@ -81,14 +83,17 @@ def _with_blocks(
 
 
 def _exported(root: Root, examples: Tensor) -> ExportedProgram:
+    snapshot = Snapshot(root.network)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), symbolic_length(root):
             warnings.simplefilter("ignore")
             return torch.export.export(
                 root, (examples,), dynamic_shapes=({0: Dim.AUTO},), strict=False
             )
     except Exception as error:  # the network's code may raise anything
         raise Untraceable.by(error) from error
+    finally:
+        snapshot.restore()
 
 
 @contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
+from autotune.backbones.batch_length import symbolic_length
+from autotune.backbones.snapshot import Snapshot
 from autotune.training.prefix.mode_effects import recording_mode_reads
 from autotune.training.prefix.nodes import (
     NETWORK,
+    Root,
     Untraceable,
     end_of,
     module_input,
@@ -33,7 +37,7 @@ class Traced:
     """
 
 
-def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
+def trace_modules(root: Root, dependent: Collection[str]) -> Traced:
     """Trace repeatedly until every container with code of another kind is one node.
 
     These are containers that cannot be traced, and those among `dependent`, whose computation
@@ -42,16 +46,21 @@ def trace_modules(root: nn.Module, dependent: Collection[str]) -> Traced:
     untraced: list[str] = []
     opaque: list[str] = []
     while True:
-        tracer = _Tracer(root, [*untraced, *opaque])
+        tracer, snapshot = _Tracer(root, [*untraced, *opaque]), Snapshot(root.network)
         try:
-            with recording_mode_reads(root) as readers:
+            with symbolic_length(root), recording_mode_reads(root) as readers:
                 graph = tracer.trace(root)
         except Exception as error:
             if not (container := _innermost(tracer.inside, [*untraced, *opaque])):
                 raise Untraceable.by(error) from error
             untraced.append(container)
             continue
+        finally:
+            snapshot.restore()  # a network may keep values that it computes
         end_of(graph)
+        for name in tracer.tensor_attrs.values():
+            if name in vars(root):  # a constant that the network's code computes
+                root.hold(name, getattr(root, name))
         mode_readers = readers.intersection(dependent)
         if not mode_readers - {NETWORK}:
             large = [path for path in opaque if _holds_most(root, path)]
@@ -90,18 +99,31 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)
         self.inside.append(path)
-        if args:
-            args = (self._passed(module_input, args[0], path), *args[1:])
-        elif kwargs:
-            first = next(iter(kwargs))
-            kwargs = {**kwargs, first: self._passed(module_input, kwargs[first], path)}
-        output = super().call_module(m, forward, args, kwargs)
+        if m._forward_pre_hooks and not self.is_leaf_module(m, path):
+            # deltas' hooks come after the user's, which may change the input
+            handle = m.register_forward_pre_hook(partial(self._entered, path), with_kwargs=True)
+            try:
+                output = super().call_module(m, forward, args, kwargs)
+            finally:
+                handle.remove()
+        else:
+            args, kwargs = self._entered(path, m, args, kwargs)
+            output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, tuple) and output:
             output = (self._passed(module_output, output[0], path), *output[1:])
         else:
             output = self._passed(module_output, output, path)
         self.inside.pop()
         return output
+
+    def _entered(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Arguments of a module, of which the first passes through a node."""
+        if args:
+            return (self._passed(module_input, args[0], path), *args[1:]), kwargs
+        if kwargs:
+            first = next(iter(kwargs))
+            return args, {**kwargs, first: self._passed(module_input, kwargs[first], path)}
+        return args, kwargs
 
     def _passed(self, function: Any, value: Any, path: str) -> Any:
         if not isinstance(value, fx.Proxy):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autotune.backbones.batch_length import length
 from autotune.backbones.forward import logits_of
 from autotune.errors import first_line
 
@@ -58,7 +59,7 @@ def reads_shape(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in ("shape", "dtype", "device", "ndim")
     if node.op == "call_function":
-        return node.target is torch.ops.aten.sym_size.int
+        return node.target in (torch.ops.aten.sym_size.int, length)
     return node.op == "call_method" and node.target in ("size", "dim", "is_floating_point")
 
 

@@ -94,12 +94,16 @@ def placeholders(
 
 @contextmanager
 def _layer(layer: nn.Module, at: int) -> Iterator[None]:
-    forward, is_head = type(layer).forward.__get__(layer), isinstance(layer, OpaqueHead)
-    layer.__dict__["forward"] = partial(_stand_in, forward, at, is_head)
+    """Context with another forward in place of the layer's, which may be the user's own already."""
+    attributes = vars(layer)
+    before, is_head = attributes.get("forward"), isinstance(layer, OpaqueHead)
+    attributes["forward"] = partial(_stand_in, layer.forward, at, is_head)
     try:
         yield
     finally:
-        del layer.__dict__["forward"]
+        del attributes["forward"]
+        if before is not None:
+            attributes["forward"] = before
 
 
 def _stand_in(

@@ -113,6 +113,7 @@ def test_two_heads_are_named_and_one_of_them_can_be_chosen():
 def test_without_inputs_it_is_the_last_layer_that_is_registered():
     assert find_head(Net(norm=True)) == "fc"
     assert find_head(Odd(), X) == "fc"
+    assert find_head(nn.Sequential(nn.LayerNorm(3), nn.Bilinear(3, 3, 2), nn.Softmax(1))) == "1"
     with pytest.raises(BackboneError, match="the network itself is a LayerNorm"):
         find_head(nn.LayerNorm(3))
 

@@ -304,3 +304,25 @@ def test_names_and_files_that_cannot_be(digits, tmp_path):
     with pytest.raises(ArtifactError, match="wants fingerprint"):
         MultiTask(other, {"a": artifact})
     assert list(multi.tasks) == ["a"]
+
+
+class Masking(Adding):
+    """Computes a constant from a buffer while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([True, False, True, False]))
+
+    def forward(self, x):
+        return super().forward(x.masked_fill(~self.mask, 0))
+
+
+def test_constants_that_the_network_computes_are_there_for_every_task():
+    torch.manual_seed(0)
+    shape = InputDescription(shape=(4,))
+    backbone = describe(Masking().eval(), source="masking", family="any", input=shape)
+    units = Units((Unit("b", ("b.weight", "b.bias")),), ())
+    artifact = random_artifact(backbone, units, Plan({"b": LAST}), prepared=False)
+    multi, inputs = MultiTask(backbone, {"a": artifact}), torch.randn(3, 4)
+    assert all(task.graph for task in multi._joined.tasks.values())
+    assert torch.equal(multi(inputs)["a"], Subject(backbone, artifact, None).tuned()(inputs))

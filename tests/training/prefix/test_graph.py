@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from autotune.backbones.units import Unit
 from autotune.deltas.attach import attached
+from autotune.deltas.paths import Touch
 from autotune.problem.plan import Choice, Plan
 from autotune.training.prefix.cut import before, cut
 from autotune.training.prefix.graph import Graph, graphs_of
@@ -61,6 +62,15 @@ class Heeds(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(self.part(x), 0.5, self.training)
+
+
+class Checked(nn.Module):
+    """Looks at a shape, so that it is followed operator by operator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 3:
+            raise ValueError("three channels")
+        return x
 
 
 class Mixes(nn.Module):
@@ -243,6 +253,52 @@ def test_a_hook_of_the_users_is_heeded():
     net.head.requires_grad_(True)
     with torch.no_grad():
         assert torch.equal(outputs(net, graph, EXAMPLE), net(EXAMPLE))
+
+
+def test_deltas_get_the_input_that_a_pre_hook_of_the_users_changed():
+    network = Net(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())).eval()
+    for module in (network, network.middle):
+        module.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    graph = Graph(network, EXAMPLE)
+    handles = [
+        Touch(lambda x: 2 * x, is_input=True, only_looks=False).put_on(module)
+        for module in (network, network.middle)
+    ]
+    network_cut = cut(graph)
+    live = before(graph, network_cut.live, [graph.input])(EXAMPLE)
+    (got,) = network_cut.behind(*live)
+    assert torch.equal(got, network(EXAMPLE))
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_forward_of_the_users_on_a_layer_is_heeded_and_kept():
+    dropout = _own_forward(nn.Dropout(0.5))
+    network, forward = Net(nn.Sequential(Checked(), dropout)).eval(), dropout.forward
+    graph = Graph(network, EXAMPLE, is_exported=True)
+    (got,) = before(graph, [graph.output], [graph.input])(EXAMPLE)
+    assert torch.allclose(got, network(EXAMPLE))
+    assert vars(dropout)["forward"] is forward
+
+
+class Keeping(nn.Module):
+    """Keeps what it has computed, and goes another way if there is something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept:
+            raise AssertionError("it ran before")
+        self.kept["x"] = x
+        return x
+
+
+def test_nothing_of_a_trace_stays_in_the_network():
+    network = Net(Keeping()).eval()
+    graphs_of(network, EXAMPLE)
+    assert not network.middle.kept
 
 
 def test_a_hook_of_another_kind_that_came_later_is_refused_on_a_container():
