@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autotune.errors import ConfigError
+from autotune.utils.colors import WHITE, opaque_rgb
 
 MAX_VALUES = 2**28
 """Largest number of values in one example: 1 GiB in float32."""
@@ -40,6 +41,12 @@ class InputDescription:
     dtype: str = "float32"
     """dtype in which the network takes its inputs, normalised images among them."""
 
+    bits: int | None = None
+    """Bits that the values of grey images with more than 8 bits use; None means all of them."""
+
+    background: str = WHITE
+    """Colour that is seen where an image is transparent."""
+
     def __post_init__(self) -> None:
         if (self.size is None) == (self.shape is None):
             raise ConfigError("An input description needs 'size' (images) or 'shape' (arrays).")
@@ -58,6 +65,15 @@ class InputDescription:
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ConfigError(f"Interpolation must be one of {known}, got {self.interpolation!r}.")
+        if self.bits is not None and self.bits not in range(8, 33):
+            raise ConfigError(f"Deep images have 8 to 32 bits, got {self.bits!r}.")
+        self._check_background()
+
+    def _check_background(self) -> None:
+        try:
+            opaque_rgb(self.background)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"The background of images must be a colour: {error}.") from error
 
     @property
     def is_image(self) -> bool:
@@ -97,8 +113,9 @@ class InputDescription:
     def to_json(self) -> dict[str, Any]:
         """Fields as a JSON mapping, without those that do not apply to this kind of input."""
         if self.is_image:
-            left_out = {"shape", "dtype"} if self.dtype == "float32" else {"shape"}
-            return {k: v for k, v in asdict(self).items() if k not in left_out}
+            usual = {"dtype": "float32", "bits": None, "background": WHITE}
+            fields = {k: v for k, v in asdict(self).items() if k != "shape"}
+            return {k: v for k, v in fields.items() if k not in usual or v != usual[k]}
         return {"shape": self.shape, "dtype": self.dtype}
 
 

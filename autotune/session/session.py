@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -47,6 +48,9 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
     create(folder, setup.settings.storage, problem, begun, _profiled(setup, problem, begun))
     if buffers:
         write_whole(folder.prepared, save_tensors(dict(buffers)))
+    if setup.task.skipped:
+        listed = [asdict(example) for example in setup.task.skipped]
+        write_whole(folder.skipped, json.dumps(listed, indent=2) + "\n")
     write_whole(folder.config, write_settings(setup.settings))
     drive(folder, setup, began, origins)
 

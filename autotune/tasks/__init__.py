@@ -10,6 +10,7 @@ from autotune.utils.registry import Registry
 if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription
     from autotune.tasks.base import Task
+    from autotune.tasks.options import DataOptions
 
 SOURCES = Registry(
     "task source",
@@ -27,7 +28,9 @@ SOURCES = Registry(
 )
 
 
-def load_task(source: str, input: InputDescription | None) -> Task:
+def load_task(
+    source: str, input: InputDescription | None, options: DataOptions | None = None
+) -> Task:
     """Load the task of a source `KIND:REST`, its images in the size that `input` describes.
 
     Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
@@ -36,5 +39,7 @@ def load_task(source: str, input: InputDescription | None) -> Task:
     if not colon:
         known = [f"{name}:..." for name in SOURCES.names()]
         raise UnknownName(unknown("task", source, [*known, "builtin:digits"]))
-    task: Task = SOURCES.load(kind)(rest, input)
+    from autotune.tasks.options import DataOptions
+
+    task: Task = SOURCES.load(kind)(rest, input, options or DataOptions())
     return task
