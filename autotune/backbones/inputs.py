@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,8 @@ class InputDescription:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `images` (n, channels, height, width) → floats of the same shape and device.
 
-        They are computed in float32, or in float64 if the network takes that.
+        Floats are in 0..1, not yet normalised. All are computed in float32, or in float64 if the
+        network takes that.
         """
         device, dtype = images.device, getattr(torch, self.dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -99,8 +100,13 @@ class InputDescription:
         white = torch.tensor(255.0, device=device, dtype=exact)
         mean = torch.tensor(self.mean, device=device, dtype=exact).view(-1, 1, 1)
         std = torch.tensor(self.std, device=device, dtype=exact).view(-1, 1, 1)
-        floats = images.to(exact).div_(white).sub_(mean).div_(std)
+        levels = images.to(exact) if images.is_floating_point() else images.to(exact).div_(white)
+        floats = levels.sub(mean).div_(std)
         return floats.to(dtype) if dtype.is_floating_point else floats
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images like `normalise`, in float32, in which parts keep their inputs."""
+        return replace(self, dtype="float32").normalise(images)
 
     def as_taken(self, inputs: Tensor) -> Tensor:
         """Inputs as the network takes them: uint8 normalised, floats in the network's dtype."""

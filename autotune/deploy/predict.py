@@ -148,16 +148,16 @@ def _examples(
     if input is None or not input.is_image:
         raise TaskError("The backbone takes no images. Use an .npy array of its inputs.")
     files, images = _images(path, input, options)
-    part = Part(input.normalise(images), np.zeros(len(files), np.int64))
+    part = Part(images, np.zeros(len(files), np.int64))
     return [str(file) for file in files], part
 
 
 def _images(
     path: Path, input: InputDescription, options: DataOptions
 ) -> tuple[list[Path], torch.Tensor]:
-    """Images of a file or folder; `TaskError` that names all that do not decode."""
+    """Normalised images of a file or folder; `TaskError` that names all that do not decode."""
     if not path.is_dir():
-        return [path], decode_image(path, input)[None]
+        return [path], input.normalise(decode_image(path, input)[None])
     left_out = LeftOut()
     files = [path / file.relative_to(path.absolute()) for file in find_images(path, left_out)]
     left_out.report(str(path))
@@ -167,7 +167,8 @@ def _images(
     refuse_bad(read.skipped, str(path), options)
     if not read.images:
         raise TaskError(f"A folder must contain images, none of {str(path)!r} decodes.")
-    return read.good_files, torch.stack([image.pixels for image in read.images])
+    images = [input.normalise(image.pixels[None]) for image in read.images]
+    return read.good_files, torch.cat(images)
 
 
 def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:

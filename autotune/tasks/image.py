@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError, first_line
-from autotune.tasks.pixels import depth_of, in_eight_bits, on_background
+from autotune.tasks.pixels import depth_of, levels_of, on_background
 
 PIXELS = 100_000_000
 """Largest number of pixels of an image, also after it was enlarged.
@@ -50,7 +50,7 @@ class Decoded:
     """Decoded image, and facts that its pixels no longer show."""
 
     pixels: Tensor
-    """uint8, (channels, height, width)."""
+    """uint8 or, for a grey image of more than 8 bits, float32 in 0..1; (channels, height, width)."""
 
     peak: int = 0
     """Largest value of a grey image with integers of more than 8 bits; 0 for other images."""
@@ -85,7 +85,7 @@ def _register_plugins() -> None:
 
 
 def decode_image(file: Path | BytesIO, input: InputDescription) -> Tensor:
-    """Decode an image to uint8 (channels, height, width).
+    """Decode an image to uint8 or, if it is deep, float32 in 0..1; (channels, height, width).
 
     Deep pixels are scaled by their range, transparent ones show the background. The shorter side is
     resized to `resize`, then the image is cropped to `size`. Raises `TaskError` for a file that
@@ -116,12 +116,18 @@ def image_as_taken(opened: Image.Image, input: InputDescription) -> Decoded:
     opened.load()
     upright, peak = ImageOps.exif_transpose(opened), 0
     if depth is not None:
-        upright, peak = in_eight_bits(upright, depth, input.bits)
-    visible = on_background(upright, input.background)
-    image = visible.convert("L" if input.channels == 1 else "RGB")
-    pixels = np.asarray(_fitted(image, input.size, input), np.uint8)
-    channels_last = pixels.reshape(*input.size, input.channels)
-    return Decoded(torch.from_numpy(channels_last.transpose(2, 0, 1).copy()), peak, has_frames)
+        image, peak = levels_of(upright, depth, input.bits, input.background)
+    else:
+        visible = on_background(upright, input.background)
+        image = visible.convert("L" if input.channels == 1 else "RGB")
+    return Decoded(_channels_first(_fitted(image, input.size, input), input), peak, has_frames)
+
+
+def _channels_first(image: Image.Image, input: InputDescription) -> Tensor:
+    pixels = np.atleast_3d(np.array(image))
+    if image.mode == "F":  # bicubic interpolation leaves the range; grey becomes all channels
+        pixels = np.repeat(pixels.clip(0, 1), input.channels, axis=2)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -145,7 +151,8 @@ def _tried(file: Path, *, input: InputDescription, keep: bool) -> Decoded | str:
         image = decoded(file, input)
     except ValueError as error:
         return str(error)
-    return image if keep else Decoded(torch.empty(0), image.peak, image.has_frames)
+    empty = torch.empty(0, dtype=image.pixels.dtype)
+    return image if keep else Decoded(empty, image.peak, image.has_frames)
 
 
 def _check_size(size: tuple[int, int], input: InputDescription) -> None:
@@ -178,4 +185,5 @@ def from_pillow(image: Any, input: InputDescription | None, where: str) -> Tenso
             f"Images of Pillow need a backbone whose image size is known, {where} has some. "
             "Describe it with --input FILE (size, channels, mean, std), or return arrays."
         )
-    return image_as_taken(image, input).pixels
+    pixels = image_as_taken(image, input).pixels
+    return input.normalised(pixels[None])[0] if pixels.is_floating_point() else pixels

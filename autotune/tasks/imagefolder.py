@@ -33,6 +33,10 @@ Not tuned: three parts of this size still fit into a laptop's memory.
 """
 
 
+FLOAT_BYTES = 4
+"""Bytes of each value of deep images, which become float32."""
+
+
 def load(name: str, input: InputDescription | None, options: DataOptions) -> Task:
     """Load images in the size of `input`; classes are the sorted names of the folders.
 
@@ -106,6 +110,11 @@ class ReadImages:
         """Largest value of a deep image; 0 if there are none."""
         return max((image.peak for image in self.images), default=0)
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether any image has more than 8 bits."""
+        return any(image.pixels.is_floating_point() for image in self.images)
+
     def in_bits(self, input: InputDescription) -> ReadImages:
         """The same images; deep ones are decoded again if their values have fewer bits."""
         if not self.is_kept or not self.peak or input.bits is None:
@@ -119,8 +128,12 @@ def read_images(
     """Decode all files, with their pixels if they fit into memory or `always_keep`."""
     assert input.size is not None
     height, width = input.size
-    is_kept = always_keep or len(files) * height * width * input.channels <= IN_MEMORY
-    return ReadImages(files, list(decode_all(files, input, keep=is_kept)), is_kept)
+    n_values = len(files) * height * width * input.channels
+    is_kept = always_keep or n_values <= IN_MEMORY
+    read = ReadImages(files, list(decode_all(files, input, keep=is_kept)), is_kept)
+    if read.is_deep and not always_keep and n_values * FLOAT_BYTES > IN_MEMORY:
+        return replace(read, is_kept=False)
+    return read
 
 
 def refuse_bad(bad: Sequence[Skipped], source: str, options: DataOptions) -> None:
@@ -168,9 +181,9 @@ def _examples(
 ) -> Examples:
     pairs = zip(files, read.results, strict=True)
     good = [file for file, result in pairs if isinstance(result, Decoded)]
-    inputs: Any = ImageFiles(tuple(file.path for file in good), input)
+    inputs: Any = ImageFiles(tuple(file.path for file in good), input, read.is_deep)
     if read.is_kept and good:
-        inputs = torch.stack([image.pixels for image in read.images])
+        inputs = stacked([image.pixels for image in read.images], input)
     groups = None if options.group is None else _groups(source, good, options.group)
     return Examples(inputs, ClassLabels([file.label for file in good]), groups)
 
@@ -187,25 +200,36 @@ def _groups(source: str, files: Sequence[ImageFile], level: int) -> list[Any]:
     ]
 
 
+def stacked(images: Sequence[Tensor], input: InputDescription) -> Tensor:
+    """Decoded images as one tensor: uint8 or, if any of them is deep, normalised float32."""
+    if any(image.is_floating_point() for image in images):
+        images = [input.normalised(image[None])[0] for image in images]
+    return torch.stack(list(images))
+
+
 @dataclass(frozen=True, eq=False)
 class ImageFiles(Sequence[Tensor]):
-    """Image files, decoded on access to uint8 (channels, height, width)."""
+    """Image files, decoded on access to (channels, height, width)."""
 
     files: tuple[Path, ...]
     """Absolute paths, since a worker may run in another folder."""
 
     input: InputDescription
 
+    is_deep: bool = False
+    """Whether images are normalised float32, as some have more than 8 bits; others are uint8."""
+
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_image(self.files[at], self.input)
+        image = decode_image(self.files[at], self.input)
+        return self.input.normalised(image[None])[0] if self.is_deep else image
 
     def carried(self) -> Sequence[Tensor]:
         """The same images with the content of their files in memory."""
         contents = tuple(np.fromfile(file, np.uint8) for file in self.files)
-        return _EncodedImages(contents, self.input)
+        return _EncodedImages(contents, self.input, self.is_deep)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +238,11 @@ class _EncodedImages(Sequence[Tensor]):
 
     contents: tuple[NDArray[np.uint8], ...]
     input: InputDescription
+    is_deep: bool
 
     def __len__(self) -> int:
         return len(self.contents)
 
     def __getitem__(self, at: Any) -> Any:
-        return decode_image(BytesIO(self.contents[at].tobytes()), self.input)
+        image = decode_image(BytesIO(self.contents[at].tobytes()), self.input)
+        return self.input.normalised(image[None])[0] if self.is_deep else image

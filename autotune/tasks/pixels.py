@@ -1,4 +1,4 @@
-"""Pixels of any depth and transparency as opaque 8-bit images."""
+"""Pixels of any depth and transparency as opaque images of 8 bits, or of floats in 0..1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIXTEEN_BITS = ("PNG", "PPM")
 _ROUNDING = 1e-4
 """Distance from 0..1 that float images may have, for values that were interpolated.
 
-It is below half a level of 8 bits, so that no such value changes its level.
+It is below half a level of 8 bits, too little to be seen.
 """
 
 
@@ -64,24 +64,32 @@ def depth_that_holds(peak: int) -> int:
     return next(bits for bits in DEPTHS if peak < 2**bits)
 
 
-def in_eight_bits(image: Image.Image, depth: Depth, bits: int | None) -> tuple[Image.Image, int]:
-    """A deep grey image with 255 as white, and its largest integer.
+def levels_of(
+    image: Image.Image, depth: Depth, bits: int | None, background: str
+) -> tuple[Image.Image, int]:
+    """A deep grey image with floats from 0, black, to 1, white, and its largest integer.
 
     `bits` is the depth that the values use, if it is less than the file can hold. Raises
     `ValueError` for values outside their range.
     """
     values = np.asarray(image)
     if depth.bits == 0:
-        level, peak = _checked_floats(values), 0
+        levels, peak = _checked_floats(values), 0
     else:
         values = values.view(np.uint32) if depth.is_unsigned and image.mode == "I" else values
         used = min(bits or depth.bits, depth.bits)
         peak = _checked_peak(values, used)
-        level = values / (2**used - 1)
-    level = 1 - level if depth.is_inverted else level
-    grey = Image.fromarray((level * 255).round().astype(np.uint8))
+        levels = values / (2**used - 1)
+    levels = 1 - levels if depth.is_inverted else levels
     key = image.info.get("transparency")
-    return (_keyed(grey, values == key) if isinstance(key, int) else grey), peak
+    if isinstance(key, int):
+        levels = np.where(values == key, _brightness(background), levels)
+    return Image.fromarray(levels.astype(np.float32)), peak
+
+
+def _brightness(color: str) -> float:
+    pixel: Any = Image.new("RGB", (1, 1), opaque_rgb(color)).convert("L").getpixel((0, 0))
+    return float(pixel) / 255
 
 
 def _checked_floats(values: NDArray[Any]) -> NDArray[Any]:
@@ -98,11 +106,6 @@ def _checked_peak(values: NDArray[Any], bits: int) -> int:
     if high >= 2**bits:
         raise ValueError(f"pixels of {bits} bits are below {2**bits:,}, these reach {high:,}")
     return high
-
-
-def _keyed(grey: Image.Image, is_transparent: NDArray[Any]) -> Image.Image:
-    alpha = Image.fromarray(np.where(is_transparent, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (grey, alpha))
 
 
 def on_background(image: Image.Image, background: str) -> Image.Image:

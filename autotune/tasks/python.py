@@ -111,7 +111,7 @@ def _examples(
         labels = read_labels([label for _, label in examples], where, class_names(data, rows))
         if draws(readable):
             return Examples(_read_anew(readable, input, where), labels)
-        inputs = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in examples])
+        inputs = _stacked([torch.as_tensor(np.asarray(x)) for x, _ in examples], input)
     except TaskError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -152,6 +152,16 @@ def _read_anew(rows: Any, input: InputDescription | None, where: str) -> RandomE
         "outputs of the frozen network on them are not cached. Use --augment to draw cached views."
     )
     return RandomExamples(rows, input, where)
+
+
+def _stacked(examples: list[Tensor], input: InputDescription | None) -> Tensor:
+    """Examples as one tensor; uint8 images next to deep ones, which are floats, are normalised."""
+    kinds = {example.dtype for example in examples}
+    if input is not None and input.is_image and torch.uint8 in kinds and len(kinds) > 1:
+        examples = [
+            input.normalised(x[None])[0] if x.dtype == torch.uint8 else x for x in examples
+        ]
+    return torch.stack(examples)
 
 
 def _inputs(x: Any, input: InputDescription | None, where: str) -> Tensor:
