@@ -50,7 +50,7 @@ class Decoded:
     """Decoded image, and facts that its pixels no longer show."""
 
     pixels: Tensor
-    """uint8 or, for a grey image of more than 8 bits, float32 in 0..1; (channels, height, width)."""
+    """uint8 or, for grey of more than 8 bits, float32 in 0..1; (channels, height, width)."""
 
     peak: int = 0
     """Largest value of a grey image with integers of more than 8 bits; 0 for other images."""

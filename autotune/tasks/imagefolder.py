@@ -159,7 +159,7 @@ def _with_bits(
     """Input description with the bits that deep images use, where the user has not named them."""
     images = [image for part in read.values() for image in part.images]
     if n := sum(image.has_frames for image in images):
-        warn(f"{n:,} images of {source} have further frames or pages: only the first is used.")
+        warn(f"Images of {source} with several frames or pages: {n:,}. Only the first is used.")
     peak = max((image.peak for image in images), default=0)
     if not peak or input.bits is not None:
         return input

@@ -59,7 +59,9 @@ def _as_array(y: Any, where: str) -> NDArray[Any]:
     if isinstance(y, Tensor):
         return np.asarray(y.detach().cpu().float() if y.is_floating_point() else y.detach().cpu())
     if hasattr(y, "to_numpy"):
-        y = y.to_numpy()
+        # integers with missing values would become floats
+        is_whole = getattr(getattr(y, "dtype", None), "kind", "") in ("i", "u", "b")
+        y = y.to_numpy(dtype=object) if is_whole else y.to_numpy()
     if isinstance(y, np.ndarray) and y.dtype != object:
         return y.reshape(-1) if y.ndim == 0 else y
     try:

@@ -42,7 +42,9 @@ def _over_present(logits: Tensor, labels: Tensor, metric: str) -> float:
 
     classes, present = logits.shape[1], labels.unique()
     if metric == "balanced_accuracy":
-        return float(tm.multiclass_accuracy(logits, labels, classes, average="none")[present].mean())
+        return float(
+            tm.multiclass_accuracy(logits, labels, classes, average="none")[present].mean()
+        )
     if len(present) == 1:
         return 0.5  # nothing to rank against
     scores = logits.float().softmax(1)

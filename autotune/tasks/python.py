@@ -158,9 +158,7 @@ def _stacked(examples: list[Tensor], input: InputDescription | None) -> Tensor:
     """Examples as one tensor; uint8 images next to deep ones, which are floats, are normalised."""
     kinds = {example.dtype for example in examples}
     if input is not None and input.is_image and torch.uint8 in kinds and len(kinds) > 1:
-        examples = [
-            input.normalised(x[None])[0] if x.dtype == torch.uint8 else x for x in examples
-        ]
+        examples = [input.normalised(x[None])[0] if x.dtype == torch.uint8 else x for x in examples]
     return torch.stack(examples)
 
 

@@ -208,8 +208,7 @@ def test_further_frames_are_reported(tmp_path, caplog):
     frames = [Image.new("L", (8, 8), level) for level in (0, 90)]
     frames[0].save(tmp_path / "b" / "0.gif", save_all=True, append_images=frames[1:])
     load_task(f"imagefolder:{tmp_path}", RGB)
-    assert "1 images of" in caplog.text
-    assert "only the first is used" in caplog.text
+    assert "with several frames or pages: 1. Only the first is used" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["folder", "classes", "images", "val"])
