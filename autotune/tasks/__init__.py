@@ -33,13 +33,14 @@ def load_task(
 ) -> Task:
     """Load the task of a source `KIND:REST`, its images in the size that `input` describes.
 
-    Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
+    `options` say what to do with examples that are broken, unlabelled or belong together. Raises
+    `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
     """
     kind, colon, rest = source.partition(":")
     if not colon:
         known = [f"{name}:..." for name in SOURCES.names()]
         raise UnknownName(unknown("task", source, [*known, "builtin:digits"]))
-    from autotune.tasks.options import DataOptions
+    from autotune.tasks.options import DEFAULTS
 
-    task: Task = SOURCES.load(kind)(rest, input, options or DataOptions())
+    task: Task = SOURCES.load(kind)(rest, input, options or DEFAULTS)
     return task

@@ -21,7 +21,7 @@ from autotune.tasks.folders import ImageFile, find_classes, find_parts
 from autotune.tasks.image import Decoded, decode_all, decode_image
 from autotune.tasks.labels import ClassLabels
 from autotune.tasks.left_out import LeftOut
-from autotune.tasks.options import DataOptions, Skipped
+from autotune.tasks.options import DEFAULTS, DataOptions, Skipped
 from autotune.tasks.pixels import depth_that_holds
 from autotune.utils.events import tell, warn
 
@@ -37,7 +37,7 @@ FLOAT_BYTES = 4
 """Bytes of each value of deep images, which become float32."""
 
 
-def load(name: str, input: InputDescription | None, options: DataOptions) -> Task:
+def load(name: str, input: InputDescription | None, options: DataOptions = DEFAULTS) -> Task:
     """Load images in the size of `input`; classes are the sorted names of the folders.
 
     Raises `TaskError` that names all images which do not decode, unless they are to be left out.

@@ -119,7 +119,7 @@ def _one_hot(array: NDArray[Any], where: str, columns: Sequence[Any]) -> ClassLa
         raise _multi_label(where)
     values = array.astype(float)
     totals = values.sum(1)
-    if not np.isin(values, (0, 1)).all():
+    if not np.isin(values, (0, 1)).all() or not values.any():
         raise _no_one_hot(array, values, where)
     if (totals > 1).any():
         raise _multi_label(where)

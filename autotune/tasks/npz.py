@@ -12,14 +12,14 @@ from autotune.tasks.examples import Examples, make_task
 from autotune.tasks.labels import read_labels
 from autotune.tasks.left_out import LeftOut
 from autotune.tasks.numbers import as_inputs
-from autotune.tasks.options import DataOptions
+from autotune.tasks.options import DEFAULTS, DataOptions
 from autotune.tasks.part_names import PARTS
 
 ARRAYS = "It needs x_train and y_train, and may have x_val, y_val, x_test, y_test."
 KNOWN = frozenset(f"{kind}_{part}" for kind in ("x", "y", "group") for part in PARTS)
 
 
-def load(name: str, input: InputDescription | None, options: DataOptions) -> Task:
+def load(name: str, input: InputDescription | None, options: DataOptions = DEFAULTS) -> Task:
     """Load uint8 images (n, h, w), (n, h, w, c) or (n, c, h, w), or arrays for the network.
 
     Labels are integers, strings or booleans, (n,) or one-hot; examples of one `group_*` stay in one

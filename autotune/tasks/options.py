@@ -19,6 +19,10 @@ class DataOptions:
     """Level of folders below a class whose name says which images belong together, from 1."""
 
 
+DEFAULTS = DataOptions()
+"""Options that leave nothing out."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """Example that was left out on request."""

@@ -15,7 +15,7 @@ from autotune.tasks.base import Task
 from autotune.tasks.examples import Examples, make_task
 from autotune.tasks.labels import read_labels
 from autotune.tasks.numbers import as_inputs
-from autotune.tasks.options import DataOptions, Skipped
+from autotune.tasks.options import DEFAULTS, DataOptions, Skipped
 from autotune.tasks.part_names import by_part, part_of
 from autotune.tasks.random_examples import RandomExamples, draws
 from autotune.tasks.rows import LABEL_COLUMNS, class_names, pair_rows, read_rows
@@ -25,7 +25,7 @@ from autotune.utils.user_code import call_source
 FORMS = "Give (train, test), (train, val, test) or a mapping with 'train' and maybe 'val', 'test'."
 
 
-def load(name: str, input: InputDescription | None, options: DataOptions) -> Task:
+def load(name: str, input: InputDescription | None, options: DataOptions = DEFAULTS) -> Task:
     """Load the task that the named function returns, in any form that `as_task` accepts."""
     return as_task(call_source(name, what="task"), f"python:{name}", input, options)
 
@@ -34,7 +34,7 @@ def as_task(
     data: Any,
     source: str,
     input: InputDescription | None,
-    options: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    options: DataOptions = DEFAULTS,
 ) -> Task:
     """Make a task from a `Task`, a data set, two or three of them, or a mapping of them.
 
