@@ -205,7 +205,7 @@ def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
             f"A source task must have the {classes} classes of the backbone's own head, "
             f"{source} has {len(task.classes)}. Name another --source."
         )
-    input = infer_input(task.train, backbone.input)
+    input = infer_input(task.train, task.input or backbone.input)
     check_fits(part, input, source)
     device = str(next(backbone.network.parameters()).device)
     recipe = Recipe(batch_size=study.settings.batch_size, device=device)

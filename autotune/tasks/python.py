@@ -83,9 +83,16 @@ def _named_parts(data: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _is_pair(data: Sequence[Any]) -> bool:
     """Whether it is (inputs, labels) and not (train, test)."""
-    if len(data) != 2 or not _is_array(data[0]):
+    if len(data) != 2 or not all(hasattr(x, "__len__") for x in data):
         return False
-    return _is_array(data[1]) or (isinstance(data[1], list) and not _is_array(data[1][:1]))
+    return all(map(_is_array, data)) or _has_classes(data[1])
+
+
+def _has_classes(labels: Any) -> bool:
+    """Whether it is a list of classes, one per example."""
+    if _is_array(labels) or isinstance(labels, Mapping) or not len(labels):
+        return False
+    return isinstance(labels[0], int | str | bytes | np.generic)
 
 
 def _is_array(x: Any) -> bool:
@@ -103,7 +110,9 @@ def _examples(
         data = _split_table(data, where)
     if isinstance(data, (tuple, list)) and len(data) == 2:
         x, y = data
-        return _arrays(x, y, input, where)
+        if not _has_images(x):
+            return _arrays(x, y, input, where)
+        data = _zipped(x, y, where)
     try:
         rows = pair_rows(data, input, where)
         examples, readable, bad = read_rows(rows, options)
@@ -120,6 +129,19 @@ def _examples(
             f"({type(error).__name__}: {first_line(error)}). {FORMS}"
         ) from error
     return Examples(_inputs(inputs, input, where), labels)
+
+
+def _zipped(x: Any, y: Any, where: str) -> list[tuple[Any, Any]]:
+    if len(x) != len(y):
+        raise TaskError(
+            f"Inputs and labels must have equal length, {where} has {len(x)} and {len(y)}."
+        )
+    return list(zip(x, y, strict=True))
+
+
+def _has_images(x: Any) -> bool:
+    """Whether inputs are images of Pillow."""
+    return isinstance(x, Sequence) and len(x) > 0 and hasattr(x[0], "getbands")
 
 
 def _split_table(table: Any, where: str) -> tuple[Any, Any]:

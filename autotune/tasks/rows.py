@@ -115,6 +115,8 @@ def read_rows(rows: PairRows, options: DataOptions) -> tuple[list[Row], Any, lis
         else:
             good.append(row)
             numbers.append(at)
+    if len(bad) == len(rows):
+        raise ValueError(bad[0].reason)
     if bad and not options.skip_bad:
         texts = ", ".join(f"{one.name} ({one.reason})" for one in bad)
         raise TaskError(

@@ -49,6 +49,8 @@ class Examples(Dataset):
         ({"train": PAIR, "test": None}, (20, None, None)),
         (Examples(20), (20, None, None)),
         ((Examples(20), Examples(6)), (20, None, 6)),
+        ((X, Y.tolist()), (20, None, None)),
+        ((X.tolist(), Y.tolist()), (20, None, None)),
         (TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), (20, None, None)),
         (Subset(Examples(20), range(8)), (8, None, None)),
     ],
@@ -219,14 +221,16 @@ def test_rows_of_unknown_columns_are_refused_by_name():
         as_task({"train": rows}, "object", None)
 
 
-@pytest.mark.parametrize("form", ["pillow", "pairs", "bytes"])
+@pytest.mark.parametrize("form", ["pillow", "pairs", "lists", "bytes"])
 def test_images_of_pillow_are_decoded_like_files(form):
     stored = BytesIO()
     image = Image.fromarray(np.full((9, 9), 40_000, np.uint16))
     image.save(stored, "PNG")
     column = {"bytes": stored.getvalue(), "path": None} if form == "bytes" else image
     rows = [{"image": column, "label": at % 2} for at in range(4)]
-    data = [(image, at % 2) for at in range(4)] if form == "pairs" else Table(rows)
+    pairs = [(image, at % 2) for at in range(4)]
+    data = pairs if form == "pairs" else Table(rows)
+    data = tuple(zip(*pairs, strict=True)) if form == "lists" else data
     input = InputDescription(size=(4, 4), channels=1, mean=(0.0,), std=(1.0,))
     inputs = as_task({"train": data}, "object", input).train.inputs
     assert inputs.shape == (4, 1, 4, 4)
