@@ -80,7 +80,7 @@ def _note_around(root: Path, parts: list[Path], left_out: LeftOut) -> None:
 
 
 def find_classes(folder: Path, left_out: LeftOut) -> list[ImageFile]:
-    """Images in the folders of classes, sorted; `TaskError` if there are none."""
+    """Images in the folders of classes, sorted."""
     images: list[ImageFile] = []
     classes = _subfolders(folder, left_out)
     places = {os.path.realpath(entry) for entry in classes}
@@ -92,8 +92,6 @@ def find_classes(folder: Path, left_out: LeftOut) -> list[ImageFile]:
             between = file.relative_to(entry.absolute()).parts[:-1]
             images.append(ImageFile(file, entry.name, between))
     _note_loose_files(folder, left_out)
-    if not images:
-        raise TaskError(f"An image folder needs one folder of images per class, {folder} has none.")
     return images
 
 

@@ -119,6 +119,8 @@ def image_as_taken(opened: Image.Image, input: InputDescription) -> Decoded:
         image, peak = levels_of(upright, depth, input.bits, input.background)
     else:
         visible = on_background(upright, input.background)
+        if visible.mode in ("LAB", "HSV"):  # Pillow converts these to colours only
+            visible = visible.convert("RGB")
         image = visible.convert("L" if input.channels == 1 else "RGB")
     return Decoded(_channels_first(_fitted(image, input.size, input), input), peak, has_frames)
 

@@ -53,8 +53,22 @@ def load(name: str, input: InputDescription | None, options: DataOptions = DEFAU
     left_out = LeftOut()
     parts = find_parts(root, left_out)
     images = {part: find_classes(folder, left_out) for part, folder in parts.items()}
+    for part in [part for part, files in images.items() if not files]:
+        _refuse_without_classes(part, parts[part], options)
+        del images[part]
     left_out.report(name)
     return _task(f"imagefolder:{name}", images, input, options)
+
+
+def _refuse_without_classes(part: str, folder: Path, options: DataOptions) -> None:
+    """Raise `TaskError` for a part without classes, such as a test part whose labels are secret."""
+    if part != "train" and options.skip_unlabelled:
+        warn(f"{folder} has no folders of classes: {part} is split from the others instead.")
+        return
+    way_out = "" if part == "train" else " Give --skip-unlabelled to leave this part out."
+    raise TaskError(
+        f"An image folder needs one folder of images per class, {folder} has none.{way_out}"
+    )
 
 
 def _task(

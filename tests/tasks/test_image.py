@@ -83,6 +83,15 @@ def test_white_may_be_zero(tmp_path):
     assert np.allclose(levels(BytesIO(content)).numpy(), 1 - RAMP, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB"])
+@pytest.mark.parametrize("input", [GREY, RGB], ids=["grey", "rgb"])
+def test_every_mode_is_read(tmp_path, mode, input):
+    grey = Image.fromarray((RAMP * 255).astype(np.uint8))
+    bands = {"LAB": lambda: Image.merge("LAB", [grey, *[Image.new("L", (8, 8), 128)] * 2])}
+    image = bands.get(mode, lambda: grey.convert("RGB").convert(mode))()
+    assert 0.3 < levels(stored(tmp_path, image, "a.tif"), input).mean() < 0.6
+
+
 def bar(mode: str) -> Image.Image:
     """A black bar in the middle that only the alpha channel shows."""
     alpha = np.zeros((8, 8), np.uint8)

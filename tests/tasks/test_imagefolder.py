@@ -226,6 +226,16 @@ def test_a_folder_without_images_is_refused(tmp_path, missing):
         load_task(f"imagefolder:{root}", RGB)
 
 
+def test_a_part_without_classes_is_left_out_on_request(tmp_path, caplog):
+    write(tmp_path / "train" / "a", 1, seed=0)
+    write(tmp_path / "test", 1, seed=1)
+    with pytest.raises(TaskError, match=r"test has none. Give --skip-unlabelled"):
+        load_task(f"imagefolder:{tmp_path}", RGB)
+    task = load_task(f"imagefolder:{tmp_path}", RGB, DataOptions(skip_unlabelled=True))
+    assert task.test is None
+    assert "test is split from the others instead" in caplog.text
+
+
 def test_a_class_that_was_never_trained_is_named(tmp_path):
     write(tmp_path / "train" / "a", 1, seed=0)
     write(tmp_path / "test" / "b", 1, seed=1)
