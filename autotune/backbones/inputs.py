@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autotune.errors import ConfigError
+from autotune.utils.colors import WHITE, opaque_rgb
 
 MAX_VALUES = 2**28
 """Largest number of values in one example: 1 GiB in float32."""
@@ -40,6 +41,12 @@ class InputDescription:
     dtype: str = "float32"
     """dtype in which the network takes its inputs, normalised images among them."""
 
+    bits: int | None = None
+    """Bits that the values of grey images with more than 8 bits use; None means all of them."""
+
+    background: str = WHITE
+    """Colour that is seen where an image is transparent."""
+
     def __post_init__(self) -> None:
         if (self.size is None) == (self.shape is None):
             raise ConfigError("An input description needs 'size' (images) or 'shape' (arrays).")
@@ -58,6 +65,15 @@ class InputDescription:
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ConfigError(f"Interpolation must be one of {known}, got {self.interpolation!r}.")
+        if self.bits is not None and self.bits not in range(8, 33):
+            raise ConfigError(f"Deep images have 8 to 32 bits, got {self.bits!r}.")
+        self._check_background()
+
+    def _check_background(self) -> None:
+        try:
+            opaque_rgb(self.background)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"The background of images must be a colour: {error}.") from error
 
     @property
     def is_image(self) -> bool:
@@ -75,7 +91,8 @@ class InputDescription:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `images` (n, channels, height, width) → floats of the same shape and device.
 
-        They are computed in float32, or in float64 if the network takes that.
+        Floats are in 0..1, not yet normalised. All are computed in float32, or in float64 if the
+        network takes that.
         """
         device, dtype = images.device, getattr(torch, self.dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -83,8 +100,13 @@ class InputDescription:
         white = torch.tensor(255.0, device=device, dtype=exact)
         mean = torch.tensor(self.mean, device=device, dtype=exact).view(-1, 1, 1)
         std = torch.tensor(self.std, device=device, dtype=exact).view(-1, 1, 1)
-        floats = images.to(exact).div_(white).sub_(mean).div_(std)
+        levels = images.to(exact) if images.is_floating_point() else images.to(exact).div_(white)
+        floats = levels.sub(mean).div_(std)
         return floats.to(dtype) if dtype.is_floating_point else floats
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images like `normalise`, in float32, in which parts keep their inputs."""
+        return replace(self, dtype="float32").normalise(images)
 
     def as_taken(self, inputs: Tensor) -> Tensor:
         """Inputs as the network takes them: uint8 normalised, floats in the network's dtype."""
@@ -97,8 +119,9 @@ class InputDescription:
     def to_json(self) -> dict[str, Any]:
         """Fields as a JSON mapping, without those that do not apply to this kind of input."""
         if self.is_image:
-            left_out = {"shape", "dtype"} if self.dtype == "float32" else {"shape"}
-            return {k: v for k, v in asdict(self).items() if k not in left_out}
+            usual = {"dtype": "float32", "bits": None, "background": WHITE}
+            fields = {k: v for k, v in asdict(self).items() if k != "shape"}
+            return {k: v for k, v in fields.items() if k not in usual or v != usual[k]}
         return {"shape": self.shape, "dtype": self.dtype}
 
 

@@ -9,6 +9,7 @@ import typer
 
 from autotune.cli.completion import runs
 from autotune.utils.distribution import PACKAGE, installed_versions
+from autotune.utils.output import reserved_output, result_stream
 
 app = typer.Typer(
     name="autotune",
@@ -21,7 +22,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON.")]
+
+def _reserve_output(context: typer.Context, is_requested: bool) -> bool:
+    """Send to standard error what is not the result, such as the output of `python:` sources."""
+    if is_requested and not context.resilient_parsing:
+        context.with_resource(reserved_output())
+    return is_requested
+
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", metavar="", callback=_reserve_output, help="Print the result as JSON."),
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", autocompletion=runs)]
 NamedBackbone = Annotated[
     str | None,
@@ -45,7 +57,7 @@ NamedHeadFactory = Annotated[
 
 def show_json(value: Any) -> None:
     """Print `value` as one JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    typer.echo(json.dumps(value, indent=2, default=str), file=result_stream())
 
 
 def version(is_requested: bool) -> None:

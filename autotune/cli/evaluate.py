@@ -40,11 +40,13 @@ def evaluate(
 
     Example: autotune evaluate runs/digits --json
     """
+    from autotune.cli.live_progress import in_lines
     from autotune.deploy.predict import evaluate_run
 
-    metrics = evaluate_run(
-        run, part=part, device=device, backbone=backbone, task=task, head_factory=head_factory
-    )
+    with in_lines():
+        metrics = evaluate_run(
+            run, part=part, device=device, backbone=backbone, task=task, head_factory=head_factory
+        )
     if as_json:
         show_json(metrics)
         return

@@ -49,6 +49,13 @@ def watching(*, quiet: bool, run: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def in_lines() -> Iterator[None]:
+    """Show events as lines on standard error until the block ends, for commands without a view."""
+    with listening([Lines(Console(stderr=True))]):
+        yield
+
+
+@contextmanager
 def warned() -> Iterator[None]:
     """Show only warnings on standard error until the block ends, for commands without progress."""
     handler = _Warnings(Console(stderr=True))

@@ -17,17 +17,25 @@ def predict(
     device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     head_factory: NamedHeadFactory = None,
+    skip_bad: Annotated[bool, setting_option("skip_bad")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict the class of images or arrays with the tuned network, and its probability.
 
     Example: autotune predict runs/flowers rose.jpg
     """
+    from autotune.cli.live_progress import in_lines
     from autotune.deploy.predict import predict_path
 
-    predictions = predict_path(
-        run, path, device=device, backbone=backbone, head_factory=head_factory
-    )
+    with in_lines():
+        predictions = predict_path(
+            run,
+            path,
+            device=device,
+            backbone=backbone,
+            head_factory=head_factory,
+            skip_bad=skip_bad,
+        )
     if as_json:
         show_json(predictions)
         return

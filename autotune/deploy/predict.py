@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from autotune.run.notebook import Study
 from autotune.session.api import named
 from autotune.session.setup import prepare_search
 from autotune.session.sources import find_backbone
-from autotune.tasks.imagefolder import SUFFIXES, decode_image
+from autotune.tasks.array_files import read_npy
+from autotune.tasks.folders import find_images
+from autotune.tasks.image import decode_image
+from autotune.tasks.imagefolder import read_images, refuse_bad
+from autotune.tasks.left_out import LeftOut
 from autotune.tasks.loading import PartFeed
-from autotune.tasks.npz import as_inputs
+from autotune.tasks.numbers import as_inputs, refuse_overflow
+from autotune.tasks.options import DataOptions
 from autotune.tasks.part import Part
 from autotune.training.loop import Recipe, predict
 
@@ -67,13 +73,15 @@ def predict_path(
     device: str = "auto",
     backbone: str | None = None,
     head_factory: str | None = None,
+    skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
     """Predicted `class` and its `probability` for an image, a folder of images or an .npy array.
 
-    `input` names each example. Raises `TaskError` if the path cannot be read as such inputs.
+    `input` names each example. Raises `TaskError` if the path cannot be read as such inputs, which
+    names all images that do not decode; with `skip_bad`, those of a folder are left out.
     """
     with _tuned_network(run, device, backbone, head_factory) as (network, artifact, input, recipe):
-        names, part = _examples(Path(path), input)
+        names, part = _examples(Path(path), input, DataOptions(skip_bad))
         try:
             feed = PartFeed(part, input, torch.device(recipe.device))
             logits, _ = predict(network, feed, recipe)
@@ -105,10 +113,16 @@ def _tuned_network(
 
 
 def _input(backbone: Backbone, artifact: Artifact) -> InputDescription | None:
-    """Input description of the backbone or, if it has none, that in the delta file."""
-    if backbone.input is not None or artifact.header.get("input") is None:
+    """Input description of the backbone, with how the delta's images were read.
+
+    If the backbone has none, it is that in the delta file.
+    """
+    if artifact.header.get("input") is None:
         return backbone.input
-    return input_of(artifact)
+    stored = input_of(artifact)
+    if backbone.input is None or not backbone.input.is_image:
+        return backbone.input or stored
+    return replace(backbone.input, bits=stored.bits, background=stored.background)
 
 
 def _ended(run: str) -> Study:
@@ -122,32 +136,43 @@ def _ended(run: str) -> Study:
     return study
 
 
-def _examples(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:
+def _examples(
+    path: Path, input: InputDescription | None, options: DataOptions
+) -> tuple[list[str], Part]:
     if not path.exists():
         raise TaskError(f"Inputs to predict must exist, {str(path)!r} does not.")
-    if path.suffix == ".npy":
+    if not path.is_dir() and not path.is_file():
+        raise TaskError(f"Inputs to predict must be files, {str(path)!r} is a pipe or a device.")
+    if path.suffix == ".npy" and path.is_file():
         return _array(path, input)
-    files = (
-        sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
-        if path.is_dir()
-        else [path]
-    )
-    if not files:
-        raise TaskError(f"A folder must contain images, {str(path)!r} has none. Check the path.")
     if input is None or not input.is_image:
         raise TaskError("The backbone takes no images. Use an .npy array of its inputs.")
-    images = torch.stack([decode_image(file, input) for file in files])
-    part = Part(input.normalise(images), np.zeros(len(files), np.int64))
+    files, images = _images(path, input, options)
+    part = Part(images, np.zeros(len(files), np.int64))
     return [str(file) for file in files], part
 
 
+def _images(
+    path: Path, input: InputDescription, options: DataOptions
+) -> tuple[list[Path], torch.Tensor]:
+    """Normalised images of a file or folder; `TaskError` that names all that do not decode."""
+    if not path.is_dir():
+        return [path], input.normalise(decode_image(path, input)[None])
+    left_out = LeftOut()
+    files = [path / file.relative_to(path.absolute()) for file in find_images(path, left_out)]
+    left_out.report(str(path))
+    if not files:
+        raise TaskError(f"A folder must contain images, {str(path)!r} has none. Check the path.")
+    read = read_images(files, input, always_keep=True)
+    refuse_bad(read.skipped, str(path), options)
+    if not read.images:
+        raise TaskError(f"A folder must contain images, none of {str(path)!r} decodes.")
+    images = [input.normalise(image.pixels[None]) for image in read.images]
+    return read.good_files, torch.cat(images)
+
+
 def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise TaskError(
-            f"An .npy file must contain an array without objects, {path} does not ({error})."
-        ) from error
+    array = read_npy(path)
     inputs = as_inputs(array, input, str(path))
     if input is not None and tuple(inputs.shape[1:]) != input.example_shape:
         if tuple(inputs.shape) != input.example_shape:
@@ -156,6 +181,8 @@ def _array(path: Path, input: InputDescription | None) -> tuple[list[str], Part]
                 f"{tuple(inputs.shape[1:])}."
             )
         inputs = inputs[None]
+    if input is not None:
+        refuse_overflow(inputs, input.dtype, str(path))
     if inputs.dtype == torch.uint8 and input is not None:
         inputs = input.normalise(inputs)
     return [f"{path}[{i}]" for i in range(len(inputs))], Part(

@@ -26,6 +26,7 @@ from autotune.problem.job import ATTEMPTS, EPOCHS
 from autotune.problem.search_space import SearchSpace, problems, read_space
 from autotune.run.setting_description import Panel, SettingDescription, describe, setting
 from autotune.study.strategies import load_strategy
+from autotune.utils.colors import WHITE, opaque_rgb
 from autotune.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -86,6 +87,23 @@ class Settings(BaseModel):
         "builtin:digits",
         "Data set: builtin:digits, imagefolder:DIR, npz:FILE or python:MODULE-or-FILE:FUNCTION.",
         metavar="SOURCE",
+    )
+    background_color: str = _tuned(
+        WHITE,
+        "Colour behind transparent images: a name, or hexadecimal such as '#808080'.",
+        metavar="COLOR",
+    )
+    skip_bad: bool = _tuned(
+        False, "Leave out images and rows that cannot be read, instead of refusing the data."
+    )
+    skip_unlabelled: bool = _tuned(
+        False, "Leave out examples without a label (-1, -100, None), instead of refusing the data."
+    )
+    group: Count | None = _tuned(
+        None,
+        "For imagefolder:, level of folders below the class whose images stay in one part; 1 for "
+        "CLASS/GROUP/IMAGE.",
+        metavar="LEVEL",
     )
     budget: str = _tuned(
         "1%",
@@ -343,6 +361,12 @@ class Settings(BaseModel):
         except BudgetError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("background_color")
+    @classmethod
+    def _background_color(cls, color: str) -> str:
+        opaque_rgb(color)
+        return color
+
     @field_validator("disk")
     @classmethod
     def _disk(cls, text: str | None) -> str | None:
@@ -450,7 +474,14 @@ def load_input(file: str | None) -> InputDescription | None:
     """Load the input description in a YAML or JSON file."""
     from autotune.backbones.inputs import read_input
 
-    return None if file is None else read_input(read_mapping(file, "input"), source=file)
+    if file is None:
+        return None
+    content = read_mapping(file, "input")
+    if "background" in content:
+        raise ConfigError(
+            f"The background of images is a setting, {file!r} has one. Give --background-color."
+        )
+    return read_input(content, source=file)
 
 
 def read_mapping(file: str | Path, what: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,6 +31,7 @@ from autotune.run.settings import load_space
 from autotune.session.api import reopened
 from autotune.session.driving import driving, owned
 from autotune.session.setup import Setup, released
+from autotune.session.sources import data_options
 from autotune.study.driver import Driver
 from autotune.study.selection.baselines import PROBE
 from autotune.study.selection.comparison import (
@@ -195,7 +196,8 @@ def _equal_compute(study: Study) -> int:
 
 def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
     """Accuracy of the backbone's original head on its original task, with the delta off and on."""
-    task = load_task(source, backbone.input).split(study.settings.seed)
+    options = replace(data_options(study.settings), group=None)  # levels of the run's own folders
+    task = load_task(source, backbone.input, options).split(study.settings.seed)
     part, head = task.test, backbone.network.get_submodule(backbone.head)
     assert part is not None
     classes = n_classes(head)
@@ -204,7 +206,7 @@ def _on_source(study: Study, backbone: Backbone, source: str) -> dict[str, Any]:
             f"A source task must have the {classes} classes of the backbone's own head, "
             f"{source} has {len(task.classes)}. Name another --source."
         )
-    input = infer_input(task.train, backbone.input)
+    input = infer_input(task.train, task.input or backbone.input)
     check_fits(part, input, source)
     device = str(next(backbone.network.parameters()).device)
     recipe = Recipe(batch_size=study.settings.batch_size, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
     check_related(setup)
     folder.claim(write_settings(setup.settings))
     create_study(folder, setup)
+    if setup.task.skipped:
+        listed = [asdict(example) for example in setup.task.skipped]
+        folder.write(folder.skipped, json.dumps(listed, indent=2) + "\n")
     drive(folder, setup, began, origins)
 
 

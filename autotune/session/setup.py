@@ -70,10 +70,10 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     check_policy(settings)
     device = choose_device(settings.device)
     loaded = find_backbone(settings, backbone)
-    whole_task = find_task(task, loaded)
+    whole_task = find_task(settings, task, loaded)
     data = (whole_task.carried() if settings.ship_data else whole_task).split(settings.seed)
     assert data.train is not None
-    source_input = matched(infer_input(data.train, loaded.input), loaded.network)
+    source_input = matched(infer_input(data.train, data.input or loaded.input), loaded.network)
     for part in (data.train, data.val, data.test):
         assert part is not None
         check_fits(part, source_input, data.source)

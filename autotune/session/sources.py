@@ -31,6 +31,7 @@ from autotune.run.settings import OBJECT, Settings, load_input, load_space
 from autotune.tasks import load_task
 from autotune.tasks.base import Task
 from autotune.tasks.loading import batches
+from autotune.tasks.options import DataOptions
 from autotune.tasks.part import Part
 from autotune.tasks.python import as_task
 from autotune.utils.events import tell, warn
@@ -39,10 +40,19 @@ from autotune.utils.events import tell, warn
 def find_backbone(settings: Settings, backbone: Any, *, shapes_only: bool = False) -> Backbone:
     """Load the backbone of a source or object, with its input description and head factory."""
     loaded, factory = _loaded(settings, backbone, shapes_only), settings.head_factory
+    loaded = _on_background(loaded, settings.background_color)
     if factory is None:
         return loaded
     named = load_head_factory(factory) if isinstance(factory, str) else factory
     return replace(loaded, head_factory=named)
+
+
+def _on_background(backbone: Backbone, color: str) -> Backbone:
+    """The backbone with the colour that is seen where an image is transparent."""
+    input = backbone.input
+    if input is None or not input.is_image or input.background == color:
+        return backbone
+    return replace(backbone, input=replace(input, background=color))
 
 
 def _loaded(settings: Settings, backbone: Any, shapes_only: bool) -> Backbone:
@@ -160,8 +170,21 @@ def choose_device(name: str) -> str:
     return name
 
 
-def find_task(task: Any, backbone: Backbone) -> Task:
+def find_task(settings: Settings, task: Any, backbone: Backbone) -> Task:
     """Load the task of a source or object, with inputs as the backbone takes them."""
+    options = data_options(settings)
+    if options.group is not None and not (
+        isinstance(task, str) and task.startswith("imagefolder:")
+    ):
+        raise ConfigError(
+            "--group is a level of folders of imagefolder:, the task is another. Leave it out; "
+            "an npz: file may have arrays group_train, group_val and group_test."
+        )
     if isinstance(task, str):
-        return load_task(task, backbone.input)
-    return as_task(task, OBJECT, backbone.input)
+        return load_task(task, backbone.input, options)
+    return as_task(task, OBJECT, backbone.input, options)
+
+
+def data_options(settings: Settings) -> DataOptions:
+    """Options with which the data of a search are read."""
+    return DataOptions(settings.skip_bad, settings.skip_unlabelled, settings.group)

@@ -118,6 +118,11 @@ class RunFolder:
         """Record origins of settings when a search starts or resumes; they replace earlier ones."""
         self.write(self._origins, json.dumps({**self.origins, **origins}, indent=2) + "\n")
 
+    @property
+    def skipped(self) -> Path:
+        """Examples that were left out on request, with the reasons; missing if there are none."""
+        return self.path / "skipped.json"
+
     def checkpoint(self, number: int) -> Path:
         return self._trial(number) / "trial.checkpoint"
 

@@ -10,6 +10,7 @@ from autotune.utils.registry import Registry
 if TYPE_CHECKING:
     from autotune.backbones.inputs import InputDescription
     from autotune.tasks.base import Task
+    from autotune.tasks.options import DataOptions
 
 SOURCES = Registry(
     "task source",
@@ -27,14 +28,19 @@ SOURCES = Registry(
 )
 
 
-def load_task(source: str, input: InputDescription | None) -> Task:
+def load_task(
+    source: str, input: InputDescription | None, options: DataOptions | None = None
+) -> Task:
     """Load the task of a source `KIND:REST`, its images in the size that `input` describes.
 
-    Raises `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
+    `options` say what to do with examples that are broken, unlabelled or belong together. Raises
+    `UnknownName` for an unknown kind or name, `TaskError` for data that cannot be used.
     """
     kind, colon, rest = source.partition(":")
     if not colon:
         known = [f"{name}:..." for name in SOURCES.names()]
         raise UnknownName(unknown("task", source, [*known, "builtin:digits"]))
-    task: Task = SOURCES.load(kind)(rest, input)
+    from autotune.tasks.options import DEFAULTS
+
+    task: Task = SOURCES.load(kind)(rest, input, options or DEFAULTS)
     return task

@@ -11,6 +11,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.backbones.sources.digits_data import Images, halves
 from autotune.errors import UnknownName, unknown
 from autotune.tasks.base import Task
+from autotune.tasks.options import DEFAULTS, DataOptions
 from autotune.tasks.part import Part
 
 
@@ -47,7 +48,7 @@ SHIFTS: dict[str, Callable[[Images], Images]] = {
 }
 
 
-def load(name: str, input: InputDescription | None) -> Task:
+def load(name: str, input: InputDescription | None, options: DataOptions = DEFAULTS) -> Task:
     """Load float32 images (n, 1, 8, 8) of ten classes, in about 0..1, not split into parts."""
     if name not in SHIFTS:
         raise UnknownName(unknown("builtin task", name, SHIFTS))

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
 from autotune.tasks.augment import View, draw_view
+from autotune.tasks.numbers import refuse_overflow
 from autotune.tasks.part import Part
 from autotune.tasks.random_examples import drawn_with, is_random
 
@@ -163,6 +164,8 @@ def check_fits(part: Part, input: InputDescription | None, source: str) -> None:
             f"Examples must be {_size(input.example_shape)} as the backbone takes them, "
             f"{source} has {_size(shape)}. Resize them, or describe another input with --input."
         )
+    if isinstance(part.inputs, Tensor):
+        refuse_overflow(part.inputs, input.dtype, source)
 
 
 def _size(shape: tuple[int, ...]) -> str:

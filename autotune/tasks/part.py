@@ -30,19 +30,23 @@ class Part:
     labels: Labels
     """(n,) int64."""
 
+    groups: Labels | None = None
+    """(n,) int64, the group of each example, whose examples stay in one part; None without any."""
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle inputs in memory as an array, which processes of one machine may share."""
         inputs = self.inputs.numpy() if isinstance(self.inputs, Tensor) else self.inputs
-        return _as_part, (inputs, self.labels)
+        return _as_part, (inputs, self.labels, self.groups)
 
     def take(self, rows: NDArray[Any]) -> Part:
         """These rows, in this order."""
+        groups = None if self.groups is None else self.groups[rows]
         if isinstance(self.inputs, Tensor):
-            return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows])
-        return Part(Rows(self.inputs, rows), self.labels[rows])
+            return Part(self.inputs[torch.from_numpy(rows)], self.labels[rows], groups)
+        return Part(Rows(self.inputs, rows), self.labels[rows], groups)
 
     def files(self) -> Sequence[Path]:
         """Files that are read during training, for examples that are not in memory."""
@@ -60,13 +64,13 @@ class Part:
         return _content(self.inputs)
 
 
-def _as_part(inputs: Any, labels: Labels) -> Part:
+def _as_part(inputs: Any, labels: Labels, groups: Labels | None = None) -> Part:
     labels = labels.copy()  # torch warns of arrays in shared memory, which are read-only
     if not isinstance(inputs, np.ndarray):
-        return Part(inputs, labels)
+        return Part(inputs, labels, groups)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return Part(torch.from_numpy(inputs), labels)  # parts are never written to
+        return Part(torch.from_numpy(inputs), labels, groups)  # parts are never written to
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +115,18 @@ def files_of(inputs: Any) -> Sequence[Path]:
 def carried_part(part: Part) -> Part:
     """The part with the content of its files in memory."""
     carry = getattr(part.inputs, "carried", None)
-    return part if carry is None else Part(carry(), part.labels)
+    return part if carry is None else Part(carry(), part.labels, part.groups)
 
 
 def join(first: Part, second: Part) -> Part:
     """Both parts, one after the other."""
     labels = np.concatenate([first.labels, second.labels])
+    groups = None
+    if first.groups is not None and second.groups is not None:
+        groups = np.concatenate([first.groups, second.groups])
     if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
-        return Part(torch.cat([first.inputs, second.inputs]), labels)
-    return Part(Chained(first.inputs, second.inputs), labels)
+        return Part(torch.cat([first.inputs, second.inputs]), labels, groups)
+    return Part(Chained(first.inputs, second.inputs), labels, groups)
 
 
 @dataclass(frozen=True, eq=False)

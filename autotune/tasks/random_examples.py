@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
-from autotune.tasks.npz import as_inputs
+from autotune.tasks.numbers import as_inputs
 from autotune.tasks.part import Chained, Rows
 
 COMPARED_EXAMPLES = 16

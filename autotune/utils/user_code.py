@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -26,8 +27,9 @@ def call_source(name: str, *, what: str) -> Any:
     """
     make = imported_function(name, what=what)
     try:
-        return make()
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            return make()
+    except (Exception, SystemExit) as error:
         raise _ERRORS[what](
             f"python:{name} must return a {what}, it raised {type(error).__name__}: {error}. "
             "Call it directly to see more."
@@ -89,13 +91,14 @@ def import_shipped(names: Sequence[str]) -> None:
 
 def _module(place: str, what: str) -> ModuleType:
     try:
-        return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
     except _ERRORS[what]:
         raise
     except FileNotFoundError as error:
         kind = "python: source" if _PREFIXES[what] else what
         raise _ERRORS[what](f"A {kind} must exist, {place!r} does not.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _ERRORS[what](
             f"{_PREFIXES[what]}{place} must import, it raised {type(error).__name__}: {error}."
         ) from error

@@ -13,6 +13,7 @@ from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
 from autotune.tasks import imagefolder, load_task
 from autotune.tasks.loading import batches, generator_of, shuffled
+from autotune.tasks.options import DataOptions
 
 RGB = InputDescription(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 GREY = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
@@ -113,6 +114,103 @@ def test_a_damaged_image_is_refused_or_read_but_never_crashes(tmp_path, suffix):
     assert refused > 10
 
 
+# what a folder has besides good images
+
+
+def broken(flat):
+    """Three files that do not decode, for different reasons."""
+    files = [flat / "daisy" / "empty.png", flat / "rose" / "page.jpg", flat / "tulip" / "cut.png"]
+    whole = (flat / "tulip" / "0.png").read_bytes()
+    for file, content in zip(files, (b"", b"<html>not here</html>", whole[:60]), strict=True):
+        file.write_bytes(content)
+    return files
+
+
+def test_all_broken_images_are_named_at_once(flat):
+    files = broken(flat)
+    with pytest.raises(TaskError, match="give --skip-bad") as caught:
+        load_task(f"imagefolder:{flat}", RGB)
+    assert all(str(file) in str(caught.value) for file in files)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("in_memory", [2**30, 0])
+def test_broken_images_are_left_out_on_request(flat, monkeypatch, caplog, in_memory):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(imagefolder, "IN_MEMORY", in_memory)
+    files = broken(flat)
+    task = load_task(f"imagefolder:{flat}", RGB, DataOptions(skip_bad=True))
+    assert (len(task.train), len(task.train.inputs)) == (30, 30)
+    assert [one.name for one in task.skipped] == list(map(str, files))
+    assert "3 that do not decode (empty.png, page.jpg, cut.png)" in caplog.text
+
+
+def deep(folder, bits, n=4):
+    """Classes dark, grey and bright in images of 16 bits, of which `bits` are used."""
+    for at, name in enumerate(("bright", "dark", "grey")):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            level = {"dark": 0.05, "grey": 0.5, "bright": 0.95}[name]
+            draw = np.random.default_rng(10 * at + i).uniform(-0.04, 0.04, (8, 8))
+            values = ((level + draw) * (2**bits - 1)).astype(np.uint16)
+            Image.fromarray(values).save(folder / name / f"{i}.png")
+    return f"imagefolder:{folder}"
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("in_memory", [2**30, 0])
+def test_16_bit_images_are_scaled_by_the_bits_that_they_use(
+    tmp_path, monkeypatch, caplog, bits, in_memory
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(imagefolder, "IN_MEMORY", in_memory)
+    grey = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
+    task = load_task(deep(tmp_path, bits), grey)
+    inputs = torch.stack([task.train.inputs[at] for at in range(12)])
+    means = [float(inputs[task.train.labels == at].mean()) for at in range(3)]
+    assert np.allclose(means, [0.95, 0.05, 0.5], atol=0.02)
+    assert task.input.bits == bits
+    assert f"scaled by the {bits} bits" in caplog.text
+
+
+def test_deep_images_next_to_others_are_normalised_alike(tmp_path):
+    name = deep(tmp_path, 16)
+    write(tmp_path / "other", 3, seed=0, size=(8, 8), mode="L")
+    task = load_task(name, GREY)
+    plain = np.asarray(Image.open(tmp_path / "other" / "0.png")) / 255
+    at = int(np.flatnonzero(task.train.labels == task.classes.index("other"))[0])
+    assert task.train.inputs.dtype == torch.float32
+    assert np.allclose(task.train.inputs[at, 0], (plain - 0.5) / 0.5, atol=1e-6)
+
+
+def test_examples_of_a_folder_below_the_class_stay_together(tmp_path):
+    for seed in range(24):
+        write(tmp_path / "ab"[seed % 2] / f"patient{seed // 4}" / str(seed), 2, seed=seed)
+    task = load_task(f"imagefolder:{tmp_path}", RGB, DataOptions(group=1))
+    assert len(set(task.train.groups)) == 6
+    whole = task.split(0)
+    parts = [set(part.groups) for part in (whole.train, whole.val, whole.test)]
+    assert sum(map(len, parts)) == 6
+    assert all(parts)
+
+
+def test_images_above_the_level_of_groups_are_groups_of_their_own(tmp_path, caplog):
+    write(tmp_path / "a", 2, seed=0)
+    write(tmp_path / "b" / "patient", 2, seed=1)
+    task = load_task(f"imagefolder:{tmp_path}", RGB, DataOptions(group=1))
+    assert task.train.groups.tolist() == [0, 1, 2, 2]
+    assert "2 images of imagefolder:" in caplog.text
+
+
+def test_further_frames_are_reported(tmp_path, caplog):
+    write(tmp_path / "a", 1, seed=0)
+    (tmp_path / "b").mkdir()
+    frames = [Image.new("L", (8, 8), level) for level in (0, 90)]
+    frames[0].save(tmp_path / "b" / "0.gif", save_all=True, append_images=frames[1:])
+    load_task(f"imagefolder:{tmp_path}", RGB)
+    assert "with several frames or pages: 1. Only the first is used" in caplog.text
+
+
 @pytest.mark.parametrize("missing", ["folder", "classes", "images", "val"])
 def test_a_folder_without_images_is_refused(tmp_path, missing):
     root = tmp_path / "root"
@@ -126,6 +224,16 @@ def test_a_folder_without_images_is_refused(tmp_path, missing):
     message = "must be a folder" if missing == "folder" else "needs one folder of images per class"
     with pytest.raises(TaskError, match=message):
         load_task(f"imagefolder:{root}", RGB)
+
+
+def test_a_part_without_classes_is_left_out_on_request(tmp_path, caplog):
+    write(tmp_path / "train" / "a", 1, seed=0)
+    write(tmp_path / "test", 1, seed=1)
+    with pytest.raises(TaskError, match=r"test has none. Give --skip-unlabelled"):
+        load_task(f"imagefolder:{tmp_path}", RGB)
+    task = load_task(f"imagefolder:{tmp_path}", RGB, DataOptions(skip_unlabelled=True))
+    assert task.test is None
+    assert "test is split from the others instead" in caplog.text
 
 
 def test_a_class_that_was_never_trained_is_named(tmp_path):

@@ -39,3 +39,12 @@ def test_every_metric_is_measured_next_to_loss_and_accuracy(metric):
 @pytest.mark.slow
 def test_accuracy_imports_nothing_but_torch():
     subprocess.run([sys.executable, "-c", LIGHT], check=True)
+
+
+@pytest.mark.slow
+def test_classes_without_an_example_are_not_measured():
+    logits = torch.tensor([[2.0, 0.0, 9.0], [2.0, 1.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert measure(logits, labels, "balanced_accuracy")["balanced_accuracy"] == 0.75
+    assert measure(logits, labels, "auroc")["auroc"] == pytest.approx(0.75)
+    assert measure(logits[:2], labels[:2], "auroc")["auroc"] == 0.5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +95,11 @@ def test_object_arrays_are_refused_and_nothing_is_unpickled(tmp_path, stored):
         ({"x_train": X, "y_train": Y, "x_val": X}, "The array y_val is missing"),
         ({"x_train": X, "y_train": Y[:9]}, "has (20, 3) and (9,)"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "must have equal length, at least one"),
-        ({"x_train": X, "y_train": Y.reshape(-1, 1)}, "labels (n,)"),
+        ({"x_train": X, "y_train": Y.reshape(-1, 1, 1)}, "Labels must be (n,)"),
+        ({"x_train": X, "y_train": Y, "group_train": Y[:3]}, "one group per example"),
+        ({"x_train": X, "y_train": Y - 1}, "10 of 20 in train without one (-1 means none)"),
+        ({"x_train": X.astype(float) * 1e39, "y_train": Y}, "read as float32"),
+        ({"x_train": X.astype(np.uint64) + 2**63, "y_train": Y}, "read as int64"),
         ({"x_train": np.float32(1), "y_train": Y}, "has () and (20,)"),
         ({"x_train": X, "y_train": Y / 2}, "Labels must be integers or strings"),
         ({"x_train": X > 0, "y_train": Y}, "Inputs must be uint8 images, floats or integers"),
@@ -155,3 +162,52 @@ def test_the_digits_come_under_six_names_with_equal_labels():
     assert len({task.digest() for task in tasks}) == 5
     with pytest.raises(UnknownName, match="Did you mean 'digits-noise'"):
         load_task("builtin:digits-nose", None)
+
+
+def declares(path, name, shape, *, stored=True):
+    """An array's member whose header declares a shape that its content does not have."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{name}.npy", header.getvalue() + bytes(64))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("shape", [(10**12,), (10**6, 10**6), (2**62, 4)])
+def test_a_file_that_declares_more_than_it_has_is_refused_without_allocating(
+    tmp_path, shape, stored
+):
+    declares(tmp_path / "a.npz", "x_train", shape, stored=stored)
+    declares(tmp_path / "a.npz", "y_train", (3,), stored=stored)
+    with pytest.raises(TaskError, match=r"x_train declares [\d,]+ bytes") as caught:
+        load_task(f"npz:{tmp_path / 'a.npz'}", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_member_with_an_impossible_size_is_refused(tmp_path):
+    declares(tmp_path / "a.npz", "x_train", (10**9,))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    at = content.index(b"PK\x01\x02") + 24
+    content[at : at + 4] = (4 * 10**9 + 128 - 2**32 * 0).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(TaskError, match="x_train has a size that its 192 bytes cannot hold"):
+        load_task(f"npz:{tmp_path / 'a.npz'}", None)
+
+
+@pytest.mark.parametrize("labels", [Y.reshape(-1, 1), Y == 1, np.eye(2)[Y]])
+def test_labels_may_be_columns_booleans_or_one_hot(stored, labels):
+    task = load_task(stored(x_train=X, y_train=labels), None)
+    assert len(task.classes) == 2
+    assert task.train.labels.tolist() == Y.tolist()
+
+
+def test_groups_are_read_and_other_arrays_are_named(stored, caplog):
+    caplog.set_level("INFO")
+    groups = np.array(["p1", "p2", "p3", "p4", "p5"])[np.arange(20) // 4]
+    task = load_task(stored(x_train=X, y_train=Y, group_train=groups, x_valid=X), None)
+    assert task.train.groups.tolist() == (np.arange(20) // 4).tolist()
+    assert "arrays of other names: 1 (x_valid)" in caplog.text
+    whole = task.split(0)
+    assert [len(part) for part in (whole.train, whole.val, whole.test)] == [12, 4, 4]

@@ -32,7 +32,7 @@ def made_head(factory: HeadFactory, old: nn.Module, classes: int) -> nn.Module:
     arguments = (classes,) if _takes_one(factory) else (copied(old), classes)
     try:
         head = factory(*arguments)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise BackboneError(
             f"A head factory must return a head for {classes} classes, it raised "
             f"{type(error).__name__}: {first_line(error)}. Call it directly to see more."

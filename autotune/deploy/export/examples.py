@@ -39,9 +39,9 @@ def _task_of(path: str | Path) -> str | None:
 
 def _examples(subject: Subject, source: Any) -> Tensor:
     backbone = subject.backbone
-    data = find_task(source, backbone).split(subject.settings.seed)
+    data = find_task(subject.settings, source, backbone).split(subject.settings.seed)
     assert data.train is not None and data.val is not None
-    input = matched(infer_input(data.train, backbone.input), backbone.network)
+    input = matched(infer_input(data.train, data.input or backbone.input), backbone.network)
     device = next(backbone.network.parameters()).device
     inputs, _ = next(batches(data.val, N_EXAMPLES, input=input, device=device))
     return inputs

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError
-from autotune.tasks.imagefolder import decode_image
-from autotune.tasks.npz import as_inputs
+from autotune.tasks.image import decode_image
+from autotune.tasks.numbers import as_inputs, refuse_overflow
 
 
 def read_inputs(body: bytes, kind: str, input: InputDescription, most: int) -> Tensor:
@@ -57,7 +57,9 @@ def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
     if array.dtype.kind not in "iuf" or not array.size:
         raise TaskError("Inputs must be nested lists of numbers, of equal lengths and not empty.")
     _check_range(array, dtype)
-    return _batch(array.astype(dtype), input, most)
+    with np.errstate(over="ignore"):  # infinity is refused
+        numbers = array.astype(dtype)
+    return _batch(numbers, input, most)
 
 
 def _default_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:
@@ -92,4 +94,5 @@ def _batch(array: np.ndarray[Any, Any], input: InputDescription, most: int) -> T
         raise TaskError(f"A request has at most {most} examples, got {len(inputs)}.")
     if inputs.dtype == torch.uint8 and input.is_image:
         return input.normalise(inputs)
+    refuse_overflow(inputs, input.dtype, "the request")
     return inputs.to(getattr(torch, input.dtype))

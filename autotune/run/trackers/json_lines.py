@@ -10,13 +10,14 @@ from typing import TextIO
 
 from autotune.errors import ConfigError
 from autotune.utils.events import Callback, Event
+from autotune.utils.output import result_stream
 
 
 @contextmanager
 def json_lines(file: str) -> Iterator[Callback]:
     """Append to a file, or to standard output for `-`; each line is flushed at once."""
     if file == "-":
-        yield lambda event: print(_line(event), flush=True)
+        yield lambda event: print(_line(event), flush=True, file=result_stream())
         return
     with _opened(file) as stream:
         yield lambda event: stream.write(_line(event) + "\n")
