@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a search, even if they arrive where Python discards exceptions."""
+"""Ctrl-C, SIGTERM and SIGHUP end a search, even where Python discards exceptions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _requested = threading.Event()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make SIGINT and SIGTERM (sent by schedulers) raise `KeyboardInterrupt` inside the block.
+    """Make signals that end a process raise `KeyboardInterrupt` inside the block.
 
-    They raise at once, or at the next `check` where the exception would be lost. The caller's own
-    handler of SIGINT stays. Does nothing outside the main thread, which alone handles signals.
+    These are SIGINT, SIGTERM (sent by schedulers) and SIGHUP (a terminal is closed), unless it is
+    ignored, as by `nohup`. They raise at once, or at the next `check` where the exception would be
+    lost. The caller's own handler of SIGINT stays. Does nothing outside the main thread, which
+    alone handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -25,6 +27,9 @@ def interruptible() -> Iterator[None]:
     ours = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _interrupt):
         ours.append(signal.SIGINT)
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) in (signal.SIG_DFL, _interrupt):
+        ours.append(hangup)
     before = {number: signal.signal(number, _interrupt) for number in ours}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: raised at once, or at the next check where Python would lose them."""
+"""Ctrl-C, SIGTERM and SIGHUP: raised at once, or at the next check where Python would lose them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,22 @@ def send_and_go_on(number: int, seen: list[int]) -> None:
         seen.append(number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_raised_at_once(number):
     seen = []
     with pytest.raises(KeyboardInterrupt):
         send_and_go_on(number, seen)
     assert not seen
     interrupts.check()
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        send_and_go_on(signal.SIGHUP, seen := [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIGHUP]
 
 
 class Ends:

@@ -108,6 +108,8 @@ class ProcessBackend(Backend):
 def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
     # Ctrl-C reaches the whole process group; the driver alone decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
         ready()
