@@ -32,9 +32,12 @@ def widened(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def without_autocast(tensor: Tensor) -> Iterator[None]:
-    """Context without autocast if the tensor is of low precision, as its change is in float32."""
+    """Context without autocast on a tensor's device, as changes are computed in float32.
+
+    A merged weight has the same values as the one that trained, wherever it is computed.
+    """
     kind = tensor.device.type
-    if tensor.dtype in LOW and torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
             yield
     else:

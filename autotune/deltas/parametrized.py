@@ -59,8 +59,6 @@ class _Gated(nn.Module):
         gate = self._delta[0].gate
         if is_off(gate):
             return tensor
-        if tensor.dtype not in LOW:
-            return tensor + scaled(self.part(tensor), gate)
         with without_autocast(tensor):
             wide = widened(tensor)
             return (wide + scaled(self.part(wide), gate)).to(tensor.dtype)

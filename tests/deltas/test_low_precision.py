@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch import nn
 from torch.nn import functional as F
 
-from autotune.problem.plan import Choice
+from autotune.backbones.units import Unit
+from autotune.deltas.attach import attached
+from autotune.problem.plan import Choice, Plan
 
 from .kinds import LAYERS, SPANS
 from .rig import Looked, Rig
@@ -101,3 +104,22 @@ def test_a_changed_weight_is_the_same_under_autocast():
 
 def rig_slots(deltas: Any) -> list[Any]:
     return [slot for site in deltas.sites.values() for slot in site.slots]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [Choice.of("lowrank", rank=2), Choice.of("xs", rank=2), Choice.of("reparam", form="times")],
+)
+def test_a_changed_weight_is_the_same_inside_and_outside_of_autocast(choice):
+    """A graph may compute it outside of a network's own block of autocast, and a merge does."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    network = nn.Sequential(layer, nn.Linear(8, 2)).requires_grad_(False)
+    unit = Unit("0", ("0.weight", "0.bias"))
+    with attached(network, [unit], Plan({"0": choice})) as deltas:
+        for parameter in deltas.parameters():
+            nn.init.normal_(parameter)
+        outside = layer.weight
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = layer.weight
+    assert torch.equal(inside, outside)
