@@ -33,6 +33,14 @@ NamedTask = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source."),
 ]
+NamedStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Storage of the study. Required if only the run folder names one.",
+    ),
+]
 NamedHeadFactory = Annotated[
     str | None,
     typer.Option(

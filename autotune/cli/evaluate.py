@@ -10,6 +10,7 @@ from autotune.cli.common import (
     AsJson,
     NamedBackbone,
     NamedHeadFactory,
+    NamedStorage,
     NamedTask,
     Run,
     app,
@@ -34,6 +35,7 @@ def evaluate(
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the best delta of a run on a freshly loaded backbone.
@@ -43,7 +45,13 @@ def evaluate(
     from autotune.deploy.predict import evaluate_run
 
     metrics = evaluate_run(
-        run, part=part, device=device, backbone=backbone, task=task, head_factory=head_factory
+        run,
+        part=part,
+        device=device,
+        backbone=backbone,
+        task=task,
+        head_factory=head_factory,
+        storage=storage,
     )
     if as_json:
         show_json(metrics)

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedHeadFactory, Run, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedStorage,
+    Run,
+    app,
+    show_json,
+)
 from autotune.cli.options import setting_option
 
 
@@ -17,6 +25,7 @@ def predict(
     device: Annotated[str, setting_option("device")] = "auto",
     backbone: NamedBackbone = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the class of images or arrays with the tuned network, and its probability.
@@ -26,7 +35,7 @@ def predict(
     from autotune.deploy.predict import predict_path
 
     predictions = predict_path(
-        run, path, device=device, backbone=backbone, head_factory=head_factory
+        run, path, device=device, backbone=backbone, head_factory=head_factory, storage=storage
     )
     if as_json:
         show_json(predictions)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import app
+from autotune.cli.common import NamedStorage, app
 from autotune.cli.completion import among
 from autotune.cli.completion import runs as run_folders
 
@@ -41,6 +41,7 @@ def report(
             help="File to write. Default: report.html in the run folder; md and json are printed.",
         ),
     ] = None,
+    storage: NamedStorage = None,
 ) -> None:
     """Report the result of a search as a self-contained page, Markdown or JSON.
 
@@ -49,12 +50,15 @@ def report(
     Example: autotune report runs/digits
     """
     from autotune.cli.live_progress import warned
+    from autotune.errors import ConfigError
     from autotune.run.notebook import Study
     from autotune.run.report import FORMS, write_report
 
     FORMS.check(form)
+    if storage is not None and len(runs) > 1:
+        raise ConfigError(f"A storage holds one study, got --storage with {len(runs)} runs.")
     with warned():
-        studies = [Study(run, still=True) for run in runs]
+        studies = [Study(run, still=True, storage=storage) for run in runs]
         text = write_report(studies, form)
     if form != "html" and out is None:
         typer.echo(text, nl=False)

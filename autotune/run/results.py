@@ -15,6 +15,7 @@ from autotune.errors import RunError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
+from autotune.run.known_runs import allowed
 from autotune.run.settings import read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
@@ -60,19 +61,33 @@ class Best:
 class BareStudy:
     """A search that ended, runs or was interrupted, with its answer, trials and baselines."""
 
-    def __init__(self, folder: str | Path, *, still: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, *, still: bool = False, storage: str | None = None
+    ) -> None:
         """Open the run in `folder`; with `still`, read everything once and never again.
 
-        Raises `RunError` if the folder is not a run.
+        `storage` names the one to read, for a run whose study is not in its folder and that was
+        not begun here. Raises `RunError` if the folder is not a run.
         """
         self.folder = RunFolder.existing(folder)
         self.settings = read_settings({}, file=str(self.folder.config))
+        if storage is not None:
+            self.settings = self.settings.model_copy(update={"storage": storage})
+        self._named_storage = storage
         self._is_still = still
 
     @cached_property
     def _records(self) -> Records:
         kind = Snapshot if self._is_still else Records
-        return kind(self.folder, self.settings.storage)
+        return kind(self.folder, self.storage)
+
+    @property
+    def storage(self) -> str | None:
+        """Storage of the study, None for the database in its folder.
+
+        Raises `RunError` if only the folder names it, which may come from others.
+        """
+        return allowed(self.folder, self.settings, "storage", self._named_storage)
 
     @property
     def problem(self) -> Problem:

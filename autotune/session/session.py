@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from autotune.deltas.artifact import from_bytes, to_bytes
+from autotune.run.known_runs import remember_run
 from autotune.run.settings import Settings, write_settings
 from autotune.session.beginning import check_related, create_study, prepare_study
 from autotune.session.driving import driving, owned
@@ -49,6 +50,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
+    remember_run(folder, settings)
     with owned(folder, setup, command="resume") as writer:
         _note_settings(folder, settings)
         folder.add_origins(origins)

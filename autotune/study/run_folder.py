@@ -141,12 +141,18 @@ class RunFolder:
         self._enter(file.parent)
         write_whole(file, content)
 
+    def refuse_links(self, file: Path) -> None:
+        """Raise `RunError` if a file of this folder, or one that SQLite adds to it, is a link."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            if (link := file.with_name(file.name + suffix)).is_symlink():
+                raise _has_link(link)
+
     def _enter(self, folder: Path) -> None:
         below = self.path
         for name in folder.relative_to(self.path).parts:
             below /= name
             if below.is_symlink():
-                raise RunError(f"A run folder has no links, {str(below)!r} is one. Remove it.")
+                raise _has_link(below)
             try:
                 below.mkdir(exist_ok=True)
             except FileNotFoundError as error:
@@ -227,6 +233,10 @@ def _is_free(folder: Path) -> bool:
     return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
+def _has_link(link: Path) -> RunError:
+    return RunError(f"A run folder has no links, {str(link)!r} is one. Remove it.")
+
+
 def _taken(folder: Path) -> RunError:
     if (folder / "config.yaml").is_file():
         way_out = f"continue it with: autotune resume {shlex.quote(str(folder))}"
@@ -243,7 +253,10 @@ class EventLog(logging.Handler):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
         folder.path.mkdir(parents=True, exist_ok=True)
-        self.stream = folder.log.open("a", buffering=1)
+        folder.refuse_links(folder.log)
+        if folder.log.exists() and not folder.log.is_file():
+            raise RunError(f"A log is a file, {str(folder.log)!r} is not. Remove it.")
+        self.stream = folder.log.open("a", buffering=1, encoding="utf-8")
 
     def emit(self, record: logging.LogRecord) -> None:
         event = event_of(record)

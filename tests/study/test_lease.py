@@ -252,7 +252,7 @@ def test_never_do_two_hold_it(file, attribute):
 
 
 def test_an_optuna_study_carries_the_lease(folder, grids):
-    records = Records(folder, None)
+    records = Records(folder, None, is_writable=True)
     study = records.study
     held = Lease(
         folder.lease,

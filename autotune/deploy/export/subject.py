@@ -34,6 +34,7 @@ def subject_of(
     weights: str | None = None,
     head: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
     trial: int | None = None,
     within: str | None = None,
     retrain: bool = False,
@@ -47,7 +48,7 @@ def subject_of(
     one. Raises `RunError`, `ConfigError` or `ArtifactError`.
     """
     if Path(path).is_dir():
-        study = Study(path)
+        study = Study(path, storage=storage)
         factory = named(study, "head_factory", head_factory)
         overrides = {**_present(weights=weights, head=head), "head_factory": factory}
         settings = study.settings.model_copy(update=overrides)
@@ -152,7 +153,7 @@ def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any)
     """Delta of a trial, trained again with the seed and the preparation of the study."""
     rates = used(record.plan, record.hyperparameters)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
-    with released(reopened(study, backbone, task)) as setup:
+    with released(reopened(study, backbone, task, backend="inline")) as setup:
         _require_same(study, setup)
         prepared = study.folder.read(study.folder.prepared)
         if prepared:

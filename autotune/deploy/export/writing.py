@@ -45,16 +45,18 @@ def export_model(
     weights: str | None = None,
     head: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
     inputs: Tensor | None = None,
 ) -> Export:
     """Export the run folder or delta file at `path` for use without autotune.
 
     `format` is one of `autotune list formats`; `out` is a file, or a new folder for `peft`;
     `tensors` is an additional file with one boolean tensor per parameter, for the format `mask`
-    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` and `head_factory`
-    select the delta and its backbone, as in `autotune export`. Before `out` is written, the export
-    is read with the library of its format and its outputs are compared on `inputs` (n, ...), noise
-    by default, or examples of the task if the network refuses noise. Raises `ExportError`, leaving
+    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head`, `head_factory`
+    and `storage` select the delta and its backbone, as in `autotune export`. Before `out` is
+    written, the export is read with the library of its format and its outputs are compared on
+    `inputs` (n, ...), noise by default, or examples of the task if the network refuses noise.
+    Raises `ExportError`, leaving
     nothing behind, if the export cannot be written or its outputs differ, and `ConfigError` for
     `tensors` with another format.
     """
@@ -73,6 +75,7 @@ def export_model(
         weights=weights,
         head=head,
         head_factory=head_factory,
+        storage=storage,
     )
     if form.has_network:
         subject = with_examples(subject, path, task, inputs)
