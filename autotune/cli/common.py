@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from autotune.cli.completion import runs
+from autotune.errors import AutotuneError, RunError, brief, first_line
 from autotune.utils.distribution import PACKAGE, installed_versions
 
 app = typer.Typer(
@@ -49,6 +52,35 @@ NamedHeadFactory = Annotated[
         help="Function that makes heads. Required if the search had one.",
     ),
 ]
+
+
+@contextmanager
+def reading(run: str) -> Iterator[None]:
+    """Context of a command that only looks at `run`, which may be damaged or come from others.
+
+    Raises `RunError` for whatever cannot be read; `--debug` shows where.
+    """
+    try:
+        yield
+    except (AutotuneError, BrokenPipeError):
+        raise
+    except _UNREADABLE as error:
+        raise RunError(
+            f"{run!r} cannot be read ({type(error).__name__}: {brief(first_line(error))}), so it "
+            "is damaged, or another version wrote it. Restore it from a copy."
+        ) from error
+
+
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def show_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, Run, app
+from autotune.cli.common import NamedStorage, Run, app, reading
 
 
 @app.command()
@@ -38,8 +38,9 @@ def dashboard(
     from autotune.run.notebook import Study
     from autotune.study.storage import open_reader
 
-    study = Study(run, storage=storage)
-    reader = open_reader(study.folder, study.storage)
+    with reading(run):
+        study = Study(run, storage=storage)
+        reader = open_reader(study.folder, study.storage)
     url = f"http://{host}:{port}/dashboard/studies/1"
     typer.echo(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
     try:

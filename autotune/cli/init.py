@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
@@ -38,15 +39,17 @@ def init(
     from autotune.errors import ConfigError
     from autotune.run.settings import read_settings
     from autotune.utils.files import write_whole
+    from autotune.utils.new_path import require_writable
 
     values = {"backbone": backbone, "task": task, "budget": budget}
     settings = read_settings(values)
     _check_kinds(settings)
-    if Path(output).exists() and not force:
+    if os.path.exists(output) and not force:
         raise ConfigError(
             f"A configuration needs a new file, but {output!r} already exists. Name another with "
             "-o, or overwrite it with --force."
         )
+    require_writable(output, "The configuration", "-o")
     try:
         write_whole(Path(output), "\n".join(_lines(settings, values)) + "\n")
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, reading, show_json
 
 
 @app.command()
@@ -20,7 +20,8 @@ def inspect(
     """
     from autotune.deploy.inspection import inspect_file
 
-    contents = inspect_file(file)
+    with reading(file):
+        contents = inspect_file(file)
     if as_json:
         show_json(contents)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, app
+from autotune.cli.common import NamedStorage, app, reading
 from autotune.cli.completion import among
 from autotune.cli.completion import runs as run_folders
 
@@ -53,11 +53,16 @@ def report(
     from autotune.errors import ConfigError
     from autotune.run.notebook import Study
     from autotune.run.report import FORMS, write_report
+    from autotune.utils.new_path import require_writable
 
     FORMS.check(form)
     if storage is not None and len(runs) > 1:
-        raise ConfigError(f"A storage holds one study, got --storage with {len(runs)} runs.")
-    with warned():
+        raise ConfigError(
+            f"A storage holds one study, got --storage with {len(runs)} runs. Name one run."
+        )
+    if out is not None:
+        require_writable(out, "The report", "-o")
+    with warned(), reading(", ".join(runs)):
         studies = [Study(run, still=True, storage=storage) for run in runs]
         text = write_report(studies, form)
     if form != "html" and out is None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedStorage, Run, app, show_json
+from autotune.cli.common import AsJson, NamedStorage, Run, app, reading, show_json
 
 
 @app.command()
@@ -32,9 +32,10 @@ def status(
 
     if watch:
         _watch(run, storage)
-    study = Study(run, still=True, storage=storage)
-    fold_known(study.folder)
-    show_json(study.status()) if as_json else print_status(study)
+    with reading(run):
+        study = Study(run, still=True, storage=storage)
+        fold_known(study.folder)
+        show_json(study.status()) if as_json else print_status(study)
 
 
 def _watch(run: str, storage: str | None) -> None:

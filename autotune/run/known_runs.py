@@ -70,7 +70,7 @@ def fold_known(folder: RunFolder) -> None:
     After a driver was killed, the folder can then be copied without that file.
     """
     if is_known(folder) and holder(folder.lease, None) is None:
-        folder.refuse_links(folder.database)
+        folder.require_plain(folder.database)
         fold_in(folder.database)
 
 

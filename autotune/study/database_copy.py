@@ -97,7 +97,8 @@ def _copy_once(file: Path, copy: Path) -> None:
             there, here = Path(f"{file}{suffix}"), Path(f"{copy}{suffix}")
             here.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
-                shutil.copyfile(there, here)
+                if there.is_file():  # a pipe would be waited for
+                    shutil.copyfile(there, here)
     except OSError as error:
         raise RunError(
             f"A study is read from a copy in {str(copy.parent)!r}, {str(file)!r} cannot be copied "
@@ -110,12 +111,17 @@ def _anchor(file: Path) -> Any:
 
     As long as a write-ahead file grows, it has every page that the database gets from it.
     """
+    return _header(Path(f"{file}-wal")) or _state(file)
+
+
+def _header(file: Path) -> bytes:
     try:
-        with Path(f"{file}-wal").open("rb") as stream:
-            header = stream.read(WAL_HEADER)
-    except OSError:
-        header = b""
-    return header or _state(file)
+        if file.is_file():
+            with file.open("rb") as stream:
+                return stream.read(WAL_HEADER)
+    except FileNotFoundError:
+        pass
+    return b""
 
 
 def _state(file: Path) -> Any:

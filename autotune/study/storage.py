@@ -39,7 +39,7 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.refuse_links(folder.database)
+        folder.require_plain(folder.database)
     named = url or f"sqlite:///{folder.database}"
     options: dict[str, Any] = {"pool_pre_ping": True}
     if named.startswith("sqlite"):
@@ -56,13 +56,13 @@ def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
 
     Raises `RunError` if it is unreachable or holds no study.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings span several lines
     named = url or f"sqlite:///{folder.database}"
     with _reached(folder, named):
         if (file := _sqlite_file(named)) is None:
             return _server_reader(named)
         if url is None:
-            folder.refuse_links(file)
+            folder.require_plain(file)
         return _file_reader(file, named)
 
 

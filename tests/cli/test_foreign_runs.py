@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.study import storage as storages
+from autotune.study.reader import Records
 from autotune.study.run_folder import EventLog, RunFolder
 
 ENDED = Path(__file__).parent.parent / "data" / "formats" / "0.1.0" / "run-ended"
@@ -147,3 +150,62 @@ def test_a_run_without_a_database_is_looked_at_without_one(call, foreign):
     (foreign / "study.db").unlink()
     assert "holds none" in call("status", foreign)[2]
     assert not (foreign / "study.db").exists()
+
+
+def overwrite(file: Path, at: int, content: bytes) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(at)
+        stream.write(content)
+
+
+@pytest.mark.parametrize("content", [b"\0" * 4096, b"\xff" * 4096, bytes(range(256)) * 16])
+def test_overwritten_pages_of_a_study_are_one_line(call, foreign, tmp_path, content, monkeypatch):
+    monkeypatch.setattr(storages, "PATIENCE", 0.5)
+    whole = (foreign / "study.db").read_bytes()
+    codes = set()
+    for at in range(0, len(whole), 5 * 4096):
+        (foreign / "study.db").write_bytes(whole)
+        overwrite(foreign / "study.db", at, content)
+        code, _, errors = call("status", foreign, "--json")
+        assert code in (0, 2), errors
+        assert errors.count("\n") == (code == 2), errors
+        codes.add(code)
+    assert 2 in codes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("problem", None),
+        ("problem", 3),
+        ("problem", {"units": []}),
+        ("identity", "x"),
+        ("stage:final", {"value": "x"}),
+        ("stage:final", [1]),
+        ("stage:preparation", 7),
+        ("reference:probe", {"value": []}),
+        ("sitting:1", "long"),
+        ("format", "1"),
+        ("lease", {"pid": "x"}),
+    ],
+)
+def test_records_of_foreign_types_are_one_line(call, foreign, name, value):
+    Records(RunFolder(foreign), None, is_writable=True).study.set_user_attr(name, value)
+    codes = set()
+    for command in ("status", "report"):
+        code, _, errors = call(command, foreign)
+        assert errors.count("\n") == (code == 2), errors
+        codes.add(code)
+    assert codes <= {0, 2}
+    assert 2 in codes or name == "lease"
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.db-wal", "origins.json", "config.yaml"])
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+def test_what_is_no_file_where_one_belongs_is_one_line(call, foreign, name, kind):
+    (foreign / name).unlink(missing_ok=True)
+    (foreign / name).mkdir() if kind == "directory" else os.mkfifo(foreign / name)
+    for command in ("status", "config"):
+        code, _, errors = call(command, foreign)
+        assert code in (0, 2), errors
+        assert errors.count("\n") == (code == 2)

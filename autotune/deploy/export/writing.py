@@ -15,6 +15,7 @@ from autotune.deploy.export.examples import with_examples
 from autotune.deploy.export.mask import Mask
 from autotune.deploy.export.subject import subject_of
 from autotune.errors import ConfigError
+from autotune.utils.new_path import require_writable
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ def export_model(
         raise ConfigError(f"--tensors needs the format mask, not {format}. Leave --tensors out.")
     form = Mask(Path(tensors)) if tensors is not None else kind()
     target = Path(out) if out is not None else Path(kind.file)
+    if not target.is_dir():  # which is refused with the format
+        require_writable(target, "The export", "-o")
+    if tensors is not None:
+        require_writable(tensors, "The mask's tensors", "--tensors")
     subject = subject_of(
         path,
         trial=trial,

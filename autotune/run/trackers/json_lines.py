@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, brief
 from autotune.utils.events import Callback, Event
 
 
@@ -24,10 +24,11 @@ def json_lines(file: str) -> Iterator[Callback]:
 
 def _opened(file: str) -> TextIO:
     try:
-        return Path(file).open("a", buffering=1)
-    except OSError as error:
+        return Path(file).open("a", buffering=1, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"Events go to a file that can be written, {file!r} cannot ({error.strerror})."
+            f"Events go to a file that can be written, {brief(repr(file))} cannot ({reason})."
         ) from error
 
 
