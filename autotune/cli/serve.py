@@ -72,6 +72,7 @@ def serve(
         import uvicorn
 
         from autotune.deploy.serve.app import make_app
+        from autotune.deploy.serve.slow_clients import TimedProtocol
     except ImportError as error:
         raise DependencyError(
             f"The server needs {error.name}, which is not installed: {install_command('serve')}."
@@ -99,6 +100,7 @@ def serve(
     bound = _bound(host, port)
     config = uvicorn.Config(
         make_app(service, token),
+        http=TimedProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACE_PERIOD,
