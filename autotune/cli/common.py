@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -12,6 +11,8 @@ import typer
 from autotune.cli.completion import runs
 from autotune.errors import AutotuneError, RunError, brief, first_line
 from autotune.utils.distribution import PACKAGE, installed_versions
+from autotune.utils.harmless import harmless
+from autotune.utils.json_text import to_json_text
 
 app = typer.Typer(
     name="autotune",
@@ -83,9 +84,14 @@ _UNREADABLE = (
 )
 
 
+def show(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text that may contain names from files, on standard output or error."""
+    typer.echo(harmless(text), err=err, nl=nl)
+
+
 def show_json(value: Any) -> None:
     """Print `value` as one JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    typer.echo(to_json_text(value))
 
 
 def version(is_requested: bool) -> None:

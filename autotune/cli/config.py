@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, reading, show_json
+from autotune.cli.common import AsJson, app, reading, show, show_json
 from autotune.cli.completion import runs
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def config(
     lines = {name: write_line(name, value) for name, value in values.items()}
     width = max(len(line) for line in lines.values() if len(line) <= MAX_ALIGNED)
     for name, line in lines.items():
-        typer.echo(f"{line:{width}}  # {origins[name]}")
+        show(f"{line:{width}}  # {origins[name]}")
 
 
 def _read(source: str) -> tuple[Settings, dict[str, str]]:

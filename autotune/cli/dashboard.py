@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, Run, app, reading
+from autotune.cli.common import NamedStorage, Run, app, reading, show
 
 
 @app.command()
@@ -42,7 +42,7 @@ def dashboard(
         study = Study(run, storage=storage)
         reader = open_reader(study.folder, study.storage)
     url = f"http://{host}:{port}/dashboard/studies/1"
-    typer.echo(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
+    show(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
     try:
         run_server(reader, host=host, port=port)
     except OSError as error:

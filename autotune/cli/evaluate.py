@@ -14,6 +14,7 @@ from autotune.cli.common import (
     NamedTask,
     Run,
     app,
+    show,
     show_json,
 )
 from autotune.cli.completion import PARTS, among
@@ -57,4 +58,4 @@ def evaluate(
         show_json(metrics)
         return
     for name, value in metrics.items():
-        typer.echo(f"{name}: {value}")
+        show(f"{name}: {value}")

@@ -13,6 +13,7 @@ from autotune.cli.common import (
     NamedStorage,
     NamedTask,
     app,
+    show,
     show_json,
 )
 from autotune.cli.completion import formats, runs
@@ -94,4 +95,4 @@ def export(
         show_json(asdict(done))
         return
     check = "" if done.difference is None else f"; outputs differ by {done.difference:.1g} at most"
-    typer.echo(f"Wrote {done.format} to {done.path}{check}.")
+    show(f"Wrote {done.format} to {done.path}{check}.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.options import setting_option
 
 
@@ -48,4 +48,4 @@ def import_(
     if as_json:
         show_json(imported)
     else:
-        typer.echo(f"Wrote {imported['plan']} to {output}.")
+        show(f"Wrote {imported['plan']} to {output}.")

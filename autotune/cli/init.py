@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.options import setting_option
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def init(
             f"The configuration cannot be written to {output!r} ({error.strerror}). "
             "Name another file with -o."
         ) from error
-    message = f"Wrote {output}. Start with: autotune search --config {output}"
-    show_json({"path": output}) if as_json else typer.echo(message)
+    message = f"Wrote {output}. Start with: autotune search --config {shlex.quote(output)}"
+    show_json({"path": output}) if as_json else show(message)
 
 
 def _check_kinds(settings: Settings) -> None:

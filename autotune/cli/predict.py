@@ -13,6 +13,7 @@ from autotune.cli.common import (
     NamedStorage,
     Run,
     app,
+    show,
     show_json,
 )
 from autotune.cli.options import setting_option
@@ -41,4 +42,4 @@ def predict(
         show_json(predictions)
         return
     for row in predictions:
-        typer.echo(f"{row['input']}: {row['class']} ({row['probability']:.3f})")
+        show(f"{row['input']}: {row['class']} ({row['probability']:.3f})")

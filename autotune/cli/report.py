@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, app, reading
+from autotune.cli.common import NamedStorage, app, reading, show
 from autotune.cli.completion import among
 from autotune.cli.completion import runs as run_folders
 
@@ -66,9 +66,9 @@ def report(
         studies = [Study(run, still=True, storage=storage) for run in runs]
         text = write_report(studies, form)
     if form != "html" and out is None:
-        typer.echo(text, nl=False)
+        show(text, nl=False)
         return
-    typer.echo(f"Wrote {_put(studies, text, out)}")
+    show(f"Wrote {_put(studies, text, out)}")
 
 
 def _put(studies: list[Study], text: str, out: str | None) -> Path:
@@ -84,7 +84,7 @@ def _put(studies: list[Study], text: str, out: str | None) -> Path:
         if file != default:
             raise _not_written(file, error) from error
         reason = error.strerror
-        typer.echo(f"{default} cannot be written ({reason}); writing it here instead.", err=True)
+        show(f"{default} cannot be written ({reason}); writing it here instead.", err=True)
     fallback = Path(f"report-{studies[0].folder.path.name}.html")
     try:
         write_whole(fallback, text)

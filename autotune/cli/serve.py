@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import NamedHeadFactory, app
+from autotune.cli.common import NamedHeadFactory, app, show
 from autotune.cli.options import setting_option
 
 GRACE_PERIOD = 30
@@ -106,7 +106,7 @@ def serve(
         timeout_graceful_shutdown=GRACE_PERIOD,
     )
     names, port = ", ".join(service.tasks) or "no task yet", bound.getsockname()[1]
-    typer.echo(f"Serving {names} at http://{host}:{port} (press Ctrl-C to stop).", err=True)
+    show(f"Serving {names} at http://{host}:{port} (press Ctrl-C to stop).", err=True)
     uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -16,7 +16,7 @@ from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.run.known_runs import allowed
-from autotune.run.settings import read_settings
+from autotune.run.settings import Settings, read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
 from autotune.study.pareto import front, objective_price
@@ -185,11 +185,7 @@ class BareStudy:
 
         It repeats the user's own code, as no command runs what only a run folder names.
         """
-        sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
-        code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
-        if self.settings.head_factory is not None:
-            code += ["--head-factory", str(self.settings.head_factory)]
-        return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])
+        return command_of(self.settings, self.folder, name, *arguments)
 
     @property
     def seconds(self) -> float:
@@ -239,6 +235,15 @@ class BareStudy:
     def status(self) -> dict[str, Any]:
         """The JSON value that `autotune status --json` prints."""
         return _status(self)
+
+
+def command_of(settings: Settings, folder: RunFolder, name: str, *arguments: str) -> str:
+    """Shell command `autotune NAME RUN ARGUMENTS` for a run, with the user's own code named."""
+    sources = {"--backbone": settings.backbone, "--task": settings.task}
+    code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
+    if settings.head_factory is not None:
+        code += ["--head-factory", str(settings.head_factory)]
+    return shlex.join(["autotune", name, str(folder.path), *arguments, *code])
 
 
 def _place(baseline: str) -> tuple[int, str]:

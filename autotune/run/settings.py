@@ -8,7 +8,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,7 +24,7 @@ from autotune.problem.budget import check_text
 from autotune.problem.job import ATTEMPTS, EPOCHS
 from autotune.problem.search_space import SearchSpace, problems, read_space
 from autotune.run.setting_description import Panel, SettingDescription, describe, setting
-from autotune.run.yaml_text import parse_yaml
+from autotune.run.yaml_text import parse_yaml, to_yaml, to_yaml_line
 from autotune.study.strategies import load_strategy
 from autotune.utils.registry import Registry
 
@@ -417,16 +416,13 @@ def read_settings(values: dict[str, Any], *, file: str | None = None) -> Setting
 
 def write_settings(settings: Settings) -> str:
     """Return YAML that `read_settings` reads back."""
-    text: str = yaml.safe_dump(settings.model_dump(), sort_keys=False)
-    return text
+    return to_yaml(settings.model_dump())
 
 
 def write_line(name: str, value: Any) -> str:
     """Return a setting as one line of YAML."""
     flow = isinstance(value, dict)
-    text: str = yaml.safe_dump(
-        value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
-    )
+    text = to_yaml_line(value if flow else {name: value}, flow=flow)
     return f"{name}: {text.rstrip()}" if flow else text.rstrip()
 
 

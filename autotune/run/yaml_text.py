@@ -68,3 +68,15 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def to_yaml(value: Any) -> str:
+    """YAML text that `parse_yaml` reads back, with mappings in their order."""
+    text: str = yaml.safe_dump(value, sort_keys=False)
+    return text
+
+
+def to_yaml_line(value: Any, *, flow: bool) -> str:
+    """YAML text on one line; with `flow`, in braces."""
+    text: str = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, width=10**6)
+    return text

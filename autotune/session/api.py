@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -191,7 +192,7 @@ def named(study: Study, kind: str, replacement: Any = None) -> Any:
         option = kind.replace("_", "-")
         raise RunError(
             f"The {kind.replace('_', ' ')} of {study.folder.path} is code ({source}), which runs "
-            f"only when it is named: add --{option} {source}"
+            f"only when it is named: add --{option} {shlex.quote(str(source))}"
         )
     return source
 

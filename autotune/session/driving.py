@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autotune.errors import Interrupted
 from autotune.run.known_runs import fold_known
+from autotune.run.results import command_of
 from autotune.run.settings import current_names
 from autotune.session.beginning import prepared_buffers
 from autotune.session.identity import identity_of, refuse_other
@@ -42,7 +42,7 @@ def owned(folder: RunFolder, setup: Setup, *, command: str) -> Iterator[Writer]:
     except KeyboardInterrupt as error:
         raise Interrupted(
             "Interrupted. Finished work is kept; continue with: "
-            f"autotune {command} {shlex.quote(str(folder.path))}"
+            + command_of(setup.settings, folder, command)
         ) from error
     except Exception as error:
         if is_full(error):

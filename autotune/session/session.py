@@ -68,7 +68,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
 def _note_settings(folder: RunFolder, settings: Settings) -> None:
     """Write `config.yaml` if a resume changed a setting; a new search has written it already."""
     text = write_settings(settings)
-    if folder.config.read_text() != text:
+    if folder.config.read_text(encoding="utf-8") != text:
         folder.write(folder.config, text)
 
 

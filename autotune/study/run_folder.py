@@ -15,6 +15,7 @@ from autotune.errors import RunError, brief, first_line
 from autotune.utils.events import event_of
 from autotune.utils.files import write_new, write_whole
 from autotune.utils.filesystems import disk_is_full, is_full
+from autotune.utils.json_text import to_json_text
 from autotune.utils.new_path import obstacle
 
 _FORMER_CHECKPOINT = "checkpoint.safetensors"
@@ -292,7 +293,7 @@ class EventLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         event = event_of(record)
         if event is not None:
-            self.stream.write(json.dumps(event.to_json(), default=str) + "\n")
+            self.stream.write(to_json_text(event.to_json(), indent=None) + "\n")
 
     def close(self) -> None:
         self.stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def _settings(artifact: Artifact, **overrides: Any) -> Settings:
     is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt", ".bin"))
     if is_pickle and overrides.get("weights") is None:
         raise ArtifactError(
-            f"The weights of the backbone must be given: add --weights {about['weights']}"
+            "The weights of the backbone must be given: add --weights "
+            f"{shlex.quote(str(about['weights']))}"
         )
     names = ("backbone", "budget", "space", "granularity", "weights", "head")
     recorded = {name: about[name] for name in names if about.get(name) is not None}

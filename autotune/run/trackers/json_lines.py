@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TextIO
 
 from autotune.errors import ConfigError, brief
 from autotune.utils.events import Callback, Event
+from autotune.utils.json_text import to_json_text
 
 
 @contextmanager
@@ -33,4 +33,4 @@ def _opened(file: str) -> TextIO:
 
 
 def _line(event: Event) -> str:
-    return json.dumps(event.to_json(), default=str)
+    return to_json_text(event.to_json(), indent=None)
