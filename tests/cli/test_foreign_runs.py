@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.run.known_runs import remember_run
+from autotune.run.settings import Settings
 from autotune.study import storage as storages
 from autotune.study.reader import Records
 from autotune.study.run_folder import EventLog, RunFolder
@@ -209,3 +211,27 @@ def test_what_is_no_file_where_one_belongs_is_one_line(call, foreign, name, kind
         code, _, errors = call(command, foreign)
         assert code in (0, 2), errors
         assert errors.count("\n") == (code == 2)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_a_killed_driver_left_is_folded_into_a_known_run_alone(
+    call, foreign, tmp_path, is_known
+):
+    shutil.copytree(foreign, tmp_path / "alive")
+    with closing(sqlite3.connect(tmp_path / "alive" / "study.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("CREATE TABLE latest (x)")
+        connection.commit()
+        for suffix in ("", "-wal"):
+            shutil.copy(tmp_path / "alive" / f"study.db{suffix}", foreign)
+    if is_known:
+        remember_run(RunFolder(foreign), Settings())
+    before = contents(foreign)
+    code, _, errors = call("status", foreign)
+    assert code == 0, errors
+    assert (foreign / "study.db-wal").exists() != is_known
+    assert (contents(foreign) == before) != is_known
+    with closing(sqlite3.connect(shutil.copy(foreign / "study.db", tmp_path / "copy.db"))) as copy:
+        tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master")}
+    assert ("latest" in tables) == is_known
