@@ -115,9 +115,18 @@ class Interrupted(AutotuneError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One-line message about an unknown `name` of some `kind`, with the closest known name."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    close = get_close_matches(brief(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"There is no {kind} named {name!r}.{hint} Known: {', '.join(names)}."
+    return f"There is no {kind} named {brief(repr(name))}.{hint} Known: {', '.join(names)}."
+
+
+LONGEST = 200
+"""Longest value, in characters, that a message repeats in full."""
+
+
+def brief(text: str) -> str:
+    """The text, or its beginning and its end if it is too long for a message."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 60]} … {text[-40:]}"
 
 
 def first_line(error: BaseException) -> str:

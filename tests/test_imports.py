@@ -219,7 +219,7 @@ def test_torch_is_unknown_to_the_search():
     ("library", "doors"),
     [
         ("optuna", inside("study")),
-        ("yaml", {f"{ROOT}.run.settings"}),
+        ("yaml", {f"{ROOT}.run.yaml_text"}),
         # the doctor starts Ray in a process of its own
         ("ray", {f"{ROOT}.study.backends.ray"}),
         ("sqlalchemy", {f"{ROOT}.study.storage"}),

@@ -13,6 +13,7 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.dataflow import Flow
 from autotune.backbones.layer_names import layer_name, tensor_name
 from autotune.errors import SpaceError
+from autotune.utils.patterns import match_starts
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def find_units(
     """
     if isinstance(patterns, str):
         return _from_tree(backbone, by_layer=granularity == "layer")
-    pattern_of = {name: _first_match(name, patterns) for name in backbone.parameters()}
+    pattern_of = _first_matches(backbone.parameters(), patterns)
     _refuse_unused(pattern_of, patterns)
     sizes = {name: p.numel() for name, p in backbone.tunable().items()}
     pattern_of = {name: pattern_of[name] for name in sizes}
@@ -90,7 +91,7 @@ def find_groups(
     """
     if isinstance(patterns, str):
         return _containers(backbone)
-    pattern_of = {name: _first_match(name, patterns) for name in backbone.parameters()}
+    pattern_of = _first_matches(backbone.parameters(), patterns)
     _refuse_unused(pattern_of, patterns)
     pairs = [(stage, name) for name, (pattern, stage) in pattern_of.items() if pattern]
     return {group.name: group.parameters for group in _group(pairs)}
@@ -112,11 +113,26 @@ def _above(path: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
 
 
-def _first_match(name: str, patterns: Mapping[str, str]) -> tuple[str, str]:
+def _first_matches(names: Iterable[str], patterns: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Parameter → its pattern and the name of its unit, both empty if no pattern matches."""
+    pattern_of = dict.fromkeys(names, ("", ""))
     for pattern, expression in patterns.items():
-        if match := re.match(expression, tensor_name(name)):
-            return pattern, (match[1] if match.re.groups else pattern)
-    return "", ""
+        left = [name for name, (taken, _) in pattern_of.items() if not taken]
+        matches = _matches(pattern, expression, left)
+        for name in left:
+            if match := matches.get(tensor_name(name)):
+                pattern_of[name] = pattern, (match[1] if match.re.groups else "") or pattern
+    return pattern_of
+
+
+def _matches(pattern: str, expression: str, names: Iterable[str]) -> Mapping[str, re.Match[str]]:
+    try:
+        return match_starts(expression, map(tensor_name, names))
+    except ValueError as error:
+        raise SpaceError(
+            f"A pattern must be a regular expression that is fast, {pattern!r} is not: {error}. "
+            "Correct it, or choose another --space."
+        ) from error
 
 
 def _refuse_unused(pattern_of: Mapping[str, tuple[str, str]], patterns: Mapping[str, str]) -> None:

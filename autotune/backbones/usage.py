@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,6 +15,7 @@ from autotune.backbones.forward import logits_of
 from autotune.backbones.layer_names import tensor_name
 from autotune.backbones.precision import TUNABLE
 from autotune.errors import ConfigError
+from autotune.utils.patterns import match_starts
 
 
 def unused_parameters(network: nn.Module, batches: Sequence[Tensor]) -> frozenset[str]:
@@ -113,8 +113,8 @@ def excluded_parameters(network: nn.Module, patterns: Sequence[str]) -> frozense
     excluded: set[str] = set()
     for pattern in patterns:
         try:
-            matched = {name for name in names if _matches(pattern, name)}
-        except re.error as error:
+            matched = _matched(pattern, names)
+        except ValueError as error:
             raise ConfigError(
                 f"A pattern to exclude must be a regular expression, {pattern!r} is none: {error}. "
                 "Correct it."
@@ -128,9 +128,10 @@ def excluded_parameters(network: nn.Module, patterns: Sequence[str]) -> frozense
     return frozenset(excluded)
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a pattern matches a parameter, or the weight that is computed from it."""
-    return any(re.match(pattern, known) for known in (name, tensor_name(name)))
+def _matched(pattern: str, names: Sequence[str]) -> set[str]:
+    """Names of parameters that match a pattern, or whose weight that is computed from them does."""
+    known = match_starts(pattern, {*names, *map(tensor_name, names)})
+    return {name for name in names if name in known or tensor_name(name) in known}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -30,7 +31,7 @@ from autotune.cli import (  # noqa: F401  (importing a module registers its comm
     status,
     units,
 )
-from autotune.cli.common import app
+from autotune.cli.common import app, show
 from autotune.errors import AutotuneError
 
 _mro: tuple[Any, ...] = typer.BadParameter.__mro__
@@ -68,6 +69,7 @@ arrange()
 def main() -> None:
     """Run the command line and exit with its code."""
     be_plain()
+    be_lenient()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -95,6 +97,16 @@ def be_plain() -> None:
         os.environ["TERM"] = "dumb"
 
 
+def be_lenient() -> None:
+    """Replace characters that standard output or error cannot show, instead of failing.
+
+    A console or a file may have a code page with few characters, and a file name may have none.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _usage_error(error: Any) -> str:
     if not error.format_message():
         return ""
@@ -109,5 +121,5 @@ def _failed(text: str, code: int, debug: bool) -> int:
     if not text:
         return code
     line = " ".join(text.split())
-    typer.echo(line if code == 130 else f"autotune: {line}", err=True)
+    show(line if code == 130 else f"autotune: {line}", err=True)
     return code

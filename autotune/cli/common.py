@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from autotune.cli.completion import runs
+from autotune.errors import AutotuneError, RunError, brief, first_line
 from autotune.utils.distribution import PACKAGE, installed_versions
+from autotune.utils.harmless import harmless
+from autotune.utils.json_text import to_json_text
 from autotune.utils.output import reserved_output, result_stream
 
 app = typer.Typer(
@@ -45,6 +49,14 @@ NamedTask = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="Task. Default: the run's. Required for a python: source."),
 ]
+NamedStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Storage of the study. Required if only the run folder names one.",
+    ),
+]
 NamedHeadFactory = Annotated[
     str | None,
     typer.Option(
@@ -55,9 +67,43 @@ NamedHeadFactory = Annotated[
 ]
 
 
+@contextmanager
+def reading(run: str) -> Iterator[None]:
+    """Context of a command that only looks at `run`, which may be damaged or come from others.
+
+    Raises `RunError` for whatever cannot be read; `--debug` shows where.
+    """
+    try:
+        yield
+    except (AutotuneError, BrokenPipeError):
+        raise
+    except _UNREADABLE as error:
+        raise RunError(
+            f"{run!r} cannot be read ({type(error).__name__}: {brief(first_line(error))}), so it "
+            "is damaged, or another version wrote it. Restore it from a copy."
+        ) from error
+
+
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def show(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text that may contain names from files, on standard output or error."""
+    typer.echo(harmless(text), err=err, nl=nl)
+
+
 def show_json(value: Any) -> None:
     """Print `value` as one JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, default=str), file=result_stream())
+    typer.echo(to_json_text(value), file=result_stream())
 
 
 def version(is_requested: bool) -> None:

@@ -10,6 +10,7 @@ from autotune.cli.common import (
     AsJson,
     NamedBackbone,
     NamedHeadFactory,
+    NamedStorage,
     NamedTask,
     Run,
     app,
@@ -46,6 +47,8 @@ def compare(
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
+    address: Annotated[str | None, setting_option("address")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +75,8 @@ def compare(
             workers=workers,
             device=device,
             head_factory=head_factory,
+            storage=storage,
+            address=address,
         )
     show_json(comparison.to_json()) if as_json else _show(comparison)
 

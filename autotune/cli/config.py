@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, reading, show, show_json
 from autotune.cli.completion import runs
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def config(
     from autotune.run.origins import tell_origins
     from autotune.run.settings import write_line
 
-    settings, chosen = _read(source)
+    with reading(source):
+        settings, chosen = _read(source)
     origins, values = tell_origins(settings, chosen), settings.model_dump()
     if as_json:
         show_json({name: {"value": v, "from": origins[name]} for name, v in values.items()})
@@ -47,7 +48,7 @@ def config(
     lines = {name: write_line(name, value) for name, value in values.items()}
     width = max(len(line) for line in lines.values() if len(line) <= MAX_ALIGNED)
     for name, line in lines.items():
-        typer.echo(f"{line:{width}}  # {origins[name]}")
+        show(f"{line:{width}}  # {origins[name]}")
 
 
 def _read(source: str) -> tuple[Settings, dict[str, str]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import Run, app
+from autotune.cli.common import NamedStorage, Run, app, reading, show
 
 
 @app.command()
@@ -19,6 +19,7 @@ def dashboard(
     port: Annotated[
         int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
     ] = 8080,
+    storage: NamedStorage = None,
 ) -> None:
     """Show the study of a search in optuna-dashboard, read-only, also while the search runs.
 
@@ -37,11 +38,13 @@ def dashboard(
     from autotune.run.notebook import Study
     from autotune.study.storage import open_reader
 
-    study = Study(run)
+    with reading(run):
+        study = Study(run, storage=storage)
+        reader = open_reader(study.folder, study.storage)
     url = f"http://{host}:{port}/dashboard/studies/1"
-    typer.echo(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
+    show(f"Serving {run} at {url} (press Ctrl-C to stop).", err=True)
     try:
-        run_server(open_reader(study.folder, study.settings.storage), host=host, port=port)
+        run_server(reader, host=host, port=port)
     except OSError as error:
         raise ConfigError(
             f"The dashboard needs a free port, but {port} is not ({error.strerror}). Choose one "

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 
 
 @app.command()
@@ -22,6 +22,6 @@ def doctor(as_json: AsJson = False) -> None:
         show_json(facts)
     else:
         for name, value in facts.items():
-            typer.echo(f"{name}: {value}")
+            show(f"{name}: {value}")
     if not facts["healthy"]:
         raise typer.Exit(1)

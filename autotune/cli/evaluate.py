@@ -10,9 +10,11 @@ from autotune.cli.common import (
     AsJson,
     NamedBackbone,
     NamedHeadFactory,
+    NamedStorage,
     NamedTask,
     Run,
     app,
+    show,
     show_json,
 )
 from autotune.cli.completion import PARTS, among
@@ -34,6 +36,7 @@ def evaluate(
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the best delta of a run on a freshly loaded backbone.
@@ -45,10 +48,16 @@ def evaluate(
 
     with in_lines():
         metrics = evaluate_run(
-            run, part=part, device=device, backbone=backbone, task=task, head_factory=head_factory
+            run,
+            part=part,
+            device=device,
+            backbone=backbone,
+            task=task,
+            head_factory=head_factory,
+            storage=storage,
         )
     if as_json:
         show_json(metrics)
         return
     for name, value in metrics.items():
-        typer.echo(f"{name}: {value}")
+        show(f"{name}: {value}")

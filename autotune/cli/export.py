@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedHeadFactory, NamedTask, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedStorage,
+    NamedTask,
+    app,
+    show,
+    show_json,
+)
 from autotune.cli.completion import formats, runs
 from autotune.cli.options import setting_option
 
@@ -54,6 +63,7 @@ def export(
     weights: Annotated[str | None, setting_option("weights")] = None,
     head: Annotated[str | None, setting_option("head")] = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Export the result of a run, or a delta, to a file, and verify it before it is put in place.
@@ -79,9 +89,10 @@ def export(
             weights=weights,
             head=head,
             head_factory=head_factory,
+            storage=storage,
         )
     if as_json:
         show_json(asdict(done))
         return
     check = "" if done.difference is None else f"; outputs differ by {done.difference:.1g} at most"
-    typer.echo(f"Wrote {done.format} to {done.path}{check}.")
+    show(f"Wrote {done.format} to {done.path}{check}.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.options import setting_option
 
 
@@ -37,13 +37,15 @@ def import_(
     from autotune.deploy.export.from_peft import import_peft
     from autotune.errors import ConfigError, unknown
     from autotune.utils.files import write_whole
+    from autotune.utils.new_path import require_writable
 
     if format != "peft":
         raise ConfigError(unknown("format", format, ["peft"]))
     artifact = import_peft(folder, load_backbone(backbone, weights=weights, head=head))
+    require_writable(output, "The delta", "-o")
     write_whole(Path(output), to_bytes(artifact))
     imported = {"path": output, "plan": str(artifact.plan), "cost": artifact.header["cost"]}
     if as_json:
         show_json(imported)
     else:
-        typer.echo(f"Wrote {imported['plan']} to {output}.")
+        show(f"Wrote {imported['plan']} to {output}.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.options import setting_option
 
 if TYPE_CHECKING:
@@ -38,15 +40,17 @@ def init(
     from autotune.errors import ConfigError
     from autotune.run.settings import read_settings
     from autotune.utils.files import write_whole
+    from autotune.utils.new_path import require_writable
 
     values = {"backbone": backbone, "task": task, "budget": budget}
     settings = read_settings(values)
     _check_kinds(settings)
-    if Path(output).exists() and not force:
+    if os.path.exists(output) and not force:
         raise ConfigError(
             f"A configuration needs a new file, but {output!r} already exists. Name another with "
             "-o, or overwrite it with --force."
         )
+    require_writable(output, "The configuration", "-o")
     try:
         write_whole(Path(output), "\n".join(_lines(settings, values)) + "\n")
     except OSError as error:
@@ -54,8 +58,8 @@ def init(
             f"The configuration cannot be written to {output!r} ({error.strerror}). "
             "Name another file with -o."
         ) from error
-    message = f"Wrote {output}. Start with: autotune search --config {output}"
-    show_json({"path": output}) if as_json else typer.echo(message)
+    message = f"Wrote {output}. Start with: autotune search --config {shlex.quote(output)}"
+    show_json({"path": output}) if as_json else show(message)
 
 
 def _check_kinds(settings: Settings) -> None:

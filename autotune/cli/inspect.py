@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, reading, show, show_json
 
 
 @app.command()
@@ -20,17 +20,18 @@ def inspect(
     """
     from autotune.deploy.inspection import inspect_file
 
-    contents = inspect_file(file)
+    with reading(file):
+        contents = inspect_file(file)
     if as_json:
         show_json(contents)
         return
     for key, value in contents.items():
         if key in ("tensors", "units") and isinstance(value, dict):
-            typer.echo(f"{key}:")
+            show(f"{key}:")
             for name, entry in value.items():
-                typer.echo(f"  {name}: {entry}")
+                show(f"  {name}: {entry}")
         elif isinstance(value, dict):
             for name, entry in value.items():
-                typer.echo(f"{key} {name}: {entry}")
+                show(f"{key} {name}: {entry}")
         else:
-            typer.echo(f"{key}: {value}")
+            show(f"{key}: {value}")

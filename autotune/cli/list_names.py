@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.completion import KINDS, among
 
 
@@ -43,7 +43,7 @@ def list_names(
         show_json(chosen)
         return
     for name, names in chosen.items():
-        typer.echo(f"{name}: {', '.join(names)}")
+        show(f"{name}: {', '.join(names)}")
 
 
 def _names() -> dict[str, list[str]]:

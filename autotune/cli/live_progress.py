@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from autotune.cli.console import Harmless, harmless_console
 from autotune.run.progress import Standing, read_events
 from autotune.utils.events import Callback, Event, event_of, listening, log
 
@@ -37,7 +38,7 @@ def watching(*, quiet: bool, run: Path | None = None) -> Iterator[None]:
 
     For a resumed search, `run` is its folder: the view starts from the events in its log.
     """
-    console = Console(stderr=True)
+    console = harmless_console(Console(stderr=True))
     if quiet:
         yield
     elif console.is_terminal and not console.is_dumb_terminal:
@@ -58,7 +59,7 @@ def in_lines() -> Iterator[None]:
 @contextmanager
 def warned() -> Iterator[None]:
     """Show only warnings on standard error until the block ends, for commands without progress."""
-    handler = _Warnings(Console(stderr=True))
+    handler = _Warnings(harmless_console(Console(stderr=True)))
     log.addHandler(handler)
     try:
         yield
@@ -101,7 +102,7 @@ class _View:
     def __rich__(self) -> RenderableType:
         from autotune.cli.live_layout import view
 
-        return view(self.standing, time.time())
+        return Harmless(view(self.standing, time.time()))
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def follow(run: Path, is_running: Callable[[], bool]) -> None:
 
     Without a terminal, print one line per event.
     """
-    console = Console()
+    console = harmless_console(Console())
     if not console.is_terminal or console.is_dumb_terminal:
         _follow(run, is_running, Lines(console))
         return

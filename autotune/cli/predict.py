@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedBackbone, NamedHeadFactory, Run, app, show_json
+from autotune.cli.common import (
+    AsJson,
+    NamedBackbone,
+    NamedHeadFactory,
+    NamedStorage,
+    Run,
+    app,
+    show,
+    show_json,
+)
 from autotune.cli.options import setting_option
 
 
@@ -18,6 +27,7 @@ def predict(
     backbone: NamedBackbone = None,
     head_factory: NamedHeadFactory = None,
     skip_bad: Annotated[bool, setting_option("skip_bad")] = False,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the class of images or arrays with the tuned network, and its probability.
@@ -35,9 +45,10 @@ def predict(
             backbone=backbone,
             head_factory=head_factory,
             skip_bad=skip_bad,
+            storage=storage,
         )
     if as_json:
         show_json(predictions)
         return
     for row in predictions:
-        typer.echo(f"{row['input']}: {row['class']} ({row['probability']:.3f})")
+        show(f"{row['input']}: {row['class']} ({row['probability']:.3f})")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.common import AsJson, app, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.completion import methods
 from autotune.cli.options import SettingOptions, SettingValues, with_settings
 from autotune.cli.search import Quiet
@@ -67,10 +66,11 @@ def _show(study: Any, as_json: bool) -> None:
     from autotune.run.report.profile import measured
     from autotune.run.report.section import Report
     from autotune.utils.files import write_whole
+    from autotune.utils.json_text import to_json_text
 
     rows, folder = study.profile, study.folder.path
     result = {"run": str(folder), "rows": [row.to_json() for row in rows]}
-    write_whole(folder / "profile.json", json.dumps(result, indent=2) + "\n")
+    write_whole(folder / "profile.json", to_json_text(result) + "\n")
     section = measured(study)
     page = Report(f"Each unit of {study.settings.backbone} alone", (section,))
     write_whole(folder / "profile.html", to_html(page))
@@ -78,4 +78,4 @@ def _show(study: Any, as_json: bool) -> None:
         show_json(result)
         return
     print_sections([section])
-    typer.echo(f"Wrote {folder / 'profile.html'}, which adds a figure.")
+    show(f"Wrote {folder / 'profile.html'}, which adds a figure.")

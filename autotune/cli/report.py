@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import app
+from autotune.cli.common import NamedStorage, app, reading, show
 from autotune.cli.completion import among
 from autotune.cli.completion import runs as run_folders
 
@@ -41,6 +41,7 @@ def report(
             help="File to write. Default: report.html in the run folder; md and json are printed.",
         ),
     ] = None,
+    storage: NamedStorage = None,
 ) -> None:
     """Report the result of a search as a self-contained page, Markdown or JSON.
 
@@ -49,17 +50,25 @@ def report(
     Example: autotune report runs/digits
     """
     from autotune.cli.live_progress import warned
+    from autotune.errors import ConfigError
     from autotune.run.notebook import Study
     from autotune.run.report import FORMS, write_report
+    from autotune.utils.new_path import require_writable
 
     FORMS.check(form)
-    with warned():
-        studies = [Study(run, still=True) for run in runs]
+    if storage is not None and len(runs) > 1:
+        raise ConfigError(
+            f"A storage holds one study, got --storage with {len(runs)} runs. Name one run."
+        )
+    if out is not None:
+        require_writable(out, "The report", "-o")
+    with warned(), reading(", ".join(runs)):
+        studies = [Study(run, still=True, storage=storage) for run in runs]
         text = write_report(studies, form)
     if form != "html" and out is None:
-        typer.echo(text, nl=False)
+        show(text, nl=False)
         return
-    typer.echo(f"Wrote {_put(studies, text, out)}")
+    show(f"Wrote {_put(studies, text, out)}")
 
 
 def _put(studies: list[Study], text: str, out: str | None) -> Path:
@@ -75,7 +84,7 @@ def _put(studies: list[Study], text: str, out: str | None) -> Path:
         if file != default:
             raise _not_written(file, error) from error
         reason = error.strerror
-        typer.echo(f"{default} cannot be written ({reason}); writing it here instead.", err=True)
+        show(f"{default} cannot be written ({reason}); writing it here instead.", err=True)
     fallback = Path(f"report-{studies[0].folder.path.name}.html")
     try:
         write_whole(fallback, text)

@@ -13,6 +13,7 @@ from autotune.cli.common import (
     AsJson,
     NamedBackbone,
     NamedHeadFactory,
+    NamedStorage,
     NamedTask,
     Run,
     app,
@@ -172,6 +173,7 @@ def resume(
     backbone: NamedBackbone = None,
     task: NamedTask = None,
     head_factory: NamedHeadFactory = None,
+    storage: NamedStorage = None,
     places: Annotated[SettingValues, movable_settings()],
     timings: Timings = False,
     log_json: LogJson = None,
@@ -190,7 +192,14 @@ def resume(
         from autotune.session.api import resume as resume_search
 
         study = resume_search(
-            run, backbone, task, head_factory=head_factory, trials=trials, **limits, **places
+            run,
+            backbone,
+            task,
+            head_factory=head_factory,
+            storage=storage,
+            trials=trials,
+            **limits,
+            **places,
         )
     _show_result(study, as_json, timings)
 

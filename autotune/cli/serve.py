@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import NamedHeadFactory, app
+from autotune.cli.common import NamedHeadFactory, app, show
 from autotune.cli.options import setting_option
 
 GRACE_PERIOD = 30
@@ -72,6 +72,7 @@ def serve(
         import uvicorn
 
         from autotune.deploy.serve.app import make_app
+        from autotune.deploy.serve.slow_clients import TimedProtocol
     except ImportError as error:
         raise DependencyError(
             f"The server needs {error.name}, which is not installed: {install_command('serve')}."
@@ -99,12 +100,13 @@ def serve(
     bound = _bound(host, port)
     config = uvicorn.Config(
         make_app(service, token),
+        http=TimedProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACE_PERIOD,
     )
     names, port = ", ".join(service.tasks) or "no task yet", bound.getsockname()[1]
-    typer.echo(f"Serving {names} at http://{host}:{port} (press Ctrl-C to stop).", err=True)
+    show(f"Serving {names} at http://{host}:{port} (press Ctrl-C to stop).", err=True)
     uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, Run, app, show_json
+from autotune.cli.common import AsJson, NamedStorage, Run, app, reading, show_json
 
 
 @app.command()
@@ -19,6 +19,7 @@ def status(
         bool,
         typer.Option("--watch", metavar="", help="Follow a running search until it ends."),
     ] = False,
+    storage: NamedStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the state of a search, also while it runs.
@@ -26,15 +27,18 @@ def status(
     Example: autotune status runs/digits --watch
     """
     from autotune.cli.results import print_status
+    from autotune.run.known_runs import fold_known
     from autotune.run.notebook import Study
 
     if watch:
-        _watch(run)
-    study = Study(run, still=True)
-    show_json(study.status()) if as_json else print_status(study)
+        _watch(run, storage)
+    with reading(run):
+        study = Study(run, still=True, storage=storage)
+        fold_known(study.folder)
+        show_json(study.status()) if as_json else print_status(study)
 
 
-def _watch(run: str) -> None:
+def _watch(run: str, storage: str | None) -> None:
     """Follow the search until it ends or stops; Ctrl-C ends only the watch."""
     from autotune.cli.live_progress import follow
     from autotune.run.notebook import Study
@@ -42,4 +46,5 @@ def _watch(run: str) -> None:
     with suppress(KeyboardInterrupt):
         while Path(run).is_dir() and not (Path(run) / "config.yaml").exists():
             time.sleep(0.5)  # a search that just began creates its folder before its configuration
-        follow(Study(run).folder.path, lambda: Study(run).state == "running")
+        study = Study(run, storage=storage)
+        follow(study.folder.path, lambda: study.state == "running")

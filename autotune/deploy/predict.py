@@ -43,6 +43,7 @@ def evaluate_run(
     backbone: str | None = None,
     task: str | None = None,
     head_factory: str | None = None,
+    storage: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of the delta in `best/` on a part of the run's task, and `n`, the number of examples.
 
@@ -50,7 +51,7 @@ def evaluate_run(
     """
     if part not in TASK_PARTS:
         raise ConfigError(unknown("part", part, TASK_PARTS))
-    study = _ended(run)
+    study = _ended(run, storage)
     factory = named(study, "head_factory", head_factory)
     settings = study.settings.model_copy(update={"device": device, "head_factory": factory})
     setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))
@@ -74,13 +75,15 @@ def predict_path(
     backbone: str | None = None,
     head_factory: str | None = None,
     skip_bad: bool = False,
+    storage: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predicted `class` and its `probability` for an image, a folder of images or an .npy array.
 
     `input` names each example. Raises `TaskError` if the path cannot be read as such inputs, which
     names all images that do not decode; with `skip_bad`, those of a folder are left out.
     """
-    with _tuned_network(run, device, backbone, head_factory) as (network, artifact, input, recipe):
+    tuned_network = _tuned_network(_ended(run, storage), device, backbone, head_factory)
+    with tuned_network as (network, artifact, input, recipe):
         names, part = _examples(Path(path), input, DataOptions(skip_bad))
         try:
             feed = PartFeed(part, input, torch.device(recipe.device))
@@ -96,11 +99,10 @@ def predict_path(
 
 @contextmanager
 def _tuned_network(
-    run: str, device: str, named_backbone: str | None, head_factory: str | None
+    study: Study, device: str, named_backbone: str | None, head_factory: str | None
 ) -> Iterator[tuple[nn.Module, Artifact, InputDescription | None, Recipe]]:
     from autotune.session.sources import choose_device
 
-    study = _ended(run)
     artifact = read_artifact(study.best.artifact)
     factory = named(study, "head_factory", head_factory)
     settings = study.settings.model_copy(update={"head_factory": factory})
@@ -125,8 +127,8 @@ def _input(backbone: Backbone, artifact: Artifact) -> InputDescription | None:
     return replace(backbone.input, bits=stored.bits, background=stored.background)
 
 
-def _ended(run: str) -> Study:
-    study = Study(run)
+def _ended(run: str, storage: str | None) -> Study:
+    study = Study(run, storage=storage)
     study.best  # noqa: B018  (the property raises until the search has ended)
     if study.settings.has_objects:
         raise RunError(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
-from autotune.errors import SpaceError
+from autotune.errors import SpaceError, brief
 from autotune.problem.plan import Option
+from autotune.utils.patterns import compile_pattern
 
 TREE: Literal["tree"] = "tree"
 BUDGET = "budget"
 """Value of an option whose sizes are computed from the budget."""
+
+MAX_CHOICES = 10_000
+"""Most choices per unit. The largest space has about a hundred; each is built and costed."""
 
 Patterns = Annotated[dict[str, str], Field(min_length=1)]
 Options = dict[str, Option | list[Option]]
@@ -43,8 +47,8 @@ class UnitPatterns(_Strict):
     def _compiles(cls, patterns: Any) -> Any:
         for name, pattern in patterns.items() if patterns != TREE else ():
             try:
-                re.compile(pattern)
-            except re.error as error:
+                compile_pattern(pattern)
+            except ValueError as error:
                 raise ValueError(f"pattern {name!r} is no regular expression: {error}") from error
         return patterns
 
@@ -79,6 +83,14 @@ class SearchSpace(_Strict):
 
     notes: str = ""
 
+    @field_validator("choices")
+    @classmethod
+    def _are_few(cls, choices: Any) -> Any:
+        n = sum(prod(len(_listed(o)) for o in _values(entry)) for entry in choices)
+        if n > MAX_CHOICES:
+            raise ValueError(f"at most {MAX_CHOICES:,} combinations of options, these are {n:.0e}")
+        return choices
+
     def combinations(self) -> list[list[tuple[str, dict[str, Option]]]]:
         """Every choice as (method, options) pairs: the product of an entry's option lists."""
         return [chosen for entry in self.choices for chosen in _expand(entry)]
@@ -108,7 +120,14 @@ def _described(error: Any) -> str:
         return "this key is not known"
     if error["type"] == "missing":
         return "this key is missing"
-    return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    return f"{error['msg'].removeprefix('Value error, ')} (got {_shown(error['input'])})"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return brief(repr(value))
+    except (ValueError, RecursionError):  # thousands of digits, or a value that contains itself
+        return f"a value of type {type(value).__name__}"
 
 
 def _expand(entry: dict[str, Options]) -> list[list[tuple[str, dict[str, Option]]]]:
@@ -116,6 +135,14 @@ def _expand(entry: dict[str, Options]) -> list[list[tuple[str, dict[str, Option]
     return [list(chosen) for chosen in product(*per_method)]
 
 
+def _values(entry: dict[str, Options]) -> Iterator[Option | list[Option]]:
+    return (value for options in entry.values() for value in options.values())
+
+
+def _listed(value: Option | list[Option]) -> list[Option]:
+    return value if isinstance(value, list) else [value]
+
+
 def _options(options: Options) -> list[dict[str, Option]]:
-    lists = [value if isinstance(value, list) else [value] for value in options.values()]
+    lists = [_listed(value) for value in options.values()]
     return [dict(zip(options, values, strict=True)) for values in product(*lists)]

@@ -21,7 +21,9 @@ class Study(BareStudy):
 
     def report(self, form: str = "html") -> str:
         """Return the report of this search in a form: `html` (one page), `md` or `json`."""
-        return write_report([Study(self.folder.path, still=True)], form)
+        return write_report(
+            [Study(self.folder.path, still=True, storage=self._named_storage)], form
+        )
 
     def plot_front(self) -> go.Figure:
         """Plot value on validation against cost: trials, their front, baselines, the answer."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, brief
 from autotune.run.settings import Settings, current_names, read_mapping, read_value
 from autotune.study.strategies import load_strategy
 
@@ -64,7 +64,7 @@ def read_assigned(texts: Iterable[str]) -> dict[str, Any]:
 def _assigned(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"-o takes KEY=VALUE, got {text!r}. Example: -o epochs=3.")
+        raise ConfigError(f"-o takes KEY=VALUE, got {brief(repr(text))}. Example: -o epochs=3.")
     return key, read_value(value, f"-o {text}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotune.errors import ConfigError
+from autotune.run.known_runs import allowed
 from autotune.run.settings import read_settings
 from autotune.study.reader import Records
 from autotune.study.run_folder import RunFolder
@@ -25,7 +26,8 @@ def open_run(run: str, option: str, identity: Mapping[str, Any], statistics: str
     were not, and None before that is decided, when they are not compared.
     """
     folder = RunFolder.existing(run)
-    records = Records(folder, read_settings({}, file=str(folder.config)).storage)
+    settings = read_settings({}, file=str(folder.config))
+    records = Records(folder, allowed(folder, settings, "storage"))
     stored = {**records.identity, "statistics": _statistics(records)}
     current = {**identity, "statistics": statistics or stored["statistics"]}
     differs = [

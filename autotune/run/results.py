@@ -15,7 +15,8 @@ from autotune.errors import RunError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
-from autotune.run.settings import read_settings
+from autotune.run.known_runs import allowed
+from autotune.run.settings import Settings, read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
 from autotune.study.pareto import front, objective_price
@@ -60,19 +61,33 @@ class Best:
 class BareStudy:
     """A search that ended, runs or was interrupted, with its answer, trials and baselines."""
 
-    def __init__(self, folder: str | Path, *, still: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, *, still: bool = False, storage: str | None = None
+    ) -> None:
         """Open the run in `folder`; with `still`, read everything once and never again.
 
-        Raises `RunError` if the folder is not a run.
+        `storage` names the one to read, for a run whose study is not in its folder and that was
+        not begun here. Raises `RunError` if the folder is not a run.
         """
         self.folder = RunFolder.existing(folder)
         self.settings = read_settings({}, file=str(self.folder.config))
+        if storage is not None:
+            self.settings = self.settings.model_copy(update={"storage": storage})
+        self._named_storage = storage
         self._is_still = still
 
     @cached_property
     def _records(self) -> Records:
         kind = Snapshot if self._is_still else Records
-        return kind(self.folder, self.settings.storage)
+        return kind(self.folder, self.storage)
+
+    @property
+    def storage(self) -> str | None:
+        """Storage of the study, None for the database in its folder.
+
+        Raises `RunError` if only the folder names it, which may come from others.
+        """
+        return allowed(self.folder, self.settings, "storage", self._named_storage)
 
     @property
     def problem(self) -> Problem:
@@ -170,11 +185,7 @@ class BareStudy:
 
         It repeats the user's own code, as no command runs what only a run folder names.
         """
-        sources = {"--backbone": self.settings.backbone, "--task": self.settings.task}
-        code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
-        if self.settings.head_factory is not None:
-            code += ["--head-factory", str(self.settings.head_factory)]
-        return shlex.join(["autotune", name, str(self.folder.path), *arguments, *code])
+        return command_of(self.settings, self.folder, name, *arguments)
 
     @property
     def seconds(self) -> float:
@@ -224,6 +235,15 @@ class BareStudy:
     def status(self) -> dict[str, Any]:
         """The JSON value that `autotune status --json` prints."""
         return _status(self)
+
+
+def command_of(settings: Settings, folder: RunFolder, name: str, *arguments: str) -> str:
+    """Shell command `autotune NAME RUN ARGUMENTS` for a run, with the user's own code named."""
+    sources = {"--backbone": settings.backbone, "--task": settings.task}
+    code = [word for kind in sources.items() if kind[1].startswith("python:") for word in kind]
+    if settings.head_factory is not None:
+        code += ["--head-factory", str(settings.head_factory)]
+    return shlex.join(["autotune", name, str(folder.path), *arguments, *code])
 
 
 def _place(baseline: str) -> tuple[int, str]:

@@ -8,7 +8,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from autotune.errors import BudgetError, ConfigError, unknown
+from autotune.errors import BudgetError, ConfigError, brief, unknown
 from autotune.problem.budget import check_text
 from autotune.problem.job import ATTEMPTS, EPOCHS
 from autotune.problem.search_space import SearchSpace, problems, read_space
 from autotune.run.setting_description import Panel, SettingDescription, describe, setting
+from autotune.run.yaml_text import parse_yaml, to_yaml, to_yaml_line
 from autotune.study.strategies import load_strategy
 from autotune.utils.colors import WHITE, opaque_rgb
 from autotune.utils.registry import Registry
@@ -41,7 +41,10 @@ OBJECT = "object"
 FORMER_NAMES = {"fold": "fuse_batchnorm"}
 """Former name → setting; still read in files, calls, options and stored studies."""
 
-Count = Annotated[int, Field(ge=1)]
+LARGEST = 10**9
+"""Largest number of a setting: larger ones do not fit into the numbers of databases and tensors."""
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
 
 HeadFactory = Annotated[
     str | Callable[..., Any],
@@ -158,7 +161,7 @@ class Settings(BaseModel):
         metavar="RUN",
     )
     trials: Count = _trained(20, "Maximum number of trials. Default: depends on the strategy.")
-    timeout: Annotated[float, Field(gt=0)] | None = _trained(
+    timeout: Annotated[float, Field(gt=0, le=LARGEST)] | None = _trained(
         None, "Start no new trial after this many seconds.", metavar="SECONDS"
     )
     epochs: Count = _trained(EPOCHS, "Epochs per trial.")
@@ -166,7 +169,7 @@ class Settings(BaseModel):
     augment: Literal["none", "flip", "crop+flip"] = _trained(
         "none", "Augmentation of training inputs: {values}."
     )
-    views: Annotated[int, Field(ge=0)] = _trained(
+    views: Annotated[int, Field(ge=0, le=LARGEST)] = _trained(
         0, "Augmented views to precompute per input; 0 augments anew every epoch."
     )
     precision: Literal["auto", "float32", "bfloat16"] = _trained(
@@ -188,7 +191,7 @@ class Settings(BaseModel):
         "Find the Pareto front of two objectives: METRIC,cost (or bytes, latency, memory).",
         metavar="METRIC,PRICE",
     )
-    folds: Annotated[int, Field(ge=0)] = _trained(
+    folds: Annotated[int, Field(ge=0, le=LARGEST)] = _trained(
         0, "Cross-validation folds per plan; 0 for a single validation split."
     )
     pruner: str = _trained(
@@ -211,10 +214,10 @@ class Settings(BaseModel):
         "Concurrent trials. Default: 1; on Ray, as many as the cluster fits.",
         is_movable=True,
     )
-    cpus_per_trial: Annotated[float, Field(gt=0)] | None = _placed(
+    cpus_per_trial: Annotated[float, Field(gt=0, le=LARGEST)] | None = _placed(
         None, "On Ray: CPUs, and thus threads, per trial. Default: 1.", is_movable=True
     )
-    gpus_per_trial: Annotated[float, Field(ge=0)] | None = _placed(
+    gpus_per_trial: Annotated[float, Field(ge=0, le=LARGEST)] | None = _placed(
         None,
         "GPUs per trial, at most 1; 0.25 runs four trials on each GPU. Default: 1 if there is a "
         "GPU.",
@@ -230,7 +233,7 @@ class Settings(BaseModel):
     ship_data: bool = _placed(
         False, "On Ray: send image files to nodes that lack them.", is_movable=True
     )
-    retries: Annotated[int, Field(ge=0)] = _placed(
+    retries: Annotated[int, Field(ge=0, le=LARGEST)] = _placed(
         ATTEMPTS - 1,
         "Maximum number of times that a trial is resumed after its worker died.",
         is_movable=True,
@@ -437,16 +440,13 @@ def read_settings(values: dict[str, Any], *, file: str | None = None) -> Setting
 
 def write_settings(settings: Settings) -> str:
     """Return YAML that `read_settings` reads back."""
-    text: str = yaml.safe_dump(settings.model_dump(), sort_keys=False)
-    return text
+    return to_yaml(settings.model_dump())
 
 
 def write_line(name: str, value: Any) -> str:
     """Return a setting as one line of YAML."""
     flow = isinstance(value, dict)
-    text: str = yaml.safe_dump(
-        value if flow else {name: value}, default_flow_style=flow, allow_unicode=True, width=10**6
-    )
+    text = to_yaml_line(value if flow else {name: value}, flow=flow)
     return f"{name}: {text.rstrip()}" if flow else text.rstrip()
 
 
@@ -490,8 +490,8 @@ def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"A {what} file must exist, {str(path)!r} does not. Check the path.")
     try:
-        data = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"A {what} file must be YAML, {str(path)!r} is not ({_reason(error)})."
         ) from error
@@ -503,12 +503,12 @@ def read_mapping(file: str | Path, what: str) -> dict[str, Any]:
 def read_value(text: str, where: str) -> Any:
     """Parse a value as YAML."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(
-            f"A value must be YAML, that of {where} is not ({_reason(error)}). Quote it."
+            f"A value must be YAML, that of {brief(where)} is not ({_reason(error)}). Quote it."
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return brief(" ".join(str(error).split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.heads.factory import HeadFactory
 from autotune.errors import ConfigError, RunError
 from autotune.problem.budget import largest_first
+from autotune.run.known_runs import allowed
 from autotune.run.notebook import Study
 from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
@@ -118,6 +120,7 @@ def resume(
     task: Any = None,
     *,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
     callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Study:
@@ -127,17 +130,18 @@ def resume(
     `head_factory` needs that. Allowed changes are
     `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
     `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
-    called with each `Event`. Raises `ConfigError` for another change, `RunError` if the data or
-    the network differ.
+    called with each `Event`. `storage` is needed for a run whose study is not in its folder and
+    that was not begun here, and so is its `address`. Raises `ConfigError` for another change,
+    `RunError` if the data or the network differ.
     """
-    began, study = time.time(), Study(run)
+    began, study = time.time(), Study(run, storage=storage)
     timings.reset()
     if fixed := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(
             "A resumed run may change how many trials there are and where they run, not "
             f"{fixed[0]!r}. Start a new search for that."
         )
-    has_begun = not study.folder.is_bare() or has_study(study.folder, study.settings.storage)
+    has_begun = not study.folder.is_bare() or has_study(study.folder, study.storage)
     total = changes.get("trials")
     # trials of a profile do not count
     begun = sum(not trial.origin for trial in study.trials) if has_begun else 0
@@ -151,19 +155,23 @@ def resume(
             create_study(study.folder, setup)
         changed = changed_settings(study.settings, setup.settings)
         drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
-    return Study(study.folder.path)
+    return Study(study.folder.path, storage=storage)
 
 
 def reopened(
     study: Study, backbone: Any = None, task: Any = None, head_factory: Any = None, **changes: Any
 ) -> Setup:
-    """Prepare a run again; `RunError` if it began from objects and they are not given."""
-    before = study.settings
+    """Prepare a run again; `RunError` if it began from objects and they are not given.
+
+    Raises `RunError` for a storage or an address that only the run folder names.
+    """
+    before = study.settings.model_copy(update={"storage": study.storage})
     backbone = named(study, "backbone", backbone)
     task = named(study, "task", task)
     changes["head_factory"] = named(study, "head_factory", head_factory)
     changed = {name: value for name, value in changes.items() if value is not None}
     settings = read_settings({**_kept(before, changed), **changed})
+    allowed(study.folder, settings, "address", changed.get("address"))
     return prepare_search(settings, backbone, task)
 
 
@@ -184,7 +192,7 @@ def named(study: Study, kind: str, replacement: Any = None) -> Any:
         option = kind.replace("_", "-")
         raise RunError(
             f"The {kind.replace('_', ' ')} of {study.folder.path} is code ({source}), which runs "
-            f"only when it is named: add --{option} {source}"
+            f"only when it is named: add --{option} {shlex.quote(str(source))}"
         )
     return source
 

@@ -93,6 +93,8 @@ def compare(
     workers: int | None = None,
     device: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
+    address: str | None = None,
 ) -> Comparison:
     """Compare a finished search with other recipes over the same seeds; run what is missing.
 
@@ -102,17 +104,26 @@ def compare(
     repeated with the next seeds. `only` selects recipes by name; `source` is a task that the
     backbone's own head was trained for; `workers` and `device` replace the run's settings. A run
     that began from objects needs the same `backbone` and `task` again, and one with a
-    `head_factory` needs that. Raises `RunError` while the search has not ended, `ConfigError` for
-    an unknown recipe, `TaskError` for a source task with another number of classes.
+    `head_factory` needs that; `storage` and `address` are those of `resume`. Raises `RunError`
+    while the search has not ended, `ConfigError` for an unknown recipe, `TaskError` for a source
+    task with another number of classes.
     """
-    study = Study(run)
+    study = Study(run, storage=storage)
     study.best  # noqa: B018  (raises while the search has not ended)
     if unlisted := [name for name in only if name not in NAMES]:
         raise ConfigError(unknown("recipe", unlisted[0], NAMES))
     chosen = [name for name in NAMES if not only or name in (WINNER, *only)]
     with (
         released(
-            reopened(study, backbone, task, head_factory, workers=workers, device=device)
+            reopened(
+                study,
+                backbone,
+                task,
+                head_factory,
+                workers=workers,
+                device=device,
+                address=address,
+            )
         ) as setup,
         owned(study.folder, setup, command="compare") as writer,
         driving(setup, writer) as (driver, backend),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autotune.errors import Interrupted
+from autotune.run.known_runs import fold_known
+from autotune.run.results import command_of
 from autotune.run.settings import current_names
 from autotune.session.beginning import prepared_buffers
 from autotune.session.identity import identity_of, refuse_other
@@ -33,12 +34,15 @@ def owned(folder: RunFolder, setup: Setup, *, command: str) -> Iterator[Writer]:
     on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
     """
     try:
-        with _leased(folder, setup) as writer, interruptible():
-            yield writer
+        try:
+            with _leased(folder, setup) as writer, interruptible():
+                yield writer
+        finally:
+            fold_known(folder)
     except KeyboardInterrupt as error:
         raise Interrupted(
             "Interrupted. Finished work is kept; continue with: "
-            f"autotune {command} {shlex.quote(str(folder.path))}"
+            + command_of(setup.settings, folder, command)
         ) from error
     except Exception as error:
         if is_full(error):
@@ -66,7 +70,7 @@ def driving(
 
 @contextmanager
 def _leased(folder: RunFolder, setup: Setup) -> Iterator[Writer]:
-    records = Records(folder, setup.settings.storage)
+    records = Records(folder, setup.settings.storage, is_writable=True)
     refuse_other(current_names(records.identity), identity_of(setup), folder)
     lease = Lease(
         folder.lease,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from autotune.deltas.artifact import from_bytes, to_bytes
+from autotune.run.known_runs import remember_run
 from autotune.run.settings import Settings, write_settings
 from autotune.session.beginning import check_related, create_study, prepare_study
 from autotune.session.driving import driving, owned
@@ -53,6 +54,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
+    remember_run(folder, settings)
     with owned(folder, setup, command="resume") as writer:
         _note_settings(folder, settings)
         folder.add_origins(origins)
@@ -70,7 +72,7 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
 def _note_settings(folder: RunFolder, settings: Settings) -> None:
     """Write `config.yaml` if a resume changed a setting; a new search has written it already."""
     text = write_settings(settings)
-    if folder.config.read_text() != text:
+    if folder.config.read_text(encoding="utf-8") != text:
         folder.write(folder.config, text)
 
 

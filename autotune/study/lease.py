@@ -82,7 +82,7 @@ class Owner:
         Processes of other machines and containers cannot be seen, so that their lease counts until
         it is stale.
         """
-        if time.time() - self.renewed > STALE:
+        if abs(time.time() - self.renewed) > STALE:  # one from the future is none, too
             return False
         return self.processes != process_space() or runs(self.pid, self.born)
 
@@ -190,13 +190,27 @@ def holder(file: Path, attribute: Any) -> Owner | None:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+        return json.loads(file.read_bytes()) if file.is_file() else None
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+LAST = 1e11
+"""Latest time of a lease, in seconds since 1970: more is no date."""
 
 
 def _owner(data: Any) -> Owner | None:
+    """Owner that a lease names; None if there is none, or the lease is not one of autotune's."""
     try:
-        return Owner(**data) if data else None
+        owner = Owner(**data) if data else None
     except TypeError:
         return None
+    return owner if owner is not None and _is_sound(owner) else None
+
+
+def _is_sound(owner: Owner) -> bool:
+    texts = (owner.host, owner.token, owner.processes, owner.born)
+    times = (owner.start, owner.renewed)
+    are_texts = all(isinstance(text, str) for text in texts)
+    are_times = all(isinstance(at, int | float) and 0 <= at < LAST for at in times)
+    return are_texts and are_times and isinstance(owner.pid, int) and owner.pid > 0

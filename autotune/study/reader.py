@@ -10,7 +10,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from autotune.errors import RunError
+from autotune.errors import AutotuneError, RunError
 from autotune.study.cached_storage import uncollected
 from autotune.study.run_folder import RunFolder
 from autotune.study.stages import (
@@ -29,7 +29,7 @@ from autotune.study.stages import (
     Preparation,
     Repeat,
 )
-from autotune.study.storage import open_storage
+from autotune.study.storage import damaged_study, is_damaged, no_study, open_reader, open_storage
 from autotune.study.trial_record import (
     TrialRecord,
     problem_from_json,
@@ -45,12 +45,15 @@ STUDY_NAME, STUDY_FORMAT = "autotune", 1
 class Records:
     """Trials, stages and baselines of a stored study; raises `RunError` if there is none."""
 
-    def __init__(self, folder: RunFolder, storage: str | None) -> None:
+    def __init__(
+        self, folder: RunFolder, storage: str | None, *, is_writable: bool = False
+    ) -> None:
         self.folder = folder
-        self.storage = self._opened(open_storage(folder, storage), storage or str(folder.database))
+        opened = (open_storage if is_writable else open_reader)(folder, storage)
+        self.storage = self._opened(opened, storage or str(folder.database))
         self.study = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
         _check_format(self.attribute("format"), folder)
-        self.problem = problem_from_json(self.attribute("problem"))
+        self.problem = _parsed(problem_from_json, self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
 
     def _opened(self, storage: BaseStorage, where: str) -> BaseStorage:
@@ -61,8 +64,7 @@ class Records:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Fingerprint, data digest and settings, in which a resumed search must be equal."""
-        identity: Mapping[str, Any] = self.attribute("identity")
-        return identity
+        return _parsed(_mapping, self.attribute("identity"))
 
     @property
     def seed(self) -> int:
@@ -83,7 +85,7 @@ class Records:
     def baselines(self) -> dict[str, Baseline]:
         """Name → baseline, for those that have run."""
         stored = self.attributes(BASELINE)
-        return {name: Baseline.from_json(data) for name, data in stored.items()}
+        return {name: _parsed(Baseline.from_json, data) for name, data in stored.items()}
 
     def begun_baseline(self, name: str) -> Baseline | None:
         """Baseline that the preparation ran at the middle and highest rate, not the lowest."""
@@ -92,19 +94,19 @@ class Records:
     def repeats(self, number: int) -> dict[int, Repeat]:
         """Seed → repeat of a trial."""
         stored = self.attributes(f"{REPEAT}:{number}")
-        return {int(seed): Repeat.from_json(data) for seed, data in stored.items()}
+        return {int(seed): _parsed(Repeat.from_json, data) for seed, data in stored.items()}
 
     @property
     def all_repeats(self) -> dict[str, Repeat]:
         """`NUMBER:SEED` → repeat, for all trials."""
         stored = self.attributes(REPEAT)
-        return {key: Repeat.from_json(data) for key, data in stored.items()}
+        return {key: _parsed(Repeat.from_json, data) for key, data in stored.items()}
 
     @property
     def probe_repeats(self) -> dict[int, Repeat]:
         """Seed → linear probe, for seeds other than the study's."""
         stored = self.attributes(PROBE_REPEAT)
-        return {int(seed): Repeat.from_json(data) for seed, data in stored.items()}
+        return {int(seed): _parsed(Repeat.from_json, data) for seed, data in stored.items()}
 
     @property
     def policy_stage(self) -> PolicyStage | None:
@@ -121,11 +123,14 @@ class Records:
         """(name, seed) → recipe that `compare` has run."""
         keys = {key: key.rpartition(":") for key in self.attributes(COMPARED)}
         stored = self.attributes(COMPARED)
-        return {(n, int(seed)): Compared.from_json(stored[k]) for k, (n, _, seed) in keys.items()}
+        return {
+            (n, int(seed)): _parsed(Compared.from_json, stored[k])
+            for k, (n, _, seed) in keys.items()
+        }
 
     def _one(self, name: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
         data = self.attribute(name)
-        return None if data is None else read(data)
+        return None if data is None else _parsed(read, data)
 
     def attribute(self, name: str) -> Any:
         """JSON value of a study attribute; None if it is not written."""
@@ -149,7 +154,7 @@ class Records:
         """Record of a trial; finished trials are parsed only once."""
         if trial.number in self._ended:
             return self._ended[trial.number]
-        record = read_trial(self.problem, trial)
+        record = _parsed(lambda stored: read_trial(self.problem, stored), trial)
         if trial.state.is_finished():
             self._ended[trial.number] = record
         return record
@@ -181,6 +186,26 @@ class Snapshot(Records):
             return super().trials
 
 
+def _parsed(read: Callable[[Any], T], data: Any) -> T:
+    """What `read` makes of a stored value; raises `RunError` if it cannot have been written."""
+    try:
+        return read(data)
+    except AutotuneError:
+        raise
+    except (LookupError, ArithmeticError, RecursionError) as error:
+        raise damaged_study(error) from error
+    except Exception as error:
+        if is_damaged(error):
+            raise damaged_study(error) from error
+        raise
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"not a mapping but {type(value).__name__}")
+    return value
+
+
 def _check_format(version: Any, folder: RunFolder) -> None:
     """Raise `RunError` for a study of another format; one without a number has format 1."""
     if version not in (None, STUDY_FORMAT):
@@ -195,7 +220,4 @@ def _load(storage: optuna.storages.BaseStorage, where: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except KeyError as error:
-        raise RunError(
-            f"A run has a study, {where} holds none. Continue with autotune resume, or search "
-            "again."
-        ) from error
+        raise no_study(where) from error

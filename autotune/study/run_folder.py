@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.errors import RunError
+from autotune.errors import RunError, brief, first_line
 from autotune.utils.events import event_of
 from autotune.utils.files import write_new, write_whole
+from autotune.utils.filesystems import disk_is_full, is_full
+from autotune.utils.json_text import to_json_text
+from autotune.utils.new_path import obstacle
 
 _FORMER_CHECKPOINT = "checkpoint.safetensors"
 """Name of checkpoints of trials in earlier versions, which had no digest."""
@@ -37,6 +40,8 @@ class RunFolder:
         Nothing is created yet. Raises `RunError` if `out` exists, unless it is an empty folder.
         """
         if out is not None:
+            if reason := obstacle(Path(out)):
+                raise _impossible(Path(out), reason)
             if not _is_free(Path(out)):
                 raise _taken(Path(out))
             return cls(Path(out))
@@ -55,9 +60,14 @@ class RunFolder:
 
         Raises `RunError` if another search has taken the folder since.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not _is_free(self.path) or not write_new(self.config, config):
-            raise _taken(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not _is_free(self.path) or not write_new(self.config, config):
+                raise _taken(self.path)
+        except OSError as error:
+            if is_full(error):
+                raise disk_is_full(self.path) from error
+            raise _impossible(self.path, first_line(error)) from error
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -110,9 +120,21 @@ class RunFolder:
 
     @property
     def origins(self) -> dict[str, str]:
-        """Setting → where its value came from; empty for runs that did not record it."""
-        origins: dict[str, str] = json.loads(self.read(self._origins) or "{}")
-        return origins
+        """Setting → where its value came from; empty for runs that did not record it.
+
+        Raises `RunError` if the file is something else.
+        """
+        try:
+            origins = json.loads(self.read(self._origins) or "{}")
+        except (ValueError, RecursionError):
+            origins = None
+        is_mapping = isinstance(origins, dict)
+        if not is_mapping or not all(isinstance(place, str) for place in origins.values()):
+            raise RunError(
+                f"Origins are a mapping of settings to texts, {str(self._origins)!r} is none. "
+                "Remove it; the settings themselves are in config.yaml."
+            )
+        return dict(origins)
 
     def add_origins(self, origins: Mapping[str, str]) -> None:
         """Record origins of settings when a search starts or resumes; they replace earlier ones."""
@@ -144,14 +166,27 @@ class RunFolder:
         Raises `RunError` if the run folder is gone, or a link leads out of it.
         """
         self._enter(file.parent)
+        self.require_plain(file)
         write_whole(file, content)
+
+    def require_plain(self, file: Path) -> None:
+        """Raise `RunError` if a file of this folder is a link or no file, such as a pipe.
+
+        The same holds for the files that SQLite adds to a database.
+        """
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            part = file.with_name(file.name + suffix)
+            if part.is_symlink():
+                raise _has_link(part)
+            if part.exists() and not part.is_file():
+                raise RunError(f"A run folder has a file there, {str(part)!r} is none. Remove it.")
 
     def _enter(self, folder: Path) -> None:
         below = self.path
         for name in folder.relative_to(self.path).parts:
             below /= name
             if below.is_symlink():
-                raise RunError(f"A run folder has no links, {str(below)!r} is one. Remove it.")
+                raise _has_link(below)
             try:
                 below.mkdir(exist_ok=True)
             except FileNotFoundError as error:
@@ -232,6 +267,15 @@ def _is_free(folder: Path) -> bool:
     return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
+def _has_link(link: Path) -> RunError:
+    return RunError(f"A run folder has no links, {str(link)!r} is one. Remove it.")
+
+
+def _impossible(folder: Path, reason: str) -> RunError:
+    shown = brief(repr(str(folder)))
+    return RunError(f"A run folder must be writable, {shown} is not ({reason}). Name another one.")
+
+
 def _taken(folder: Path) -> RunError:
     if (folder / "config.yaml").is_file():
         way_out = f"continue it with: autotune resume {shlex.quote(str(folder))}"
@@ -248,12 +292,13 @@ class EventLog(logging.Handler):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
         folder.path.mkdir(parents=True, exist_ok=True)
-        self.stream = folder.log.open("a", buffering=1)
+        folder.require_plain(folder.log)
+        self.stream = folder.log.open("a", buffering=1, encoding="utf-8")
 
     def emit(self, record: logging.LogRecord) -> None:
         event = event_of(record)
         if event is not None:
-            self.stream.write(json.dumps(event.to_json(), default=str) + "\n")
+            self.stream.write(to_json_text(event.to_json(), indent=None) + "\n")
 
     def close(self) -> None:
         self.stream.close()

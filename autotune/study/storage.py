@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from threading import local
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
-from autotune.errors import DependencyError, RunError, first_line
+from autotune.errors import AutotuneError, DependencyError, RunError, first_line
+from autotune.study.database_copy import DatabaseCopy
 from autotune.study.run_folder import RunFolder
 from autotune.utils.distribution import install_command
 from autotune.utils.events import warn
 from autotune.utils.filesystems import disk_is_full, is_full, network_kind
 from autotune.utils.timings import spent
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 PATIENCE, PAUSE = 45.0, 0.5
 """Seconds to wait for an unavailable database, and between two attempts.
@@ -27,54 +32,125 @@ The wait is shorter than `lease.STALE`, so that a driver that waits does not los
 
 
 def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
-    """Open the SQLite file of the run folder, or the storage at `url`.
+    """Open the SQLite file of the run folder, or the storage at `url`, for writing.
 
     Raises `RunError` if it is unreachable, `DependencyError` if its driver is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         folder.path.mkdir(parents=True, exist_ok=True)
+        folder.require_plain(folder.database)
     named = url or f"sqlite:///{folder.database}"
-    is_sqlite = named.startswith("sqlite")
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if is_sqlite:
+    if named.startswith("sqlite"):
         options = {"connect_args": {"timeout": 60}}
-    try:
+    with _reached(folder, named):
         storage = PatientStorage(named, engine_kwargs=options)
         if url is None:
             _choose_journal(storage, folder.path)
         return storage
+
+
+def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
+    """Open the storage for reading: nothing where it is changes, and no file is created there.
+
+    Raises `RunError` if it is unreachable or holds no study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings span several lines
+    named = url or f"sqlite:///{folder.database}"
+    with _reached(folder, named):
+        if (file := _sqlite_file(named)) is None:
+            return _server_reader(named)
+        if url is None:
+            folder.require_plain(file)
+        return _file_reader(file, named)
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """File of a SQLite storage; None for a server."""
+    from sqlalchemy import make_url  # late: a fifth of a second
+
+    parsed = make_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    return Path(parsed.database or ":memory:") if is_sqlite else None
+
+
+def _file_reader(file: Path, url: str) -> RDBStorage:
+    from sqlalchemy import NullPool, create_engine
+
+    if not file.is_file():
+        raise no_study(url)
+    options = {"creator": DatabaseCopy(file).connect, "poolclass": NullPool}
+    _require_tables(create_engine("sqlite://", **options), url)
+    return PatientStorage("sqlite://", engine_kwargs=options, skip_table_creation=True)
+
+
+def _server_reader(url: str) -> RDBStorage:
+    from sqlalchemy import create_engine, event
+
+    _require_tables(create_engine(url), url)
+    options = {"pool_pre_ping": True}
+    storage = PatientStorage(url, engine_kwargs=options, skip_table_creation=True)
+
+    def connected(connection: Any, _: Any) -> None:
+        if storage.engine.dialect.name == "postgresql":
+            statement = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+            connection.execute(statement)
+
+    storage.engine.dispose()
+    event.listen(storage.engine, "connect", connected)
+    return storage
+
+
+def _require_tables(engine: Engine, url: str) -> None:
+    """Raise `RunError` if a storage lacks Optuna's tables, which would be added to it."""
+    from sqlalchemy import inspect
+
+    tables = set(inspect(engine).get_table_names())
+    engine.dispose()
+    if not {"studies", "version_info", "alembic_version"} <= tables:
+        raise no_study(url)
+
+
+def no_study(url: str) -> RunError:
+    """Error to raise if a storage has no study of autotune."""
+    return RunError(
+        f"A run has a study, {readable(url)} holds none. Continue with autotune resume, or search "
+        "again."
+    )
+
+
+def readable(url: str) -> str:
+    """A storage as messages name it: without a password, and the path alone for a SQLite file."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True).removeprefix("sqlite:///")
+    except ArgumentError:
+        return repr(url)
+
+
+@contextmanager
+def _reached(folder: RunFolder, url: str) -> Iterator[None]:
+    """Context that reports why a storage could not be opened."""
+    try:
+        yield
+    except AutotuneError:
+        raise
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or "its driver"
         raise DependencyError(
-            f"A {named.partition(':')[0]} storage needs {driver}, which is not installed. Install "
+            f"A {url.partition(':')[0]} storage needs {driver}, which is not installed. Install "
             f"it; for PostgreSQL: {install_command('postgres')}."
         ) from error
     except Exception as error:
         if is_full(error):
             raise disk_is_full(folder.path) from error
         first = first_line(error)
-        raise RunError(f"A storage must be reachable, {named!r} is not ({first}).") from error
-
-
-def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
-    """Open the storage for reading; SQLite and PostgreSQL then refuse writes."""
-    from sqlalchemy import event  # late: a fifth of a second
-
-    storage = open_storage(folder, url)
-
-    def connected(connection: Any, _: Any) -> None:
-        kind = storage.engine.dialect.name
-        statement = {
-            "sqlite": "PRAGMA query_only = ON",
-            "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-        }.get(kind)
-        if statement is not None:
-            connection.execute(statement)
-
-    storage.engine.dispose()
-    event.listen(storage.engine, "connect", connected)
-    return storage
+        raise RunError(
+            f"A storage must be reachable, {readable(url)!r} is not ({first})."
+        ) from error
 
 
 def _choose_journal(storage: RDBStorage, folder: Path) -> None:
@@ -98,9 +174,23 @@ def is_away(error: BaseException | None) -> bool:
 
     while error is not None:
         if isinstance(error, OperationalError | InterfaceError):
-            return not (is_full(error) or "readonly" in str(error) or "read-only" in str(error))
+            return not (is_full(error) or any(text in str(error) for text in _LASTING))
         error = error.__cause__
     return False
+
+
+_LASTING = ("readonly", "read-only", "no such table", "no such column", "decode", "malformed")
+"""Parts of messages of a database that waiting does not help."""
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether an error of a read means that the stored study is not what was written."""
+    from sqlalchemy.exc import DBAPIError
+
+    if isinstance(error, AutotuneError) or is_full(error):
+        return False
+    kinds = DBAPIError | ValueError | TypeError | AttributeError | AssertionError
+    return isinstance(error, kinds) or isinstance(error.__cause__, DBAPIError)
 
 
 class PatientStorage(RDBStorage):
@@ -112,6 +202,8 @@ _inside = local()
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
+    reads = call.__name__.startswith(("get_", "_get_"))
+
     @wraps(call)
     def patient(*args: Any, **kwargs: Any) -> Any:
         if getattr(_inside, "call", False):
@@ -119,14 +211,23 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         _inside.call = True
         try:
             with spent("storage"):
-                return _waiting(lambda: call(*args, **kwargs))
+                return _waiting(lambda: call(*args, **kwargs), reads=reads)
         finally:
             _inside.call = False
 
     return patient
 
 
-def _waiting(call: Callable[[], Any]) -> Any:
+def damaged_study(error: BaseException) -> RunError:
+    """Error to raise if a stored study cannot be what was written."""
+    return RunError(
+        f"A study must be as it was written, this one is damaged ({type(error).__name__}: "
+        f"{first_line(error)}). Restore its database from a copy, or search again with the run's "
+        "config.yaml."
+    )
+
+
+def _waiting(call: Callable[[], Any], *, reads: bool) -> Any:
     began = time.monotonic()
     has_warned = False
     while True:
@@ -134,6 +235,8 @@ def _waiting(call: Callable[[], Any]) -> Any:
             return call()
         except Exception as error:
             if not is_away(error):
+                if reads and is_damaged(error):
+                    raise damaged_study(error) from error
                 raise
             if time.monotonic() - began > PATIENCE:
                 raise RunError(

@@ -18,7 +18,7 @@ class Writer(Records):
     def __init__(
         self, folder: RunFolder, storage: str | None, lease: Lease, *, attempts: int = ATTEMPTS
     ) -> None:
-        super().__init__(folder, storage)
+        super().__init__(folder, storage, is_writable=True)
         self.lease, self.attempts = lease, attempts
 
     def record(self, name: str, record: Recorded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from autotune.errors import RunError
@@ -42,7 +43,7 @@ def disk_is_full(folder: Path) -> RunError:
     """Error to raise when nothing can be written any more."""
     return RunError(
         f"The disk of {folder} is full, so the search stops; what was recorded is kept. "
-        f"Make room, then resume it with: autotune resume {folder}"
+        f"Make room, then resume it with: autotune resume {shlex.quote(str(folder))}"
     )
 
 

@@ -117,7 +117,7 @@ def test_a_run_with_a_setting_under_its_former_name_is_resumed(
     folder = search(fuse_batchnorm=True).folder
     config = folder.config.read_text().replace("fuse_batchnorm:", "fold:")
     folder.config.write_text(config)
-    stored = Records(folder, None).study
+    stored = Records(folder, None, is_writable=True).study
     identity = dict(stored.user_attrs["identity"])
     fused = identity.pop("fuse_batchnorm")
     stored.set_user_attr("identity", {**identity, "fold": fused})

@@ -252,7 +252,7 @@ def test_never_do_two_hold_it(file, attribute):
 
 
 def test_an_optuna_study_carries_the_lease(folder, grids):
-    records = Records(folder, None)
+    records = Records(folder, None, is_writable=True)
     study = records.study
     held = Lease(
         folder.lease,
@@ -279,3 +279,44 @@ def test_the_settling_time_is_a_second_unless_the_environment_says_so(monkeypatc
     assert settle_seconds() == 1.0
     monkeypatch.setenv("AUTOTUNE_LEASE_SETTLE", "5")
     assert settle_seconds() == 5.0
+
+
+FOREIGN = [
+    [],
+    [1],
+    3,
+    "x",
+    {"host": 3},
+    {"pid": "x"},
+    {"pid": 0},
+    {"pid": -1},
+    {"pid": 10**30},
+    {"start": "y"},
+    {"start": 1e300},
+    {"start": float("nan")},
+    {"renewed": "z"},
+    {"renewed": 1e300},
+    {"renewed": None},
+    {"processes": 3},
+    {"born": []},
+]
+
+
+@pytest.mark.parametrize("changes", FOREIGN, ids=str)
+def test_a_lease_of_foreign_types_is_none(tmp_path, changes):
+    file = tmp_path / "lease.json"
+    data = {**asdict(Owner.me()), **changes} if isinstance(changes, dict) else changes
+    file.write_text(json.dumps(data))
+    assert holder(file, None) is None
+    assert holder(tmp_path / "none", data) is None
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 99_999, b"9" * 6000, b"{"])
+def test_a_lease_file_that_is_no_json_is_none(tmp_path, content):
+    (tmp_path / "lease.json").write_bytes(content)
+    assert holder(tmp_path / "lease.json", None) is None
+
+
+def test_a_lease_from_the_future_is_stale(tmp_path):
+    owner = replace(Owner.me(), host="elsewhere", processes="other", renewed=time.time() + 3600)
+    assert not owner.is_alive()

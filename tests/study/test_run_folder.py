@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 
 import pytest
@@ -91,3 +92,32 @@ def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):
     with pytest.raises(RunError, match="is gone, so the search stops"):
         folder.write(folder.delta(0), b"delta")
     assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("out", ["n" * 300, "file/x", "dangling/x", "a\0b", "missing/" + "n" * 300])
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path, out):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(RunError, match="A run folder must be writable"):
+        RunFolder.new(str(tmp_path / out), "builtin:digits")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"3", b"null", b'{"a": 1}', b'{"a": []}', b"{", b"\xff", b"[" * 99_999]
+)
+def test_origins_of_foreign_types_are_refused(tmp_path, content):
+    (tmp_path / "origins.json").write_bytes(content)
+    with pytest.raises(RunError, match="Origins are a mapping"):
+        _ = RunFolder(tmp_path).origins
+
+
+@pytest.mark.parametrize("name", ["lease.json", "origins.json", "log.jsonl", "study.db"])
+def test_a_directory_or_a_pipe_where_a_file_belongs_is_refused(tmp_path, name):
+    folder = RunFolder(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunError, match="has a file there"):
+        folder.require_plain(tmp_path / name)
+    (tmp_path / name).rmdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match="has a file there"):
+        folder.write(tmp_path / name, "x")

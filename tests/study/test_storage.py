@@ -75,7 +75,7 @@ def test_a_driver_that_is_not_installed_is_named(tmp_path):
 
 
 def test_a_study_of_another_format_is_refused(folder):
-    Records(folder, None).study.set_user_attr("format", 2)
+    Records(folder, None, is_writable=True).study.set_user_attr("format", 2)
     with pytest.raises(RunError, match=r"format 1, .* has format 2"):
         Records(folder, None)
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_an_error_and_the_study_continues_when_there_is_room(
     before = [t for t in range(5) if ("trial " + str(t), 0, 1) in engine.calls]
     filler.unlink()
     (at.path / "lease.json").unlink(missing_ok=True)  # as if its process had died
-    Records(at, None).study.set_user_attr("lease", None)
+    Records(at, None, is_writable=True).study.set_user_attr("lease", None)
     with driver_at(at, None, grids, trials=5) as driver:
         InlineBackend(engine).run(driver)
         assert [t.state_name for t in driver.trials] == ["complete"] * 5
@@ -201,7 +201,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def driver_at(folder: RunFolder, url: str | None, grids: Any, *, trials: int) -> Iterator[Driver]:
-    study = Records(folder, url).study
+    study = Records(folder, url, is_writable=True).study
     held = Lease(
         folder.lease,
         lambda: study.user_attrs.get("lease"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def subject_of(
     weights: str | None = None,
     head: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
     trial: int | None = None,
     within: str | None = None,
     retrain: bool = False,
@@ -47,7 +49,7 @@ def subject_of(
     one. Raises `RunError`, `ConfigError` or `ArtifactError`.
     """
     if Path(path).is_dir():
-        study = Study(path)
+        study = Study(path, storage=storage)
         factory = named(study, "head_factory", head_factory)
         overrides = {**_present(weights=weights, head=head), "head_factory": factory}
         settings = study.settings.model_copy(update=overrides)
@@ -90,7 +92,8 @@ def _settings(artifact: Artifact, **overrides: Any) -> Settings:
     is_pickle = str(about.get("weights") or "").endswith((".pth", ".pt", ".bin"))
     if is_pickle and overrides.get("weights") is None:
         raise ArtifactError(
-            f"The weights of the backbone must be given: add --weights {about['weights']}"
+            "The weights of the backbone must be given: add --weights "
+            f"{shlex.quote(str(about['weights']))}"
         )
     names = ("backbone", "budget", "space", "granularity", "weights", "head")
     recorded = {name: about[name] for name in names if about.get(name) is not None}
@@ -152,7 +155,7 @@ def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any)
     """Delta of a trial, trained again with the seed and the preparation of the study."""
     rates = used(record.plan, record.hyperparameters)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
-    with released(reopened(study, backbone, task)) as setup:
+    with released(reopened(study, backbone, task, backend="inline")) as setup:
         _require_same(study, setup)
         prepared = study.folder.read(study.folder.prepared)
         if prepared:

@@ -15,6 +15,7 @@ from autotune.deploy.export.examples import with_examples
 from autotune.deploy.export.mask import Mask
 from autotune.deploy.export.subject import subject_of
 from autotune.errors import ConfigError
+from autotune.utils.new_path import require_writable
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,18 @@ def export_model(
     weights: str | None = None,
     head: str | None = None,
     head_factory: str | HeadFactory | None = None,
+    storage: str | None = None,
     inputs: Tensor | None = None,
 ) -> Export:
     """Export the run folder or delta file at `path` for use without autotune.
 
     `format` is one of `autotune list formats`; `out` is a file, or a new folder for `peft`;
     `tensors` is an additional file with one boolean tensor per parameter, for the format `mask`
-    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head` and `head_factory`
-    select the delta and its backbone, as in `autotune export`. Before `out` is written, the export
-    is read with the library of its format and its outputs are compared on `inputs` (n, ...), noise
-    by default, or examples of the task if the network refuses noise. Raises `ExportError`, leaving
+    only. `trial`, `within`, `retrain`, `backbone`, `task`, `weights`, `head`, `head_factory`
+    and `storage` select the delta and its backbone, as in `autotune export`. Before `out` is
+    written, the export is read with the library of its format and its outputs are compared on
+    `inputs` (n, ...), noise by default, or examples of the task if the network refuses noise.
+    Raises `ExportError`, leaving
     nothing behind, if the export cannot be written or its outputs differ, and `ConfigError` for
     `tensors` with another format.
     """
@@ -63,6 +66,10 @@ def export_model(
         raise ConfigError(f"--tensors needs the format mask, not {format}. Leave --tensors out.")
     form = Mask(Path(tensors)) if tensors is not None else kind()
     target = Path(out) if out is not None else Path(kind.file)
+    if not target.is_dir():  # which is refused with the format
+        require_writable(target, "The export", "-o")
+    if tensors is not None:
+        require_writable(tensors, "The mask's tensors", "--tensors")
     subject = subject_of(
         path,
         trial=trial,
@@ -73,6 +80,7 @@ def export_model(
         weights=weights,
         head=head,
         head_factory=head_factory,
+        storage=storage,
     )
     if form.has_network:
         subject = with_examples(subject, path, task, inputs)

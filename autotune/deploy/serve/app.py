@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +13,9 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from autotune.deploy.serve.admission import require_local, require_token
 from autotune.deploy.serve.batching import ALL
+from autotune.deploy.serve.limits import Limits
 from autotune.deploy.serve.service import Service, probabilities
 from autotune.errors import (
     ArtifactError,
@@ -22,11 +24,15 @@ from autotune.errors import (
     NoTask,
     ServeError,
     TaskError,
+    brief,
 )
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
-    """Create the application of a service; with `token`, all paths but /health require it."""
+    """Create the application of a service; with `token`, all paths but /health require it.
+
+    Without one, they require that the request comes from this machine.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,9 +41,10 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
         await service.batches.stop()
 
     def allowed(request: Request) -> None:
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token is not None and not hmac.compare_digest(sent.encode(), token.encode()):
-            raise HTTPException(401, "A token is required. Send Authorization: Bearer TOKEN.")
+        if token is None:
+            require_local(request)
+        else:
+            require_token(request, token)
 
     app = FastAPI(
         title="autotune", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -84,8 +91,7 @@ async def _predicted(service: Service, request: Request, name: str, top: int) ->
     started, status = time.perf_counter(), "500"
     known = name if name in service.tasks or name == ALL else "unknown"
     try:
-        with service.place():
-            predictions = await _answered(service, request, name, top)
+        predictions = await _answered(service, request, name, top)
         status = "200"
         if name == ALL:
             return JSONResponse({"predictions": predictions})
@@ -102,20 +108,32 @@ async def _predicted(service: Service, request: Request, name: str, top: int) ->
 
 
 async def _answered(service: Service, request: Request, name: str, top: int) -> dict[str, Any]:
+    service.require_place()
     tasks = service.asked(name)
-    body = await _body(request, service.limits.bytes)
+    body = await _body(request, service.limits)  # a slow one takes nobody's place
     kind, input = request.headers.get("content-type", ""), next(iter(tasks.values())).input
-    answers = await service.answer(await service.read(body, kind, input), tasks)
+    with service.place():
+        answers = await service.answer(await service.read(body, kind, input), tasks)
     return {n: probabilities(logits, tasks[n].classes, top) for n, logits in answers.items()}
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Whole body of a request; status 408 if it does not arrive in time, 413 if it is too long."""
+    try:
+        return await asyncio.wait_for(_received(request, limits.bytes), limits.seconds)
+    except asyncio.TimeoutError as error:
+        raise HTTPException(
+            408, f"A body must arrive within {limits.seconds:g} s. Send it faster."
+        ) from error
+
+
+async def _received(request: Request, most: int) -> bytes:
     """Whole body of a request; status 413 as soon as it is longer than `most` bytes."""
     too_long = HTTPException(
         413, f"A request has at most {most:,} bytes. Send fewer examples at once."
     )
     length = request.headers.get("content-length") or "0"
-    if not length.isdecimal() or int(length) > most:
+    if not length.isdecimal() or len(length) > MOST_DIGITS or int(length) > most:
         raise too_long
     body = bytearray()
     async for part in request.stream():
@@ -125,12 +143,16 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
+MOST_DIGITS = 15
+"""Digits of a length in bytes; Python refuses to read numbers of thousands."""
+
+
 async def _json(request: Request, service: Service) -> dict[str, Any]:
     try:
-        content = json.loads(await _body(request, service.limits.bytes))
+        content = json.loads(await _body(request, service.limits))
     except (ValueError, RecursionError) as error:
         raise HTTPException(
-            422, f'The body must be JSON like {{"path": "FILE"}} ({error}).'
+            422, f'The body must be JSON like {{"path": "FILE"}} ({brief(str(error))}).'
         ) from error
     if not isinstance(content, dict):
         raise HTTPException(422, 'The body must be JSON like {"path": "FILE"}.')

@@ -17,3 +17,6 @@ class Limits:
 
     waiting: int = 1000
     """Most requests in progress; further ones are refused with status 503."""
+
+    seconds: float = 30.0
+    """Time until the body of a request must have arrived, else status 408."""

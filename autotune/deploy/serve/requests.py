@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from io import BytesIO
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
-from autotune.errors import TaskError
+from autotune.deploy.serve.nested import check_dtype, check_nested
+from autotune.errors import TaskError, brief
 from autotune.tasks.image import decode_image
 from autotune.tasks.numbers import as_inputs, refuse_overflow
 
@@ -44,22 +46,45 @@ _INVALID_JSON = (
 """Errors of `json.loads` and numpy for bodies that are not numbers in lists."""
 
 
+BYTES_PER_NUMBER, BYTES_OF_REST = 100, 10_000
+"""Most bytes of JSON per number, which has 25 digits at most and may be indented, and of the rest.
+
+Parsed lists take thirty times the memory of their text.
+"""
+
+
 def _numbers(body: bytes, input: InputDescription, most: int) -> Tensor:
+    _check_length(body, input, most)
     try:
         content = json.loads(body)
-        array = np.asarray(content["inputs"])
-        dtype = np.dtype(content.get("dtype", _default_dtype(array, input)))
+        values, named = content["inputs"], content.get("dtype")
+        check_nested(values, input.example_shape, most)
+        array = np.asarray(values)
+        dtype = np.dtype(_default_dtype(array, input) if named is None else check_dtype(named))
+    except TaskError:
+        raise
     except _INVALID_JSON as error:
         raise TaskError(
             'A request must be an image (Content-Type: image/…) or JSON like {"inputs": [...]}, '
-            f"this one is neither ({type(error).__name__}: {error})."
+            f"this one is neither ({type(error).__name__}: {brief(str(error))})."
         ) from error
     if array.dtype.kind not in "iuf" or not array.size:
         raise TaskError("Inputs must be nested lists of numbers, of equal lengths and not empty.")
     _check_range(array, dtype)
-    with np.errstate(over="ignore"):  # infinity is refused
-        numbers = array.astype(dtype)
-    return _batch(numbers, input, most)
+    with np.errstate(over="ignore"):  # infinity is refused below
+        inputs = _batch(array.astype(dtype), input, most)
+    if not inputs.isfinite().all():
+        raise TaskError("Inputs must be finite, the request holds NaN, infinity or too large ones.")
+    return inputs
+
+
+def _check_length(body: bytes, input: InputDescription, most: int) -> None:
+    longest = most * math.prod(input.example_shape) * BYTES_PER_NUMBER + BYTES_OF_REST
+    if len(body) > longest:
+        raise TaskError(
+            f"JSON for at most {most} examples of the shape {input.example_shape} has at most "
+            f"{longest:,} bytes, this has {len(body):,}."
+        )
 
 
 def _default_dtype(array: np.ndarray[Any, Any], input: InputDescription) -> str:

@@ -15,14 +15,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from torch import Tensor
 
 from autotune.backbones.base import Backbone
-from autotune.backbones.inputs import InputDescription
+from autotune.backbones.inputs import InputDescription, some_inputs
 from autotune.deltas.apply import input_of
-from autotune.deltas.artifact import Artifact, read_artifact
+from autotune.deltas.artifact import Artifact, from_bytes
 from autotune.deploy.multitask.model import MultiTask
+from autotune.deploy.serve.additions import brief_of, check_outputs, check_values
 from autotune.deploy.serve.batching import ALL, Answer, Ask, Batches, together
 from autotune.deploy.serve.limits import Limits
 from autotune.deploy.serve.requests import read_inputs
-from autotune.errors import ArtifactError, Busy, NoTask, ServeError, TaskError, unknown
+from autotune.errors import (
+    ArtifactError,
+    AutotuneError,
+    Busy,
+    NoTask,
+    ServeError,
+    TaskError,
+    brief,
+    unknown,
+)
 
 READERS = 2
 """Threads that decode request bodies.
@@ -43,16 +53,22 @@ class Served:
     """Unique name in `MultiTask`, never reused, even if a task of the same name is added again."""
 
     @property
-    def classes(self) -> list[Any]:
+    def classes(self) -> Any:
         """Class names in the order of the logits; empty if the delta names none."""
-        classes: list[Any] = self.artifact.header.get("task", {}).get("classes", [])
+        task = self.artifact.header.get("task", {})
+        classes: Any = task.get("classes", []) if isinstance(task, dict) else None
         return classes
+
+    @property
+    def shown_path(self) -> str:
+        """Path as clients see it: not where this machine keeps it."""
+        return Path(self.path).name if Path(self.path).is_absolute() else self.path
 
     def to_json(self, name: str) -> dict[str, Any]:
         header = self.artifact.header
         return {
             "name": name,
-            "path": self.path,
+            "path": self.shown_path,
             "classes": self.classes,
             "plan": str(self.artifact.plan),
             "cost": header.get("cost"),
@@ -116,16 +132,41 @@ class Service:
         if name in self.tasks:
             raise ServeError(f"A task needs a unique name, {name!r} is taken. Remove it first.")
         served = Served(path, artifact, input_of(artifact), f"{name} {next(self._keys)}")
-        _check_classes(served)
+        check_values(artifact, served.to_json(name))
         self.multi.add(served.key, artifact)
+        try:
+            check_outputs(served.classes, self._tried(served))
+        except BaseException:
+            self.multi.remove(served.key)
+            raise
         self.tasks = {**self.tasks, name: served}
+
+    def _tried(self, served: Served) -> Tensor:
+        """Logits (classes,) of noise; raises `ArtifactError` if there are none."""
+        inputs = some_inputs(served.input, 1).to(self.device)
+        try:
+            return self.multi.by_row(inputs, [served.key])[0]
+        except Exception as error:  # a network may raise anything for inputs it cannot process
+            raise ArtifactError(
+                "A delta must fit its own input, the network cannot process it "
+                f"({brief_of(error)})."
+            ) from error
 
     async def add(self, name: str, path: str) -> None:
         """Add a delta file from the allowed folder as a task, without blocking other requests."""
         file = self._allowed(path)
         async with self._changing:
-            artifact = await asyncio.to_thread(read_artifact, file)
-            await asyncio.to_thread(self.put, name, path, artifact)
+            content = await asyncio.to_thread(file.read_bytes)
+            artifact = await asyncio.to_thread(from_bytes, content, brief(repr(path)))
+            try:
+                await asyncio.to_thread(self.put, name, path, artifact)
+            except AutotuneError:
+                raise
+            except Exception as error:  # the file may come from others
+                raise ArtifactError(
+                    f"A delta must be what autotune wrote, {brief(repr(path))} is not "
+                    f"({brief_of(error)})."
+                ) from error
 
     async def remove(self, name: str) -> None:
         """Remove a task; requests that wait for it are answered with an error."""
@@ -155,11 +196,15 @@ class Service:
             )
         return tasks
 
+    def require_place(self) -> None:
+        """Raise `Busy` if the limit of requests in progress is reached."""
+        if self._taken >= self.limits.waiting:
+            raise Busy(f"All {self.limits.waiting} places for requests are taken. Try again later.")
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Count a request until it has been answered; raise `Busy` if the limit is reached."""
-        if self._taken >= self.limits.waiting:
-            raise Busy(f"All {self.limits.waiting} places for requests are taken. Try again later.")
+        self.require_place()
         self._taken += 1
         try:
             yield
@@ -201,8 +246,7 @@ class Service:
         except ArtifactError:
             return NoTask("The task was removed while the request waited.")
         except Exception as error:  # a network may raise anything for inputs it cannot process
-            message = " ".join(str(error).split())[:200]
-            return TaskError(f"The network cannot process these inputs ({message}).")
+            return TaskError(f"The network cannot process these inputs ({brief_of(error)}).")
 
     def _allowed(self, path: str) -> Path:
         if self.folder is None:
@@ -212,12 +256,16 @@ class Service:
         root = self.folder.resolve()
         try:
             file = (root / path).resolve()
-        except (OSError, ValueError) as error:
+            is_allowed = file.is_relative_to(root) and file.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ServeError(
-                f"A delta file needs a valid path, {path!r} is not one ({error})."
+                f"A delta file needs a valid path, {brief(repr(path))} is not one ({reason})."
             ) from error
-        if not file.is_relative_to(root) or not file.is_file():
-            raise ServeError(f"A delta file must be inside the allowed folder, {path!r} is not.")
+        if not is_allowed:
+            raise ServeError(
+                f"A delta file must be inside the allowed folder, {brief(repr(path))} is not."
+            )
         return file
 
 
@@ -225,15 +273,7 @@ def _check_name(name: str) -> None:
     if not name or name == ALL or len(name) > 100 or not name.replace("-", "_").isidentifier():
         raise ServeError(
             "A task name has up to 100 letters, digits, - or _ and begins with a letter, "
-            f"got {name!r}."
-        )
-
-
-def _check_classes(served: Served) -> None:
-    n, classes = len(served.artifact.tensors["head/weight"]), served.classes
-    if not isinstance(classes, list) or len(classes) not in (0, n):
-        raise ArtifactError(
-            f"A delta must name the classes of all its {n} outputs or none, got {classes!r}."
+            f"got {brief(repr(name))}."
         )
 
 
@@ -242,6 +282,8 @@ def probabilities(logits: Tensor, classes: list[Any], top: int) -> list[list[dic
 
     Logits have the shape (n, classes); without `classes`, a class is its index.
     """
+    if not logits.isfinite().all():
+        raise TaskError("The network's outputs for these inputs are not finite. Send smaller ones.")
     best = logits.float().softmax(1).topk(min(top, logits.shape[1]))
     names = classes or list(range(logits.shape[1]))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from autotune.utils.json_text import to_json_text
 from autotune.utils.table import Table
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ class Report:
 def to_json(report: Report) -> str:
     """JSON document with the sentences, rows and commands of every section."""
     sections = {section.name: section.to_json() for section in report.sections}
-    return json.dumps({"format": 1, "title": report.title, "sections": sections}, indent=2) + "\n"
+    return to_json_text({"format": 1, "title": report.title, "sections": sections}) + "\n"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, brief
 from autotune.utils.events import Callback, Event
+from autotune.utils.json_text import to_json_text
 from autotune.utils.output import result_stream
 
 
@@ -25,12 +25,13 @@ def json_lines(file: str) -> Iterator[Callback]:
 
 def _opened(file: str) -> TextIO:
     try:
-        return Path(file).open("a", buffering=1)
-    except OSError as error:
+        return Path(file).open("a", buffering=1, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"Events go to a file that can be written, {file!r} cannot ({error.strerror})."
+            f"Events go to a file that can be written, {brief(repr(file))} cannot ({reason})."
         ) from error
 
 
 def _line(event: Event) -> str:
-    return json.dumps(event.to_json(), default=str)
+    return to_json_text(event.to_json(), indent=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -22,6 +23,12 @@ from autotune.deploy.serve.limits import Limits
 from autotune.deploy.serve.service import Service
 from autotune.problem.plan import Choice, Plan
 from deploy.export.subjects import Net
+
+
+def local_client(app: FastAPI) -> TestClient:
+    """Client on this machine."""
+    return TestClient(app, base_url="http://localhost")
+
 
 IMAGE = InputDescription(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
 PLANS = {
@@ -62,7 +69,7 @@ def service(net, artifacts, folder) -> Service:
 
 @pytest.fixture
 def client(service) -> Iterator[TestClient]:
-    with TestClient(make_app(service)) as client:
+    with local_client(make_app(service)) as client:
         yield client
 
 
@@ -207,7 +214,7 @@ def test_an_image_that_would_fill_memory_is_refused(net, artifacts):
     service, big = Service(net.backbone), net.subject(PLANS["a"]).artifact
     big.header["input"] = {**IMAGE.to_json(), "resize": 256}  # type: ignore[index]
     service.put("a", "a", big)
-    with TestClient(make_app(service)) as client:
+    with local_client(make_app(service)) as client:
         answer = client.post("/predict/a", content=strip(), headers={"content-type": "image/png"})
     assert (answer.status_code, "would fill memory" in answer.json()["detail"]) == (422, True)
 
@@ -266,7 +273,7 @@ def test_a_body_of_unknown_length_is_cut_off(client):
 
 
 def test_a_token_is_asked_for(service):
-    with TestClient(make_app(service, "secret")) as client:
+    with local_client(make_app(service, "secret")) as client:
         asked = {"json": {"inputs": numbers(1)}}
         assert client.get("/health").status_code == 200
         for call in (
@@ -292,7 +299,7 @@ def test_metrics_count_requests_and_examples(client):
 
 def test_no_folder_no_adding(net, artifacts):
     service = Service(net.backbone)
-    with TestClient(make_app(service)) as client:
+    with local_client(make_app(service)) as client:
         answer = client.put("/tasks/b", json={"path": "b.safetensors"})
         assert "Start the server with --folder" in answer.json()["detail"]
         assert client.get("/tasks").json() == []
@@ -304,7 +311,7 @@ def test_tasks_with_other_inputs_are_asked_one_by_one(net, artifacts):
     service.put("a", "a", artifacts["a"])
     plain = net.subject(PLANS["b"]).artifact
     service.put("b", "b", plain)
-    with TestClient(make_app(service)) as client:
+    with local_client(make_app(service)) as client:
         detail = client.post("/predict", json={"inputs": numbers(1)}).json()["detail"]
         assert "needs one kind of input, the tasks have 2" in detail
         assert client.post("/predict/b", json={"inputs": numbers(1)}).status_code == 200
@@ -316,7 +323,7 @@ def test_more_than_may_wait_is_refused_and_all_others_are_answered(net, artifact
     gate = threading.Event()
     compute = service.batches.compute
     service.batches.compute = lambda asks: (gate.wait(10), compute(asks))[1]
-    with TestClient(make_app(service)) as client:
+    with local_client(make_app(service)) as client:
         statuses: list[int] = []
 
         def ask() -> None:

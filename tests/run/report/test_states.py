@@ -62,7 +62,7 @@ def made(tmp_path: Path) -> Callable[..., Path]:
         folder = RunFolder(tmp_path / name)
         begun: dict[str, Any] = {"identity": {"metric": "accuracy", "seed": 0, "data": "x"}}
         create(folder, None, PROBLEM, begun)
-        Records(folder, None).study.add_trials(trials)
+        Records(folder, None, is_writable=True).study.add_trials(trials)
         folder.config.write_text(write_settings(Settings(strategy="random")))
         return folder.path
 
@@ -174,7 +174,7 @@ def test_an_answer_that_was_a_baseline_says_so(made):
         "metrics": reached,
         "hyperparameters": {},
     }
-    Study(folder)._records.study.set_user_attr("stage:final", final)
+    Records(RunFolder(folder), None, is_writable=True).study.set_user_attr("stage:final", final)
     report_text = told(folder)
     note = "Trial 1 is uniform low rank, a baseline within the budget"
     assert any(line.startswith(note) for line in report_text["answer"]["text"])
