@@ -42,7 +42,7 @@ FORMER_NAMES = {"fold": "fuse_batchnorm"}
 
 Count = Annotated[int, Field(ge=1)]
 
-HeadFactory = Annotated[
+NamedFunction = Annotated[
     str | Callable[..., Any],
     PlainSerializer(lambda factory: factory if isinstance(factory, str) else OBJECT),
     WithJsonSchema({"type": "string"}),
@@ -70,7 +70,7 @@ class Settings(BaseModel):
     head: str | None = _tuned(
         None, "Name of the head, e.g. classifier.1, if it is not the last layer.", metavar="PATH"
     )
-    head_factory: HeadFactory | None = _tuned(
+    head_factory: NamedFunction | None = _tuned(
         None,
         "Function that makes heads, of the number of classes or of the former head and the number, "
         "if the head cannot be copied.",
