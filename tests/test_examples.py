@@ -149,6 +149,7 @@ def test_many_tasks_answer_together_as_each_by_its_own(
     assert answers[2] == answers[0][:4] + answers[1][4:]
 
 
+@pytest.mark.slow
 def test_an_own_strategy_stays_within_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever it proposes; and once two were drawn, one parameter at a time is another."""
     main_of("own_strategy")(trials=4, epochs=1)

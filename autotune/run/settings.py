@@ -46,7 +46,7 @@ LARGEST = 10**9
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 
-HeadFactory = Annotated[
+NamedFunction = Annotated[
     str | Callable[..., Any],
     PlainSerializer(lambda factory: factory if isinstance(factory, str) else OBJECT),
     WithJsonSchema({"type": "string"}),
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     head: str | None = _tuned(
         None, "Name of the head, e.g. classifier.1, if it is not the last layer.", metavar="PATH"
     )
-    head_factory: HeadFactory | None = _tuned(
+    head_factory: NamedFunction | None = _tuned(
         None,
         "Function that makes heads, of the number of classes or of the former head and the number, "
         "if the head cannot be copied.",

@@ -127,12 +127,11 @@ def resume(
     """Resume an interrupted search, or add more `trials` (the total); returns the study.
 
     A run that began from objects needs the same `backbone` and `task` again, and one with a
-    `head_factory` needs that. Allowed changes are
-    `trials`, `timeout`, `disk`, and where it runs: `backend`, `workers`, `device`,
-    `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`, `retries`. `callbacks` are
-    called with each `Event`. `storage` is needed for a run whose study is not in its folder and
-    that was not begun here, and so is its `address`. Raises `ConfigError` for another change,
-    `RunError` if the data or the network differ.
+    `head_factory` needs that. Allowed changes are `trials`, `timeout`, `disk`, and where it runs:
+    `backend`, `workers`, `device`, `cpus_per_trial`, `gpus_per_trial`, `address`, `ship_data`,
+    `retries`. `callbacks` are called with each `Event`. `storage` is needed for a run whose study
+    is not in its folder and that was not begun here, and so is its `address`. Raises
+    `ConfigError` for another change, `RunError` if the data or the network differ.
     """
     began, study = time.time(), Study(run, storage=storage)
     timings.reset()

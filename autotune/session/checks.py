@@ -64,8 +64,9 @@ def require_unwritten(network: nn.Module, inputs: torch.Tensor) -> None:
 def try_forward(backbone: Backbone, inputs: torch.Tensor, classes: int) -> None:
     """Run one small batch, to refuse a network that cannot run before anything starts.
 
-    The batch runs with the network's own head, twice, and with a head for the task's classes. If
-    the logits of the first two differ, the network's forward pass is random, which is reported.
+    The batch runs with the network's own head, as a whole and its first example alone, and with a
+    head for the task's classes. If it gives other logits when it runs again, the network's forward
+    pass is random or depends on earlier ones, which is reported.
     """
     with evaluating(backbone.network) as network:
         logits = logits_of(_forward(network, inputs))

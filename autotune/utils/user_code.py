@@ -44,9 +44,10 @@ def imported_function(name: str, *, what: str) -> Callable[..., Any]:
     """
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
+        prefix = _PREFIXES[what]
         raise UnknownName(
-            f"A {_PREFIXES[what]} {what} is written {_PREFIXES[what]}MODULE-or-FILE:FUNCTION, got "
-            f"{_PREFIXES[what]}{name}.".replace("  ", " ")
+            f"A {f'{prefix} {what}'.strip()} is written {prefix}MODULE-or-FILE:FUNCTION, got "
+            f"{prefix}{name}."
         )
     module = _module(place, what)
     make: Any = getattr(module, function, None)

@@ -193,6 +193,7 @@ def test_what_cannot_be_called_is_no_callback(search: Search) -> None:
         search(callbacks=[3])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_plans_and_values(search: Search) -> None:
     first, second = search("first", trials=4), search("second", trials=4)
     assert [t.plan for t in first.trials] == [t.plan for t in second.trials]

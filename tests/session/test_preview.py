@@ -12,6 +12,7 @@ import torch
 import autotune
 from autotune.errors import BudgetError
 from autotune.problem.budget import Measure
+from autotune.run.report.dry_run import units_sections
 
 MEASURED = {"memory_bytes", "full_finetuning_seconds", "at_most_seconds"}
 
@@ -60,3 +61,17 @@ def test_every_choice_has_its_cost_and_whether_it_fits(tiny_network, tiny_task):
 def test_what_a_search_refuses_a_preview_refuses(tiny_network, tiny_task):
     with pytest.raises(BudgetError):
         autotune.preview(tiny_network, tiny_task, "-1%")
+
+
+def test_what_is_left_out_is_listed_with_the_reason_and_counted(tiny_network, tiny_task, caplog):
+    tiny_network.decoder = torch.nn.Linear(6, 5)  # it never runs
+    tiny_network.first.requires_grad_(False)
+    with caplog.at_level("INFO", "autotune"):
+        preview = autotune.preview(tiny_network, tiny_task, "60%", exclude="norm", head="fc")
+    reasons = {part.name: part.reason for part in preview.left_out}
+    assert reasons == {"norm": "excluded", "first": "frozen", "decoder": "unused"}
+    (units, listed, *_) = units_sections(preview)
+    never = sum(part.parameters for part in preview.left_out if part.name != "decoder")
+    assert f", {never} of which never change, and 35 that it does not use." in units.text[0]
+    assert [row[0] for row in listed.table.rows] == list(reasons)
+    assert "35 that it does not use (decoder)" in caplog.text

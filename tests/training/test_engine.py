@@ -86,7 +86,7 @@ class Small:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=["gpu", "host"]
 )
-@pytest.mark.parametrize(("room", "parts"), [(16, 2), (8, 4)])
+@pytest.mark.parametrize(("room", "parts"), [(16, 2), pytest.param(8, 4, marks=pytest.mark.slow)])
 def test_a_batch_that_does_not_fit_is_trained_in_parts(
     make_engine, tiny_network, error, room, parts
 ):

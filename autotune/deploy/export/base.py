@@ -113,13 +113,14 @@ class Subject:
 
         The same for a network that refuses the inputs.
         """
-        if reason := self.refusal():
-            kind = "noise" if self.examples is None else "these inputs"
-            raise ExportError(
-                f"An export is compared with the tuned network, which refuses {kind} ({reason}). "
-                "Name the task with --task, or give examples with inputs= in Python."
-            )
         with tuned(self.backbone, self.artifact) as network:
+            if reason := refusal(network, self.inputs()):
+                kind = "noise" if self.examples is None else "these inputs"
+                raise ExportError(
+                    f"An export is compared with the tuned network, which refuses {kind} "
+                    f"({reason}). Name the task with --task, or give examples with inputs= in "
+                    "Python."
+                )
             if not is_repeatable(network, self.inputs()):
                 raise ExportError(
                     f"An export is compared with the tuned network, but {NOT_REPEATABLE}. "

@@ -54,11 +54,11 @@ def units_sections(preview: UnitsPreview) -> list[Section]:
 
 
 def _totals(preview: UnitsPreview) -> str:
-    """Counts of unused parameters, which are not part of the total, and of protected ones."""
+    """Counts of protected parameters, and of unused ones, which are not part of the total."""
     unused = sum(part.parameters for part in preview.left_out if part.reason == UNUSED)
     protected = sum(part.parameters for part in preview.left_out if part.reason != UNUSED)
-    beside = f", and {unused:,} that it does not use" if unused else ""
-    return f"{beside}; {protected:,} of them never change" if protected else beside
+    never = f", {protected:,} of which never change" if protected else ""
+    return f"{never}, and {unused:,} that it does not use" if unused else never
 
 
 def _left_out(preview: UnitsPreview) -> list[Section]:

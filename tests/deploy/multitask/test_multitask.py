@@ -20,13 +20,14 @@ from autotune.deploy.export.base import Subject
 from autotune.deploy.multitask.model import MultiTask
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.problem.plan import Choice, Plan
-from deploy.export.plain import SHAPES
 from deploy.export.subjects import CLASSES, Net, random_artifact
 
 LAST = Choice.of("lowrank", rank=2)
 
 
-@pytest.fixture(scope="module", params=list(SHAPES))
+@pytest.fixture(
+    scope="module", params=["digits", pytest.param("resnet18", marks=pytest.mark.slow), "vit"]
+)
 def net(request) -> Net:
     return Net(request.param)
 

@@ -232,7 +232,7 @@ def test_one_trial_alone_wins_over_its_seeds(driving):
     assert repeats_of(engine) == ["repeat 0 seed 1", "repeat 0 seed 2"]
 
 
-@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("at", [0, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2))])
 def test_interrupted_between_repeats_comes_to_the_same_end(driving, new_run, at):
     def ends(name: str, engine: Any) -> Any:
         with driving(at=new_run(name) if isinstance(name, str) else name, trials=5) as driver:

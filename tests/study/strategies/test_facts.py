@@ -105,6 +105,7 @@ def test_a_new_strategy_without_facts_has_the_defaults_of_its_base(search_by):
     assert study.settings.trials == 1000 and study.settings.most_trials is None
 
 
+@pytest.mark.slow
 def test_a_new_strategy_gets_the_trials_scores_and_repeats_that_it_asks_for(search_by):
     events: list[Any] = []
     study = search_by(Scored, options={"criterion": "taylor"}, callbacks=[events.append])

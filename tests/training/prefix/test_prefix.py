@@ -149,7 +149,7 @@ def test_what_is_kept_changes_no_bit(name, tmp_path):
     assert list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vit"])
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "vit"])
 def test_with_other_batch_sizes_it_changes_next_to_nothing(name):
     with engine(name, NONE, batch_size=7) as plain, engine(name, MEMORY, batch_size=7) as kept:
         plan = plans(plain)["middle"]
@@ -184,6 +184,7 @@ def test_deeper_values_are_computed_from_shallower_ones():
         assert counted[0] == seen > 0
 
 
+@pytest.mark.slow
 def test_values_of_another_preparation_are_not_taken(tmp_path):
     plan = Plan({"layer3.2": LOWRANK})
     results = []

@@ -64,6 +64,7 @@ def test_a_study_on_such_a_network_warns_and_computes_everything_anew(memory, ca
     assert last.metrics["loss"] > 0
 
 
+@pytest.mark.slow
 def test_examples_that_are_drawn_anew_are_not_kept(caplog):
     class Noisy(torch.utils.data.Dataset):
         def __len__(self) -> int:
