@@ -22,7 +22,7 @@ from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.beginning import create_study
 from autotune.session.session import begin_search, drive
 from autotune.session.setup import Setup, prepare_search, released
-from autotune.session.workers import WHERE, require_one_gpu
+from autotune.session.workers import WHERE
 from autotune.study.driver import has_study, require_free
 from autotune.study.run_folder import RunFolder
 from autotune.study.strategies import load_strategy
@@ -51,7 +51,6 @@ def search(
     """
     values = {"backbone": _name(backbone), "task": _name(task), "budget": budget, **settings}
     resolved = read_settings(values)
-    require_one_gpu(resolved)
     began, folder = time.time(), RunFolder.new(resolved.out, resolved.task)
     timings.reset()
     require_free(folder, resolved.storage)

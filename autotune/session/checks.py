@@ -20,6 +20,7 @@ from autotune.study.policy.network import read_policy
 from autotune.study.pruners import PRUNERS
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
+from autotune.training.batchnorm import has_statistics
 from autotune.utils.events import warn
 
 
@@ -48,6 +49,23 @@ def check_pruner(settings: Settings) -> None:
         raise ConfigError(
             f"--pruner {settings.pruner} ignores cost, so it would end trials that the objective "
             f"{settings.objective} needs. Use forecast, halving, hyperband, race or none."
+        )
+
+
+def require_one_gpu(settings: Settings) -> None:
+    """Raise `ConfigError` for several GPUs per trial: all but one would be reserved and idle."""
+    if (gpus := settings.gpus_per_trial or 0) > 1:
+        raise ConfigError(
+            f"A trial runs on one GPU at most, got --gpus-per-trial {gpus:g}. Leave it out for "
+            "one GPU per trial, or give a share such as 0.25 for four trials on a GPU."
+        )
+
+
+def require_statistics(settings: Settings, network: nn.Module) -> None:
+    """Raise `ConfigError` for `--bnstats on` with a network that has no statistics."""
+    if settings.bnstats == "on" and not has_statistics(network):
+        raise ConfigError(
+            "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
         )
 
 

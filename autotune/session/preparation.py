@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from autotune.errors import ConfigError, TrialError
+from autotune.errors import TrialError
 from autotune.problem.budget import Cost
 from autotune.problem.grids import three_rates
 from autotune.problem.plan import Plan
@@ -51,10 +51,6 @@ def settle_preparation(setup: Setup, writer: Writer) -> tuple[Buffers, dict[str,
     """
     setting, engine, network = setup.settings.bnstats, setup.engine, setup.backbone.network
     if not has_statistics(network):
-        if setting == "on":
-            raise ConfigError(
-                "--bnstats on needs normalisation statistics, this backbone has none. Use auto."
-            )
         return {}, {PREPARATION: Preparation("off", "no statistics to estimate")}
     tell("stage", "Preparation", stage="preparation")
     if setting == "auto" and setup.problem.charged(cost := statistics_cost(network)).is_empty():

@@ -18,7 +18,6 @@ from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.costing import candidates_within, parse_budget
 from autotune.session.setup import prepare_search, released
 from autotune.session.sources import find_backbone, find_choices, find_space, leave_out
-from autotune.session.workers import require_one_gpu
 from autotune.study.selection.baselines import baseline_plans
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.score_source import ScoreSource
@@ -46,7 +45,6 @@ def preview(
     """
     sources = {"backbone": _source(backbone), "task": _source(task), "budget": budget}
     resolved = read_settings({**sources, **settings})
-    require_one_gpu(resolved)
     with released(prepare_search(resolved, backbone, task)) as setup:
         return _preview(setup)
 

@@ -19,7 +19,14 @@ from autotune.problem.grids import Grids
 from autotune.problem.problem import Candidates, Problem
 from autotune.problem.search_space import SearchSpace
 from autotune.run.settings import Settings
-from autotune.session.checks import check_policy, check_pruner, require_unwritten, try_forward
+from autotune.session.checks import (
+    check_policy,
+    check_pruner,
+    require_one_gpu,
+    require_statistics,
+    require_unwritten,
+    try_forward,
+)
 from autotune.session.costing import make_problem
 from autotune.session.sources import (
     choose_device,
@@ -68,6 +75,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
     STRATEGIES.check(settings.strategy)
     check_pruner(settings)
     check_policy(settings)
+    require_one_gpu(settings)
     device = choose_device(settings.device)
     loaded = find_backbone(settings, backbone)
     whole_task = find_task(settings, task, loaded)
@@ -79,6 +87,7 @@ def prepare_search(settings: Settings, backbone: Any, task: Any) -> Setup:
         check_fits(part, source_input, data.source)
     examples = some_examples(loaded, data.train, source_input)
     require_unwritten(loaded.network, examples[0])
+    require_statistics(settings, loaded.network)
     if not isinstance(backbone, Backbone):
         loaded = settle_head(settings, loaded, examples)
     try_forward(loaded, examples[0], len(data.classes))

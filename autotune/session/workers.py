@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from autotune.errors import ConfigError
-from autotune.run.settings import Settings, descriptions
+from autotune.run.settings import descriptions
 from autotune.session.setup import Setup
 from autotune.session.sources import choose_device
 from autotune.study.backends import BACKENDS
@@ -30,19 +29,9 @@ ALIKE = ("autotune", "torch", "torchvision", "optuna", "ray", "numpy")
 """Libraries that must have the same version on all nodes."""
 
 
-def require_one_gpu(settings: Settings) -> None:
-    """Raise `ConfigError` for several GPUs per trial: all but one would be reserved and idle."""
-    if (gpus := settings.gpus_per_trial or 0) > 1:
-        raise ConfigError(
-            f"A trial runs on one GPU at most, got --gpus-per-trial {gpus:g}. Leave it out for "
-            "one GPU per trial, or give a share such as 0.25 for four trials on a GPU."
-        )
-
-
 def open_backend(setup: Setup) -> Backend:
     """Open the backend of a search; Ray is imported only if it is used."""
     settings = setup.settings
-    require_one_gpu(settings)
     if settings.where == "inline":
         return _made("inline", setup.engine)
     if settings.where == "processes":

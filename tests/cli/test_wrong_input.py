@@ -284,6 +284,8 @@ def test_a_image_that_does_not_decode_is_named(refused):
 def test_a_named_folder_that_exists_is_refused(refused):
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine")
+    assert "empty the folder yourself" in refused("--out", "mine")
+    Path("mine/config.yaml").write_text("")
     assert "autotune resume mine" in refused("--out", "mine")
 
 

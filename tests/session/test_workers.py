@@ -6,7 +6,8 @@ import pytest
 
 from autotune.errors import ConfigError
 from autotune.run.settings import read_settings
-from autotune.session.workers import complaint, gpus_in_turn, require_one_gpu, versions
+from autotune.session.checks import require_one_gpu
+from autotune.session.workers import complaint, gpus_in_turn, versions
 from autotune.tasks.part import Part
 from autotune.utils.user_code import import_shipped, ship_sources
 

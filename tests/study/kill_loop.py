@@ -63,7 +63,7 @@ def search(folder: RunFolder, backend: str, workers: int, trials: int) -> None:
     if not folder.config.exists():
         create(folder, None, problem(), {"identity": {"metric": "accuracy"}})
         folder.config.write_text("")
-    study = Records(folder, None).study
+    study = Records(folder, None, is_writable=True).study
     lease = Lease(
         folder.lease,
         lambda: study.user_attrs.get("lease"),

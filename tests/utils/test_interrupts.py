@@ -19,10 +19,13 @@ from autotune.utils.interrupts import interruptible
 
 @pytest.fixture(autouse=True)
 def heeded() -> Iterator[None]:
-    """As in the foreground; tests in the background ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """As in the foreground; tests in the background ignore Ctrl-C, and under nohup SIGHUP."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def send(number: int = signal.SIGINT) -> None:
