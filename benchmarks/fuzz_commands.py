@@ -1,0 +1,193 @@
+"""Commands on damaged files, each in a process of its own that is forked from a warm one.
+
+Importing torch and the other libraries takes longer than everything that a command does here, so a
+process imports them once and is forked for each command; the command itself, its exit and the
+removal of its temporary files are those of `python -m autotune`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuzz_kinds import Kind
+
+import autotune
+
+LIBRARIES = (
+    "numpy optuna PIL.Image plotly pydantic rich.table safetensors.torch sklearn.model_selection "
+    "sqlalchemy.dialects.sqlite torch torch.fx torchvision typer yaml"
+).split()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """End of a command."""
+
+    code: int
+    """Exit status; negative for a signal."""
+
+    output: str
+    errors: str
+    seconds: float
+    peak: int
+    """Largest resident memory, in bytes."""
+
+
+class Warm(AbstractContextManager["Warm"]):
+    """Process that has imported the libraries and is forked for each command."""
+
+    def __init__(self, root: Path, limit: float) -> None:
+        self.root = root
+        self.streams = tuple(root / name for name in STREAMS)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(limit)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root / "work",
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> Ended:
+        """Run `autotune ARGUMENTS` to its end, or kill it after the limit."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(arguments), file=self._process.stdin, flush=True)
+        ended = json.loads(self._process.stdout.readline())
+        output, errors = (file.read_text("utf-8", "replace") for file in self.streams)
+        return Ended(output=output, errors=errors, **ended)
+
+    def __exit__(self, *_: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+STREAMS = ("stdout.txt", "stderr.txt")
+"""Files next to the working folder for what a command prints."""
+
+
+def serve(limit: float) -> bool:
+    """Run the commands that standard input names; return True in a process that is to be one."""
+    for line in sys.stdin:
+        start, process = time.monotonic(), os.fork()
+        if process == 0:
+            _become(json.loads(line))
+            return True
+        code, usage = _wait(process, start + limit)
+        seconds = time.monotonic() - start
+        peak = usage.ru_maxrss * 1024
+        print(json.dumps({"code": code, "seconds": seconds, "peak": peak}), flush=True)
+    return False
+
+
+def _become(arguments: list[str]) -> None:
+    """Turn this process into the command, up to running it."""
+    sys.argv = ["autotune", *arguments]
+    for stream, name in zip((1, 2), STREAMS, strict=True):
+        file = os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
+def _wait(process: int, deadline: float) -> tuple[int, Any]:
+    while True:
+        ended, status, usage = os.wait4(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), usage
+        if time.monotonic() > deadline:
+            os.kill(process, signal.SIGKILL)
+            _, status, usage = os.wait4(process, 0)
+            return os.waitstatus_to_exitcode(status), usage
+        time.sleep(0.005)
+
+
+def import_all() -> None:
+    """Import the libraries and all of autotune, but no backend that needs more of them."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(autotune.__path__, "autotune."):
+        if module.name not in ("autotune.__main__", "autotune.study.backends.ray_actor"):
+            with suppress(ImportError):
+                importlib.import_module(module.name)
+
+
+# what is tried
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Kind of file that is damaged, which ones of it, and the commands that read them."""
+
+    kind: str
+    weight: int
+    commands: tuple[str, ...]
+    """Words separated by spaces; `{}` is the file or folder, `{out}` a file to write."""
+
+    names: tuple[str, ...] = ("",)
+    """Beginnings of the names of the files."""
+
+
+TRIALS = (
+    Trial(
+        "run folders", 30, ("status {}", "status {} --json", "report {} --format md", "config {}")
+    ),
+    Trial("run folders", 6, ("inspect {}", "export {} --format mask -o {out}"), ("best", "study")),
+    Trial("run folders", 5, ("export {} --trial 0 --format delta -o {out}",), ("trials", "study")),
+    Trial("run folders", 4, ("export {} --trial 1 --retrain --format mask -o {out}",), ("prep",)),
+    Trial("run folders", 8, ("resume {} --quiet",), ("study", "prep", "lease", "origins", "best")),
+    Trial("interrupted runs", 6, ("resume {} --quiet",)),
+    Trial("delta files", 10, ("inspect {}", "export {} --format merged -o {out}")),
+    Trial("adapters", 6, ("inspect {}", "import {} --backbone builtin:digits -o {out}")),
+    Trial("configurations", 12, ("search --config {} --dry-run", "config {}")),
+    Trial("search spaces", 8, ("units --backbone builtin:digits --space {}",)),
+    Trial("input descriptions", 3, ("units --backbone builtin:digits --input {}",)),
+    Trial("arrays", 3, ("search --backbone builtin:digits --task npz:{} --dry-run",), ("p",)),
+    Trial("images", 3, ("search --backbone builtin:digits --task imagefolder:{} --dry-run",)),
+    Trial("weights", 3, ("units --backbone builtin:digits --weights {}",), ("weights",)),
+)
+FOLDERS = {
+    "run folders": "damaged",
+    "interrupted runs": "damaged",
+    "adapters": "adapter",
+    "images": "",
+}
+"""Kinds of which a command is given a folder, not a file, and its place."""
+
+
+def plan_of(n: int, draw: random.Random) -> list[tuple[Trial, str]]:
+    """Which command is run on which kind of file, `n` times."""
+    trials = draw.choices(TRIALS, [trial.weight for trial in TRIALS], k=n)
+    return [(trial, draw.choice(trial.commands)) for trial in trials]
+
+
+def words(command: str, kind: Kind, name: str, out: Path) -> list[str]:
+    """Arguments of a command on a file of a kind."""
+    folder = kind.folder / FOLDERS.get(kind.name, "")
+    target = folder if kind.name in FOLDERS else kind.folder / name
+    return [word.format(target, out=out) for word in command.split()]
+
+
+def outcome_of(ended: Ended) -> str:
+    """What came of a command; a traceback or an exit status above 2 is a crash."""
+    if ended.code == -signal.SIGKILL:
+        return f"hung: more than {ended.seconds:.0f} s"
+    if ended.code not in (0, 1, 2) or "Traceback" in ended.errors:
+        return f"crashed: {ended.code} {' '.join(ended.errors.split())[-100:]}"
+    return "no harm" if ended.code == 0 else "refused"
+
+
+if __name__ == "__main__":
+    import_all()
+    if serve(float(sys.argv[1])):
+        runpy.run_module("autotune", run_name="__main__", alter_sys=True)
