@@ -155,9 +155,9 @@ class Sandbox:
     def _compare(self, kind: kinds.Kind, before: Listing, tally: Tally) -> None:
         faulthandler.dump_traceback_later(60 * SECONDS, exit=True)  # a hang that no alarm ends
         gc.collect()
-        scratch = str(self.root / "tmp")
+        scratch = f"{self.root}/tmp/{SCRATCH}"
         for path in differences(before, self.files(kind)):
-            if path != scratch and not path.startswith(f"{scratch}/{SCRATCH}"):
+            if not path.startswith(scratch):
                 tally.outcomes[f"changed: {path}"] += 1
         if self._now() != self._fingerprint:
             tally.outcomes["the backbone changed"] += 1
@@ -191,6 +191,13 @@ class Sandbox:
         without = (self.root / "cache" / "runs", *(kind.folder for _ in range(writes)))
         before = listing(self.root, without=(*without, *warm.streams))
         ended = warm.run(*words(command, kind, name, out))
+        print(
+            ended.seconds,
+            ended.code,
+            words(command, kind, name, out),
+            ended.errors[-200:],
+            flush=True,
+        )
         tally.slowest, tally.peak = max(tally.slowest, ended.seconds), max(tally.peak, ended.peak)
         outcome = outcome_of(ended)
         if changes := differences(before, listing(self.root, without=(*without, *warm.streams))):

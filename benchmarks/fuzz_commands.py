@@ -1,12 +1,14 @@
 """Commands on damaged files, each in a process of its own that is forked from a warm one.
 
 Importing torch and the other libraries takes longer than everything that a command does here, so a
-process imports them once and is forked for each command; the command itself, its exit and the
-removal of its temporary files are those of `python -m autotune`.
+process imports them once and is forked for each command. Each command is a process of its own that
+runs the module `autotune` as `python -m autotune` does, up to its exit handlers.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -16,11 +18,13 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fuzz_kinds import Kind
 
@@ -54,7 +58,7 @@ class Warm(AbstractContextManager["Warm"]):
         self.streams = tuple(root / name for name in STREAMS)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(limit)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root / "work",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root / "work",
         )  # fmt: skip
 
     def run(self, *arguments: str) -> Ended:
@@ -76,23 +80,42 @@ STREAMS = ("stdout.txt", "stderr.txt")
 """Files next to the working folder for what a command prints."""
 
 
-def serve(limit: float) -> bool:
-    """Run the commands that standard input names; return True in a process that is to be one."""
+def serve(limit: float) -> None:
+    """Run the commands that standard input names."""
     for line in sys.stdin:
         start, process = time.monotonic(), os.fork()
         if process == 0:
             _become(json.loads(line))
-            return True
         code, usage = _wait(process, start + limit)
         seconds = time.monotonic() - start
         peak = usage.ru_maxrss * 1024
         print(json.dumps({"code": code, "seconds": seconds, "peak": peak}), flush=True)
-    return False
 
 
-def _become(arguments: list[str]) -> None:
-    """Turn this process into the command, up to running it."""
+def _become(arguments: list[str]) -> NoReturn:
+    """Run a command with its own streams, and end this process as Python does.
+
+    Except that Python would free all objects one by one, which for those of torch takes seconds.
+    """
     sys.argv = ["autotune", *arguments]
+    _redirect()
+    code = 1
+    try:
+        runpy.run_module("autotune", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _redirect() -> None:
     for stream, name in zip((1, 2), STREAMS, strict=True):
         file = os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
@@ -189,5 +212,6 @@ def outcome_of(ended: Ended) -> str:
 
 if __name__ == "__main__":
     import_all()
-    if serve(float(sys.argv[1])):
-        runpy.run_module("autotune", run_name="__main__", alter_sys=True)
+    gc.collect()
+    gc.freeze()  # so that forked processes need not copy what is here
+    serve(float(sys.argv[1]))

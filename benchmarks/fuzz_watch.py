@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import sysconfig
 from collections import Counter
@@ -135,6 +136,8 @@ def _list(folder: str, skipped: frozenset[str], entries: dict[str, tuple[int, ..
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    if stat.S_ISDIR(status.st_mode):  # its time changes with every file that comes and goes
+        return status.st_mode, status.st_ino
     return status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino
 
 
