@@ -191,13 +191,6 @@ class Sandbox:
         without = (self.root / "cache" / "runs", *(kind.folder for _ in range(writes)))
         before = listing(self.root, without=(*without, *warm.streams))
         ended = warm.run(*words(command, kind, name, out))
-        print(
-            ended.seconds,
-            ended.code,
-            words(command, kind, name, out),
-            ended.errors[-200:],
-            flush=True,
-        )
         tally.slowest, tally.peak = max(tally.slowest, ended.seconds), max(tally.peak, ended.peak)
         outcome = outcome_of(ended)
         if changes := differences(before, listing(self.root, without=(*without, *warm.streams))):

@@ -58,8 +58,12 @@ class Warm(AbstractContextManager["Warm"]):
         self.streams = tuple(root / name for name in STREAMS)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(limit)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root / "work",
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what libraries say when the warm process ends
+            text=True,
+            cwd=root / "work",
+        )
 
     def run(self, *arguments: str) -> Ended:
         """Run `autotune ARGUMENTS` to its end, or kill it after the limit."""
@@ -177,7 +181,8 @@ TRIALS = (
     Trial("input descriptions", 3, ("units --backbone builtin:digits --input {}",)),
     Trial("arrays", 3, ("search --backbone builtin:digits --task npz:{} --dry-run",), ("p",)),
     Trial("images", 3, ("search --backbone builtin:digits --task imagefolder:{} --dry-run",)),
-    Trial("weights", 3, ("units --backbone builtin:digits --weights {}",), ("weights",)),
+    Trial("weights", 2, ("search --backbone builtin:digits --weights {} --dry-run",), ("weights",)),
+    Trial("weights", 1, ("search --policy {} --strategy policy --dry-run",), ("policy",)),
 )
 FOLDERS = {
     "run folders": "damaged",

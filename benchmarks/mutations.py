@@ -121,7 +121,7 @@ def _replaced(tensor: Tensor, draw: random.Random) -> Tensor:
     """Tensor of another shape, another dtype, or with values that are not finite."""
     kind = draw.randrange(6)
     if kind == 0:
-        return tensor.to(draw.choice(DTYPES)).contiguous()
+        return tensor.to(draw.choice(DTYPES), copy=True).contiguous()
     if kind == 1:
         return torch.full_like(
             tensor, draw.choice((0.0, 1e30)) if tensor.is_floating_point() else 0

@@ -16,6 +16,7 @@ from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.run.known_runs import allowed
+from autotune.run.reading import reading
 from autotune.run.settings import Settings, read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
@@ -233,8 +234,12 @@ class BareStudy:
         return estimate["full"] if estimate else None
 
     def status(self) -> dict[str, Any]:
-        """The JSON value that `autotune status --json` prints."""
-        return _status(self)
+        """The JSON value that `autotune status --json` prints.
+
+        Raises `RunError` if the records of the search are damaged.
+        """
+        with reading(str(self.folder.path)):
+            return _status(self)
 
 
 def command_of(settings: Settings, folder: RunFolder, name: str, *arguments: str) -> str:
