@@ -193,7 +193,8 @@ class Sandbox:
         ended = warm.run(*words(command, kind, name, out))
         tally.slowest, tally.peak = max(tally.slowest, ended.seconds), max(tally.peak, ended.peak)
         outcome = outcome_of(ended)
-        if changes := differences(before, listing(self.root, without=(*without, *warm.streams))):
+        changes = differences(before, listing(self.root, without=(*without, *warm.streams)))
+        if changes and not outcome.startswith("hung"):  # who is killed removes nothing
             outcome = f"changed: {changes[0]}"
         if outcome not in FINE:
             outcome = f"{command}: {outcome}"
