@@ -186,6 +186,7 @@ class Sandbox:
     ) -> None:
         out = kind.folder / "out"
         remove(out)
+        remove(self.root / "cache" / "runs")  # a run that this user resumed is not one of others
         kind.put(name, damaged)
         writes = "{out}" in command or command.startswith("resume")
         without = (self.root / "cache" / "runs", *(kind.folder for _ in range(writes)))
@@ -203,6 +204,7 @@ class Sandbox:
 
 
 def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -170,6 +170,7 @@ TRIALS = (
         "run folders", 30, ("status {}", "status {} --json", "report {} --format md", "config {}")
     ),
     Trial("run folders", 6, ("inspect {}", "export {} --format mask -o {out}"), ("best", "study")),
+    Trial("run folders", 6, ("evaluate {}", "report {} {} --format json"), ("best", "study")),
     Trial("run folders", 5, ("export {} --trial 0 --format delta -o {out}",), ("trials", "study")),
     Trial("run folders", 4, ("export {} --trial 1 --retrain --format mask -o {out}",), ("prep",)),
     Trial("run folders", 8, ("resume {} --quiet",), ("study", "prep", "lease", "origins", "best")),

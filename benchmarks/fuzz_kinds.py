@@ -338,10 +338,10 @@ def run_folders(folder: Path, run: Path, backbone: Backbone) -> Kind:
 
 
 def interrupted_run(run: Path) -> None:
-    """Search that was killed in its second trial."""
+    """Search that was killed after an epoch of its trial; the rest takes three seconds."""
     command = "search --backbone builtin:digits --task builtin:digits --budget 1% --strategy random"
-    command += " --trials 2 --epochs 12 --no-references --bnstats on --quiet --out"
-    checkpoint = run / "trials" / "0001" / "trial.checkpoint"
+    command += " --trials 1 --epochs 3 --no-references --bnstats on --quiet --out"
+    checkpoint = run / "trials" / "0000" / "trial.checkpoint"
     search = subprocess.Popen([sys.executable, "-m", "autotune", *command.split(), str(run)])
     while not checkpoint.exists() and search.poll() is None:
         time.sleep(0.002)
@@ -354,7 +354,7 @@ def interrupted_runs(folder: Path, run: Path) -> Kind:
     kinds = {
         "study.db": m.DATABASE,
         "prepared.safetensors": m.TENSORS,
-        "trials/0001/trial.checkpoint": m.CHECKPOINT,
+        "trials/0000/trial.checkpoint": m.CHECKPOINT,
     }
     files = {name: File((run / name).read_bytes(), kind) for name, kind in kinds.items()}
     put = partial(put_run, run, folder / "damaged")

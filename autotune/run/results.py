@@ -105,6 +105,16 @@ class BareStudy:
         """Values that a resumed search may not change: fingerprint, data, settings."""
         return dict(self._records.identity)
 
+    def identity_value(self, name: str) -> str:
+        """One value of `identity` as text; `RunError` if the study does not have it."""
+        value = self._records.identity.get(name)
+        if not isinstance(value, str):
+            raise RunError(
+                f"A run must state its {name}, {self.folder.path} does not, so it is damaged. "
+                "Restore it from a copy."
+            )
+        return value
+
     @property
     def baselines(self) -> dict[str, Baseline]:
         """Name → baseline, with its value, test metrics and cost; only those that have run."""

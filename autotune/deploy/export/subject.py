@@ -177,8 +177,8 @@ def _require_same(study: Study, setup: Setup) -> None:
         "backbone's fingerprint": setup.backbone.fingerprint,
     }
     for what, digest in digests.items():
-        if study.identity[what] != digest:
+        if (before := study.identity_value(what)) != digest:
             raise RunError(
                 f"Retraining needs the data and weights of the trial; the {what} was "
-                f"{study.identity[what][:12]} and is now {digest[:12]}. Restore the original."
+                f"{before[:12]} and is now {digest[:12]}. Restore the original."
             )
