@@ -1,373 +1,282 @@
 """Damaged files and hostile requests: a hundred thousand mutations of everything that is read.
 
-Delta files, PEFT adapters, configurations, search spaces, input descriptions, images, arrays, run
-folders and requests of the server. Each must be refused with one of autotune's errors (a request
-with a status below 500) or do no harm: no other exception, nothing above ten seconds, the backbone
-bitwise unchanged, no process started, nothing imported or unpickled, nothing written outside of
-the folder that the file is in. `python fuzz.py --commands 2000` tries files by command, too.
+Delta files, PEFT adapters, configurations, search spaces, input descriptions, images, arrays,
+weights, run folders, checkpoints and requests of the server. Each must be refused with one of
+autotune's errors (a request with a status below 500) or do no harm: no other exception, nothing
+above ten seconds, less than 2 GB of memory, the backbone bitwise unchanged, no process started,
+nothing connected to, imported or unpickled, and no file changed anywhere, but for copies of
+databases in the temporary folder. `python fuzz.py --commands 2000` tries commands, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
+import faulthandler
+import gc
+import os
 import random
-import resource
 import shutil
-import subprocess
-import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import torch
-from fastapi.testclient import TestClient
-from mutations import BYTES, TENSORS, TEXT, Mutation
-from PIL import Image
+import fuzz_kinds as kinds
+from fuzz_commands import Warm, outcome_of, plan_of, words
+from fuzz_watch import SCRATCH, Listing, Watch, differences, listing
 from results import table, write_section
 
-import autotune
 from autotune.backbones import load_backbone
 from autotune.backbones.base import Backbone, fingerprint
-from autotune.deltas.apply import tuned
-from autotune.deltas.artifact import from_bytes
-from autotune.deploy.export.base import Subject, written
-from autotune.deploy.export.from_peft import import_peft
-from autotune.deploy.export.peft import Peft
-from autotune.deploy.serve.app import make_app
-from autotune.deploy.serve.limits import Limits
-from autotune.deploy.serve.service import Service
 from autotune.errors import AutotuneError
-from autotune.problem.job import Job
-from autotune.problem.plan import Choice, Plan
-from autotune.run.notebook import Study
-from autotune.run.settings import load_input, load_space, read_settings, space_folder
-from autotune.session.setup import prepare_search
-from autotune.tasks import load_task
 from autotune.utils.time_limit import OutOfTime, time_limit
 
-N = 100_000
+N, SEED = 100_000, 0
 SECONDS = 10
 """Time for one mutation; more is a hang."""
 
-FORBIDDEN = ("exec", "compile", "import", "os.system", "subprocess.Popen", "pickle.find_class")
-CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
-PLAN = Plan(
-    {
-        "stem": Choice.of("lowrank", rank=2),
-        "layer1.0": Choice.of("scale"),
-        "layer3.1": Choice.of("subtune", what="norms") + Choice.of("lowrank", rank=1),
-    }
-)
+MEMORY = 2 * 10**9
+"""Bytes of memory that reading may take, with the libraries and the backbone."""
 
+EVERY = 500
+"""Mutations after which the backbone and all files are compared with what they were."""
 
-class Watch:
-    """Audit hook that counts events of the interpreter that a file must not cause."""
+FINE = ("refused", "no harm")
+"""Outcomes that are no faults."""
 
-    def __init__(self) -> None:
-        self.seen: Counter[str] = Counter()
-        self.is_on = False
-        self.folder = ""
-        """Folder in which files may change."""
-
-        sys.addaudithook(self._hear)
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        self.is_on = True
-        try:
-            yield
-        finally:
-            self.is_on = False
-
-    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        if not self.is_on:
-            return
-        if event in FORBIDDEN:
-            self.seen[f"{event} {str(arguments)[:60]}"] += 1
-        writes = event == "open" and set(str(arguments[1] or "r")) & set("wax+")
-        if (writes or event in CHANGES) and not self._is_inside(arguments[0]):
-            self.seen[f"{event} {arguments[0]!r}"] += 1
-
-    def _is_inside(self, path: object) -> bool:
-        return isinstance(path, (str, Path)) and str(path).startswith((self.folder, "/dev/null"))
+COMMANDS = "by command"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
-class Target:
-    """Kind of file: its content, what changes it, and what reads it."""
+class Tally:
+    """What came of the mutations of a kind."""
 
     name: str
-    share: float
-    """Part of all mutations."""
-
-    contents: Mapping[str, bytes]
-    """Name → content of intact files."""
-
-    mutations: tuple[Mutation, ...]
-    read: Callable[[str, bytes], object]
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     slowest: float = 0.0
+    peak: int = 0
+    """Largest resident memory meanwhile, in bytes."""
 
-    def try_many(self, n: int, watch: Watch, is_unchanged: Callable[[], bool]) -> None:
-        """Read mutated files and count what happens."""
-        for name, content in self.contents.items():
-            self._try_one(name, content)  # imports modules that are loaded on first use
-        draw, began = random.Random(self.name), time.perf_counter()
-        watch.seen.clear()
-        names = list(self.contents)
-        for at in range(n):
-            name = draw.choice(names)
-            damaged = draw.choice(self.mutations)(self.contents[name], draw)
-            start = time.perf_counter()
-            with watch.on():
-                outcome = self._try_one(name, damaged)
-            self.slowest = max(self.slowest, time.perf_counter() - start)
-            self.outcomes[outcome] += 1
-            if at % 500 == 0 and not is_unchanged():
-                self.outcomes["the backbone changed"] += 1
-                break
-        self.outcomes += Counter({f"forbidden: {event}": n for event, n in watch.seen.items()})
-        self.seconds = time.perf_counter() - began
+    @property
+    def faults(self) -> dict[str, int]:
+        return {outcome: n for outcome, n in self.outcomes.items() if outcome not in FINE}
 
-    def _try_one(self, name: str, content: bytes) -> str:
-        try:
-            with time_limit(SECONDS):
-                self.read(name, content)
-        except AutotuneError:
-            return "refused"
-        except OutOfTime:
-            return f"hung: more than {SECONDS} s"
-        except Exception as error:
-            return f"crashed: {type(error).__name__}: {str(error)[:80]}"
-        return "no harm"
-
-
-# what is read
-
-
-def delta_file(backbone: Backbone) -> bytes:
-    """Content of the delta file of one short training."""
-    sources = {"backbone": "builtin:digits", "task": "builtin:digits"}
-    settings = read_settings({**sources, "epochs": 1})
-    setup = prepare_search(settings, backbone, settings.task)
-    setup.engine.prepare(setup.engine.statistics())
-    rates = {f"lr:{method}": 0.01 for method in ("head", *PLAN.methods())}
-    *_, last = setup.engine(Job("trial 0", PLAN, rates, seed=0, number=0))
-    setup.engine.close()
-    assert last.artifact is not None
-    return last.artifact
-
-
-def deltas(backbone: Backbone, content: bytes) -> Target:
-    inputs = torch.zeros(1, 1, 8, 8)
-
-    def read(_: str, content: bytes) -> None:
-        with tuned(backbone, from_bytes(content, "the file")) as network, torch.no_grad():
-            network(inputs)
-
-    return Target("delta files", 0.35, {"delta": content}, TENSORS, read)
-
-
-def adapters(folder: Path, backbone: Backbone, content: bytes) -> Target:
-    subject = Subject(backbone, from_bytes(content, "the file"), read_settings({}))
-    written(Peft(), subject, folder / "adapter")
-    file = folder / "adapter" / "adapter_model.safetensors"
-
-    def read(_: str, content: bytes) -> None:
-        file.write_bytes(content)
-        import_peft(file.parent, backbone)
-
-    return Target("adapters", 0.05, {"weights": file.read_bytes()}, TENSORS, read)
-
-
-def texts(folder: Path) -> Iterator[Target]:
-    """Configurations, search spaces and input descriptions."""
-    config = autotune.run.settings.write_settings(read_settings({})).encode()
-    spaces = {file.stem: file.read_bytes() for file in space_folder().glob("*.yaml")}
-    inputs = {
-        "image": b"size: [32, 32]\nchannels: 3\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\n",
-        "array": b"shape: [16]\ndtype: float32\n",
-    }
-
-    def in_file(read: Callable[[str], object], _: str, content: bytes) -> None:
-        (folder / "file.yaml").write_bytes(content)
-        read(str(folder / "file.yaml"))
-
-    read_config = partial(in_file, lambda file: read_settings({}, file=file))
-    yield Target("configurations", 0.15, {"config": config}, TEXT, read_config)
-    yield Target("search spaces", 0.1, spaces, TEXT, partial(in_file, load_space))
-    yield Target("input descriptions", 0.05, inputs, TEXT, partial(in_file, load_input))
-
-
-def images(folder: Path) -> Target:
-    """One damaged image among others, of every common format."""
-    root, contents = folder / "images", dict[str, bytes]()
-    for kind in ("a", "b"):
-        (root / kind).mkdir(parents=True)
-        for at in range(4):
-            noise = np.random.default_rng(at).integers(0, 255, (16, 16, 3), np.uint8)
-            Image.fromarray(noise).save(root / kind / f"{at}.png")
-    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp"):
-        image = Image.open(root / "a" / "0.png").convert("P" if suffix == "gif" else "RGB")
-        stream = io.BytesIO()
-        image.save(stream, format={"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
-        contents[suffix] = stream.getvalue()
-
-    def read(suffix: str, content: bytes) -> None:
-        file = root / "a" / f"damaged.{suffix}"
-        file.write_bytes(content)
-        try:
-            task = load_task(f"imagefolder:{root}", autotune.InputDescription(size=(8, 8)))
-            task.split(0)
-        finally:
-            file.unlink()
-
-    return Target("images", 0.1, contents, BYTES, read)
-
-
-def arrays(folder: Path) -> Target:
-    stream = io.BytesIO()
-    x = np.random.default_rng(0).random((30, 4), np.float32)
-    np.savez(stream, x_train=x, y_train=np.arange(30) % 3)
-
-    def read(_: str, content: bytes) -> None:
-        (folder / "data.npz").write_bytes(content)
-        load_task(f"npz:{folder / 'data.npz'}").split(0)
-
-    return Target("arrays", 0.08, {"npz": stream.getvalue()}, BYTES, read)
-
-
-def run_folders(folder: Path) -> Target:
-    """An ended run, one of whose files is damaged; its status and report are asked for."""
-    run = folder / "run"
-    settings = {"strategy": "random", "trials": 2, "epochs": 1, "out": str(run)}
-    autotune.search("builtin:digits", "builtin:digits", "1%", **settings)
-    names = ("config.yaml", "origins.json", "study.db", "log.jsonl")
-    contents = {name: (run / name).read_bytes() for name in names}
-    contents["lease.json"] = json.dumps({"host": "x", "pid": 1, "start": 0.0}).encode()
-
-    def read(name: str, content: bytes) -> None:
-        damaged = folder / "damaged"
-        shutil.rmtree(damaged, ignore_errors=True)
-        shutil.copytree(run, damaged)
-        (damaged / name).write_bytes(content)
-        study = Study(damaged)
-        json.dumps(study.status(), allow_nan=False)
-        study.report("markdown")
-
-    return Target("run folders", 0.02, contents, TEXT, read)
-
-
-def requests(folder: Path, backbone: Backbone, content: bytes) -> Target:
-    """Bodies of the server's requests; a status of 500 or more counts as a crash."""
-    (folder / "allowed").mkdir()
-    (folder / "allowed" / "delta.safetensors").write_bytes(content)
-    service = Service(backbone, Limits(bytes=200_000, examples=8), folder / "allowed")
-    service.put("a", "a.safetensors", from_bytes(content, "the file"))
-    client = TestClient(make_app(service), base_url="http://localhost").__enter__()
-    rows = np.random.default_rng(0).random((2, 1, 8, 8)).round(3).tolist()
-    bodies = {
-        "/predict": json.dumps({"task": "a", "inputs": rows}).encode(),
-        "/predict/a": json.dumps({"inputs": rows}).encode(),
-        "/tasks/b": json.dumps({"path": "delta.safetensors"}).encode(),
-    }
-
-    def read(path: str, content: bytes) -> None:
-        send = client.put if path == "/tasks/b" else client.post
-        answer = send(path, content=content, headers={"Content-Type": "application/json"})
-        if answer.status_code >= 500:
-            raise RuntimeError(f"status {answer.status_code} of {path}: {answer.text[:60]}")
-        if path == "/tasks/b" and answer.is_success:
-            client.delete(path)
-
-    return Target("requests", 0.1, bodies, TEXT, read)
-
-
-# by command
-
-
-def by_command(folder: Path, targets: Mapping[str, Target], n: int) -> Counter[str]:
-    """Outcomes of commands on damaged files; a traceback, or an exit code above 2, is a crash."""
-    commands = {
-        "run folders": ("status", str(folder / "command-run")),
-        "configurations": ("search", "--config", str(folder / "c.yaml"), "--dry-run"),
-        "search spaces": ("units", "--space", str(folder / "c.yaml")),
-        "delta files": ("inspect", str(folder / "c.safetensors")),
-    }
-    outcomes: Counter[str] = Counter()
-    draw = random.Random("commands")
-    for _ in range(n):
-        target = targets[draw.choice(list(commands))]
-        name = draw.choice(list(target.contents))
-        damaged = draw.choice(target.mutations)(target.contents[name], draw)
-        _put(folder, target.name, name, damaged)
-        outcomes[_by_command(commands[target.name])] += 1
-    return outcomes
-
-
-def _put(folder: Path, kind: str, name: str, content: bytes) -> None:
-    if kind == "run folders":
-        shutil.rmtree(folder / "command-run", ignore_errors=True)
-        shutil.copytree(folder / "run", folder / "command-run")
-        (folder / "command-run" / name).write_bytes(content)
-    else:
-        suffix = "safetensors" if kind == "delta files" else "yaml"
-        (folder / f"c.{suffix}").write_bytes(content)
-
-
-def _by_command(arguments: tuple[str, ...]) -> str:
-    command = [sys.executable, "-m", "autotune", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=6 * SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"hung: {arguments[0]}"
-    errors = done.stderr.decode(errors="replace")
-    if done.returncode not in (0, 1, 2) or "Traceback" in errors:
-        return f"crashed: {arguments[0]}: {done.returncode} {errors.strip()[-80:]}"
-    return "no harm" if done.returncode == 0 else "refused"
-
-
-def report(targets: list[Target], commands: Counter[str], seconds: float) -> str:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    total = sum(sum(target.outcomes.values()) for target in targets)
-    rows = [
-        [
-            target.name,
-            *(f"{target.outcomes[kind]:,}" for kind in ("refused", "no harm")),
-            str(sum(n for kind, n in target.outcomes.items() if kind not in HARMLESS)),
-            f"{target.slowest:.1f}",
-            f"{target.seconds:.0f}",
+    def row(self) -> list[str]:
+        return [
+            self.name,
+            *(f"{self.outcomes[kind]:,}" for kind in FINE),
+            f"{sum(self.faults.values()):,}",
+            f"{self.slowest:.1f}",
+            f"{self.peak / 1e6:,.0f}",
+            f"{self.seconds:.0f}",
         ]
-        for target in targets
+
+
+@dataclass
+class Sandbox:
+    """Folders in which everything happens, and what may not change meanwhile."""
+
+    root: Path
+    backbone: Backbone
+    kept: Path | None
+    """Folder that the content of the first faults of each sort is written to."""
+
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.root / "tmp")
+        self._fingerprint = self._now()
+
+    def _now(self) -> str:
+        return fingerprint(dict(self.backbone.network.state_dict()))
+
+    def try_many(self, kind: kinds.Kind, n: int, seed: int) -> Tally:
+        """Read damaged files of a kind and count what happens."""
+        tally, draw, began = (
+            Tally(kind.name),
+            random.Random(f"{seed} {kind.name}"),
+            time.monotonic(),
+        )
+        for name, file in kind.files.items():  # imports modules that are loaded on first use
+            kind.put(name, file.content)
+            if (outcome := read(kind, name)) != "no harm":
+                tally.outcomes[f"{name} is intact and was {outcome}"] += 1
+        gc.collect()
+        before = self.files(kind)
+        forget_peak()
+        for at in range(n):
+            name = draw.choice(list(kind.files))
+            damaged = draw.choice(kind.files[name].mutations)(kind.files[name].content, draw)
+            self._try_one(kind, name, damaged, tally)
+            if at % EVERY == EVERY - 1 or at == n - 1:
+                self._compare(kind, before, tally)
+        tally.peak, tally.seconds = peak(), time.monotonic() - began
+        if tally.peak > MEMORY:
+            tally.outcomes[f"more than {MEMORY / 1e9:.0f} GB of memory"] += 1
+        return tally
+
+    def _try_one(self, kind: kinds.Kind, name: str, damaged: bytes, tally: Tally) -> None:
+        kind.put(name, damaged)
+        inside, start = listing(kind.folder), time.monotonic()
+        with self.watch.on():
+            outcome = read(kind, name)
+        seconds = time.monotonic() - start
+        tally.slowest = max(tally.slowest, seconds)
+        if seconds > SECONDS:
+            outcome = f"hung: more than {SECONDS} s"
+        changes = [f"changed: {path}" for path in differences(inside, listing(kind.folder))]
+        for fault in (*self.watch.seen, *changes):
+            outcome = f"forbidden: {fault}"
+        self.watch.seen.clear()
+        self._keep(kind, name, damaged, outcome, tally)
+        tally.outcomes[outcome] += 1
+
+    def _keep(
+        self, kind: kinds.Kind, name: str, damaged: bytes, outcome: str, tally: Tally
+    ) -> None:
+        if self.kept is not None and outcome not in (*FINE, *tally.outcomes):
+            file = self.kept / f"{kind.name} {len(tally.outcomes)} {name.replace('/', '_')}"
+            file.write_bytes(damaged)
+            print(f"{file}: {outcome}", flush=True)
+
+    def files(self, kind: kinds.Kind | None = None) -> Listing:
+        """All files that may not change: the sandbox, and the repository with its package."""
+        without = () if kind is None else (kind.folder,)
+        return listing(self.root, ROOT, without=(*without, ROOT / ".git", ROOT / "benchmarks"))
+
+    def _compare(self, kind: kinds.Kind, before: Listing, tally: Tally) -> None:
+        faulthandler.dump_traceback_later(60 * SECONDS, exit=True)  # a hang that no alarm ends
+        gc.collect()
+        scratch = f"{self.root}/tmp/{SCRATCH}"
+        for path in differences(before, self.files(kind)):
+            if not path.startswith(scratch):
+                tally.outcomes[f"changed: {path}"] += 1
+        if self._now() != self._fingerprint:
+            tally.outcomes["the backbone changed"] += 1
+            raise SystemExit("the backbone changed")
+
+    # by command
+
+    def try_commands(
+        self, known: dict[str, kinds.Kind], warm: Warm, n: int, seed: int, only: list[str]
+    ) -> Tally:
+        """Run commands on damaged files and count what happens."""
+        tally, draw, began = Tally(COMMANDS), random.Random(f"{seed} commands"), time.monotonic()
+        for trial, command in plan_of(n, draw):
+            kind = known[trial.kind]
+            names = [name for name in kind.files if name.startswith(trial.names)]
+            name = draw.choice(names)
+            damaged = draw.choice(kind.files[name].mutations)(kind.files[name].content, draw)
+            if not only or kind.name in only:
+                self._try_command(kind, name, damaged, command, warm, tally)
+        tally.seconds = time.monotonic() - began
+        print(" | ".join(tally.row()), tally.faults, flush=True)
+        return tally
+
+    def _try_command(
+        self, kind: kinds.Kind, name: str, damaged: bytes, command: str, warm: Warm, tally: Tally
+    ) -> None:
+        out = kind.folder / "out"
+        remove(out)
+        remove(self.root / "cache" / "runs")  # a run that this user resumed is not one of others
+        kind.put(name, damaged)
+        writes = "{out}" in command or command.startswith("resume")
+        without = (self.root / "cache" / "runs", *(kind.folder for _ in range(writes)))
+        before = listing(self.root, without=(*without, *warm.streams))
+        ended = warm.run(*words(command, kind, name, out))
+        tally.slowest, tally.peak = max(tally.slowest, ended.seconds), max(tally.peak, ended.peak)
+        outcome = outcome_of(ended)
+        changes = differences(before, listing(self.root, without=(*without, *warm.streams)))
+        if changes and not outcome.startswith("hung"):  # who is killed removes nothing
+            outcome = f"changed: {changes[0]}"
+        if outcome not in FINE:
+            outcome = f"{command}: {outcome}"
+        self._keep(kind, name, damaged, outcome, tally)
+        tally.outcomes[outcome] += 1
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read(kind: kinds.Kind, name: str) -> str:
+    """What comes of reading a file that is in place."""
+    try:
+        with time_limit(SECONDS):
+            kind.read(name)
+    except AutotuneError:
+        return "refused"
+    except OutOfTime:
+        return f"hung: more than {SECONDS} s"
+    except Exception as error:
+        return f"crashed: {type(error).__name__} {place(error)}"
+    return "no harm"
+
+
+def place(error: BaseException) -> str:
+    """Last line of the package that an error passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if f"{ROOT}/autotune/" in frame.filename][-1:]
+    return f"at {Path(last[0].filename).name}:{last[0].lineno}" if last else "of a library"
+
+
+def forget_peak() -> None:
+    """Let the kernel measure the largest resident memory of this process anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Largest resident memory since `forget_peak`, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+@contextmanager
+def sandbox() -> Iterator[Path]:
+    """Folder with the home, temporary, cache and working folders of everything that runs."""
+    with TemporaryDirectory() as at:
+        root = Path(at).resolve()
+        places = {"HOME": "home", "TMPDIR": "tmp", "AUTOTUNE_CACHE": "cache"}
+        for variable, name in {**places, "": "work"}.items():
+            (root / name).mkdir()
+            os.environ |= {variable: str(root / name)} if variable else {}
+        os.environ["AUTOTUNE_LEASE_SETTLE"] = "0"
+        tempfile.tempdir = str(root / "tmp")
+        former = Path.cwd()
+        os.chdir(root / "work")
+        try:
+            yield root
+        finally:
+            os.chdir(former)
+            tempfile.tempdir = None
+
+
+def report(tallies: list[Tally], seconds: float) -> str:
+    header = ["kind", "refused", "no harm", "faults", "slowest, s", "peak memory, MB", "all, s"]
+    faults = [
+        f"\n- {tally.name}: {fault}: {n:,}"
+        for tally in tallies
+        for fault, n in tally.faults.items()
     ]
-    bad = [
-        f"- {target.name}: {kind}: {n}"
-        for target in targets
-        for kind, n in target.outcomes.items()
-        if kind not in HARMLESS
-    ]
-    bad += [f"- by command: {kind}: {n}" for kind, n in commands.items() if kind not in HARMLESS]
-    header = ["kind", "refused", "no harm", "faults", "slowest, s", "all, s"]
-    by_command = f" By command: {dict(commands)}." if commands else ""
+    n_commands = sum(sum(t.outcomes.values()) for t in tallies if t.name == COMMANDS)
+    total = sum(sum(tally.outcomes.values()) for tally in tallies) - n_commands
+    peaks = max(tally.peak for tally in tallies) / 1e9
     return (
-        f"{total:,} mutations in {seconds:.0f} s; peak memory {peak:.1f} GiB.{by_command}\n\n"
-        + table(header, rows)
-        + "\n\n"
-        + ("\n".join(bad) or "No faults.")
+        f"{total:,} mutations in process and {n_commands:,} by command, in {seconds / 60:.0f} "
+        f"minutes on one core; peak memory {peaks:.2f} GB. Commands run "
+        "in processes of their own, which are forked from one that has imported the libraries.\n\n"
+        + table(header, [tally.row() for tally in tallies])
+        + "".join(["\n", *faults] if faults else [])
     )
-
-
-HARMLESS = ("refused", "no harm")
 
 
 def main() -> None:
@@ -375,29 +284,37 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=N)
     parser.add_argument("--commands", type=int, default=0)
     parser.add_argument("--only", default="", help="comma-separated kinds")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--faults", type=Path, help="folder for the content of faults")
     arguments = parser.parse_args()
+    kept = arguments.faults.resolve() if arguments.faults else None
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+    only = [name.strip() for name in arguments.only.split(",") if name.strip()]
     warnings.simplefilter("ignore")
-    backbone, watch, began = load_backbone("builtin:digits"), Watch(), time.perf_counter()
-    content = delta_file(backbone)
-    before = fingerprint(dict(backbone.network.state_dict()))
-    with TemporaryDirectory() as at:
-        folder = Path(at)
-        watch.folder = at
-        targets = [deltas(backbone, content), adapters(folder, backbone, content), *texts(folder)]
-        targets += [images(folder), arrays(folder), run_folders(folder)]
-        targets.append(requests(folder, backbone, content))
-        only = [name.strip() for name in arguments.only.split(",") if name.strip()]
-        for target in targets:
-            if not only or target.name in only:
-                n = max(1, round(target.share * arguments.n))
-                target.try_many(
-                    n, watch, lambda: fingerprint(dict(backbone.network.state_dict())) == before
-                )
-                print(target.name, dict(target.outcomes), f"{target.seconds:.0f} s", flush=True)
-        by_name = {target.name: target for target in targets}
-        commands = by_command(folder, by_name, arguments.commands)
-    seconds = time.perf_counter() - began
-    write_section("Damaged files", report(targets, commands, seconds))
+    began = time.monotonic()
+    with sandbox() as root:
+        tallies = run(root, arguments.n, arguments.commands, arguments.seed, only, kept)
+    write_section("Damaged files", report(tallies, time.monotonic() - began))
+
+
+def run(
+    root: Path, n: int, n_commands: int, seed: int, only: list[str], kept: Path | None
+) -> list[Tally]:
+    """Try every kind in process, then commands."""
+    kinds.short_run(root / "run")
+    kinds.interrupted_run(root / "interrupted")
+    backbone, tallies, known = load_backbone("builtin:digits"), list[Tally](), {}
+    box = Sandbox(root, backbone, kept)
+    for kind in kinds.all_kinds(root, backbone):
+        known[kind.name] = kind
+        if kind.name in kinds.SHARES and (not only or kind.name in only):
+            tallies.append(box.try_many(kind, round(kinds.SHARES[kind.name] * n), seed))
+            print(" | ".join(tallies[-1].row()), tallies[-1].faults, flush=True)
+    if n_commands:
+        with Warm(root, SECONDS) as warm:
+            tallies.append(box.try_commands(known, warm, n_commands, seed, only))
+    return tallies
 
 
 if __name__ == "__main__":

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from autotune.cli.completion import runs
-from autotune.errors import AutotuneError, RunError, brief, first_line
 from autotune.utils.distribution import PACKAGE, installed_versions
 from autotune.utils.harmless import harmless
 from autotune.utils.json_text import to_json_text
@@ -65,35 +62,6 @@ NamedHeadFactory = Annotated[
         help="Function that makes heads. Required if the search had one.",
     ),
 ]
-
-
-@contextmanager
-def reading(run: str) -> Iterator[None]:
-    """Context of a command that only looks at `run`, which may be damaged or come from others.
-
-    Raises `RunError` for whatever cannot be read; `--debug` shows where.
-    """
-    try:
-        yield
-    except (AutotuneError, BrokenPipeError):
-        raise
-    except _UNREADABLE as error:
-        raise RunError(
-            f"{run!r} cannot be read ({type(error).__name__}: {brief(first_line(error))}), so it "
-            "is damaged, or another version wrote it. Restore it from a copy."
-        ) from error
-
-
-_UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 def show(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, reading, show, show_json
+from autotune.cli.common import AsJson, app, show, show_json
 from autotune.cli.completion import runs
+from autotune.run.reading import reading
 
 if TYPE_CHECKING:
     from autotune.run.settings import Settings

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, Run, app, reading, show
+from autotune.cli.common import NamedStorage, Run, app, show
+from autotune.run.reading import reading
 
 
 @app.command()

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, app, reading, show, show_json
+from autotune.cli.common import AsJson, app, show, show_json
+from autotune.run.reading import reading
 
 
 @app.command()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import NamedStorage, app, reading, show
+from autotune.cli.common import NamedStorage, app, show
 from autotune.cli.completion import among
 from autotune.cli.completion import runs as run_folders
+from autotune.run.reading import reading
 
 if TYPE_CHECKING:
     from autotune.run.notebook import Study

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.common import AsJson, NamedStorage, Run, app, reading, show_json
+from autotune.cli.common import AsJson, NamedStorage, Run, app, show_json
+from autotune.run.reading import reading
 
 
 @app.command()

@@ -56,7 +56,7 @@ def evaluate_run(
     settings = study.settings.model_copy(update={"device": device, "head_factory": factory})
     setup = prepare_search(settings, named(study, "backbone", backbone), named(study, "task", task))
     try:
-        if setup.task.digest() != study.identity["data"]:
+        if setup.task.digest() != study.identity_value("data"):
             raise TaskError(
                 f"Evaluating {run} needs the data of its search, {setup.task.source} has changed. "
                 "Restore it: with other splits, training examples could be in the test part."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from autotune.errors import RunError
 from autotune.run.preview import BarePreview
+from autotune.run.reading import reading
 from autotune.run.report import answer, dry_run, history, network, profile, write_report
 from autotune.run.report import pareto_front as fronts
 from autotune.run.report.dataframe import frame_of
@@ -20,10 +21,13 @@ class Study(BareStudy):
     """A search that ended, runs or was interrupted, with its answer, trials and figures."""
 
     def report(self, form: str = "html") -> str:
-        """Return the report of this search in a form: `html` (one page), `md` or `json`."""
-        return write_report(
-            [Study(self.folder.path, still=True, storage=self._named_storage)], form
-        )
+        """Return the report of this search in a form: `html` (one page), `md` or `json`.
+
+        Raises `RunError` if the records of the search are damaged.
+        """
+        with reading(str(self.folder.path)):
+            study = Study(self.folder.path, still=True, storage=self._named_storage)
+            return write_report([study], form)
 
     def plot_front(self) -> go.Figure:
         """Plot value on validation against cost: trials, their front, baselines, the answer."""

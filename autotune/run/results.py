@@ -16,6 +16,7 @@ from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.problem.problem import Problem
 from autotune.run.known_runs import allowed
+from autotune.run.reading import reading
 from autotune.run.settings import Settings, read_settings
 from autotune.study.importances import importances
 from autotune.study.lease import holder
@@ -103,6 +104,16 @@ class BareStudy:
     def identity(self) -> dict[str, Any]:
         """Values that a resumed search may not change: fingerprint, data, settings."""
         return dict(self._records.identity)
+
+    def identity_value(self, name: str) -> str:
+        """One value of `identity` as text; `RunError` if the study does not have it."""
+        value = self._records.identity.get(name)
+        if not isinstance(value, str):
+            raise RunError(
+                f"A run must state its {name}, {self.folder.path} does not, so it is damaged. "
+                "Restore it from a copy."
+            )
+        return value
 
     @property
     def baselines(self) -> dict[str, Baseline]:
@@ -233,8 +244,12 @@ class BareStudy:
         return estimate["full"] if estimate else None
 
     def status(self) -> dict[str, Any]:
-        """The JSON value that `autotune status --json` prints."""
-        return _status(self)
+        """The JSON value that `autotune status --json` prints.
+
+        Raises `RunError` if the records of the search are damaged.
+        """
+        with reading(str(self.folder.path)):
+            return _status(self)
 
 
 def command_of(settings: Settings, folder: RunFolder, name: str, *arguments: str) -> str:

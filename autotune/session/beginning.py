@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from autotune.errors import RunError
+from autotune.errors import RunError, brief, first_line
 from autotune.problem.problem import Problem
 from autotune.run.related import open_run
 from autotune.session.identity import identity_of
@@ -60,11 +61,11 @@ def prepare_study(setup: Setup, writer: Writer) -> None:
     writer.write_all({**stored, "problem": problem_to_json(problem), PREPARATION: settled})
 
 
-def prepared_buffers(writer: Writer) -> Mapping[str, Tensor]:
+def prepared_buffers(writer: Writer, network: nn.Module) -> Mapping[str, Tensor]:
     """Buffers that the preparation settled on; empty if statistics were not re-estimated.
 
-    Raises `RunError` if their file is missing or another one: trials would be compared on
-    different backbones.
+    Raises `RunError` if their file is missing or another one, as trials would be compared on
+    different backbones, or if they are not the network's.
     """
     file = writer.folder.prepared
     content, digest = writer.folder.read(file), writer.attribute(f"{DIGESTS}:{file.name}")
@@ -77,7 +78,31 @@ def prepared_buffers(writer: Writer) -> Mapping[str, Tensor]:
             f"{'missing' if content is None else 'not the file that was written'}. Restore it, or "
             "search again."
         )
-    return load_tensors(content)
+    return read_buffers(content, str(file), network)
+
+
+def read_buffers(content: bytes, file: str, network: nn.Module) -> Mapping[str, Tensor]:
+    """Buffers of a network in a file; raises `RunError` for any others, or another file."""
+    try:
+        buffers = load_tensors(content)
+        misfits = [name for name, value in buffers.items() if not _fits(value, network, name)]
+    except (SafetensorError, AttributeError, ValueError) as error:
+        raise _no_statistics(file, first_line(error)) from error
+    if misfits:
+        raise _no_statistics(file, f"{misfits[0]} has another shape or dtype")
+    return buffers
+
+
+def _fits(value: Tensor, network: nn.Module, name: str) -> bool:
+    buffer = network.get_buffer(name)
+    return value.shape == buffer.shape and value.dtype == buffer.dtype
+
+
+def _no_statistics(file: str, reason: str) -> RunError:
+    return RunError(
+        f"Prepared statistics must be buffers of the backbone, {file} is not a file of these "
+        f"({brief(reason)}). Restore it, or search again."
+    )
 
 
 def _profiled(setup: Setup, problem: Problem, statistics: str) -> Sequence[Any]:

@@ -63,7 +63,7 @@ def driving(
         trials=setup.settings.trials,
         deadline=deadline,
     )
-    setup.engine.prepare(prepared_buffers(writer))
+    setup.engine.prepare(prepared_buffers(writer, setup.backbone.network))
     with open_backend(setup) as backend, interruptible():
         yield driver, backend
 

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, RunError, brief, first_line
 from autotune.problem.grids import middles
 from autotune.problem.knapsack import Scores
 from autotune.problem.plan import Plan
@@ -31,6 +31,8 @@ from autotune.training.checkpoint import read_header
 from autotune.training.oneshot.supernet import can_share
 from autotune.training.oneshot.trainer import ChoiceMeasurements, OneShot, one_shot
 from autotune.training.oneshot.unit_scores import scores_by_half
+from autotune.training.out_of_memory import is_out_of_memory
+from autotune.training.resuming import UNUSABLE
 from autotune.utils.events import tell, warn
 
 DISAGREES = 0.5
@@ -218,15 +220,28 @@ def _restored(folder: RunFolder, shot: OneShot, policy: Policy) -> Course:
     unpacked = read_checkpoint(folder.supernet, "the supernet")
     if unpacked is None:
         return Course()
-    content = unpacked[1]
-    header = read_header(content)["course"]
-    shot.restore(load_tensors(content), header["done"])
-    policy.observe(from_rows(header["earned"]))
-    return Course(
-        header["done"],
+    try:
+        return _resumed(unpacked[1], shot, policy)
+    except UNUSABLE as error:
+        if is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"A supernet must resume from what it saved, {folder.supernet} is something else "
+            f"({brief(first_line(error))}). Remove it to train the supernet again."
+        ) from error
+
+
+def _resumed(checkpoint: bytes, shot: OneShot, policy: Policy) -> Course:
+    header = read_header(checkpoint)["course"]
+    course = Course(
+        int(header["done"]),
         tuple(map(Plan.from_json, header["plans"])),
         tuple(map(from_rows, header["probabilities"])),
     )
+    earned = from_rows(header["earned"])
+    shot.restore(load_tensors(checkpoint), course.done)
+    policy.observe(earned)
+    return course
 
 
 def _report_round(course: Course, schedule: Schedule) -> None:

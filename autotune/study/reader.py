@@ -69,12 +69,12 @@ class Records:
     @property
     def seed(self) -> int:
         """Seed of the study's trials; their repeats use the seeds after it."""
-        return int(self.identity.get("seed", 0))
+        return _parsed(lambda identity: int(identity.get("seed", 0)), self.identity)
 
     @property
     def metric(self) -> str:
         """Name of the metric that is maximised."""
-        return str(self.identity["metric"])
+        return _parsed(lambda identity: str(identity["metric"]), self.identity)
 
     @property
     def preparation(self) -> Preparation | None:

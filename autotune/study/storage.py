@@ -203,6 +203,7 @@ _inside = local()
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
     reads = call.__name__.startswith(("get_", "_get_"))
+    lists = call.__name__ in _LISTING
 
     @wraps(call)
     def patient(*args: Any, **kwargs: Any) -> Any:
@@ -211,11 +212,15 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         _inside.call = True
         try:
             with spent("storage"):
-                return _waiting(lambda: call(*args, **kwargs), reads=reads)
+                return _waiting(lambda: call(*args, **kwargs), reads=reads, lists=lists)
         finally:
             _inside.call = False
 
     return patient
+
+
+_LISTING = ("get_all_trials", "_get_trials")
+"""Calls for which no `LookupError` means that there is nothing of a name."""
 
 
 def damaged_study(error: BaseException) -> RunError:
@@ -227,7 +232,8 @@ def damaged_study(error: BaseException) -> RunError:
     )
 
 
-def _waiting(call: Callable[[], Any], *, reads: bool) -> Any:
+def _waiting(call: Callable[[], Any], *, reads: bool, lists: bool) -> Any:
+    """What `call` returns, as soon as the database answers; `RunError` for damaged records."""
     began = time.monotonic()
     has_warned = False
     while True:
@@ -235,7 +241,8 @@ def _waiting(call: Callable[[], Any], *, reads: bool) -> Any:
             return call()
         except Exception as error:
             if not is_away(error):
-                if reads and is_damaged(error):
+                is_unlike = lists and isinstance(error, LookupError)
+                if reads and (is_unlike or is_damaged(error)):
                     raise damaged_study(error) from error
                 raise
             if time.monotonic() - began > PATIENCE:

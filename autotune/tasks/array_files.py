@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from autotune.errors import TaskError, first_line
 
 _DAMAGE = (
     *(ValueError, OSError, EOFError, AttributeError, TypeError, RuntimeError, MemoryError),
-    *(OverflowError, LookupError, SyntaxError, zipfile.BadZipFile, zlib.error),
+    *(OverflowError, LookupError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error),
 )
 """Errors of NumPy and zipfile for damaged files."""
 
 Arrays = dict[str, NDArray[Any]]
+
+_LAST_CHARACTER = 0x10FFFF
+"""Largest code of a character. NumPy reads others, which Python cannot turn into text."""
 
 _MOST_COMPRESSED = 1032
 """Largest ratio that deflate reaches, in zip files."""
@@ -47,7 +51,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> tuple[Arrays, list[st
             names = [name for name in stored.files if wanted(name)]
             for name in names:
                 _check_member(stored.zip, name)
-            arrays = {name: stored[name] for name in names}
+            arrays = {name: _readable(stored[name], name) for name in names}
             return arrays, [name for name in stored.files if name not in arrays]
 
 
@@ -57,7 +61,7 @@ def read_npy(path: Path) -> NDArray[Any]:
         with path.open("rb") as file:
             _check_header(file, path.stat().st_size)
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-        return array
+        return _readable(array)
 
 
 @contextmanager
@@ -92,6 +96,15 @@ def _check_header(file: IO[bytes], size: int, name: str = "it") -> None:
         raise ValueError(f"{name} declares {n_bytes:,} bytes, the file has {size:,}")
     if n_bytes > (memory := _memory()):
         raise ValueError(f"{name} has {n_bytes:,} bytes, this machine has {memory:,} of memory")
+
+
+def _readable(array: NDArray[Any], name: str = "it") -> NDArray[Any]:
+    """The array; raises `ValueError` for text whose characters Unicode does not have."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).reshape(-1).view(f"{array.dtype.byteorder}u4")
+        if (codes > _LAST_CHARACTER).any() or ((codes >= 0xD800) & (codes < 0xE000)).any():
+            raise ValueError(f"{name} has characters that are not Unicode")
+    return array
 
 
 def _memory() -> int:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import TaskError, first_line
-from autotune.tasks.pixels import depth_of, levels_of, on_background
+from autotune.tasks.pixels import depth_of, in_mode, levels_of, on_background
 
 PIXELS = 100_000_000
 """Largest number of pixels of an image, also after it was enlarged.
@@ -31,6 +34,14 @@ READERS = 2
 
 Not tuned: every further thread can hold one more decoded image in memory.
 """
+
+LARGE = 2**24
+"""Pixels of an image above which no other such image is decoded at the same time.
+
+Decoding takes up to 16 bytes per pixel, so several of the largest images would fill memory.
+"""
+
+_ONE_LARGE = Lock()
 
 _NO_PICTURES = frozenset("BUFR EPS GRIB HDF5 MPEG WMF".split())
 """Formats that Pillow only identifies, or passes on to another program, which is not started."""
@@ -102,7 +113,9 @@ def decoded(file: Path | BytesIO, input: InputDescription) -> Decoded:
     """Decode an image; `ValueError` with the reason in one line if it cannot be used."""
     try:
         with Image.open(file, formats=sorted(image_formats())) as opened:
-            return image_as_taken(opened, input)
+            is_large = math.prod(opened.size) > LARGE
+            with _ONE_LARGE if is_large else nullcontext(), closing(opened):
+                return image_as_taken(opened, input)
     except Exception as error:  # a decoder may raise anything for a damaged file
         reason = first_line(error).replace(str(file), "it")
         raise ValueError("no image" if "cannot identify" in reason else reason) from error
@@ -114,15 +127,22 @@ def image_as_taken(opened: Image.Image, input: InputDescription) -> Decoded:
     _check_size(opened.size, input)
     depth, has_frames = depth_of(opened), _has_frames(opened)
     opened.load()
-    upright, peak = ImageOps.exif_transpose(opened), 0
+    upright, peak = _upright(opened), 0
     if depth is not None:
         image, peak = levels_of(upright, depth, input.bits, input.background)
     else:
         visible = on_background(upright, input.background)
         if visible.mode in ("LAB", "HSV"):  # Pillow converts these to colours only
             visible = visible.convert("RGB")
-        image = visible.convert("L" if input.channels == 1 else "RGB")
+        image = in_mode(visible, "L" if input.channels == 1 else "RGB")
     return Decoded(_channels_first(_fitted(image, input.size, input), input), peak, has_frames)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as it was held; the same one, not a copy, if nothing is to be turned."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _channels_first(image: Image.Image, input: InputDescription) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 _SIXTEEN_BITS = ("PNG", "PPM")
 """Formats of which Pillow may read 16 bits as 32-bit integers."""
+
+_STRIP = 2**20
+"""Pixels that are converted at a time. More take more memory, much fewer more time."""
 
 _ROUNDING = 1e-4
 """Distance from 0..1 that float images may have, for values that were interpolated.
@@ -72,19 +76,29 @@ def levels_of(
     `bits` is the depth that the values use, if it is less than the file can hold. Raises
     `ValueError` for values outside their range.
     """
-    values = np.asarray(image)
+    values, peak, largest = np.asarray(image), 0, 1
     if depth.bits == 0:
-        levels, peak = _checked_floats(values), 0
+        _check_floats(values)
     else:
         values = values.view(np.uint32) if depth.is_unsigned and image.mode == "I" else values
         used = min(bits or depth.bits, depth.bits)
-        peak = _checked_peak(values, used)
-        levels = values / (2**used - 1)
-    levels = 1 - levels if depth.is_inverted else levels
+        peak, largest = _checked_peak(values, used), 2**used - 1
     key = image.info.get("transparency")
-    if isinstance(key, int):
-        levels = np.where(values == key, _brightness(background), levels)
-    return Image.fromarray(levels.astype(np.float32)), peak
+    levels = np.empty(values.shape, np.float32)
+    for rows in _strips(image.size):
+        strip = values[rows] / largest if largest > 1 else values[rows].clip(0, 1)
+        strip = 1 - strip if depth.is_inverted else strip
+        is_key = isinstance(key, int) and values[rows] == key
+        levels[rows] = np.where(is_key, _brightness(background), strip)
+    return Image.fromarray(levels), peak
+
+
+def _strips(size: tuple[int, int]) -> Iterator[slice]:
+    """Rows of an image by parts of about a million pixels, so that copies need little memory."""
+    width, height = size
+    n_rows = max(1, _STRIP // width)
+    for top in range(0, height, n_rows):
+        yield slice(top, min(top + n_rows, height))
 
 
 def _brightness(color: str) -> float:
@@ -92,11 +106,10 @@ def _brightness(color: str) -> float:
     return float(pixel) / 255
 
 
-def _checked_floats(values: NDArray[Any]) -> NDArray[Any]:
+def _check_floats(values: NDArray[Any]) -> None:
     low, high = float(values.min()), float(values.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also true for NaN
         raise ValueError(f"float pixels must be in 0..1, these are in {low:g}..{high:g}")
-    return values.clip(0, 1)
 
 
 def _checked_peak(values: NDArray[Any], bits: int) -> int:
@@ -112,9 +125,18 @@ def on_background(image: Image.Image, background: str) -> Image.Image:
     """The image on a colour where it is transparent; images without transparency as they are."""
     if not _has_alpha(image):
         return image
-    straight = image.convert("LA") if image.mode == "La" else image
-    color = Image.new("RGBA", image.size, (*opaque_rgb(background), 255))
-    return Image.alpha_composite(color, straight.convert("RGBA")).convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    for rows in _strips(image.size):
+        strip = image.crop((0, rows.start, image.width, rows.stop))
+        straight = strip.convert("LA") if strip.mode == "La" else strip
+        color = Image.new("RGBA", strip.size, (*opaque_rgb(background), 255))
+        opaque.paste(Image.alpha_composite(color, straight.convert("RGBA")), (0, rows.start))
+    return opaque
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode; the same one, not a copy, if it is in this mode."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _has_alpha(image: Image.Image) -> bool:

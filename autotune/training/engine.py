@@ -22,7 +22,7 @@ from autotune.tasks.base import Task
 from autotune.tasks.loading import PartFeed, batches
 from autotune.tasks.part import Part
 from autotune.training.batchnorm import ReplacedBuffers, estimate_statistics
-from autotune.training.checkpoint import flatten, read_header, read_tensors, to_checkpoint
+from autotune.training.checkpoint import flatten, to_checkpoint
 from autotune.training.evidence import TaskEvidence
 from autotune.training.folds import fold_progress, read_folds
 from autotune.training.footprint import footprint
@@ -30,6 +30,7 @@ from autotune.training.linear_probe import LinearProbe
 from autotune.training.loop import Epoch, Fit, Recipe, evaluate
 from autotune.training.out_of_memory import BATCH_SPLITS, free_memory, is_out_of_memory
 from autotune.training.prefix.prefix import CachedPrefix, Keeping
+from autotune.training.resuming import restore
 from autotune.training.trainable import Trainable, trainable
 
 IN_MEMORY = Keeping(memory=2**31)
@@ -206,7 +207,7 @@ class Engine:
                 yield self._progress(job, fit, network, epoch)
 
     def _run_folds(self, job: Job) -> Iterator[Progress]:
-        metrics = read_folds(job.checkpoint)
+        metrics = read_folds(job.checkpoint, len(self.folds), self.recipe.metric, job.name)
         if metrics:
             yield fold_progress(metrics, self.recipe.metric)
         job = replace(job, checkpoint=None)
@@ -285,16 +286,7 @@ class Engine:
     def _resumed(self, job: Job, fit: Fit, network: Trainable) -> Progress:
         """Load the job's checkpoint and repeat its progress."""
         assert job.checkpoint is not None
-        kinds = read_tensors(job.checkpoint)
-        header = read_header(job.checkpoint)["progress"]
-        network.load(kinds)
-        fit.restore(kinds.get("optimizer", {}), header["step"])
-        if header["trained"] != network.trained_names():
-            raise TrialError(
-                f"A job must resume with the tensors that trained before, the checkpoint of "
-                f"{job.name} has others. Start a new search."
-            )
-        return self._progress(job, fit, network, Epoch(header["step"], 0.0, header["metrics"]))
+        return self._progress(job, fit, network, restore(job.checkpoint, fit, network, job.name))
 
     def _delta_file(self, job: Job, network: Trainable, metrics: Mapping[str, float]) -> bytes:
         tuned_units = tuple(unit for unit in self.units if unit.name in job.plan.choices)

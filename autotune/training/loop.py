@@ -189,10 +189,18 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Load moments that `moments_of` returned into an optimizer of the same parameters."""
+    """Load moments that `moments_of` returned into an optimizer of the same parameters.
+
+    Raises `LookupError` or `ValueError` for moments of other parameters.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     restored: dict[int, dict[str, Tensor]] = {}
     for name, tensor in moments.items():
         position, _, key = name.partition("/")
+        if tensor.shape not in (shape := parameters[int(position)].shape, torch.Size()):
+            raise ValueError(
+                f"{name} must have the shape {tuple(shape)}, got {tuple(tensor.shape)}"
+            )
         restored.setdefault(int(position), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": restored, "param_groups": groups})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,9 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 import autotune
-from autotune.errors import BudgetError, ConfigError, Interrupted, PolicyError, TrialError
+from autotune.errors import (
+    BudgetError,
+    ConfigError,
+    Interrupted,
+    PolicyError,
+    RunError,
+    TrialError,
+)
+from autotune.study.checkpoint_file import pack, unpack
 from autotune.study.policy.network import read_policy
 from autotune.utils.events import event_of, log
 
@@ -92,6 +103,33 @@ def test_interrupted_anywhere_and_resumed_it_comes_to_the_same(
     study = autotune.resume(tmp_path / "cut", backbone=tiny_network, task=tiny_task)
     assert outcome(study) == whole["outcome"]
     assert not study.folder.supernet.exists()
+
+
+@pytest.mark.slow
+def test_a_forged_checkpoint_of_the_supernet_is_refused_in_one_line(
+    search, tiny_network, tiny_task, tmp_path
+):
+    interrupted(search, Stopping("round", 1))
+    file = tmp_path / "cut" / "supernet.checkpoint"
+    whole = unpack(file.read_bytes())
+    assert whole is not None
+    for forged in (b"", whole[1][:-5], *map(_with, FORGED)):
+        file.write_bytes(pack(forged, {}))
+        with pytest.raises(RunError, match=r"supernet\.checkpoint is something else") as raised:
+            autotune.resume(tmp_path / "cut", backbone=tiny_network, task=tiny_task)
+        assert "\n" not in str(raised.value)
+    file.unlink()
+    study = autotune.resume(tmp_path / "cut", backbone=tiny_network, task=tiny_task)
+    assert study.state == "complete"
+
+
+FORGED = [{}, {"done": "x"}, {"earned": [[1]]}]
+"""Values of the header of a checkpoint of a supernet."""
+
+
+def _with(course: dict[str, Any]) -> bytes:
+    whole = {"done": 1, "plans": [], "probabilities": [], "earned": [], **course}
+    return save({"optimizer/0/exp_avg": torch.ones(2, 99)}, {"course": json.dumps(whole)})
 
 
 def test_what_came_of_it_is_reported(search):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from autotune.backbones.inputs import InputDescription
 from autotune.errors import ConfigError, TaskError
 from autotune.tasks.image import decode_image, image_suffixes
+from autotune.tasks.pixels import depth_of, in_mode, levels_of
 
 GREY = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 RGB = InputDescription(size=(8, 8))
@@ -157,3 +159,40 @@ def test_formats_that_start_other_programs_are_not_opened(tmp_path):
     assert not {".eps", ".wmf", ".mpg", ".h5"} & image_suffixes()
     with pytest.raises(TaskError, match="no image"):
         decode_image(BytesIO(file.read_bytes()), RGB)
+
+
+def test_a_large_transparent_image_is_as_if_composed_at_once(tmp_path):
+    """It is composed in strips, whose borders must not show."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1200, 4), np.uint8)
+    image = Image.fromarray(pixels)
+    white = Image.new("RGBA", image.size, "white")
+    whole = np.array(Image.alpha_composite(white, image).convert("RGB"))
+    input = InputDescription(size=(1500, 1200))
+    read = decode_image(stored(tmp_path, image, "a.png"), input)
+    assert np.array_equal(read.numpy(), whole.transpose(2, 0, 1))
+
+
+def test_a_large_deep_image_is_as_if_scaled_at_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (1500, 1200)).astype(np.uint16)
+    input = InputDescription(size=(1500, 1200), channels=1, mean=(0.5,), std=(0.5,))
+    read = decode_image(stored(tmp_path, Image.fromarray(pixels), "a.png"), input)
+    assert np.array_equal(read[0].numpy(), (pixels / (2**16 - 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_large_deep_image_takes_few_bytes_per_pixel(dtype):
+    """A small file may stand for 100 million pixels."""
+    image = Image.fromarray(np.zeros((2000, 3000), dtype))
+    tracemalloc.start()
+    try:
+        levels_of(image, depth_of(image), None, "white")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / (2000 * 3000) < 14
+
+
+def test_an_image_that_is_right_already_is_not_copied():
+    image = Image.new("RGB", (4, 4))
+    assert in_mode(image, "RGB") is image
+    assert in_mode(image, "L").mode == "L"

@@ -11,6 +11,7 @@ import torch
 
 from autotune.errors import NotBuilt, TaskError, UnknownName
 from autotune.tasks import load_task
+from autotune.tasks.array_files import read_npy
 
 X = np.random.default_rng(0).random((20, 3), np.float32)
 Y = np.arange(20) % 2
@@ -194,6 +195,31 @@ def test_a_member_with_an_impossible_size_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(TaskError, match="x_train has a size that its 192 bytes cannot hold"):
         load_task(f"npz:{tmp_path / 'a.npz'}", None)
+
+
+@pytest.mark.parametrize("code", [0x110000, 2**32 - 1, 0xD800, 0xDFFF])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", ["y_train", "group_train"])
+def test_text_that_is_not_unicode_is_refused(stored, name, order, code):
+    codes = np.full(20, ord("a"), f"{order}u4")
+    codes[7] = code
+    arrays = {"x_train": X, "y_train": Y, name: codes.view(f"{order}U1")}
+    with pytest.raises(TaskError, match=f"{name} has characters that are not Unicode"):
+        load_task(stored(**arrays), None)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_labels_may_have_any_characters(stored, order):
+    labels = np.array(["\U0010ffff", "é"] * 10).astype(f"{order}U3")
+    assert load_task(stored(x_train=X, y_train=labels), None).classes == ("é", "\U0010ffff")
+
+
+@pytest.mark.parametrize("header", [b"(" * 118, b"{'''", b"'", b"\\\n" * 40, b"1 (" * 30])
+def test_a_header_that_is_no_python_is_refused(tmp_path, header):
+    content = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "inputs.npy").write_bytes(content)
+    with pytest.raises(TaskError, match=r"An \.npy file must contain an array"):
+        read_npy(tmp_path / "inputs.npy")
 
 
 @pytest.mark.parametrize("labels", [Y.reshape(-1, 1), Y == 1, np.eye(2)[Y]])

@@ -49,7 +49,7 @@ def read_weights(file: str) -> StateDicts:
 
 _DAMAGE = (
     *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError, AttributeError),
-    *(SafetensorError, pickle.UnpicklingError, struct.error),
+    *(SafetensorError, pickle.UnpicklingError, struct.error, OSError),
 )
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
-
 from autotune.backbones.base import Backbone
 from autotune.backbones.heads.factory import HeadFactory
 from autotune.deltas.apply import described, require_fits
@@ -19,6 +17,7 @@ from autotune.problem.job import Job, used
 from autotune.run.notebook import Study
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.api import named, reopened
+from autotune.session.beginning import read_buffers
 from autotune.session.costing import parse_budget
 from autotune.session.setup import Setup, released
 from autotune.session.sources import find_backbone
@@ -157,9 +156,10 @@ def _retrained(study: Study, record: TrialRecord, backbone: Backbone, task: Any)
     job = Job(f"trial {record.number}", record.plan, rates, study.settings.seed, record.number)
     with released(reopened(study, backbone, task, backend="inline")) as setup:
         _require_same(study, setup)
-        prepared = study.folder.read(study.folder.prepared)
-        if prepared:
-            setup.engine.prepare(load_tensors(prepared))
+        file = study.folder.prepared
+        if prepared := study.folder.read(file):
+            network = setup.backbone.network
+            setup.engine.prepare(read_buffers(prepared, str(file), network))
         *_, last = setup.engine(replace(job, whole=study.settings.folds > 0))
     assert last.artifact is not None
     if record.value is not None and not study.settings.folds and last.value != record.value:
@@ -177,8 +177,8 @@ def _require_same(study: Study, setup: Setup) -> None:
         "backbone's fingerprint": setup.backbone.fingerprint,
     }
     for what, digest in digests.items():
-        if study.identity[what] != digest:
+        if (before := study.identity_value(what)) != digest:
             raise RunError(
                 f"Retraining needs the data and weights of the trial; the {what} was "
-                f"{study.identity[what][:12]} and is now {digest[:12]}. Restore the original."
+                f"{before[:12]} and is now {digest[:12]}. Restore the original."
             )

@@ -30,7 +30,7 @@ def report_of_runs(studies: Sequence[BareStudy]) -> Report:
 
 def _results(studies: Sequence[BareStudy], names: list[str]) -> Section:
     ended = [study for study in studies if study.final]
-    tasks = {study.identity["data"] for study in studies}
+    tasks = {study.identity_value("data") for study in studies}
     text = [f"{len(ended)} of {len(studies)} searches have ended."]
     if len(tasks) > 1:
         text.append("They have different data, so their accuracies are not comparable.")

@@ -78,10 +78,17 @@ def read_policy(path: str | Path) -> PolicyNetwork:
         network.load_state_dict(tensors)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise ValueError("its weights are not finite")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except _UNUSABLE as error:
         first = first_line(error)
         raise PolicyError(
             f"A policy file must be what a search saved as best/policy.safetensors, {path} is not "
             f"({first}). Name another with --policy, or leave it out."
         ) from error
     return network
+
+
+_UNUSABLE = (
+    *(SafetensorError, OSError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    *(MemoryError, OverflowError),
+)
+"""Errors of reading a file that no search saved, or of making a network of it."""

@@ -41,6 +41,17 @@ def is_loaded(network: nn.Module) -> bool:
     return all(torch.equal(tensor, STATE[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.99])
+def test_an_incomplete_download_is_refused_in_one_line(tmp_path, kept):
+    file = tmp_path / "weights.pth"
+    torch.save({"large": torch.ones(9000)}, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(BackboneError, match="must hold tensors alone") as raised:
+        read_weights(str(file))
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("entry", NESTED)
 def test_a_state_dict_is_read_from_an_entry_of_a_checkpoint(tmp_path, entry, caplog):
     with caplog.at_level(logging.INFO, "autotune"):

@@ -63,6 +63,10 @@ WRONG = {
     "too few tensors": lambda network: save(
         {"out": torch.zeros(16)}, {"policy": json.dumps({"format": 1, "features": NAMES})}
     ),
+    "no mapping": lambda network: save({"out": torch.zeros(1)}, {"policy": "[]"}),
+    "features of numbers": lambda network: save(
+        {"out": torch.zeros(1)}, {"policy": json.dumps({"format": 1, "features": [[], {}]})}
+    ),
     "not finite": nan_file,
     "cut off": lambda network: network.to_bytes({})[:-9],
 }
