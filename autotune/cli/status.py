@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import AsJson, NamedStorage, Run, app, reading, show_json
+from autotune.utils import interrupts
 
 
 @app.command()
@@ -48,3 +49,4 @@ def _watch(run: str, storage: str | None) -> None:
             time.sleep(0.5)  # a search that just began creates its folder before its configuration
         study = Study(run, storage=storage)
         follow(study.folder.path, lambda: study.state == "running")
+    interrupts.forget()  # the state is shown all the same
