@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from autotune.deltas.artifact import from_bytes, to_bytes
+from autotune.errors import StudyExists
 from autotune.run.known_runs import remember_run
 from autotune.run.settings import Settings, write_settings
 from autotune.session.beginning import check_related, create_study, prepare_study
@@ -41,11 +42,19 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
     check_related(setup)
     folder.claim(write_settings(setup.settings))
     with ending_in_order(folder, setup, command="resume"):
-        create_study(folder, setup)
+        _create(folder, setup)
         if setup.task.skipped:
             listed = [asdict(example) for example in setup.task.skipped]
             folder.write(folder.skipped, json.dumps(listed, indent=2) + "\n")
         drive(folder, setup, began, origins)
+
+
+def _create(folder: RunFolder, setup: Setup) -> None:
+    try:
+        create_study(folder, setup)
+    except StudyExists:  # another search was quicker: its study is not that of this folder
+        folder.abandon()
+        raise
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotune.errors import LeaseError, RunError
+from autotune.errors import LeaseError, StudyExists
 from autotune.problem.grids import Grids
 from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
 from autotune.problem.knapsack import Scores
@@ -475,8 +475,8 @@ def create(
     """Create a study with its problem and attributes.
 
     The problem is that before the preparation, which may charge buffers to it. With `may_exist`, a
-    study whose creation was interrupted is completed. Raises `RunError` if the storage already has
-    a study.
+    study whose creation was interrupted is completed. Raises `StudyExists` if the storage already
+    has a study.
     """
     try:
         study = optuna.create_study(
@@ -486,7 +486,7 @@ def create(
             load_if_exists=may_exist,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise RunError(_TAKEN.format(readable(storage or str(folder.database)))) from error
+        raise StudyExists(_TAKEN.format(readable(storage or str(folder.database)))) from error
     begun = {"format": STUDY_FORMAT, **attributes, _LAST: problem_to_json(problem)}
     for name, value in begun.items():
         study.set_user_attr(name, value)
@@ -507,7 +507,7 @@ def has_study(folder: RunFolder, storage: str | None) -> bool:
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:
-    """Raise `RunError` if the named storage is unreachable or already has a study.
+    """Raise `RunError` if the named storage is unreachable, `StudyExists` if it has a study.
 
     Raises `LeaseError`, which names the driver, if that study is running.
     """
@@ -519,7 +519,7 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
     owner = holder(folder.lease, _load(opened, storage).user_attrs.get("lease"))
     if owner is not None:
         raise LeaseError(f"One driver owns a study; {readable(storage)} is owned by {owner}.")
-    raise RunError(_TAKEN.format(readable(storage)))
+    raise StudyExists(_TAKEN.format(readable(storage)))
 
 
 def _pruner(options: DriverOptions) -> optuna.pruners.BasePruner:

@@ -143,8 +143,10 @@ class Lease:
     def _release(self) -> None:
         """Remove the lease, unless another driver has taken it."""
         if not self._foreign():
-            self._write_attribute(None)
-            self.file.unlink(missing_ok=True)
+            try:
+                self._write_attribute(None)
+            finally:
+                self.file.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise `LeaseError` if another driver has taken over; call it before every write."""

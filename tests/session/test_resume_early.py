@@ -123,3 +123,16 @@ def test_a_run_does_not_continue_with_other_statistics(
     change(tmp_path / "run" / "prepared.safetensors")
     with pytest.raises(RunError, match=f"prepared.safetensors is {what}"):
         autotune.resume(tmp_path / "run", new_tiny_network(), tiny_task, trials=2)
+
+
+def test_a_search_whose_storage_was_taken_meanwhile_leaves_no_folder(
+    new_tiny_network, tiny_task, tmp_path, monkeypatch
+):
+    """Two searches on one storage that begin together: the slower one has found it free."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    settings = {**SEARCH, "storage": url, "bnstats": "on", "references": False, "trials": 1}
+    autotune.search(new_tiny_network(), tiny_task, out=tmp_path / "first", **settings)
+    monkeypatch.setattr("autotune.session.api.require_free", lambda *_: None)
+    with pytest.raises(RunError, match="has one already"):
+        autotune.search(new_tiny_network(), tiny_task, out=tmp_path / "second", **settings)
+    assert not (tmp_path / "second").exists()
