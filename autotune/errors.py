@@ -68,6 +68,10 @@ class RunError(AutotuneError, ValueError):
     """A run folder or storage that cannot be used as requested."""
 
 
+class StudyExists(RunError):
+    """A storage that holds a study already, where another one was to begin."""
+
+
 class ServeError(AutotuneError, ValueError):
     """A request or a task that the server cannot accept."""
 

@@ -35,7 +35,7 @@ SEARCH = ("search", "--trials", "3", "--epochs", "2", "--quiet", "--workers", "1
 LATEST = 0.6
 """Most seconds after the beginning of a stage at which the search is killed in it."""
 
-TIMEOUT = 300
+TIMEOUT = 900
 """Seconds after which a search that does not end is a fault."""
 
 

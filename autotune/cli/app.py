@@ -32,7 +32,8 @@ from autotune.cli import (  # noqa: F401  (importing a module registers its comm
     units,
 )
 from autotune.cli.common import app, show
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, Interrupted
+from autotune.utils import interrupts
 
 _mro: tuple[Any, ...] = typer.BadParameter.__mro__
 _ClickError: type[Exception] = next(c for c in _mro if c.__name__ == "ClickException")
@@ -76,12 +77,14 @@ def main() -> None:
         # Outside standalone mode, `typer.Exit(n)` makes the call return n.
         result = app(arguments, standalone_mode=False)
         code = result if isinstance(result, int) else 0
+        if code == Interrupted.exit_code:  # Typer makes this of Ctrl-C
+            code = _failed("Interrupted.", code, debug)
     except _ClickError as error:
         code = _failed(_usage_error(error), 2, debug)
     except AutotuneError as error:
-        code = _failed(str(error), error.exit_code, debug)
+        code = _failed(*_shown(error), debug)
     except (KeyboardInterrupt, typer.Abort):
-        code = _failed("Interrupted.", 130, debug)
+        code = _failed("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
         # The reader (`| head`) is gone: without this, the flush at exit would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,6 +110,16 @@ def be_lenient() -> None:
             stream.reconfigure(errors="replace")
 
 
+def _shown(error: AutotuneError) -> tuple[str, int]:
+    """Message and exit code of an error.
+
+    After Ctrl-C it says no more than that: an interrupted import looks like a missing library.
+    """
+    if interrupts.is_requested() and not isinstance(error, Interrupted):
+        return "Interrupted.", Interrupted.exit_code
+    return str(error), error.exit_code
+
+
 def _usage_error(error: Any) -> str:
     if not error.format_message():
         return ""
@@ -121,5 +134,5 @@ def _failed(text: str, code: int, debug: bool) -> int:
     if not text:
         return code
     line = " ".join(text.split())
-    show(line if code == 130 else f"autotune: {line}", err=True)
+    show(line if code == Interrupted.exit_code else f"autotune: {line}", err=True)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.live import Live
 from autotune.cli.console import Harmless, harmless_console
 from autotune.run.progress import Standing, read_events
 from autotune.utils.events import Callback, Event, event_of, listening, log
+from autotune.utils.interrupts import ending_with
 
 UNPRINTED = ("progress", "progress-of-trial", "start", "begin", "answer")
 """Kinds of event that get no line of their own: too frequent, or shown elsewhere."""
@@ -119,14 +121,20 @@ def _viewed(console: Console, standing: Standing) -> Iterator[None]:
             warnings.append(event.text)
 
     try:
-        with (
-            Live(_View(standing), console=console, screen=True, refresh_per_second=REFRESH_RATE),
-            listening([see]),
-        ):
+        with ending_with(_leave_screen), _live(standing, console), listening([see]):
             yield
     finally:
         for text in warnings:
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _live(standing: Standing, console: Console) -> Live:
+    return Live(_View(standing), console=console, screen=True, refresh_per_second=REFRESH_RATE)
+
+
+def _leave_screen() -> None:
+    """Show the normal screen and the cursor again, without the locks of rich's own thread."""
+    os.write(2, b"\x1b[?1049l\x1b[?25h")
 
 
 def _standing(run: Path | None) -> Standing:
@@ -146,7 +154,7 @@ def follow(run: Path, is_running: Callable[[], bool]) -> None:
         _follow(run, is_running, Lines(console))
         return
     standing = Standing()
-    with Live(_View(standing), console=console, screen=True, refresh_per_second=REFRESH_RATE):
+    with ending_with(_leave_screen), _live(standing, console):
         _follow(run, is_running, standing.see)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from autotune.cli.common import AsJson, NamedStorage, Run, app, show_json
 from autotune.run.reading import reading
+from autotune.utils import interrupts
 
 
 @app.command()
@@ -49,3 +50,4 @@ def _watch(run: str, storage: str | None) -> None:
             time.sleep(0.5)  # a search that just began creates its folder before its configuration
         study = Study(run, storage=storage)
         follow(study.folder.path, lambda: study.state == "running")
+    interrupts.forget()  # the state is shown all the same

@@ -20,6 +20,7 @@ from autotune.run.notebook import Study
 from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
 from autotune.session.beginning import create_study
+from autotune.session.driving import ending_in_order
 from autotune.session.session import begin_search, drive
 from autotune.session.setup import Setup, prepare_search, released
 from autotune.session.workers import WHERE
@@ -149,10 +150,11 @@ def resume(
         listening(callbacks),
         released(reopened(study, backbone, task, head_factory=head_factory, **changes)) as setup,
     ):
-        if not has_begun:  # it was killed before its study was created
-            create_study(study.folder, setup)
         changed = changed_settings(study.settings, setup.settings)
-        drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
+        with ending_in_order(study.folder, setup, command="resume"):
+            if not has_begun:  # it was killed before its study was created
+                create_study(study.folder, setup, may_exist=True)
+            drive(study.folder, setup, began, dict.fromkeys(changed, RESUME))
     return Study(study.folder.path, storage=storage)
 
 

@@ -27,9 +27,13 @@ from autotune.utils.events import tell
 from autotune.utils.files import digest_of
 
 
-def create_study(folder: RunFolder, setup: Setup) -> None:
-    """Create the study of a run folder, with nothing done yet."""
-    create(folder, setup.settings.storage, setup.problem, {"identity": identity_of(setup)})
+def create_study(folder: RunFolder, setup: Setup, *, may_exist: bool = False) -> None:
+    """Create the study of a run folder, with nothing done yet.
+
+    With `may_exist`, one whose creation was interrupted is completed.
+    """
+    attributes = {"identity": identity_of(setup)}
+    create(folder, setup.settings.storage, setup.problem, attributes, may_exist=may_exist)
 
 
 def check_related(setup: Setup) -> None:

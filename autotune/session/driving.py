@@ -23,7 +23,7 @@ from autotune.study.strategies import check_options
 from autotune.study.writer import Writer
 from autotune.utils.events import log
 from autotune.utils.filesystems import disk_is_full, is_full, warn_of_network
-from autotune.utils.interrupts import interruptible
+from autotune.utils.interrupts import interruptible, resumable
 
 
 @contextmanager
@@ -33,17 +33,26 @@ def owned(folder: RunFolder, setup: Setup, *, command: str) -> Iterator[Writer]:
     Raises `RunError` if something differs from what the run began with or the disk is full, and
     on Ctrl-C or SIGTERM `Interrupted`, which names the command to continue with.
     """
-    try:
+    with ending_in_order(folder, setup, command=command):
         try:
-            with _leased(folder, setup) as writer, interruptible():
+            with _leased(folder, setup) as writer:
                 yield writer
         finally:
             fold_known(folder)
+
+
+@contextmanager
+def ending_in_order(folder: RunFolder, setup: Setup, *, command: str) -> Iterator[None]:
+    """Context of work in a run folder: what ends it is reported with the way to continue.
+
+    Raises `RunError` if the disk is full, and on Ctrl-C, SIGTERM or SIGHUP `Interrupted`.
+    """
+    way_on = "Finished work is kept; continue with: " + command_of(setup.settings, folder, command)
+    try:
+        with interruptible(), resumable(way_on):
+            yield
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            "Interrupted. Finished work is kept; continue with: "
-            + command_of(setup.settings, folder, command)
-        ) from error
+        raise Interrupted(f"Interrupted. {way_on}") from error
     except Exception as error:
         if is_full(error):
             raise disk_is_full(folder.path) from error
@@ -64,7 +73,7 @@ def driving(
         deadline=deadline,
     )
     setup.engine.prepare(prepared_buffers(writer, setup.backbone.network))
-    with open_backend(setup) as backend, interruptible():
+    with open_backend(setup) as backend:
         yield driver, backend
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from autotune.deltas.artifact import from_bytes, to_bytes
+from autotune.errors import StudyExists
 from autotune.run.known_runs import remember_run
 from autotune.run.settings import Settings, write_settings
 from autotune.session.beginning import check_related, create_study, prepare_study
-from autotune.session.driving import driving, owned
+from autotune.session.driving import driving, ending_in_order, owned
 from autotune.session.policy_stage import learned_scores, save_policy
 from autotune.session.setup import Setup
 from autotune.study.backends.base import Backend
@@ -40,11 +41,20 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
     """
     check_related(setup)
     folder.claim(write_settings(setup.settings))
-    create_study(folder, setup)
-    if setup.task.skipped:
-        listed = [asdict(example) for example in setup.task.skipped]
-        folder.write(folder.skipped, json.dumps(listed, indent=2) + "\n")
-    drive(folder, setup, began, origins)
+    with ending_in_order(folder, setup, command="resume"):
+        _create(folder, setup)
+        if setup.task.skipped:
+            listed = [asdict(example) for example in setup.task.skipped]
+            folder.write(folder.skipped, json.dumps(listed, indent=2) + "\n")
+        drive(folder, setup, began, origins)
+
+
+def _create(folder: RunFolder, setup: Setup) -> None:
+    try:
+        create_study(folder, setup)
+    except StudyExists:  # another search was quicker: its study is not that of this folder
+        folder.abandon()
+        raise
 
 
 def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotune.errors import LeaseError, RunError
+from autotune.errors import LeaseError, StudyExists
 from autotune.problem.grids import Grids
 from autotune.problem.job import ATTEMPTS, Decision, Failure, Job, Progress
 from autotune.problem.knapsack import Scores
@@ -26,7 +26,7 @@ from autotune.study.pareto import front, measured_by, objective_price, part_of, 
 from autotune.study.pruners import PRUNERS, Priced, choose_pruner
 from autotune.study.reader import STUDY_FORMAT, STUDY_NAME, _load
 from autotune.study.run_folder import RunFolder
-from autotune.study.storage import open_storage
+from autotune.study.storage import open_storage, readable
 from autotune.study.strategies import load_strategy
 from autotune.study.strategies.base import PlanSampler, hyperparameters_of, plan_of, search_space
 from autotune.study.trial_record import (
@@ -469,32 +469,45 @@ def create(
     storage: str | None,
     problem: Problem,
     attributes: Mapping[str, Any],
+    *,
+    may_exist: bool = False,
 ) -> None:
     """Create a study with its problem and attributes.
 
-    The problem is that before the preparation, which may charge buffers to it. Raises `RunError` if
-    the storage already has a study.
+    The problem is that before the preparation, which may charge buffers to it. With `may_exist`, a
+    study whose creation was interrupted is completed. Raises `StudyExists` if the storage already
+    has a study.
     """
     try:
         study = optuna.create_study(
-            storage=open_storage(folder, storage), study_name=STUDY_NAME, direction="maximize"
+            storage=open_storage(folder, storage),
+            study_name=STUDY_NAME,
+            direction="maximize",
+            load_if_exists=may_exist,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise RunError(_TAKEN.format(storage or folder.database)) from error
-    begun = {"format": STUDY_FORMAT, **attributes, "problem": problem_to_json(problem)}
+        raise StudyExists(_TAKEN.format(readable(storage or str(folder.database)))) from error
+    begun = {"format": STUDY_FORMAT, **attributes, _LAST: problem_to_json(problem)}
     for name, value in begun.items():
         study.set_user_attr(name, value)
 
 
+_LAST = "problem"
+"""Attribute that is written last when a study is created."""
+
+
 def has_study(folder: RunFolder, storage: str | None) -> bool:
-    """Whether the storage of a run has its study, which is created right after its folder."""
+    """Whether the storage of a run has its whole study, which is created right after its folder."""
     if storage is None and not folder.database.is_file():
         return False
-    return STUDY_NAME in optuna.get_all_study_names(open_storage(folder, storage))
+    opened = open_storage(folder, storage)
+    if STUDY_NAME not in optuna.get_all_study_names(opened):
+        return False
+    return _LAST in _load(opened, storage or str(folder.database)).user_attrs
 
 
 def require_free(folder: RunFolder, storage: str | None) -> None:
-    """Raise `RunError` if the named storage is unreachable or already has a study.
+    """Raise `RunError` if the named storage is unreachable, `StudyExists` if it has a study.
 
     Raises `LeaseError`, which names the driver, if that study is running.
     """
@@ -505,8 +518,8 @@ def require_free(folder: RunFolder, storage: str | None) -> None:
         return
     owner = holder(folder.lease, _load(opened, storage).user_attrs.get("lease"))
     if owner is not None:
-        raise LeaseError(f"One driver owns a study; {storage} is owned by {owner}.")
-    raise RunError(_TAKEN.format(storage))
+        raise LeaseError(f"One driver owns a study; {readable(storage)} is owned by {owner}.")
+    raise StudyExists(_TAKEN.format(readable(storage)))
 
 
 def _pruner(options: DriverOptions) -> optuna.pruners.BasePruner:

@@ -119,10 +119,11 @@ class Lease:
                 f"One driver owns a study; {self.file.parent} is owned by {owner}. Stop it first."
             )
         self.me = Owner.me()
-        self._write()
-        time.sleep(self.settle)
-        if foreign := self._foreign():
-            raise LeaseError(f"One driver owns a study; {foreign} took {self.file.parent} first.")
+        try:
+            self._take()
+        except BaseException:  # Ctrl-C, too: this process may go on, and would own it
+            self._release()
+            raise
         self._thread = threading.Thread(target=self._renew, daemon=True, name="autotune-lease")
         self._thread.start()
         return self
@@ -130,9 +131,22 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        if not self._lost and not self._foreign():
-            self._write_attribute(None)
-            self.file.unlink(missing_ok=True)
+        if not self._lost:
+            self._release()
+
+    def _take(self) -> None:
+        self._write()
+        time.sleep(self.settle)
+        if foreign := self._foreign():
+            raise LeaseError(f"One driver owns a study; {foreign} took {self.file.parent} first.")
+
+    def _release(self) -> None:
+        """Remove the lease, unless another driver has taken it."""
+        if not self._foreign():
+            try:
+                self._write_attribute(None)
+            finally:
+                self.file.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise `LeaseError` if another driver has taken over; call it before every write."""

@@ -53,6 +53,8 @@ class Records:
         self.storage = self._opened(opened, storage or str(folder.database))
         self.study = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
         _check_format(self.attribute("format"), folder)
+        if self.attribute("problem") is None:  # it was killed while its study was created
+            raise no_study(storage or str(folder.database))
         self.problem = _parsed(problem_from_json, self.attribute("problem"))
         self._ended: dict[int, TrialRecord | None] = {}
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,12 @@ class RunFolder:
             if is_full(error):
                 raise disk_is_full(self.path) from error
             raise _impossible(self.path, first_line(error)) from error
+
+    def abandon(self) -> None:
+        """Remove what `claim` created; the folder stays if anything else is in it."""
+        with suppress(OSError):
+            self.config.unlink()
+            self.path.rmdir()
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:

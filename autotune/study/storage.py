@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -24,10 +24,19 @@ from autotune.utils.timings import spent
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+T = TypeVar("T")
+
 PATIENCE, PAUSE = 45.0, 0.5
 """Seconds to wait for an unavailable database, and between two attempts.
 
 The wait is shorter than `lease.STALE`, so that a driver that waits does not lose its study.
+"""
+
+
+BUSY = 1.0
+"""Seconds that SQLite itself waits for a lock, in one attempt.
+
+It does so without heeding Ctrl-C, so this is short; the attempts are repeated.
 """
 
 
@@ -43,12 +52,36 @@ def open_storage(folder: RunFolder, url: str | None) -> RDBStorage:
     named = url or f"sqlite:///{folder.database}"
     options: dict[str, Any] = {"pool_pre_ping": True}
     if named.startswith("sqlite"):
-        options = {"connect_args": {"timeout": 60}}
+        options = {"connect_args": {"timeout": BUSY}}
     with _reached(folder, named):
-        storage = PatientStorage(named, engine_kwargs=options)
+        storage = _created(named, options)
         if url is None:
             _choose_journal(storage, folder.path)
         return storage
+
+
+def _created(url: str, options: Mapping[str, Any]) -> RDBStorage:
+    """Storage with its tables; waits if another process creates them or locks the database."""
+
+    def created() -> RDBStorage:
+        return PatientStorage(url, engine_kwargs=dict(options))
+
+    return _waiting(created, url, reads=False, is_passing=_is_in_use)
+
+
+def _is_in_use(error: BaseException) -> bool:
+    """Whether a database cannot be opened only because another process uses it at the moment.
+
+    One that cannot be reached at all is not waited for: its address may be wrong.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    text = str(error).lower()
+    return isinstance(error, DBAPIError) and any(part in text for part in (*_TWICE, "is locked"))
+
+
+_TWICE = ("already exists", "unique constraint", "duplicate key", "duplicate entry")
+"""Parts of messages of SQLite, PostgreSQL and MySQL on what exists already."""
 
 
 def open_reader(folder: RunFolder, url: str | None) -> RDBStorage:
@@ -212,7 +245,9 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         _inside.call = True
         try:
             with spent("storage"):
-                return _waiting(lambda: call(*args, **kwargs), reads=reads, lists=lists)
+                return _waiting(
+                    lambda: call(*args, **kwargs), args[0].url, reads=reads, lists=lists
+                )
         finally:
             _inside.call = False
 
@@ -232,29 +267,55 @@ def damaged_study(error: BaseException) -> RunError:
     )
 
 
-def _waiting(call: Callable[[], Any], *, reads: bool, lists: bool) -> Any:
-    """What `call` returns, as soon as the database answers; `RunError` for damaged records."""
+_silent: dict[str, bool] = {}
+"""Address of a storage that does not answer → whether it was waited for as long as possible.
+
+Then it gets one attempt per call, until a write succeeds: a locked database may still be read.
+"""
+
+
+def _waiting(
+    call: Callable[[], T],
+    url: str,
+    *,
+    reads: bool,
+    lists: bool = False,
+    is_passing: Callable[[BaseException], bool] = is_away,
+) -> T:
+    """Result of a call, which is repeated up to `PATIENCE` seconds while its error `is_passing`."""
     began = time.monotonic()
-    has_warned = False
     while True:
         try:
-            return call()
+            result = call()
+            if not reads:
+                _silent.pop(url, None)
+            return result
         except Exception as error:
-            if not is_away(error):
+            if not is_passing(error):
                 is_unlike = lists and isinstance(error, LookupError)
                 if reads and (is_unlike or is_damaged(error)):
                     raise damaged_study(error) from error
                 raise
-            if time.monotonic() - began > PATIENCE:
-                raise RunError(
-                    f"A storage must answer, this one has not for {PATIENCE:.0f} s. What was "
-                    "recorded is kept; continue with autotune resume."
-                ) from error
-            if not has_warned:
-                first = first_line(error.__cause__ or error)
-                warn(f"The storage does not answer ({first}); waiting up to {PATIENCE:.0f} s.")
-                has_warned = True
+            if _silent.get(url) or time.monotonic() - began > PATIENCE:
+                _silent[url] = True
+                raise _unanswered(url, error) from error
+            if url not in _silent:
+                _silent[url] = False
+                warn(f"The storage {_silence(url, error)}; waiting up to {PATIENCE:.0f} s.")
         time.sleep(PAUSE)
+
+
+def _silence(url: str, error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return f"{readable(url)} does not answer ({first_line(getattr(cause, 'orig', None) or cause)})"
+
+
+def _unanswered(url: str, error: BaseException) -> RunError:
+    way_out = "Try again" if _sqlite_file(url) is None else "Close the program that has it open"
+    return RunError(
+        f"A storage must answer within {PATIENCE:.0f} s, {_silence(url, error)}. What was recorded "
+        f"is kept. {way_out}, then continue with autotune resume."
+    )
 
 
 _PRIVATE = ("_create_new_trial", "_get_trials", "_check_and_set_param_distribution")

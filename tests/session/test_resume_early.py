@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -80,11 +81,32 @@ def test_a_search_killed_before_its_study_was_created_begins(
 
     with monkeypatch.context() as context:
         context.setattr("autotune.session.session.create_study", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="continue with: autotune resume"):
             autotune.search(new_tiny_network(), tiny_task, out=out, **SEARCH)
     assert [path.name for path in out.iterdir()] == ["config.yaml"]
     with pytest.raises(RunError, match="needs a new folder"):
         autotune.search(new_tiny_network(), tiny_task, out=out, **SEARCH)
+    assert summary(autotune.resume(out, new_tiny_network(), tiny_task)) == whole
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_search_killed_while_its_study_was_created_begins(
+    new_tiny_network, tiny_task, tmp_path, monkeypatch, whole, written
+):
+    out, write, left = tmp_path / "run", optuna.Study.set_user_attr, [written]
+
+    def killed(study: optuna.Study, name: str, value: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(study, name, value)
+
+    with monkeypatch.context() as context:
+        context.setattr(optuna.Study, "set_user_attr", killed)
+        with pytest.raises(Interrupted, match="continue with: autotune resume"):
+            autotune.search(new_tiny_network(), tiny_task, out=out, **SEARCH)
+    with pytest.raises(RunError, match="Continue with autotune resume"):
+        autotune.Study(out).status()
     assert summary(autotune.resume(out, new_tiny_network(), tiny_task)) == whole
 
 
@@ -101,3 +123,16 @@ def test_a_run_does_not_continue_with_other_statistics(
     change(tmp_path / "run" / "prepared.safetensors")
     with pytest.raises(RunError, match=f"prepared.safetensors is {what}"):
         autotune.resume(tmp_path / "run", new_tiny_network(), tiny_task, trials=2)
+
+
+def test_a_search_whose_storage_was_taken_meanwhile_leaves_no_folder(
+    new_tiny_network, tiny_task, tmp_path, monkeypatch
+):
+    """Two searches on one storage that begin together: the slower one has found it free."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    settings = {**SEARCH, "storage": url, "bnstats": "on", "references": False, "trials": 1}
+    autotune.search(new_tiny_network(), tiny_task, out=tmp_path / "first", **settings)
+    monkeypatch.setattr("autotune.session.api.require_free", lambda *_: None)
+    with pytest.raises(RunError, match="has one already"):
+        autotune.search(new_tiny_network(), tiny_task, out=tmp_path / "second", **settings)
+    assert not (tmp_path / "second").exists()

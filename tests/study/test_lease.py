@@ -320,3 +320,15 @@ def test_a_lease_file_that_is_no_json_is_none(tmp_path, content):
 def test_a_lease_from_the_future_is_stale(tmp_path):
     owner = replace(Owner.me(), host="elsewhere", processes="other", renewed=time.time() + 3600)
     assert not owner.is_alive()
+
+
+def test_ctrl_c_while_a_lease_settles_leaves_none(file, attribute, monkeypatch):
+    """This process may go on, as a notebook does, and would own the study for a minute."""
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotune.study.lease.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt), lease(file, attribute):
+        pass
+    assert not file.exists() and attribute.value is None

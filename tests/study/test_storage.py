@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -115,6 +116,84 @@ def test_a_full_disk_is_an_error_and_the_study_continues_when_there_is_room(
         "trial 0",
         "trial 1",
     ]
+
+
+# a database that another program has locked
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[sqlite3.Connection]:
+    made = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    with closing(made) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield connection
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@pytest.fixture(params=["in the folder", "elsewhere"])
+def url(request, tmp_path, folder, problem) -> str | None:
+    if request.param == "in the folder":
+        return None
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    create(folder, url, problem, {"identity": {"metric": "accuracy"}})
+    return url
+
+
+def database_of(folder: RunFolder, url: str | None) -> Path:
+    return Path(url.removeprefix("sqlite:///")) if url else folder.database
+
+
+def test_a_lock_that_is_released_is_waited_for(folder, url, grids, monkeypatch, caplog):
+    monkeypatch.setattr(storages, "BUSY", 0.05)
+    monkeypatch.setattr(storages, "PAUSE", 0.05)
+    with driver_at(folder, url, grids, trials=2) as driver:
+        InlineBackend(TableEngine()).run(driver)
+        with locked(database_of(folder, url)) as connection:
+            threading.Timer(0.3, lambda: connection.execute("ROLLBACK")).start()
+            driver.write("name", 1)
+        assert driver.attribute("name") == 1
+        assert caplog.text.count("does not answer (database is locked)") == 1
+
+
+def test_a_lock_that_stays_is_an_error_after_one_wait_and_loses_nothing(
+    folder, url, grids, monkeypatch
+):
+    """What ends a search also writes; it does not wait again."""
+    monkeypatch.setattr(storages, "BUSY", 0.05)
+    monkeypatch.setattr(storages, "PATIENCE", 0.5)
+    with driver_at(folder, url, grids, trials=3) as driver:
+        InlineBackend(TableEngine()).run(driver)
+        with locked(database_of(folder, url)):
+            began = time.monotonic()
+            for _ in range(3):
+                with pytest.raises(RunError, match=r"\(database is locked\)\. .*Close the program"):
+                    driver.write("name", 1)
+            assert time.monotonic() - began < 1.5
+    trials = Records(folder, url).trials
+    assert [trial.state_name for trial in trials] == ["complete"] * 3
+    with driver_at(folder, url, grids, trials=3) as driver:
+        driver.write("name", 2)
+
+
+# two searches at the same time
+
+
+def test_tables_that_two_searches_create_at_once_are_waited_for(tmp_path):
+    url, opened, failures = f"sqlite:///{tmp_path / 'new.db'}", [], []
+
+    def open_it() -> None:
+        try:
+            opened.append(open_storage(RunFolder(tmp_path), url))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 6, failures
 
 
 # a quota
@@ -257,7 +336,7 @@ class TestServer:
         with driver_at(at, url, grids, trials=4) as driver:
             InlineBackend(interrupted).run(driver)
             trials = driver.trials
-        assert "The storage does not answer" in caplog.text
+        assert "does not answer" in caplog.text
         assert [(t.number, t.state_name, len(t.curve)) for t in trials] == [
             (n, "complete", STEPS) for n in range(4)
         ]
@@ -272,7 +351,7 @@ class TestServer:
         with driver_at(at, url, grids, trials=4) as driver:
             server.stop()
             try:
-                with pytest.raises(RunError, match="has not for 1 s"):
+                with pytest.raises(RunError, match="must answer within 1 s"):
                     driver.next_job()
             finally:
                 server.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -120,6 +122,69 @@ def test_another_thread_does_without():
     thread.start()
     thread.join()
     assert ended
+
+
+def command(*lines: str) -> tuple[int, str]:
+    """Exit code and standard error of a process that is a command with these lines."""
+    code = "\n".join(
+        [
+            "import os, signal, sys, time",
+            "from autotune.utils import interrupts",
+            "send = lambda number=signal.SIGINT: os.kill(os.getpid(), number)",
+            "signal.signal(signal.SIGINT, signal.default_int_handler)",
+            "from autotune.utils.interrupts import insistent, interruptible, resumable",
+            "with insistent(), interruptible(), resumable('Go on.'):",
+            *(f"    {line}" for line in lines),
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+CLEANUP = "try: send()\n    except KeyboardInterrupt: pass"
+"""Ctrl-C came, and what follows is done in order."""
+
+
+@pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_command_at_once_and_says_how_to_continue(again):
+    code, errors = command(CLEANUP, "time.sleep(0.1)", f"send({int(again)})", "print('late')")
+    assert (code, errors) == (130, "Interrupted again, so it ends at once. Go on.\n")
+
+
+def test_what_must_happen_before_the_end_happens():
+    act = "with interrupts.ending_with(lambda: os.write(2, b'restored ')): send()"
+    code, errors = command(CLEANUP, "time.sleep(0.1)", act)
+    assert code == 130 and errors.startswith("restored Interrupted again")
+
+
+def test_signals_that_come_together_are_one_and_a_closed_terminal_may_say_so_twice():
+    """As `timeout` sends them, to a process and to its group."""
+    closed = f"send({int(signal.SIGHUP)})"
+    assert command(CLEANUP, "send()", "time.sleep(0.1)", closed, "os._exit(7)") == (7, "")
+
+
+IMPORTING = """
+import importlib.abc, os, signal, sys
+class Interrupted(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "autotune.cli.app":
+            {}
+sys.meta_path.insert(0, Interrupted())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from autotune.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("effect", ["", "raise RecursionError('broken by it')"])
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(effect):
+    """An import may lose it, and then break."""
+    send = "os.kill(os.getpid(), signal.SIGINT)"
+    lines = f"try: {send}\n            except BaseException: {effect}" if effect else send
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING.format(lines)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
 @pytest.mark.parametrize("strategy", ["random", "policy"])

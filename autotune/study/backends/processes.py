@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -18,6 +19,7 @@ from autotune.errors import WorkerError
 from autotune.problem.job import Decision, Failure, Job, Progress, RunsJob
 from autotune.study.backends.base import Backend, Source, messages, pass_on
 from autotune.study.backends.pickling import Packed, packed, refusal, unpacked
+from autotune.utils.interrupts import ignore, uninterrupted
 from autotune.utils.timings import spent
 
 
@@ -43,7 +45,13 @@ class ProcessBackend(Backend):
     def __init__(self, engine: RunsJob, workers: int, ready: Callable[[int], None]) -> None:
         self.content = packed(engine)
         self.ready = ready
-        self.workers = [self._start(at) for at in range(workers)]
+        self.workers: list[_Worker] = []
+        try:
+            for at in range(workers):
+                self.workers.append(self._start(at))
+        except BaseException:  # Ctrl-C, too: nobody else knows of those that run
+            self.close()
+            raise
 
     def run(self, source: Source) -> None:
         self._hand_out(source)
@@ -99,17 +107,22 @@ class ProcessBackend(Backend):
         driver_end, worker_end = context.Pipe()
         arguments = (worker_end, partial(self.ready, at), self.content)
         process = context.Process(target=_work, args=arguments)
-        process.start()
+        _start_uninterrupted(process)
         # Only the worker may hold its end: otherwise its death would not close the pipe.
         worker_end.close()
         return _Worker(process, driver_end)
 
 
+def _start_uninterrupted(process: SpawnProcess) -> None:
+    """Start a process that no Ctrl-C ends while it loads, though it reaches the whole group."""
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # Python 3.11 unblocks signals when it starts this
+    with uninterrupted():
+        process.start()
+
+
 def _work(pipe: Connection, ready: Callable[[], None], content: Packed) -> None:
-    # Ctrl-C reaches the whole process group; the driver alone decides what happens to the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ignore()  # the driver alone decides what happens to the workers
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
         ready()

@@ -271,3 +271,33 @@ def wait_for_workers(folder: Path, n: int) -> list[int]:
         time.sleep(0.05)
     assert all(is_alive(pid) for pid in pids)
     return pids
+
+
+LOADING = """
+import os, signal
+from autotune.study.backends.processes import ProcessBackend
+from study.backends.test_backends import Noting, TableEngine, jobs, nothing
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: None)
+    listed = Noting(jobs(2))
+    with ProcessBackend(TableEngine(), 1, nothing) as backend:
+        os.killpg(0, signal.SIGINT)
+        backend.run(listed)
+    assert [how for _, how in listed.ended] == ["finished"] * 2, listed.ended
+"""
+
+
+@pytest.mark.processes
+def test_ctrl_c_while_a_worker_loads_is_the_driver_s_alone(tmp_path):
+    """It reaches the whole group of processes, also a worker that has not said what it ignores."""
+    script = tmp_path / "script.py"
+    script.write_text(LOADING)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
