@@ -29,8 +29,6 @@ from autotune.study.selection.extra_jobs import tested_as
 from autotune.study.selection.unit_profiles import ProfileRow, profile_rows
 from autotune.study.stages import (
     ESTIMATE,
-    SESSION,
-    TIMINGS,
     Baseline,
     Final,
     PolicyStage,
@@ -201,13 +199,13 @@ class BareStudy:
     @property
     def seconds(self) -> float:
         """Wall-clock seconds of all sessions so far."""
-        return float(sum(self._records.attributes(SESSION).values()))
+        return float(sum(self._records.session_seconds))
 
     @property
     def timings(self) -> dict[str, float]:
         """Stage → seconds that all sessions spent in it; `other` is the time outside stages."""
         seconds: Counter[str] = Counter()
-        for session in self._records.attributes(TIMINGS).values():
+        for session in self._records.session_timings:
             seconds.update(session)
         return {**seconds, "other": self.seconds - sum(seconds.values())}
 

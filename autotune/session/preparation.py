@@ -120,8 +120,8 @@ def _trained(
     rates: list[dict[str, float]],
 ) -> Baseline:
     full_name = f"{name} with{'' if buffers else 'out'} new statistics"
-    if (stored := writer.attribute(f"{PREPARING}:{full_name}")) is not None:
-        return Baseline.from_json(stored)
+    if (trained := writer.prepared_baseline(full_name)) is not None:
+        return trained
     setup.engine.prepare(buffers)
     jobs = baseline_jobs(full_name, plan, rates, setup.settings.seed)
     with InlineBackend(setup.engine) as backend:

@@ -10,7 +10,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from autotune.errors import AutotuneError, RunError
+from autotune.errors import AutotuneError, RunError, brief
 from autotune.study.cached_storage import uncollected
 from autotune.study.run_folder import RunFolder
 from autotune.study.stages import (
@@ -20,8 +20,11 @@ from autotune.study.stages import (
     FINAL,
     POLICY,
     PREPARATION,
+    PREPARING,
     PROBE_REPEAT,
     REPEAT,
+    SESSION,
+    TIMINGS,
     Baseline,
     Compared,
     Final,
@@ -92,6 +95,21 @@ class Records:
     def begun_baseline(self, name: str) -> Baseline | None:
         """Baseline that the preparation ran at the middle and highest rate, not the lowest."""
         return self._one(f"{BEGUN_BASELINE}:{name}", Baseline.from_json)
+
+    def prepared_baseline(self, name: str) -> Baseline | None:
+        """Baseline that the preparation trained to compare; None before it is trained."""
+        return self._one(f"{PREPARING}:{name}", Baseline.from_json)
+
+    @property
+    def session_seconds(self) -> list[float]:
+        """Wall-clock seconds of each session."""
+        return [_parsed(_seconds, seconds) for seconds in self.attributes(SESSION).values()]
+
+    @property
+    def session_timings(self) -> list[dict[str, float]]:
+        """Stage → seconds, for each session."""
+        stored = self.attributes(TIMINGS).values()
+        return [{k: _parsed(_seconds, v) for k, v in _parsed(_mapping, s).items()} for s in stored]
 
     def repeats(self, number: int) -> dict[int, Repeat]:
         """Seed → repeat of a trial."""
@@ -200,6 +218,12 @@ def _parsed(read: Callable[[Any], T], data: Any) -> T:
         if is_damaged(error):
             raise damaged_study(error) from error
         raise
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"not seconds but {brief(repr(value))}")
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from autotune.errors import RunError
 from autotune.problem.budget import Cost
 from autotune.problem.plan import Plan
 from autotune.study.paired import Difference, Values, by_fold
+from autotune.utils.typed import typed
 
 VERSION = 1
 """Version of the records below; records with a larger version are refused."""
@@ -70,7 +71,8 @@ class Preparation:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preparation:
         data = checked(data)
-        return cls(data["bnstats"], data["why"], data.get("probe", {}), data.get("uniform", {}))
+        by_mode = data.get("probe", {}), data.get("uniform", {})
+        return typed(cls(data["bnstats"], data["why"], *by_mode))
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Repeat:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Repeat:
-        return cls(**_training_from_json(checked(data)), digest=data.get("digest", ""))
+        return typed(cls(**_training_from_json(checked(data)), digest=data.get("digest", "")))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Baseline:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Baseline:
-        return cls(**_baseline_from_json(checked(data)))
+        return typed(cls(**_baseline_from_json(checked(data))))
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Compared(Baseline):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Compared:
-        return cls(**_baseline_from_json(checked(data)), trainings=data["trainings"])
+        return typed(cls(**_baseline_from_json(checked(data)), trainings=data["trainings"]))
 
     @classmethod
     def known(cls, baseline: Baseline) -> Compared:
@@ -232,15 +234,17 @@ class PolicyStage:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PolicyStage:
         plain = ("has_earned", "rounds", "stable", "agreement", "moved", "rates", "seconds")
-        return cls(
-            **{name: checked(data)[name] for name in plain},
-            scores=from_rows(data["scores"]),
-            earned=from_rows(data["earned"]),
-            plan=Plan.from_json(data["plan"]),
-            proxies_plan=Plan.from_json(data["proxies_plan"]),
-            probabilities=tuple(map(from_rows, data["probabilities"])),
-            unreached=tuple(data["unreached"]),
-            left_out=tuple(data["left_out"]),
+        return typed(
+            cls(
+                **{name: checked(data)[name] for name in plain},
+                scores=from_rows(data["scores"]),
+                earned=from_rows(data["earned"]),
+                plan=Plan.from_json(data["plan"]),
+                proxies_plan=Plan.from_json(data["proxies_plan"]),
+                probabilities=tuple(map(from_rows, data["probabilities"])),
+                unreached=tuple(data["unreached"]),
+                left_out=tuple(data["left_out"]),
+            )
         )
 
 
@@ -265,7 +269,7 @@ class Spread:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Spread:
-        return cls({int(seed): value for seed, value in data["seeds"].items()})
+        return typed(cls({int(seed): value for seed, value in data["seeds"].items()}))
 
 
 @dataclass(frozen=True)
@@ -283,7 +287,8 @@ class Against:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Against:
-        return cls(data["name"], Cost(**data["cost"]), Difference.from_json(data))
+        cost = typed(Cost(**data["cost"]))
+        return typed(cls(data["name"], cost, typed(Difference.from_json(data))))
 
 
 @dataclass(frozen=True)
@@ -347,14 +352,16 @@ class Final:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Final:
         plain = ("number", "value", "test", "metrics", "hyperparameters")
-        return cls(
-            **{name: checked(data)[name] for name in plain},
-            plan=Plan.from_json(data["plan"]),
-            cost=Cost(**data["cost"]),
-            baseline=data.get("reference", ""),
-            values=Spread.from_json(data["values"]) if "values" in data else None,
-            tests=Spread.from_json(data["tests"]) if "tests" in data else None,
-            against=tuple(map(Against.from_json, data.get("against", ()))),
+        return typed(
+            cls(
+                **{name: checked(data)[name] for name in plain},
+                plan=Plan.from_json(data["plan"]),
+                cost=typed(Cost(**data["cost"])),
+                baseline=data.get("reference", ""),
+                values=Spread.from_json(data["values"]) if "values" in data else None,
+                tests=Spread.from_json(data["tests"]) if "tests" in data else None,
+                against=tuple(map(Against.from_json, data.get("against", ()))),
+            )
         )
 
 
@@ -389,6 +396,6 @@ def _baseline_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
         "plan": Plan.from_json(data["plan"]),
         "hyperparameters": data["hyperparameters"],
         "test": data["test"],
-        "cost": Cost(**data["cost"]),
+        "cost": typed(Cost(**data["cost"])),
         "fits": data["fits"],
     }

@@ -16,6 +16,7 @@ from autotune.problem.method_facts import MethodFacts
 from autotune.problem.plan import Choice, Method, Plan
 from autotune.problem.problem import Problem
 from autotune.study.strategies.base import hyperparameters_of, plan_of
+from autotune.utils.typed import typed
 
 BASELINE_ORIGIN = "reference "
 """Prefix of the origin of a trial that was trained as a baseline; part of the format."""
@@ -92,21 +93,23 @@ def read_trial(problem: Problem, trial: FrozenTrial) -> TrialRecord | None:
     plan = plan_of(problem, trial.params)
     record = trial.user_attrs.get("record", {}) if trial.state.is_finished() else {}
     steps = sorted(trial.intermediate_values)
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state,
-        plan=plan,
-        hyperparameters=hyperparameters_of(trial.params),
-        cost=problem.cost(plan),
-        value=trial.value if trial.state is TrialState.COMPLETE else None,
-        metrics=record.get("metrics", {}),
-        curve=tuple(trial.intermediate_values[step] for step in steps),
-        folds=tuple(record.get("folds", ())),
-        seconds=record.get("seconds", 0.0),
-        digest=record.get("digest", ""),
-        error=record.get("error", ""),
-        origin=record.get("origin", ""),
-        repeat_of=record.get("repeat_of"),
+    return typed(
+        TrialRecord(
+            number=trial.number,
+            state=trial.state,
+            plan=plan,
+            hyperparameters=hyperparameters_of(trial.params),
+            cost=problem.cost(plan),
+            value=trial.value if trial.state is TrialState.COMPLETE else None,
+            metrics=record.get("metrics", {}),
+            curve=tuple(trial.intermediate_values[step] for step in steps),
+            folds=tuple(record.get("folds", ())),
+            seconds=record.get("seconds", 0.0),
+            digest=record.get("digest", ""),
+            error=record.get("error", ""),
+            origin=record.get("origin", ""),
+            repeat_of=record.get("repeat_of"),
+        )
     )
 
 
@@ -142,13 +145,13 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 def problem_from_json(data: Mapping[str, Any]) -> Problem:
     """Inverse of `problem_to_json`."""
     candidates = {
-        unit: {_choice(offer["methods"]): Cost(*offer["cost"]) for offer in offers}
+        unit: {_choice(offer["methods"]): typed(Cost(*offer["cost"])) for offer in offers}
         for unit, offers in data["units"].items()
     }
     b = data["budget"]
-    budget = Budget(b["limit"], b["total"], Measure(b["measure"]), b["text"])
+    budget = typed(Budget(b["limit"], b["total"], Measure(b["measure"]), b["text"]))
     methods = MethodFacts.from_json(data["methods"]) if "methods" in data else _UNSTATED
-    return Problem.of(candidates, budget, fixed=Cost(*data["fixed"]), methods=methods)
+    return Problem.of(candidates, budget, fixed=typed(Cost(*data["fixed"])), methods=methods)
 
 
 def _numbers(problem: Problem, unit: str, choice: Choice) -> list[int]:

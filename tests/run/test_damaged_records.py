@@ -25,7 +25,7 @@ def test_records_of_foreign_types_are_refused_in_one_line(tmp_path, name, value)
     Records(RunFolder(run), None, is_writable=True).study.set_user_attr(name, value)
     study = autotune.Study(run)
     for look in (study.status, study.report):
-        with pytest.raises(RunError, match="cannot be read") as raised:
+        with pytest.raises(RunError, match="damaged") as raised:
             look()
         assert "\n" not in str(raised.value)
 
