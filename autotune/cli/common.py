@@ -11,6 +11,7 @@ import typer
 from autotune.cli.completion import runs
 from autotune.errors import AutotuneError, RunError, brief, first_line
 from autotune.utils.distribution import PACKAGE, installed_versions
+from autotune.utils.filesystems import is_full
 from autotune.utils.harmless import harmless
 from autotune.utils.json_text import to_json_text
 from autotune.utils.output import reserved_output, result_stream
@@ -78,6 +79,8 @@ def reading(run: str) -> Iterator[None]:
     except (AutotuneError, BrokenPipeError):
         raise
     except _UNREADABLE as error:
+        if is_full(error):  # the output could not be written
+            raise
         raise RunError(
             f"{run!r} cannot be read ({type(error).__name__}: {brief(first_line(error))}), so it "
             "is damaged, or another version wrote it. Restore it from a copy."

@@ -185,7 +185,7 @@ def test_tables_that_two_searches_create_at_once_are_waited_for(tmp_path):
     def open_it() -> None:
         try:
             opened.append(open_storage(RunFolder(tmp_path), url))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             failures.append(error)
 
     threads = [threading.Thread(target=open_it) for _ in range(6)]
