@@ -207,6 +207,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", at], check=True)
 
 
+@pytest.fixture
+def full_disk(small_disk: Path) -> Path:
+    """A disk with room for 8 kB."""
+    (small_disk / "filling").write_bytes(bytes(3 * 2**20 - 8192))
+    return small_disk
+
+
 ALL = ("processes", "slow", "ray", "server", "browser", "install")
 """Those that `AUTOTUNE_TESTS=all` asks for: what any machine can run on its own in minutes."""
 

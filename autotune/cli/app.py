@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import traceback
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -32,8 +33,9 @@ from autotune.cli import (  # noqa: F401  (importing a module registers its comm
     units,
 )
 from autotune.cli.common import app, show
-from autotune.errors import AutotuneError, Interrupted
+from autotune.errors import AutotuneError, Interrupted, first_line
 from autotune.utils import interrupts
+from autotune.utils.filesystems import is_full
 
 _mro: tuple[Any, ...] = typer.BadParameter.__mro__
 _ClickError: type[Exception] = next(c for c in _mro if c.__name__ == "ClickException")
@@ -86,10 +88,22 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _failed("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
-        # The reader (`| head`) is gone: without this, the flush at exit would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_output()  # the reader (`| head`) is gone
         code = 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        _silence_output()  # what is still buffered cannot be written either
+        code = _failed(
+            f"The disk is full ({first_line(error)}). Make room, then try again.", 1, debug
+        )
     sys.exit(code)
+
+
+def _silence_output() -> None:
+    """Drop what standard output still holds: the flush at exit would raise again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def be_plain() -> None:

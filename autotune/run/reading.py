@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autotune.errors import AutotuneError, RunError, brief, first_line
+from autotune.utils.filesystems import is_full
 
 
 @contextmanager
@@ -19,6 +20,8 @@ def reading(run: str) -> Iterator[None]:
     except (AutotuneError, BrokenPipeError):
         raise
     except _UNREADABLE as error:
+        if is_full(error):  # the output could not be written
+            raise
         raise RunError(
             f"{run!r} cannot be read ({type(error).__name__}: {brief(first_line(error))}), so it "
             "is damaged, or another version wrote it. Restore it from a copy."

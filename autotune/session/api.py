@@ -15,7 +15,7 @@ from autotune.backbones.base import Backbone
 from autotune.backbones.heads.factory import HeadFactory
 from autotune.errors import ConfigError, RunError
 from autotune.problem.budget import largest_first
-from autotune.run.known_runs import allowed
+from autotune.run.known_runs import allowed, remember_run
 from autotune.run.notebook import Study
 from autotune.run.origins import CALL, RESUME, changed_settings
 from autotune.run.settings import OBJECT, Settings, read_settings
@@ -151,6 +151,7 @@ def resume(
         released(reopened(study, backbone, task, head_factory=head_factory, **changes)) as setup,
     ):
         changed = changed_settings(study.settings, setup.settings)
+        remember_run(study.folder, setup.settings)
         with ending_in_order(study.folder, setup, command="resume"):
             if not has_begun:  # it was killed before its study was created
                 create_study(study.folder, setup, may_exist=True)

@@ -40,6 +40,7 @@ def begin_search(folder: RunFolder, setup: Setup, began: float, origins: Mapping
     `config.yaml` is the first file, so that a search can be resumed whenever it is interrupted.
     """
     check_related(setup)
+    remember_run(folder, setup.settings)  # first, as a resume asks for it
     folder.claim(write_settings(setup.settings))
     with ending_in_order(folder, setup, command="resume"):
         _create(folder, setup)
@@ -64,7 +65,6 @@ def drive(folder: RunFolder, setup: Setup, began: float, origins: Mapping[str, s
     """
     settings = setup.settings
     deadline = began + settings.timeout if settings.timeout else None
-    remember_run(folder, settings)
     with owned(folder, setup, command="resume") as writer:
         _note_settings(folder, settings)
         folder.add_origins(origins)

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any
 
 from autotune.errors import RunError, first_line
+from autotune.utils.files import cache_folder
 
 BESIDE = ("-wal", "-journal")
 """Suffixes of the files next to a database that hold a part of its content."""
@@ -37,7 +38,7 @@ class DatabaseCopy:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._folder = Path(tempfile.mkdtemp(prefix="autotune-study-"))
+        self._folder = _folder_with_room(file)
         self._number, self._state, self._lock = 0, None, Lock()
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -62,6 +63,39 @@ class DatabaseCopy:
         _fold(self._copy)
         with suppress(OSError):  # a connection may still have it open
             former.unlink()
+
+
+SPARE = 2
+"""Room for a copy, in multiples of the size of a database and its write-ahead file.
+
+A changed database is copied again before the former copy is removed.
+"""
+
+
+def _folder_with_room(file: Path) -> Path:
+    """New folder for copies: a temporary one, or in the cache folder if there is no room there."""
+    needed = SPARE * sum(stamp[1] for stamp in _state(file) if stamp is not None)
+    first: Exception | None = None
+    for place in (None, cache_folder()):
+        try:
+            if place is not None:
+                place.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="autotune-study-", dir=place))
+        except OSError as error:
+            first = first or error
+            continue
+        if place is not None or shutil.disk_usage(folder).free >= needed:
+            return folder
+        folder.rmdir()
+    raise _no_copy(file, tempfile.gettempdir(), first) from first
+
+
+def _no_copy(file: Path, where: str | Path, error: BaseException | None) -> RunError:
+    reason = "no room" if error is None else first_line(error)
+    return RunError(
+        f"A study is read from a copy in {str(where)!r}, {str(file)!r} cannot be copied "
+        f"({reason}). Make room, or set TMPDIR."
+    )
 
 
 def fold_in(file: Path) -> None:
@@ -100,10 +134,7 @@ def _copy_once(file: Path, copy: Path) -> None:
                 if there.is_file():  # a pipe would be waited for
                     shutil.copyfile(there, here)
     except OSError as error:
-        raise RunError(
-            f"A study is read from a copy in {str(copy.parent)!r}, {str(file)!r} cannot be copied "
-            f"({first_line(error)}). Make room, or set TMPDIR."
-        ) from error
+        raise _no_copy(file, copy.parent, error) from error
 
 
 def _anchor(file: Path) -> Any:

@@ -47,11 +47,15 @@ def disk_is_full(folder: Path) -> RunError:
     )
 
 
+_FULL = ("disk is full", "no space left", "quota exceeded", "disk i/o error")
+"""Parts of messages of the system, of SQLite and of libraries that raise errors of their own."""
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, reports a full disk."""
     while error is not None:
         text = str(error).lower()
-        if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
+        if any(part in text for part in _FULL):
             return True
         error = error.__cause__
     return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -385,3 +387,20 @@ def test_debug_adds_the_traceback(call):
     assert code == 2
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("autotune: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    "command", [("list", "formats"), ("status", "RUN"), ("status", "RUN", "--json")]
+)
+def test_output_that_cannot_be_written_is_no_damaged_run(finished, command):
+    words = [str(finished) if word == "RUN" else word for word in command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "autotune", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("autotune: The disk is full") and done.stderr.count("\n") == 1

@@ -71,10 +71,12 @@ def test_a_search_interrupted_in_its_preparation_continues(
     assert not recorded & {name[:-1] for name in again}  # nothing recorded is trained again
 
 
+@pytest.mark.parametrize("is_elsewhere", [False, True])
 def test_a_search_killed_before_its_study_was_created_begins(
-    new_tiny_network, tiny_task, tmp_path, monkeypatch, whole
+    new_tiny_network, tiny_task, tmp_path, monkeypatch, whole, is_elsewhere
 ):
-    out = tmp_path / "run"
+    out, storage = tmp_path / "run", f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    options = {**SEARCH, "storage": storage} if is_elsewhere else SEARCH
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -82,10 +84,10 @@ def test_a_search_killed_before_its_study_was_created_begins(
     with monkeypatch.context() as context:
         context.setattr("autotune.session.session.create_study", killed)
         with pytest.raises(Interrupted, match="continue with: autotune resume"):
-            autotune.search(new_tiny_network(), tiny_task, out=out, **SEARCH)
+            autotune.search(new_tiny_network(), tiny_task, out=out, **options)
     assert [path.name for path in out.iterdir()] == ["config.yaml"]
     with pytest.raises(RunError, match="needs a new folder"):
-        autotune.search(new_tiny_network(), tiny_task, out=out, **SEARCH)
+        autotune.search(new_tiny_network(), tiny_task, out=out, **options)
     assert summary(autotune.resume(out, new_tiny_network(), tiny_task)) == whole
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from autotune.errors import RunError
 from autotune.study.database_copy import DatabaseCopy, fold_in
 
 
@@ -93,3 +95,18 @@ def test_temporary_copies_are_removed(killed):
     assert folder.exists()
     del copy
     assert not folder.exists()
+
+
+def test_without_room_in_the_temporary_folder_the_copy_is_in_the_cache(
+    killed, full_disk, tmp_path, monkeypatch
+):
+    (full_disk / "more").write_bytes(bytes(4096))
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    copy = DatabaseCopy(killed)
+    assert values(copy) == [1] and list((tmp_path / "cache").iterdir())
+    del copy
+    assert not list((tmp_path / "cache").iterdir())
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(killed))  # a file
+    with pytest.raises(RunError, match=r"Make room, or set TMPDIR\."):
+        DatabaseCopy(killed)

@@ -28,10 +28,11 @@ from autotune.deltas.computed import settle
 from autotune.deltas.outputs import NOT_REPEATABLE, REPEATABLE, is_repeatable, refusal
 from autotune.deltas.rounding import rounding
 from autotune.deltas.surgery import difference
-from autotune.errors import AutotuneError, ConfigError, ExportError
+from autotune.errors import AutotuneError, ConfigError, ExportError, first_line
 from autotune.run.settings import Settings
 from autotune.session.costing import parse_budget
 from autotune.session.sources import find_choices
+from autotune.utils.filesystems import is_full
 
 N_EXAMPLES = 4
 """Number of inputs on which an export is compared."""
@@ -216,9 +217,15 @@ def written(form: Format, subject: Subject, path: Path) -> float | None:
             deviation = _deviation(form, subject, temporary)
             _sync(temporary)
             os.replace(temporary, path)
-    except OSError as error:
+    except AutotuneError:
+        raise
+    except Exception as error:  # of a full disk, libraries also raise errors of their own
+        if not (isinstance(error, OSError) or is_full(error)):
+            raise
+        way_out = "Make room, or use" if is_full(error) else "Use"
         raise ExportError(
-            f"The export could not be written to {str(path)!r} ({error}). Use another -o."
+            f"The export could not be written to {str(path)!r} ({first_line(error)}). {way_out} "
+            "another -o."
         ) from error
     return deviation
 
@@ -257,6 +264,8 @@ def refused(what: str, hint: str) -> Iterator[None]:
     except (AutotuneError, MemoryError, OSError):
         raise
     except Exception as error:  # third-party exporters raise arbitrary exceptions
+        if is_full(error):
+            raise
         message = " ".join(str(error).split())[:200]
         raise ExportError(
             f"{what} cannot write this network ({type(error).__name__}: {message}). {hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from inspect import Parameter, signature
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -28,7 +29,9 @@ class Module(Format):
         with refused("torch.export", HINT):
             program = exported(subject.tuned(), subject.inputs())
             metadata = {PROVENANCE_FILE: json.dumps(subject.provenance("module"))}
-            torch.export.save(program, path, extra_files=metadata)
+            # Written by torch itself, a full disk would abort the process.
+            torch.export.save(program, content := BytesIO(), extra_files=metadata)
+        path.write_bytes(content.getbuffer())
 
     def outputs(self, subject: Subject, path: Path) -> Tensor:
         with refused("torch.export", HINT), torch.no_grad():

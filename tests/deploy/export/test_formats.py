@@ -103,6 +103,15 @@ def test_a_merged_network_has_the_backbones_names_shapes_and_dtypes(net, tmp_pat
 
 
 @pytest.mark.parametrize("net", ["digits"], indirect=True)
+@pytest.mark.parametrize("form", ["merged", "peft", pytest.param("module", marks=pytest.mark.slow)])
+def test_a_full_disk_is_said_and_leaves_nothing(net, form, full_disk):
+    """Libraries raise errors of their own, and torch aborts the process where it writes a file."""
+    with pytest.raises(ExportError, match=r"No space left on device.*\. Make room, or use another"):
+        written(FORMATS.load(form)(), net.subject(net.plans()[-1]), full_disk / "out" / form)
+    assert not list((full_disk / "out").iterdir())
+
+
+@pytest.mark.parametrize("net", ["digits"], indirect=True)
 @pytest.mark.parametrize(
     ("form", "error", "match"),
     [
