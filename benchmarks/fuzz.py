@@ -153,7 +153,7 @@ class Sandbox:
         return listing(self.root, ROOT, without=(*without, ROOT / ".git", ROOT / "benchmarks"))
 
     def _compare(self, kind: kinds.Kind, before: Listing, tally: Tally) -> None:
-        faulthandler.dump_traceback_later(60 * SECONDS, exit=True)  # a hang that no alarm ends
+        expect_progress()
         gc.collect()
         scratch = f"{self.root}/tmp/{SCRATCH}"
         for path in differences(before, self.files(kind)):
@@ -184,6 +184,7 @@ class Sandbox:
     def _try_command(
         self, kind: kinds.Kind, name: str, damaged: bytes, command: str, warm: Warm, tally: Tally
     ) -> None:
+        expect_progress()
         out = kind.folder / "out"
         remove(out)
         remove(self.root / "cache" / "runs")  # a run that this user resumed is not one of others
@@ -227,6 +228,11 @@ def place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     last = [frame for frame in frames if f"{ROOT}/autotune/" in frame.filename][-1:]
     return f"at {Path(last[0].filename).name}:{last[0].lineno}" if last else "of a library"
+
+
+def expect_progress() -> None:
+    """End this process with a traceback if this is not called again: a hang that no alarm ends."""
+    faulthandler.dump_traceback_later(60 * SECONDS, exit=True)
 
 
 def forget_peak() -> None:

@@ -338,9 +338,12 @@ def run_folders(folder: Path, run: Path, backbone: Backbone) -> Kind:
 
 
 def interrupted_run(run: Path) -> None:
-    """Search that was killed after an epoch of its trial; the rest takes three seconds."""
-    command = "search --backbone builtin:digits --task builtin:digits --budget 1% --strategy random"
-    command += " --trials 1 --epochs 3 --no-references --bnstats on --quiet --out"
+    """Search of a small task that was killed after an epoch of its trial."""
+    task = run.with_suffix(".npz")
+    x = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
+    np.savez(task, x_train=x, y_train=np.arange(60) % 3)
+    command = f"search --backbone builtin:digits --task npz:{task} --budget 1% --strategy random"
+    command += " --trials 1 --epochs 10 --no-references --bnstats on --quiet --out"
     checkpoint = run / "trials" / "0000" / "trial.checkpoint"
     search = subprocess.Popen([sys.executable, "-m", "autotune", *command.split(), str(run)])
     while not checkpoint.exists() and search.poll() is None:
