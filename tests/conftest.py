@@ -208,6 +208,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """Makes a folder read-only, also for root, until the test ends."""
+    mounted: list[Path] = []
+
+    def make(folder: Path) -> Path:
+        for options in (["--bind", folder], ["-o", "remount,ro,bind"]):
+            done = subprocess.run(["mount", *options, folder], capture_output=True, check=False)
+            if done.returncode:
+                pytest.skip("a folder cannot be mounted by this user")
+            mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in dict.fromkeys(mounted):
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
 def full_disk(small_disk: Path) -> Path:
     """A disk with room for 8 kB."""
     (small_disk / "filling").write_bytes(bytes(3 * 2**20 - 8192))

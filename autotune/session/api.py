@@ -134,6 +134,7 @@ def resume(
     `ConfigError` for another change, `RunError` if the data or the network differ.
     """
     began, study = time.time(), Study(run, storage=storage)
+    study.folder.require_writable()
     timings.reset()
     if fixed := sorted(set(changes) - {"trials", "timeout", "disk", *WHERE}):
         raise ConfigError(

@@ -110,6 +110,7 @@ def compare(
     """
     study = Study(run, storage=storage)
     study.best  # noqa: B018  (raises while the search has not ended)
+    study.folder.require_writable()
     if unlisted := [name for name in only if name not in NAMES]:
         raise ConfigError(unknown("recipe", unlisted[0], NAMES))
     chosen = [name for name in NAMES if not only or name in (WINNER, *only)]

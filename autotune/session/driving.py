@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from autotune.errors import Interrupted
 from autotune.run.known_runs import fold_known
@@ -56,7 +58,16 @@ def ending_in_order(folder: RunFolder, setup: Setup, *, command: str) -> Iterato
     except Exception as error:
         if is_full(error):
             raise disk_is_full(folder.path) from error
+        if isinstance(error, OSError) and (file := _file_in(folder, error)) is not None:
+            raise folder.not_writable(file, error.strerror or type(error).__name__) from error
         raise
+
+
+def _file_in(folder: RunFolder, error: OSError) -> Path | None:
+    """File or folder of a run that an error is about; None for an error about anything else."""
+    named = error.filename
+    file = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
+    return file if file is not None and file.is_relative_to(folder.path) else None
 
 
 @contextmanager

@@ -86,6 +86,22 @@ class RunFolder:
             )
         return folder
 
+    def require_writable(self) -> None:
+        """Raise `RunError` if a search in this folder cannot be continued, as it only can be read.
+
+        Files that are replaced whole need no more than a writable folder.
+        """
+        for path in (self.path, self.log, self.database):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise self.not_writable(path, "only reading is permitted")
+
+    def not_writable(self, path: Path, reason: str) -> RunError:
+        """Error to raise when a file of this folder cannot be written."""
+        return RunError(
+            f"A search continues in a folder that can be written, {brief(repr(str(path)))} cannot "
+            f"({reason}). Copy {str(self.path)!r} to a place of your own and continue it there."
+        )
+
     def is_bare(self) -> bool:
         """Whether nothing was recorded yet, so that the study may not exist either."""
         kept = ("trials", "jobs", "best", self.prepared.name)
@@ -297,10 +313,10 @@ class EventLog(logging.Handler):
     """Logging handler that appends events of the package to `log.jsonl`, one per line."""
 
     def __init__(self, folder: RunFolder) -> None:
-        super().__init__()
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.require_plain(folder.log)
         self.stream = folder.log.open("a", buffering=1, encoding="utf-8")
+        super().__init__()  # `logging` closes at exit what was initialised
 
     def emit(self, record: logging.LogRecord) -> None:
         event = event_of(record)

@@ -293,9 +293,8 @@ def _waiting(
         except Exception as error:
             if not is_passing(error):
                 is_unlike = lists and isinstance(error, LookupError)
-                if reads and (is_unlike or is_damaged(error)):
-                    raise damaged_study(error) from error
-                raise
+                damaged = reads and (is_unlike or is_damaged(error))
+                raise _lasting(url, error, is_damage=damaged) from error.__cause__
             if _silent.get(url) or time.monotonic() - began > PATIENCE:
                 _silent[url] = True
                 raise _unanswered(url, error) from error
@@ -303,6 +302,19 @@ def _waiting(
                 _silent[url] = False
                 warn(f"The storage {_silence(url, error)}; waiting up to {PATIENCE:.0f} s.")
         time.sleep(PAUSE)
+
+
+def _lasting(url: str, error: Exception, *, is_damage: bool) -> Exception:
+    """Error to raise for one that waiting does not help."""
+    cause = error.__cause__ or error
+    if "readonly" in str(cause).lower() or "read-only" in str(cause).lower():
+        reason = first_line(getattr(cause, "orig", None) or cause)
+        return RunError(
+            f"A storage must be writable, {readable(url)} is not ({reason}). What was recorded is "
+            "kept. Permit it, or copy the run to a place of your own, then continue with autotune "
+            "resume."
+        )
+    return damaged_study(error) if is_damage else error
 
 
 def _silence(url: str, error: BaseException) -> str:

@@ -235,3 +235,30 @@ def test_what_a_killed_driver_left_is_folded_into_a_known_run_alone(
     with closing(sqlite3.connect(shutil.copy(foreign / "study.db", tmp_path / "copy.db"))) as copy:
         tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master")}
     assert ("latest" in tables) == is_known
+
+
+@pytest.fixture
+def looked_at(finished, tmp_path, read_only, monkeypatch) -> Path:
+    """A finished run in a folder that can only be read, seen from a folder that can be written."""
+    shutil.copytree(finished, tmp_path / "archive" / "run")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return read_only(tmp_path / "archive") / "run"
+
+
+def test_commands_that_only_look_work_in_a_read_only_folder(looked_at, call):
+    before = contents(looked_at)
+    words = ("status RUN", "inspect RUN", "config RUN", "report RUN", "export RUN --format delta")
+    for command in words:
+        code, _, errors = call(*(looked_at if word == "RUN" else word for word in command.split()))
+        assert code == 0, errors
+    assert {file.name for file in Path().iterdir()} == {"report-run.html", "delta.safetensors"}
+    assert contents(looked_at) == before
+
+
+@pytest.mark.parametrize("command", ["resume RUN --trials 9", "compare RUN", "search --out NEW"])
+def test_commands_that_write_say_that_a_folder_is_read_only(looked_at, call, command):
+    places = {"RUN": looked_at, "NEW": looked_at.parent / "new"}
+    code, _, errors = call(*(places.get(word, word) for word in command.split()))
+    assert code == 2 and errors.count("\n") == 1
+    assert "can be written" in errors or "must be writable" in errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import autotune
 from autotune.errors import Interrupted, RunError
 from autotune.problem.job import Job, Progress
+from autotune.study.run_folder import RunFolder
 from autotune.training.engine import Engine
 
 SEARCH = {"budget": "60%", "strategy": "random", "trials": 2, "epochs": 2, "bnstats": "auto"}
@@ -138,3 +140,25 @@ def test_a_search_whose_storage_was_taken_meanwhile_leaves_no_folder(
     with pytest.raises(RunError, match="has one already"):
         autotune.search(new_tiny_network(), tiny_task, out=tmp_path / "second", **settings)
     assert not (tmp_path / "second").exists()
+
+
+def test_a_folder_that_becomes_read_only_ends_a_search_on_one_line(
+    new_tiny_network, tiny_task, tmp_path, monkeypatch
+):
+    """What was recorded is kept: the search continues where it can be written."""
+    out, write = tmp_path / "run", RunFolder.write
+    settings = {**SEARCH, "bnstats": "off", "references": False}
+
+    def refused(folder: RunFolder, file: Path, content: Any) -> None:
+        if file.name == "delta.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        write(folder, file, content)
+
+    with monkeypatch.context() as context:
+        context.setattr(RunFolder, "write", refused)
+        with pytest.raises(
+            RunError, match=r"can be written, '.*' cannot \(Permission denied\)\. Copy"
+        ):
+            autotune.search(new_tiny_network(), tiny_task, out=out, **settings)
+    study = autotune.resume(out, new_tiny_network(), tiny_task)
+    assert [trial.state_name for trial in study.trials if not trial.baseline] == ["complete"] * 2
