@@ -18,7 +18,7 @@ from autotune.study.lease import holder
 from autotune.study.run_folder import RunFolder
 from autotune.study.storage import readable
 from autotune.utils.events import warn
-from autotune.utils.files import cache_folder, digest_of, write_whole
+from autotune.utils.files import cache_folder, digest_of, is_trusted, write_whole
 
 ADDRESSES = ("storage", "address")
 """Settings that name a place to connect to."""
@@ -80,9 +80,11 @@ def _record(folder: RunFolder) -> Path:
 
 
 def _read(folder: RunFolder) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        record = json.loads(_record(folder).read_bytes())
-        return record if isinstance(record, dict) else {}
+    """Record of a run; empty if there is none of this user's, or it is damaged."""
+    with suppress(OSError, ValueError, RecursionError):
+        if is_trusted(file := _record(folder)):
+            record = json.loads(file.read_bytes())
+            return record if isinstance(record, dict) else {}
     return {}
 
 

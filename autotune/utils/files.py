@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import uuid
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,6 +18,28 @@ def cache_folder() -> Path:
     """Folder for files that can be made again: `$AUTOTUNE_CACHE`, else the user's cache folder."""
     folder = os.environ.get("AUTOTUNE_CACHE")
     return Path(folder) if folder else user_cache_path("autotune")
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether a path is a file of this user's own, or root's, that can be read without waiting.
+
+    Others may write into a shared cache folder, and a pipe would be waited for. Raises
+    `FileNotFoundError` if there is nothing.
+    """
+    status = path.stat()
+    return stat.S_ISREG(status.st_mode) and not _is_foreign(status)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is another user's, who may not want it replaced or removed."""
+    try:
+        return _is_foreign(path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_foreign(status: os.stat_result) -> bool:
+    return hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid())
 
 
 def digest_of(content: bytes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from autotune.errors import RunError
@@ -60,7 +62,7 @@ def test_an_address_of_this_machine_needs_no_record(folder, address):
     assert allowed(folder, settings, "storage") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"{}", b'{"run": 3}'])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"{}", b'{"run": 3}', b"[" * 10**5])
 def test_a_record_that_is_damaged_is_none(folder, tmp_path, content):
     remember_run(folder, REMOTE)
     (record,) = (tmp_path / "cache" / "runs").iterdir()
@@ -73,3 +75,20 @@ def test_a_cache_folder_that_cannot_be_written_is_reported(folder, monkeypatch, 
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "file"))
     remember_run(folder, REMOTE)
     assert "cannot be recorded" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_record_of_another_user_is_none(folder, tmp_path):
+    remember_run(folder, REMOTE)
+    (record,) = (tmp_path / "cache" / "runs").iterdir()
+    os.chown(record, 12345, 12345)
+    assert not is_known(folder)
+
+
+def test_a_record_that_is_a_pipe_is_none(folder, tmp_path):
+    """Reading it would wait."""
+    remember_run(folder, REMOTE)
+    (record,) = (tmp_path / "cache" / "runs").iterdir()
+    record.unlink()
+    os.mkfifo(record)
+    assert not is_known(folder)

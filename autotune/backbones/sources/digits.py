@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +19,7 @@ from autotune.backbones.sources.digits_data import halves
 from autotune.backbones.weights.loading import load_weights, read_weights
 from autotune.errors import BackboneError, UnknownName, unknown
 from autotune.utils.events import tell
-from autotune.utils.files import cache_folder, write_whole
+from autotune.utils.files import cache_folder, is_foreign, is_trusted, write_whole
 
 INPUT = InputDescription(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 EPOCHS, BATCH, RATE, DECAY = 15, 64, 3e-3, 1e-2
@@ -94,25 +97,40 @@ def _pretrained() -> dict[str, Tensor]:
         return state
     state = _pretrain()
     try:
+        if is_foreign(file):
+            raise PermissionError(errno.EACCES, "another user's file is not replaced")
         write_whole(file, save(state, metadata={"fingerprint": fingerprint(state)}))
     except OSError as error:
-        tell("cache", f"The digits network could not be cached in {file} ({error}).")
+        tell("cache", f"The digits network could not be cached in {file} ({error.strerror}).")
     return state
 
 
 def _cached(file: Path) -> dict[str, Tensor] | None:
-    """Cached weights; None if there are none or the file is damaged."""
+    """Cached weights; None if there are none, or the file is damaged or another user's."""
+    reason = "is damaged"
     try:
-        with safe_open(file, "pt") as stored:
-            state = {name: stored.get_tensor(name) for name in stored.keys()}
-            if stored.metadata()["fingerprint"] == fingerprint(state):
-                return state
-    except FileNotFoundError:
+        if not is_trusted(file):
+            reason = "is not a file of yours"
+        elif (state := _stored(file)) is not None:
+            return state
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (SafetensorError, OSError, KeyError, TypeError):
         pass
-    tell("cache", f"The cached digits network {file} is damaged and will be trained again.")
+    tell("cache", f"The cached digits network {file} {reason} and will be trained again.")
     return None
+
+
+def _stored(file: Path) -> dict[str, Tensor] | None:
+    """Weights of a file; None if they are not those that were written, or of another network."""
+    with safe_open(file, "pt") as stored:
+        state = {name: stored.get_tensor(name) for name in stored.keys()}
+        is_whole = stored.metadata()["fingerprint"] == fingerprint(state)
+    return state if is_whole and _kinds(state) == _kinds(DigitsNet().state_dict()) else None
+
+
+def _kinds(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
 def _pretrain() -> dict[str, Tensor]:

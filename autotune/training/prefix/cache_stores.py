@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,6 +19,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
+
+from autotune.utils.events import tell
+from autotune.utils.files import is_foreign, is_trusted
 
 Shape = tuple[int, ...]
 
@@ -106,7 +110,8 @@ class Memory:
 class Shelf:
     """Store in a folder of memory-mapped safetensors files with a checksum in each header.
 
-    A damaged file is removed and counts as absent. Raises `OSError` if the disk is full.
+    A damaged file is removed and counts as absent, as does one of another user, which stays. Raises
+    `OSError` if the disk is full or something is in the way.
     """
 
     rate: ClassVar[float] = 1e9  # roughly that of an SSD or the page cache
@@ -122,13 +127,16 @@ class Shelf:
     def find(self, name: str) -> Tensor | None:
         path = self._path(name)
         try:
+            if not is_trusted(path):
+                return None
             os.utime(path)
             if name not in self._open:
                 self._open[name] = _opened(path)
         except FileNotFoundError:
             # Another process removed the file, but the memory map is still valid.
             return self._open.get(name)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+            tell("cache", f"The cached values in {path} are damaged and will be computed again.")
             path.unlink(missing_ok=True)
             return None
         return self._open[name]
@@ -138,9 +146,11 @@ class Shelf:
         header = _header(shape, dtype, 0)
         size = len(header) + math.prod(shape) * dtype.itemsize
         self._make_room(size)
+        _require_free(self._path(name))
         unfinished = self.folder / f".{name}.{os.getpid()}"
+        unfinished.unlink(missing_ok=True)
         try:
-            with unfinished.open("wb") as file:
+            with unfinished.open("xb") as file:  # not through a link that someone put there
                 _reserve(file.fileno(), size)
                 file.write(header)
             content = np.memmap(unfinished, np.uint8, "r+", len(header))
@@ -167,7 +177,7 @@ class Shelf:
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in self.folder.glob(".*"):
             with suppress(OSError):
-                if time.time() - file.stat().st_mtime > STALE:
+                if time.time() - file.lstat().st_mtime > STALE and not is_foreign(file):
                     file.unlink()
         files = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in self._files())
         used = sum(file_size for _, file_size, _ in files)
@@ -178,7 +188,21 @@ class Shelf:
             used -= file_size
 
     def _files(self) -> list[Path]:
-        return list(self.folder.glob("*.safetensors"))
+        """Files of this user's; those of others in a shared folder are not for it to remove."""
+        return [file for file in self.folder.glob("*.safetensors") if _is_file(file)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return is_trusted(path) and not is_foreign(path)
+    except OSError:  # removed meanwhile, or a link that leads nowhere
+        return False
+
+
+def _require_free(path: Path) -> None:
+    """Raise `OSError` if something is in the way that is not replaced."""
+    if os.path.lexists(path) and not _is_file(path):
+        raise FileExistsError(errno.EEXIST, "in its place is no file of yours", str(path))
 
 
 def _reserve(file: int, size: int) -> None:

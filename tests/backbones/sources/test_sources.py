@@ -96,6 +96,26 @@ def test_a_damaged_cache_is_noticed(cached, damage):
     assert cached.read_bytes() == damaged[damage]
 
 
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("place", ["a pipe", "a folder", "another network", "another user"])
+def test_a_cache_that_is_no_file_of_the_user_is_not_taken(cached, place):
+    if place == "another user":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file to another user")
+        os.chown(cached, 12345, 12345)
+    else:
+        cached.unlink()
+    if place == "a pipe":
+        os.mkfifo(cached)
+    if place == "a folder":
+        cached.mkdir()
+    if place == "another network":
+        state = {"weight": torch.zeros(3)}
+        save_file(state, cached, metadata={"fingerprint": fingerprint(state)})
+    with pytest.raises(Stop):
+        load_backbone("builtin:digits")
+
+
 @pytest.mark.slow
 def test_a_damaged_cache_is_built_again_with_equal_bits(cached):
     whole = cached.read_bytes()

@@ -105,6 +105,51 @@ def test_what_nobody_finished_goes_after_a_day(tmp_path):
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def as_of_another(file: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    os.chown(file, 12345, 12345)
+
+
+def in_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def in_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("put_there", [as_of_another, in_a_pipe, in_a_folder])
+def test_what_is_no_file_of_the_user_is_neither_read_nor_replaced(tmp_path, put_there):
+    put(Shelf(tmp_path, 10**6), "a", torch.ones(3))
+    file = tmp_path / "a.safetensors"
+    put_there(file)
+    before = file.stat()
+    shelf = Shelf(tmp_path, 1)
+    assert shelf.find("a") is None
+    with pytest.raises(OSError, match="no file of yours"):
+        put(shelf, "a", torch.zeros(3))
+    put(shelf, "b", torch.zeros(3))  # makes room
+    assert (file.stat().st_uid, file.stat().st_mtime_ns) == (before.st_uid, before.st_mtime_ns)
+
+
+def test_a_link_in_place_of_an_unfinished_file_is_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").write_text("another's")
+    (tmp_path / f".a.{os.getpid()}").symlink_to(tmp_path / "elsewhere")
+    put(Shelf(tmp_path, 10**6), "a", torch.ones(3))
+    assert (tmp_path / "elsewhere").read_text() == "another's"
+
+
+def test_damaged_values_are_said(tmp_path, caplog):
+    put(Shelf(tmp_path, 10**6), "a", torch.ones(3))
+    (tmp_path / "a.safetensors").write_bytes(b"\xff" * 100)
+    with caplog.at_level("INFO", "autotune"):
+        assert Shelf(tmp_path, 10**6).find("a") is None
+    assert "are damaged and will be computed again" in caplog.text
+
+
 def _make(folder: Path, log: Path) -> None:
     shelf = Shelf(folder, 10**6)
     with shelf.alone("a"):
