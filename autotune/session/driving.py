@@ -84,7 +84,8 @@ def driving(
         deadline=deadline,
     )
     setup.engine.prepare(prepared_buffers(writer, setup.backbone.network))
-    with open_backend(setup) as backend:
+    # again, as Ray puts its own handler of SIGTERM, which aborts, in the place of ours
+    with open_backend(setup) as backend, interruptible():
         yield driver, backend
 
 
