@@ -119,9 +119,18 @@ class Interrupted(AutotuneError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One-line message about an unknown `name` of some `kind`, with the closest known name."""
     names = sorted(known)
-    close = get_close_matches(brief(name), names, n=1, cutoff=0.5)
+    close = get_close_matches(brief(name), names[:MOST_COMPARED], n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"There is no {kind} named {brief(repr(name))}.{hint} Known: {', '.join(names)}."
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    listed = ", ".join(names[:MOST_NAMED]) + more
+    return f"There is no {kind} named {brief(repr(name))}.{hint} Known: {listed}."
+
+
+MOST_NAMED, MOST_COMPARED = 100, 1000
+"""Most known names that a message lists, and with which an unknown one is compared.
+
+A server may have ten thousand tasks; a comparison with one takes some microseconds.
+"""
 
 
 LONGEST = 200

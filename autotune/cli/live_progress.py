@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from autotune.cli.console import Harmless, harmless_console
-from autotune.run.progress import Standing, read_events
+from autotune.run.progress import Standing, catch_up, long_log_end, read_events
 from autotune.utils.events import Callback, Event, event_of, listening, log
 from autotune.utils.interrupts import ending_with
 
@@ -139,7 +139,7 @@ def _leave_screen() -> None:
 
 def _standing(run: Path | None) -> Standing:
     standing = Standing()
-    for event, _ in read_events(run / "log.jsonl") if run else ():
+    for event, _ in catch_up(run / "log.jsonl") if run else ():
         standing.see(event)
     return standing
 
@@ -149,23 +149,30 @@ def follow(run: Path, is_running: Callable[[], bool]) -> None:
 
     Without a terminal, print one line per event.
     """
-    console = harmless_console(Console())
+    console, log_file = harmless_console(Console()), run / "log.jsonl"
     if not console.is_terminal or console.is_dumb_terminal:
-        _follow(run, is_running, Lines(console))
+        lines = Lines(console)
+        if start := long_log_end(log_file):
+            lines.write(f"{log_file} is long: these are its last events.")
+        _follow(log_file, start, is_running, lines)
         return
-    standing = Standing()
+    standing, start = Standing(), long_log_end(log_file)
+    is_running()  # imports what reads the state: Ctrl-C in an import would leave it broken
     with ending_with(_leave_screen), _live(standing, console):
-        _follow(run, is_running, standing.see)
+        for event, end in catch_up(log_file):
+            standing.see(event)
+            start = end
+        _follow(log_file, start, is_running, standing.see)
 
 
-def _follow(run: Path, is_running: Callable[[], bool], see: Callback) -> None:
-    """Pass events to `see` as they are written, until the search no longer runs."""
-    offset, checked, runs = 0, 0.0, True
+def _follow(log_file: Path, offset: int, is_running: Callable[[], bool], see: Callback) -> None:
+    """Pass events from a byte of the log on to `see`, until the search no longer runs."""
+    checked, runs = 0.0, True
     while runs:
         # The state is checked before the log is read, so that the last events are not missed.
         if time.monotonic() - checked > STATE_INTERVAL:
             runs, checked = is_running(), time.monotonic()
-        for event, end in read_events(run / "log.jsonl", offset):
+        for event, end in read_events(log_file, offset):
             see(event)
             offset = end
         if runs:

@@ -6,6 +6,7 @@ The events come from the search's own process or, for another process, from its 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -35,7 +36,7 @@ LATEST = 4
 """Number of events that are kept for the last lines of the live view, each one line high."""
 
 IN_THE_BARS = frozenset(
-    ("begin", "stage", "progress", "round", "start", "progress-of-trial", "answer")
+    "begin stage progress round start progress-of-trial ended-before answer".split()
 )
 """Event kinds that the bars of the live view show; it lists all others as the latest events."""
 
@@ -142,21 +143,94 @@ class Standing:
         return min((self.ended + running) / max(self.total or 1, 1), 1.0)
 
 
+LONG_LOG = 2**24
+"""Bytes of a log above which only its end is read in full: 16 MiB take half a second to parse."""
+
+LOG_END = 2**20
+"""Bytes at the end of a long log that are read in full."""
+
+LONGEST_LINE = 2**20
+"""Bytes of the longest line that is read; events have a few thousand."""
+
+
 def read_events(file: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
     """Yield the events of a `log.jsonl` from byte `start` on, each with the byte at which it ends.
 
     A last line without a newline is still being written and is left for the next call.
     """
+    for line, end in _lines(file, start):
+        if (event := _event_of(line)) is not None:
+            yield event, end
+
+
+def catch_up(file: Path) -> Iterator[tuple[Event, int]]:
+    """Yield the events of a `log.jsonl` from its beginning, as `read_events` does.
+
+    Of a long log, whose trials may have thousands of epochs, those before its end are condensed to
+    what a `Standing` shows: a best trial and a number of others.
+    """
+    middle = long_log_end(file)
+    yield from _condensed(file, middle)
+    yield from read_events(file, middle)
+
+
+def long_log_end(file: Path) -> int:
+    """Byte at which the last events of a long log begin; 0 for a log that is not long."""
+    size = file.stat().st_size if file.is_file() else 0
+    if size <= LONG_LOG:
+        return 0
+    start = size - LOG_END
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return start + len(stream.readline(LONGEST_LINE))
+
+
+def _lines(file: Path, start: int) -> Iterator[tuple[bytes, int]]:
+    """Whole lines of a file, each with the byte at which it ends; longer ones are left out."""
     if not file.is_file():
         return
     with file.open("rb") as stream:
         stream.seek(start)
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return
+        is_rest = False
+        while line := stream.readline(LONGEST_LINE):
             start += len(line)
-            if (event := _event_of(line)) is not None:
-                yield event, start
+            is_whole = line.endswith(b"\n")
+            if is_whole and not is_rest:
+                yield line, start
+            elif len(line) < LONGEST_LINE and not is_whole:
+                return
+            is_rest = not is_whole
+
+
+_ENDED = re.compile(rb'"kind": "end", "number": \d+, "state": "([^"]*)", "value": ([^,}]*)')
+"""Beginning of the fields of `end`, in the order in which they are written."""
+
+_FREQUENT = tuple(f'"kind": "{kind}"'.encode() for kind in ("progress-of-trial", "start"))
+"""Marks of events that the end of their trial makes obsolete."""
+
+
+def _condensed(file: Path, end: int) -> Iterator[tuple[Event, int]]:
+    """Events before byte `end`, with those of trials replaced by one that counts them."""
+    states, best, best_line = Counter[str](), float("-inf"), b""
+    for line, at in _lines(file, 0) if end else ():
+        if at > end:
+            break
+        if (ended := _ENDED.search(line)) is not None:
+            states[ended[1].decode()] += 1
+            if ended[2] != b"null" and (value := float(ended[2])) > best:
+                best, best_line = value, line
+        elif not any(mark in line for mark in _FREQUENT) and (event := _event_of(line)):
+            yield from _counted(states, best_line, at)
+            states, best_line = Counter(), b""
+            yield event, at
+    yield from _counted(states, best_line, end)
+
+
+def _counted(states: Counter[str], best: bytes, at: int) -> Iterator[tuple[Event, int]]:
+    if states:
+        event = _event_of(best)
+        fields = {"states": dict(states), "best": event.fields if event else {}}
+        yield Event("ended-before", "", event.time if event else 0.0, fields), at
 
 
 def _event_of(line: bytes) -> Event | None:
@@ -225,6 +299,13 @@ def _on_end(standing: Standing, event: Event) -> None:
         standing.best = event.fields
 
 
+def _on_ended_before(standing: Standing, event: Event) -> None:
+    standing.states.update(event.fields["states"])
+    best = event.fields["best"]
+    if best and best["value"] > standing.best.get("value", float("-inf")):
+        standing.best = best
+
+
 def _on_answer(standing: Standing, event: Event) -> None:
     standing.has_ended, standing.message = True, event.text
 
@@ -240,5 +321,6 @@ _ACTS: Mapping[str, Callable[[Standing, Event], None]] = {
     "progress-of-trial": _on_epoch,
     "repeat": _on_repeat,
     "end": _on_end,
+    "ended-before": _on_ended_before,
     "answer": _on_answer,
 }

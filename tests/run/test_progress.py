@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from autotune.run.progress import Standing, read_events
+from autotune.run import progress
+from autotune.run.progress import Standing, catch_up, long_log_end, read_events
 from autotune.study.run_folder import EventLog, RunFolder
 from autotune.utils.events import Event
+from autotune.utils.json_text import to_json_text
 
 
 def after(*events: tuple[str, dict[str, Any]], begin: dict[str, Any] | None = None) -> Standing:
@@ -118,3 +120,45 @@ def test_the_run_folders_log_is_what_can_be_read(tmp_path: Path):
         handler.close()
     ((event, _),) = read_events(RunFolder(tmp_path).log)
     assert (event.kind, event.text, event.fields) == ("stage", "Trials", {"stage": "trials"})
+
+
+@pytest.fixture
+def long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log as it is written, of a search that was resumed once; only its end is read in full."""
+    monkeypatch.setattr(progress, "LONG_LOG", 5000)
+    monkeypatch.setattr(progress, "LOG_END", 1000)
+    events = [("begin", {"run": "a", "trials": 99}), ("reference", {"name": "uniform", "value": 1})]
+    for number in range(60):
+        steps = {"number": number, "step": 1, "steps": 2, "value": 0.5}
+        _, fields = end(number, None if number % 7 == 0 else 0.5 + (number * 13 % 60) / 100)
+        state = {**fields, "state": "failed" if number % 7 == 0 else "complete"}
+        order = ("number", "state", "value", "cost", "plan")  # that of the driver
+        events += [("start", {"number": number}), ("progress-of-trial", steps)]
+        events += [("end", {name: state[name] for name in order})]
+        events += [("begin", {"run": "a", "trials": 99})] if number == 30 else []
+    lines = [to_json_text(Event(k, k, 1.0, f).to_json(), indent=None) + "\n" for k, f in events]
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    return tmp_path / "log.jsonl"
+
+
+def test_a_long_log_leads_to_the_same_standing(long_log):
+    whole, quick = Standing(), Standing()
+    for standing, events in ((whole, read_events(long_log)), (quick, catch_up(long_log))):
+        ends = []
+        for event, end_of_line in events:
+            standing.see(event)
+            ends.append(end_of_line)
+        assert ends == sorted(ends) and ends[-1] == long_log.stat().st_size
+    names = ("states", "best", "baselines", "running", "total", "stage")
+    for name in names:
+        assert getattr(quick, name) == getattr(whole, name)
+    assert len(list(catch_up(long_log))) < 20
+
+
+def test_a_line_without_end_is_left_out_and_not_held(long_log, monkeypatch):
+    monkeypatch.setattr(progress, "LONGEST_LINE", 2000)
+    content = long_log.read_bytes()
+    long_log.write_bytes(b"x" * 10_000 + b"\n" + content)
+    assert len(list(read_events(long_log))) == content.count(b"\n")
+    long_log.write_bytes(content + b"x" * 10_000)
+    assert [event.kind for event, _ in read_events(long_log, long_log_end(long_log))] == []

@@ -35,32 +35,14 @@ class _Task:
     graph: Graph | None
     """None if the network could not be traced; it then runs as a whole."""
 
+    number: int | None = None
+    """Number in the joint computation; None without a graph."""
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
         names = self.artifact.header.get("task", {}).get("classes", [])
         return tuple(map(str, names))
-
-
-@dataclass(frozen=True, eq=False)
-class _Joined:
-    """Immutable snapshot of the tasks and their joint computation.
-
-    `add` and `remove` replace it, so that calls in other threads finish on the one they started
-    with.
-    """
-
-    tasks: Mapping[str, _Task]
-    joint: Joint
-
-    @classmethod
-    def of(cls, tasks: Mapping[str, _Task]) -> _Joined:
-        return cls(tasks, Joint([task.graph for task in tasks.values() if task.graph]))
-
-    @property
-    def names(self) -> list[str]:
-        """Tasks with a graph, in the order of the tasks in `joint`."""
-        return [name for name, task in self.tasks.items() if task.graph]
 
 
 class MultiTask:
@@ -92,38 +74,46 @@ class MultiTask:
         self._graph: Graph | None = None
         self._shared: dict[int, Tensor] = {}
         self._known: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
-        self._joined = _Joined.of({})
-        tasks = {name: self._task(delta) for name, delta in (deltas or {}).items()}
-        self._joined = _Joined.of(tasks)
+        self._joint = Joint()
+        self._tasks: Mapping[str, _Task] = {}
+        """Replaced, not changed, so that calls in other threads finish on those they began with."""
+
+        for name, delta in (deltas or {}).items():
+            self.add(name, delta)
 
     @property
     def tasks(self) -> dict[str, tuple[str, ...]]:
         """Task name → class names, in the order of the logits."""
-        return {name: task.classes for name, task in self._joined.tasks.items()}
+        return {name: task.classes for name, task in self._tasks.items()}
 
     def add(self, name: str, delta: Path | str | Artifact) -> None:
         """Add a task from its delta file; raise `ArtifactError` if the name is taken."""
-        if name in self._joined.tasks:
+        if name in self._tasks:
             raise ArtifactError(
                 f"A task needs a unique name, {name!r} is taken. Remove that task first."
             )
-        self._joined = _Joined.of({**self._joined.tasks, name: self._task(delta)})
+        task = self._task(delta)
+        number = self._joint.add(task.graph) if task.graph else None
+        self._tasks = {**self._tasks, name: replace(task, number=number)}
 
     def remove(self, name: str) -> None:
         """Remove a task; raise `ArtifactError` if there is none of that name."""
-        tasks = dict(self._joined.tasks)
-        _require(tasks, [name])
-        del tasks[name]
-        self._joined = _Joined.of(tasks)
+        _require(self._tasks, [name])
+        number = self._tasks[name].number
+        self._tasks = {other: task for other, task in self._tasks.items() if other != name}
+        if number is not None:
+            self._joint.remove(number)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
         """Task name → logits (n, classes) for inputs (n, ...)."""
-        joined = self._joined
-        shared = dict(zip(joined.names, joined.joint.all(inputs), strict=True))
+        tasks = self._tasks
+        numbers = {name: n for name, task in tasks.items() if (n := task.number) is not None}
+        outputs = self._joint.all(inputs, list(numbers.values()))
+        shared = dict(zip(numbers, outputs, strict=True))
         return {
             name: shared[name] if name in shared else logits_of(task.network(inputs))
-            for name, task in joined.tasks.items()
+            for name, task in tasks.items()
         }
 
     @torch.no_grad()
@@ -136,21 +126,21 @@ class MultiTask:
             raise ArtifactError(
                 f"Every input needs one task, got {len(inputs)} inputs and {len(tasks)} tasks."
             )
-        joined = self._joined
-        _require(joined.tasks, tasks)
-        numbers = {name: at for at, name in enumerate(joined.names)}
+        known = self._tasks
+        _require(known, tasks)
+        numbers = {name: n for name in tasks if (n := known[name].number) is not None}
         answers: list[Tensor | None] = [None] * len(tasks)
         traced = [at for at, name in enumerate(tasks) if name in numbers]
         if traced:
             number_by_row = torch.tensor([numbers[tasks[at]] for at in traced])
             batch = inputs if len(traced) == len(tasks) else inputs[traced]
-            for number, logits in joined.joint.by_row(batch, number_by_row).items():
+            for number, logits in self._joint.by_row(batch, number_by_row).items():
                 rows = [at for at in traced if numbers[tasks[at]] == number]
                 for at, row in zip(rows, logits, strict=True):
                     answers[at] = row
         for name in {task for task in tasks if task not in numbers}:
             rows = [at for at, task in enumerate(tasks) if task == name]
-            logits = logits_of(joined.tasks[name].network(inputs[rows]))
+            logits = logits_of(known[name].network(inputs[rows]))
             for at, row in zip(rows, logits, strict=True):
                 answers[at] = row
         return [row for row in answers if row is not None]

@@ -6,9 +6,11 @@ they apply the same function with the same tensors to the values of the same slo
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from threading import RLock
 from typing import Any
 
 import torch
@@ -53,99 +55,196 @@ class SharedCall:
         return self.function(*args, **kwargs)
 
 
-class Joint:
-    """Calls of all tasks in an order in which every call follows those it reads."""
+PROGRAMS = 128
+"""Most programs that are kept; one for each set of tasks that are computed together.
 
-    def __init__(self, graphs: Sequence[Graph]) -> None:
+A batch of a busy server may have any set of tasks; a program of a few tasks takes 0.1 ms to make.
+"""
+
+
+@dataclass(frozen=True)
+class _Program:
+    """Calls that compute a set of tasks; it stays valid when tasks are added or removed."""
+
+    calls: Mapping[int, SharedCall]
+    """Slot → call that fills it, in an order in which every call follows those it reads."""
+
+    tasks: Mapping[int, Tasks]
+    """Slot → tasks of the set that need its value."""
+
+    ends: Mapping[int, int]
+    """Task → slot of its logits."""
+
+    released: Mapping[int, list[int]]
+    """Slot → slots whose values are not needed after its call."""
+
+    copied: Tasks
+    """Slots whose value has several readers, one of which may modify it in place."""
+
+    def for_reader(self, slot: int, value: Any) -> Any:
+        """Value of a slot for one reader; a copy if a reader may modify it in place."""
+        return value.clone() if slot in self.copied else value
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Facts of a graph that hold for every network of its shape, without the network."""
+
+    input: fx.Node
+    places: Mapping[fx.Node, int]
+    overwritten: Container[fx.Node]
+
+
+class Joint:
+    """Calls of tasks that are added and removed one by one, each in time for that task alone."""
+
+    def __init__(self) -> None:
         self.calls: dict[int, SharedCall] = {}
         """Slot → call that fills it; slot 0 holds the input."""
 
-        self.ends: list[int] = []
-        """Slot of the logits, by task."""
-
+        self._keys: dict[int, object] = {}
         self._known: dict[object, int] = {}
-        for task, graph in enumerate(graphs):
+        self._slots, self._numbers = count(1), count()
+        self._ends: dict[int, int] = {}
+        self._needed: dict[int, list[int]] = {}
+        """Task → slots of its calls, in an order in which every call follows those it reads."""
+
+        self._nodes: _Nodes | None = None
+        """Nodes of the backbone's graph, which those of all tasks have."""
+
+        self._programs: OrderedDict[Tasks, _Program] = OrderedDict()
+        self._lock = RLock()
+
+    def add(self, graph: Graph) -> int:
+        """Add the network of a task and return the task's number."""
+        with self._lock:
+            if self._nodes is None:
+                self._nodes = _Nodes(graph.input, graph.places, graph.overwritten)
+            task = next(self._numbers)
             network = _Network(self, task, graph)
-            self.ends.append(network.number())
-            for slot in (self.ends[task], *network.observers):
-                self._mark(task, slot)
-        places = graphs[0].places if graphs else {}
-        needed = [slot for slot, call in self.calls.items() if call.tasks]
-        self.order = sorted(needed, key=lambda slot: (places[self.calls[slot].node], slot))
-        self._copied = self._overwritten(graphs[0]) if graphs else frozenset()
-        self._lasts: dict[Tasks, dict[int, list[int]]] = {}
+            try:
+                self._ends[task] = network.number()
+                needed = self._before([self._ends[task], *network.observers])
+                for slot in needed:
+                    self.calls[slot].tasks.add(task)
+                self._needed[task] = sorted(needed, key=self._place)
+            finally:
+                self._drop(set(network.slots.values()) | network.changed)
+        return task
+
+    def remove(self, task: int) -> None:
+        """Remove a task and the calls that no other task needs."""
+        with self._lock:
+            slots = self._needed.pop(task)
+            del self._ends[task]
+            for slot in slots:
+                self.calls[slot].tasks.discard(task)
+            self._drop(slots)
+            self._programs.clear()
 
     def slot(self, key: object, call: SharedCall) -> int:
         """Slot of a call; a new one unless another call has the same key."""
         if key not in self._known:
-            self._known[key] = len(self._known) + 1
-            self.calls[self._known[key]] = call
+            slot = self._known[key] = next(self._slots)
+            self.calls[slot], self._keys[slot] = call, key
         return self._known[key]
 
-    def _mark(self, task: int, end: int) -> None:
-        """Record that `task` needs the value in slot `end`, and everything it is computed from."""
-        waiting = [end]
+    def _before(self, ends: Sequence[int]) -> set[int]:
+        """Slots of some values and of everything that they are computed from."""
+        waiting, needed = list(ends), set[int]()
         while waiting:
             slot = waiting.pop()
-            if slot and task not in self.calls[slot].tasks:
-                self.calls[slot].tasks.add(task)
+            if slot and slot not in needed:
+                needed.add(slot)
                 waiting += self.calls[slot].reads
+        return needed
 
-    def _overwritten(self, graph: Graph) -> frozenset[int]:
+    def _drop(self, slots: Iterable[int]) -> None:
+        """Remove those of some calls that no task needs."""
+        for slot in slots:
+            if slot in self.calls and not self.calls[slot].tasks:
+                del self.calls[slot], self._known[self._keys.pop(slot)]
+
+    def _place(self, slot: int) -> tuple[int, int]:
+        assert self._nodes is not None
+        return self._nodes.places[self.calls[slot].node], slot
+
+    def _program(self, tasks: Tasks) -> _Program:
+        """Program of a set of tasks; raises `KeyError` if one was removed."""
+        with self._lock:
+            if tasks not in self._programs:
+                self._programs[tasks] = self._made(tasks)
+                while len(self._programs) > PROGRAMS:
+                    self._programs.popitem(last=False)
+            self._programs.move_to_end(tasks)
+            return self._programs[tasks]
+
+    def _made(self, tasks: Tasks) -> _Program:
+        needing: dict[int, set[int]] = {}
+        for task in tasks:
+            for slot in self._needed[task]:
+                needing.setdefault(slot, set()).add(task)
+        order = sorted(needing, key=self._place)
+        calls = {slot: self.calls[slot] for slot in order}
+        ends = {task: self._ends[task] for task in sorted(tasks)}
+        return _Program(
+            calls,
+            {slot: frozenset(needing[slot]) for slot in order},
+            ends,
+            _released(calls, set(ends.values())),
+            self._overwritten(calls),
+        )
+
+    def _overwritten(self, calls: Mapping[int, SharedCall]) -> Tasks:
         """Slots whose value has several readers, one of which may modify it in place."""
-        readers = Counter(read for slot in self.order for read in self.calls[slot].reads)
-        nodes = {0: graph.input, **{slot: call.node for slot, call in self.calls.items()}}
-        return frozenset(s for s, n in readers.items() if n > 1 and nodes[s] in graph.overwritten)
+        if self._nodes is None:
+            return frozenset()
+        readers = Counter(read for call in calls.values() for read in call.reads)
+        nodes = {0: self._nodes.input, **{slot: call.node for slot, call in calls.items()}}
+        overwritten = self._nodes.overwritten
+        return frozenset(s for s, n in readers.items() if n > 1 and nodes[s] in overwritten)
 
-    def for_reader(self, slot: int, value: Any) -> Any:
-        """Value of a slot for one reader; a copy if a reader may modify it in place."""
-        return value.clone() if slot in self._copied else value
-
-    def released_after(self, tasks: Tasks) -> dict[int, list[int]]:
-        """Slot → slots whose values are not needed after its call when `tasks` are computed."""
-        if tasks not in self._lasts:
-            last: dict[int, int] = {}
-            for slot in self.order:
-                if self.calls[slot].tasks & tasks:
-                    last |= dict.fromkeys(self._deep(slot), slot)
-            released: dict[int, list[int]] = {}
-            for read, slot in last.items():
-                if read not in self.ends:
-                    released.setdefault(slot, []).append(read)
-            self._lasts[tasks] = released
-        return self._lasts[tasks]
-
-    def _deep(self, slot: int) -> Iterator[int]:
-        """Slots that a call reads, and those that recomputing values without rows reads again."""
-        for read in self.calls[slot].reads:
-            yield read
-            if read and not self.calls[read].has_rows:
-                yield from self._deep(read)
-
-    def all(self, inputs: Tensor) -> list[Tensor]:
-        """Logits (n, classes) of every task for inputs (n, ...)."""
-        values: dict[int, Any] = {0: inputs}
-        ends = self.released_after(frozenset(range(len(self.ends))))
-        for slot in self.order:
-            values[slot] = self.calls[slot](lambda read: self.for_reader(read, values[read]))
-            for read in ends.get(slot, ()):
+    def all(self, inputs: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+        """Logits (n, classes) of each of the tasks for inputs (n, ...)."""
+        program, values = self._program(frozenset(tasks)), dict[int, Any]({0: inputs})
+        for slot, call in program.calls.items():
+            values[slot] = call(lambda read: program.for_reader(read, values[read]))
+            for read in program.released.get(slot, ()):
                 del values[read]
-        return [values[end] for end in self.ends]
+        return [values[program.ends[task]] for task in tasks]
 
     def by_row(self, inputs: Tensor, tasks: Tensor) -> dict[int, Tensor]:
         """Task → logits of the examples with this task, in their order.
 
         `tasks` (n,) int64 holds the task of each example.
         """
-        present = frozenset(tasks.unique().tolist())
-        values, ends = _Values(self, inputs, tasks, present), self.released_after(present)
-        for slot in self.order:
-            computing = present & self.calls[slot].tasks
-            if computing:
-                values.compute(slot, computing)
-            for read in ends.get(slot, ()):
+        program = self._program(present := frozenset(tasks.unique().tolist()))
+        values = _Values(program, inputs, tasks, present)
+        for slot in program.calls:
+            values.compute(slot, program.tasks[slot])
+            for read in program.released.get(slot, ()):
                 del values.values[read]
-        return {task: values.take(self.ends[task], frozenset([task])) for task in present}
+        return {task: values.take(program.ends[task], frozenset([task])) for task in present}
+
+
+def _released(calls: Mapping[int, SharedCall], ends: Container[int]) -> dict[int, list[int]]:
+    """Slot → slots whose values are not needed after its call."""
+    last: dict[int, int] = {}
+    for slot in calls:
+        last |= dict.fromkeys(_deep(calls, slot), slot)
+    released: dict[int, list[int]] = {}
+    for read, slot in last.items():
+        if read not in ends:
+            released.setdefault(slot, []).append(read)
+    return released
+
+
+def _deep(calls: Mapping[int, SharedCall], slot: int) -> Iterator[int]:
+    """Slots that a call reads, and those that recomputing values without rows reads again."""
+    for read in calls[slot].reads:
+        yield read
+        if read and not calls[read].has_rows:
+            yield from _deep(calls, read)
 
 
 class _Network:
@@ -155,6 +254,9 @@ class _Network:
         self.joint, self.task, self.graph = joint, task, graph
         self.attached = Attached(graph)
         self.slots: dict[fx.Node, int] = {}
+        self.changed: set[int] = set()
+        """Slots of values that deltas of this task change or look at."""
+
         self.observers: list[int] = []
         """Slots of calls that only record a value for a later call of a delta."""
 
@@ -183,6 +285,7 @@ class _Network:
             return self.slots[read]
         call = SharedCall(node, _all(touches), ((read,), {}), self.slots, node in self.graph.seen)
         changed = self.joint.slot((self.task, node.name), call)
+        self.changed.add(changed)
         if all(touch.only_looks for touch in touches):
             self.observers.append(changed)
             return self.slots[read]
@@ -214,13 +317,13 @@ class _Values:
     Every value is stored with the tasks whose examples it covers.
     """
 
-    def __init__(self, joint: Joint, inputs: Tensor, tasks: Tensor, present: Tasks) -> None:
-        self.joint, self.tasks = joint, tasks
+    def __init__(self, program: _Program, inputs: Tensor, tasks: Tensor, present: Tasks) -> None:
+        self.program, self.tasks = program, tasks
         self.values: dict[int, tuple[Tasks, Any]] = {0: (present, inputs)}
         self._rows: dict[tuple[Tasks, Tasks], Tensor] = {}
 
     def compute(self, slot: int, tasks: Tasks) -> None:
-        self.values[slot] = tasks, self.joint.calls[slot](lambda read: self.take(read, tasks))
+        self.values[slot] = tasks, self.program.calls[slot](lambda read: self.take(read, tasks))
 
     def take(self, slot: int, tasks: Tasks) -> Any:
         """Value of a slot for the examples of `tasks`, selected by row.
@@ -229,10 +332,10 @@ class _Values:
         """
         known, value = self.values[slot]
         if known == tasks:
-            return self.joint.for_reader(slot, value)
-        if slot == 0 or self.joint.calls[slot].has_rows:
+            return self.program.for_reader(slot, value)
+        if slot == 0 or self.program.calls[slot].has_rows:
             return value[self._among(known, tasks)]
-        return self.joint.calls[slot](lambda read: self.take(read, tasks))
+        return self.program.calls[slot](lambda read: self.take(read, tasks))
 
     def _among(self, known: Tasks, tasks: Tasks) -> Tensor:
         """Positions of the rows of `tasks` among the rows of `known`."""

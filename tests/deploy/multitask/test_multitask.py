@@ -49,7 +49,7 @@ def subjects(net: Net) -> dict[str, Subject]:
 def test_each_task_answers_as_its_own_network_does(net):
     by_name = subjects(net)
     multi = MultiTask(net.backbone, {name: s.artifact for name, s in by_name.items()})
-    assert all(task.graph for task in multi._joined.tasks.values())
+    assert all(task.graph for task in multi._tasks.values())
     answers = multi(next(iter(by_name.values())).inputs())
     for name, subject in by_name.items():
         assert torch.equal(answers[name], subject.outputs()), name
@@ -125,7 +125,7 @@ def test_prepared_statistics_are_shared_by_those_that_have_the_same(digits):
 def count(net: Net, artifacts: list) -> list[str]:
     """Paths of the layers that run for one batch, repeated as often as they run."""
     multi = MultiTask(net.backbone, {str(at): a for at, a in enumerate(artifacts)})
-    calls = multi._joined.joint.calls.values()
+    calls = multi._joint.calls.values()
     layers = [str(c.node.target) for c in calls if c.tasks and c.node.op == "call_module"]
     return [path.removeprefix("network.") for path in layers]
 
@@ -170,7 +170,7 @@ def test_a_network_that_only_operators_can_follow_shares_too():
     plans = [Plan({"first": LAST}), Plan()]
     artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
     multi = MultiTask(backbone, dict(zip("ab", artifacts, strict=True)))
-    assert [t.graph.is_exported for t in multi._joined.tasks.values() if t.graph] == [True] * 2
+    assert [t.graph.is_exported for t in multi._tasks.values() if t.graph] == [True] * 2
     inputs = torch.randn(5, 6)
     for name, artifact in zip("ab", artifacts, strict=True):
         alone = Subject(backbone, artifact, None).tuned()(inputs)
@@ -226,7 +226,7 @@ def test_what_is_changed_in_place_is_changed_for_one_task():
     artifacts = [random_artifact(backbone, units, plan, prepared=False) for plan in plans]
     inputs = torch.randn(3, 4)
     multi = MultiTask(backbone, {str(at): a for at, a in enumerate(artifacts)})
-    assert all(task.graph for task in multi._joined.tasks.values())
+    assert all(task.graph for task in multi._tasks.values())
     for at, artifact in enumerate(artifacts):
         expected = Subject(backbone, artifact, None).tuned()(inputs)
         assert torch.equal(multi(inputs)[str(at)], expected)
@@ -269,13 +269,13 @@ def test_a_file_that_is_refused_leaves_nothing(digits):
         with pytest.raises(AutotuneError):
             multi.add("bad", bad)
     multi.add("a", artifact)
-    assert multi._joined.tasks["a"].graph is not None
+    assert multi._tasks["a"].graph is not None
 
 
 def test_what_is_removed_is_forgotten(digits):
     artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
     multi = MultiTask(digits.backbone, {"a": artifact})
-    network = weakref.ref(multi._joined.tasks["a"].network)
+    network = weakref.ref(multi._tasks["a"].network)
     multi.remove("a")
     gc.collect()
     assert network() is None
@@ -325,5 +325,5 @@ def test_constants_that_the_network_computes_are_there_for_every_task():
     units = Units((Unit("b", ("b.weight", "b.bias")),), ())
     artifact = random_artifact(backbone, units, Plan({"b": LAST}), prepared=False)
     multi, inputs = MultiTask(backbone, {"a": artifact}), torch.randn(3, 4)
-    assert all(task.graph for task in multi._joined.tasks.values())
+    assert all(task.graph for task in multi._tasks.values())
     assert torch.equal(multi(inputs)["a"], Subject(backbone, artifact, None).tuned()(inputs))
