@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.errors import first_line, last_line
+from autotune.errors import first_line, last_line, unknown
 from autotune.problem.job import Failure
 
 
@@ -24,3 +24,8 @@ def test_a_message_is_quoted_by_one_line(error, first, last):
 
 def test_a_failure_without_a_message_names_its_type():
     assert Failure.of(MemoryError()) == Failure("MemoryError", "MemoryError")
+
+
+def test_of_very_many_known_names_some_are_listed():
+    text = unknown("task", "t5x", (f"t{number}" for number in range(10_000)))
+    assert "and 9,900 more." in text and len(text) < 1000

@@ -272,6 +272,39 @@ def test_a_file_that_is_refused_leaves_nothing(digits):
     assert multi._tasks["a"].graph is not None
 
 
+def test_a_prediction_makes_only_the_calls_of_the_tasks_that_it_names(digits):
+    """However many tasks there are, and also after some were removed."""
+    plans = [Plan({"layer3.1": Choice.of("lowrank", rank=rank)}) for rank in (1, 2, 3)]
+    artifacts = [digits.subject(plan).artifact for plan in plans]
+    alone, many = MultiTask(digits.backbone, {"a": artifacts[0]}), MultiTask(digits.backbone)
+    for at, artifact in enumerate([artifacts[1], artifacts[0], artifacts[2]]):
+        many.add("a" if at == 1 else f"other {at}", artifact)
+    x = torch.randn(2, 1, 8, 8)
+    for removed in (None, "other 0", "other 2"):
+        if removed is not None:
+            many.remove(removed)
+        for one in zip(alone.by_row(x, "aa"), many.by_row(x, "aa"), strict=True):
+            assert torch.equal(*one)
+        lengths = [len(multi._joint._program(program_of(multi)).calls) for multi in (alone, many)]
+        assert lengths[0] == lengths[1]
+    assert len(many._joint.calls) == len(alone._joint.calls), "removed tasks leave nothing"
+
+
+def program_of(multi: MultiTask) -> frozenset[int]:
+    number = multi._tasks["a"].number
+    assert number is not None
+    return frozenset([number])
+
+
+def test_programs_of_ever_new_sets_of_tasks_are_not_all_kept(digits, monkeypatch):
+    monkeypatch.setattr("autotune.deploy.multitask.sharing.PROGRAMS", 2)
+    artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
+    multi = MultiTask(digits.backbone, dict.fromkeys("abc", artifact))
+    for tasks in ("ab", "bc", "ac", "cb"):
+        multi.by_row(torch.randn(2, 1, 8, 8), tasks)
+    assert len(multi._joint._programs) == 2
+
+
 def test_what_is_removed_is_forgotten(digits):
     artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
     multi = MultiTask(digits.backbone, {"a": artifact})
