@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from autotune.utils import interrupts
 
@@ -19,7 +20,8 @@ def main() -> None:
             # An import that Ctrl-C ended may leave a library broken, which then raises anything.
             if not interrupts.is_requested() or "--debug" in sys.argv:
                 raise
-            os.write(2, b"Interrupted.\n")
+            with suppress(OSError):  # its terminal may be gone
+                os.write(2, b"Interrupted.\n")
             sys.exit(130)
 
 

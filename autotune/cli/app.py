@@ -148,5 +148,6 @@ def _failed(text: str, code: int, debug: bool) -> int:
     if not text:
         return code
     line = " ".join(text.split())
-    show(line if code == Interrupted.exit_code else f"autotune: {line}", err=True)
+    with suppress(OSError):  # its terminal may be gone
+        show(line if code == Interrupted.exit_code else f"autotune: {line}", err=True)
     return code

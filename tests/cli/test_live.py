@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,3 +109,15 @@ def test_quiet_shows_the_result_alone_and_a_log_of_json_has_every_event(call, tm
     kinds = re.findall(r'"kind": "([\w-]+)"', log.read_text())
     assert kinds.count("end") == 3 and kinds[-1] == "answer"
     assert os.path.getsize(log) > 1000 and Path(tmp_path / "run" / "log.jsonl").is_file()
+
+
+def test_a_closed_terminal_ends_a_search_in_order(tmp_path):
+    """Nothing can be printed there anymore."""
+    command = (sys.executable, "-m", "autotune", "search", *map(str, SMALL), "--epochs", "60")
+    view = Terminal(*command, "--out", tmp_path / "run", columns=80)
+    view.until(shows_trials)
+    os.close(view.at)
+    _, status = os.waitpid(view.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert not (tmp_path / "run" / "lease.json").exists()
+    assert Study(tmp_path / "run").state == "interrupted"
