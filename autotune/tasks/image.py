@@ -38,7 +38,7 @@ Not tuned: every further thread can hold one more decoded image in memory.
 LARGE = 2**24
 """Pixels of an image above which no other such image is decoded at the same time.
 
-Decoding takes up to 16 bytes per pixel, so several of the largest images would fill memory.
+Decoding takes up to 20 bytes per pixel, so several of the largest images would fill memory.
 """
 
 _ONE_LARGE = Lock()
