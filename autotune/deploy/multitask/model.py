@@ -18,7 +18,8 @@ from autotune.backbones.inputs import some_inputs
 from autotune.deltas.apply import described, device_of, input_of, put_on, require_fits
 from autotune.deltas.artifact import Artifact, read_artifact
 from autotune.deltas.computed import settle
-from autotune.deploy.multitask.sharing import Joint
+from autotune.deploy.multitask.program import Program
+from autotune.deploy.multitask.sharing import Joint, TaskRemoved
 from autotune.errors import ArtifactError, unknown
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.graph import Graph, graphs_of
@@ -107,9 +108,8 @@ class MultiTask:
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
         """Task name → logits (n, classes) for inputs (n, ...)."""
-        tasks = self._tasks
-        numbers = {name: n for name, task in tasks.items() if (n := task.number) is not None}
-        outputs = self._joint.all(inputs, list(numbers.values()))
+        tasks, numbers, program = self._begun()
+        outputs = program.all(inputs, list(numbers.values()))
         shared = dict(zip(numbers, outputs, strict=True))
         return {
             name: shared[name] if name in shared else logits_of(task.network(inputs))
@@ -126,15 +126,13 @@ class MultiTask:
             raise ArtifactError(
                 f"Every input needs one task, got {len(inputs)} inputs and {len(tasks)} tasks."
             )
-        known = self._tasks
-        _require(known, tasks)
-        numbers = {name: n for name in tasks if (n := known[name].number) is not None}
+        known, numbers, program = self._begun(tasks)
         answers: list[Tensor | None] = [None] * len(tasks)
         traced = [at for at, name in enumerate(tasks) if name in numbers]
         if traced:
             number_by_row = torch.tensor([numbers[tasks[at]] for at in traced])
             batch = inputs if len(traced) == len(tasks) else inputs[traced]
-            for number, logits in self._joint.by_row(batch, number_by_row).items():
+            for number, logits in program.by_row(batch, number_by_row).items():
                 rows = [at for at in traced if numbers[tasks[at]] == number]
                 for at, row in zip(rows, logits, strict=True):
                     answers[at] = row
@@ -144,6 +142,20 @@ class MultiTask:
             for at, row in zip(rows, logits, strict=True):
                 answers[at] = row
         return [row for row in answers if row is not None]
+
+    def _begun(
+        self, names: Sequence[str] | None = None
+    ) -> tuple[Mapping[str, _Task], dict[str, int], Program]:
+        """The tasks at this moment, numbers of those with a graph among `names`, their program."""
+        while True:
+            tasks = self._tasks
+            _require(tasks, names or ())
+            chosen = tasks if names is None else dict.fromkeys(names)
+            numbers = {name: n for name in chosen if (n := tasks[name].number) is not None}
+            try:
+                return tasks, numbers, self._joint.program(frozenset(numbers.values()))
+            except TaskRemoved:  # since `tasks` was read, which lacks it now
+                continue
 
     # networks of the tasks
 

@@ -7,53 +7,20 @@ they apply the same function with the same tensors to the values of the same slo
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from threading import RLock
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from autotune.deltas.paths import Touch
+from autotune.deploy.multitask.program import Program, SharedCall, Tasks, released_after
 from autotune.training.prefix.attached import Attached
 from autotune.training.prefix.graph import Graph
 from autotune.training.prefix.nodes import is_boundary, read_by
 from autotune.training.prefix.program import Function, function_of
-
-Tasks = frozenset[int]
-"""Numbers of tasks."""
-
-
-@dataclass(eq=False)
-class SharedCall:
-    """One call, shared by all tasks that make it with the same weights on the same values."""
-
-    node: fx.Node
-    function: Function
-    args: Any
-    """Positional and keyword arguments, in which values are nodes."""
-
-    slots: Mapping[fx.Node, int]
-    """Node → slot of its value, in the networks of these tasks."""
-
-    has_rows: bool
-    """Whether row i of the result depends on example i only."""
-
-    tasks: set[int] = field(default_factory=set)
-
-    @property
-    def reads(self) -> list[int]:
-        """Slots of the arguments, without duplicates."""
-        slots: dict[int, None] = {}
-        fx.node.map_arg(self.args, lambda node: slots.setdefault(self.slots[node]))
-        return list(slots)
-
-    def __call__(self, value: Callable[[int], Any]) -> Any:
-        args, kwargs = fx.node.map_arg(self.args, lambda node: value(self.slots[node]))
-        return self.function(*args, **kwargs)
-
 
 PROGRAMS = 128
 """Most programs that are kept; one for each set of tasks that are computed together.
@@ -62,28 +29,8 @@ A batch of a busy server may have any set of tasks; a program of a few tasks tak
 """
 
 
-@dataclass(frozen=True)
-class _Program:
-    """Calls that compute a set of tasks; it stays valid when tasks are added or removed."""
-
-    calls: Mapping[int, SharedCall]
-    """Slot → call that fills it, in an order in which every call follows those it reads."""
-
-    tasks: Mapping[int, Tasks]
-    """Slot → tasks of the set that need its value."""
-
-    ends: Mapping[int, int]
-    """Task → slot of its logits."""
-
-    released: Mapping[int, list[int]]
-    """Slot → slots whose values are not needed after its call."""
-
-    copied: Tasks
-    """Slots whose value has several readers, one of which may modify it in place."""
-
-    def for_reader(self, slot: int, value: Any) -> Any:
-        """Value of a slot for one reader; a copy if a reader may modify it in place."""
-        return value.clone() if slot in self.copied else value
+class TaskRemoved(LookupError):
+    """A task was removed by another thread."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +59,7 @@ class Joint:
         self._nodes: _Nodes | None = None
         """Nodes of the backbone's graph, which those of all tasks have."""
 
-        self._programs: OrderedDict[Tasks, _Program] = OrderedDict()
+        self._programs: OrderedDict[Tasks, Program] = OrderedDict()
         self._lock = RLock()
 
     def add(self, graph: Graph) -> int:
@@ -169,8 +116,8 @@ class Joint:
         assert self._nodes is not None
         return self._nodes.places[self.calls[slot].node], slot
 
-    def _program(self, tasks: Tasks) -> _Program:
-        """Program of a set of tasks; raises `KeyError` if one was removed."""
+    def program(self, tasks: Tasks) -> Program:
+        """Program of a set of tasks; raises `TaskRemoved` if one of them was."""
         with self._lock:
             if tasks not in self._programs:
                 self._programs[tasks] = self._made(tasks)
@@ -179,7 +126,9 @@ class Joint:
             self._programs.move_to_end(tasks)
             return self._programs[tasks]
 
-    def _made(self, tasks: Tasks) -> _Program:
+    def _made(self, tasks: Tasks) -> Program:
+        if not tasks <= self._needed.keys():
+            raise TaskRemoved
         needing: dict[int, set[int]] = {}
         for task in tasks:
             for slot in self._needed[task]:
@@ -187,11 +136,11 @@ class Joint:
         order = sorted(needing, key=self._place)
         calls = {slot: self.calls[slot] for slot in order}
         ends = {task: self._ends[task] for task in sorted(tasks)}
-        return _Program(
+        return Program(
             calls,
             {slot: frozenset(needing[slot]) for slot in order},
             ends,
-            _released(calls, set(ends.values())),
+            released_after(calls, set(ends.values())),
             self._overwritten(calls),
         )
 
@@ -203,48 +152,6 @@ class Joint:
         nodes = {0: self._nodes.input, **{slot: call.node for slot, call in calls.items()}}
         overwritten = self._nodes.overwritten
         return frozenset(s for s, n in readers.items() if n > 1 and nodes[s] in overwritten)
-
-    def all(self, inputs: Tensor, tasks: Sequence[int]) -> list[Tensor]:
-        """Logits (n, classes) of each of the tasks for inputs (n, ...)."""
-        program, values = self._program(frozenset(tasks)), dict[int, Any]({0: inputs})
-        for slot, call in program.calls.items():
-            values[slot] = call(lambda read: program.for_reader(read, values[read]))
-            for read in program.released.get(slot, ()):
-                del values[read]
-        return [values[program.ends[task]] for task in tasks]
-
-    def by_row(self, inputs: Tensor, tasks: Tensor) -> dict[int, Tensor]:
-        """Task → logits of the examples with this task, in their order.
-
-        `tasks` (n,) int64 holds the task of each example.
-        """
-        program = self._program(present := frozenset(tasks.unique().tolist()))
-        values = _Values(program, inputs, tasks, present)
-        for slot in program.calls:
-            values.compute(slot, program.tasks[slot])
-            for read in program.released.get(slot, ()):
-                del values.values[read]
-        return {task: values.take(program.ends[task], frozenset([task])) for task in present}
-
-
-def _released(calls: Mapping[int, SharedCall], ends: Container[int]) -> dict[int, list[int]]:
-    """Slot → slots whose values are not needed after its call."""
-    last: dict[int, int] = {}
-    for slot in calls:
-        last |= dict.fromkeys(_deep(calls, slot), slot)
-    released: dict[int, list[int]] = {}
-    for read, slot in last.items():
-        if read not in ends:
-            released.setdefault(slot, []).append(read)
-    return released
-
-
-def _deep(calls: Mapping[int, SharedCall], slot: int) -> Iterator[int]:
-    """Slots that a call reads, and those that recomputing values without rows reads again."""
-    for read in calls[slot].reads:
-        yield read
-        if read and not calls[read].has_rows:
-            yield from _deep(calls, read)
 
 
 class _Network:
@@ -309,40 +216,6 @@ class _Network:
         tensors = [*layer.parameters(), *layer.buffers()]
         forward = layer if self.graph.own_hooks(layer) else layer.forward
         return forward, tuple(map(id, tensors))
-
-
-class _Values:
-    """Values during one call of `Joint.by_row`.
-
-    Every value is stored with the tasks whose examples it covers.
-    """
-
-    def __init__(self, program: _Program, inputs: Tensor, tasks: Tensor, present: Tasks) -> None:
-        self.program, self.tasks = program, tasks
-        self.values: dict[int, tuple[Tasks, Any]] = {0: (present, inputs)}
-        self._rows: dict[tuple[Tasks, Tasks], Tensor] = {}
-
-    def compute(self, slot: int, tasks: Tasks) -> None:
-        self.values[slot] = tasks, self.program.calls[slot](lambda read: self.take(read, tasks))
-
-    def take(self, slot: int, tasks: Tasks) -> Any:
-        """Value of a slot for the examples of `tasks`, selected by row.
-
-        A value without one row per example cannot be selected from and is recomputed.
-        """
-        known, value = self.values[slot]
-        if known == tasks:
-            return self.program.for_reader(slot, value)
-        if slot == 0 or self.program.calls[slot].has_rows:
-            return value[self._among(known, tasks)]
-        return self.program.calls[slot](lambda read: self.take(read, tasks))
-
-    def _among(self, known: Tasks, tasks: Tasks) -> Tensor:
-        """Positions of the rows of `tasks` among the rows of `known`."""
-        if (known, tasks) not in self._rows:
-            covered, wanted = (torch.isin(self.tasks, torch.tensor([*ts])) for ts in (known, tasks))
-            self._rows[known, tasks] = wanted[covered].nonzero().flatten()
-        return self._rows[known, tasks]
 
 
 def _all(touches: list[Touch]) -> Function:

@@ -18,6 +18,7 @@ from autotune.backbones.units import Unit, Units
 from autotune.deltas.loading import load_adapted
 from autotune.deploy.export.base import Subject
 from autotune.deploy.multitask.model import MultiTask
+from autotune.deploy.multitask.program import Program
 from autotune.errors import ArtifactError, AutotuneError
 from autotune.problem.plan import Choice, Plan
 from deploy.export.subjects import CLASSES, Net, random_artifact
@@ -285,7 +286,7 @@ def test_a_prediction_makes_only_the_calls_of_the_tasks_that_it_names(digits):
             many.remove(removed)
         for one in zip(alone.by_row(x, "aa"), many.by_row(x, "aa"), strict=True):
             assert torch.equal(*one)
-        lengths = [len(multi._joint._program(program_of(multi)).calls) for multi in (alone, many)]
+        lengths = [len(multi._joint.program(program_of(multi)).calls) for multi in (alone, many)]
         assert lengths[0] == lengths[1]
     assert len(many._joint.calls) == len(alone._joint.calls), "removed tasks leave nothing"
 
@@ -303,6 +304,24 @@ def test_programs_of_ever_new_sets_of_tasks_are_not_all_kept(digits, monkeypatch
     for tasks in ("ab", "bc", "ac", "cb"):
         multi.by_row(torch.randn(2, 1, 8, 8), tasks)
     assert len(multi._joint._programs) == 2
+
+
+def test_a_task_that_is_removed_meanwhile_is_none(digits, monkeypatch):
+    """Another thread removes a task after a call has begun, before its program is made."""
+    artifact = digits.subject(Plan({"layer3.1": LAST})).artifact
+    multi, x = MultiTask(digits.backbone, {"a": artifact, "b": artifact}), torch.randn(2, 1, 8, 8)
+    program = multi._joint.program
+
+    def removing(tasks: frozenset[int]) -> Program:
+        if "b" in multi.tasks:
+            multi.remove("b")
+        return program(tasks)
+
+    monkeypatch.setattr(multi._joint, "program", removing)
+    assert set(multi(x)) == {"a"}
+    multi.add("b", artifact)
+    with pytest.raises(ArtifactError, match="no task named 'b'"):
+        multi.by_row(x, "ab")
 
 
 def test_what_is_removed_is_forgotten(digits):
