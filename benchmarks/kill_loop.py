@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from results import table, write_section
+from kills import measure_kills, with_faults
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -45,22 +44,13 @@ def loops(kills: int, backends: list[str]) -> str:
         )
         print(rows[-1], result.faults, flush=True)
     header = ["backend", "drivers killed", "workers killed", "starts", "faults", "seconds", "seed"]
-    return (
+    text = (
         f"{TRIALS} trials on {WORKERS} workers, kill -9 at random moments. Faults are missing or "
         "duplicate trial numbers, ended trials that were lost or started again, progress that went "
-        "back, and a lease that was left. The engine counts its starts in a separate file.\n\n"
-        + table(header, rows)
-        + "".join(f"\n- {fault}" for fault in faults)
+        "back, and a lease that was left. The engine counts its starts in a separate file."
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("backends", nargs="*", default=list(BACKENDS))
-    parser.add_argument("--kills", type=int, default=20)
-    arguments = parser.parse_args()
-    write_section("Kill loop", loops(arguments.kills, arguments.backends))
+    return with_faults(text, header, rows, faults)
 
 
 if __name__ == "__main__":
-    main()
+    measure_kills("Kill loop", __doc__.splitlines()[0], loops, backends=BACKENDS, kills=20)

@@ -6,7 +6,6 @@ folder and elsewhere. `python kill_stages.py inline --kills 10` runs one backend
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -20,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from results import table, write_section
+from kills import measure_kills, with_faults
 
 from autotune.run.notebook import Study
 
@@ -84,11 +83,11 @@ def command(folder: Path, backend: str, storage: Path | None) -> tuple[str, ...]
 
 def run(arguments: tuple[str, ...]) -> None:
     subprocess.run(
-        [sys.executable, "-m", "autotune", *arguments], check=True, timeout=TIMEOUT, stdout=DEVNULL
+        [sys.executable, "-m", "autotune", *arguments],
+        check=True,
+        timeout=TIMEOUT,
+        stdout=subprocess.DEVNULL,
     )
-
-
-DEVNULL = subprocess.DEVNULL
 
 
 def killed(arguments: tuple[str, ...], folder: Path, stage: str, seconds: float) -> bool:
@@ -98,7 +97,9 @@ def killed(arguments: tuple[str, ...], folder: Path, stage: str, seconds: float)
     """
     before = len(events(folder))
     process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *arguments], start_new_session=True, stdout=DEVNULL
+        [sys.executable, "-m", "autotune", *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
     )
     wanted, deadline = STAGES[STAGES.index(stage) :], time.monotonic() + TIMEOUT
     while process.poll() is None and not reached(folder, before, wanted):
@@ -194,24 +195,16 @@ def report(kills: int, backends: list[str]) -> str:
             print(rows[-1], dict(outcome.kills), outcome.faults, flush=True)
     header = ["backend", "database", "kills", "faults", "seconds", "seed"]
     by_stage = ", ".join(f"{stage} {stages[stage]}" for stage in STAGES)
-    return (
+    text = (
         "Searches by command with one worker, kill -9 of all their processes up to "
         f"{LATEST} s after a stage begins, then `resume`. Kills by stage: {by_stage}. Faults are "
         "an end that differs from that of an uninterrupted search (plans, values, curves, "
         "baselines, the preparation, the policy, the answer and its test), ended trials that were "
-        "lost or started again, and files that were left.\n\n"
-        + table(header, rows)
-        + "".join(f"\n- {fault}" for fault in faults)
+        "lost or started again, and files that were left."
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("backends", nargs="*", default=list(BACKENDS))
-    parser.add_argument("--kills", type=int, default=18)
-    arguments = parser.parse_args()
-    write_section("Kills in every stage", report(arguments.kills, arguments.backends))
+    return with_faults(text, header, rows, faults)
 
 
 if __name__ == "__main__":
-    main()
+    about = __doc__.splitlines()[0]
+    measure_kills("Kills in every stage", about, report, backends=BACKENDS, kills=18)
