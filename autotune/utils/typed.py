@@ -18,7 +18,8 @@ def typed(record: T) -> T:
     Looks into mappings and tuples, not into other dataclasses, which are checked where they are
     made. Integers are floats.
     """
-    model = _model(type(record))
+    kind: Any = type(record)
+    model = _model(kind)
     try:
         model.model_validate({name: getattr(record, name) for name in model.model_fields})
     except ValidationError as error:
