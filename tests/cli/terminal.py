@@ -44,7 +44,8 @@ class Terminal:
         self.stream, self.raw = pyte.ByteStream(self.screen), b""
         self.pid, self.at = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
+            for ignored in (signal.SIGINT, signal.SIGHUP):  # by tests in the background
+                signal.signal(ignored, signal.SIG_DFL)
             environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
             environment |= {"TERM": "xterm-256color"}
             os.execve(str(command[0]), [*map(str, command)], environment)
